@@ -1,0 +1,120 @@
+"""The vocabulary: what a provider can report about one message to one recipient.
+
+Every provider's words are translated into these, and everything behind the
+providers speaks only these. The words are those of RFC 5321/3463/3464 and of
+the field; a new one needs a line here that says what it means in mail terms.
+"""
+
+import hashlib
+from base64 import b32encode
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+
+class EventType(StrEnum):
+    """What happened to the delivery."""
+
+    SENT = "sent"  # the provider took the message and will try to deliver it
+    DEFERRED = "deferred"  # the receiving side does not take it now (4yz); it will be tried again
+    DELIVERED = "delivered"  # the receiving server accepted it (250); no proof of the inbox
+    BOUNCE = "bounce"  # the receiving server refused it for good; see BounceKind
+    BOUNCE_OR_AUTO_REPLY = "bounce_or_auto_reply"  # SES Transient/General: a bounce, or an out-of-office reply
+    AUTO_REPLY = "auto_reply"  # an out-of-office or challenge reply: proof of nothing
+    DROPPED = "dropped"  # the provider did not even try: suppression list, quota, content
+    OPEN = "open"  # the tracking image was loaded, by a person as far as the provider can tell
+    MACHINE_OPEN = "machine_open"  # a privacy proxy or gateway loaded the image: proof of delivery only
+    CLICK = "click"  # a tracked link was followed
+    COMPLAINT = "complaint"  # the recipient marked it as spam (feedback loop, RFC 5965)
+    UNSUBSCRIBE = "unsubscribe"  # the recipient does not want more of these
+    OTHER = "other"  # known, and says nothing about the delivery (resubscribe, stored, ...): timeline only
+    UNKNOWN = "unknown"  # a word this version does not know: counted, timeline only, never a failure
+
+
+class BounceKind(StrEnum):
+    """Why the receiving side refused, as far as it decides what to do next."""
+
+    HARD = "hard"  # permanent and about the address: it does not exist (5.1.x)
+    SOFT = "soft"  # retries ran out, mailbox full, message too large: a later message may pass
+    BLOCK = "block"  # about us, not the address: reputation, policy, content (5.7.x)
+    UNDETERMINED = "undetermined"  # the provider cannot tell
+
+
+class SuppressionList(StrEnum):
+    """The list of the account at the provider that made it drop the message."""
+
+    BOUNCE = "bounce"  # the address bounced before
+    SPAM = "spam"  # the recipient complained before
+    UNSUBSCRIBE = "unsubscribe"  # the recipient unsubscribed before
+    INVALID = "invalid"  # the address is malformed or known not to exist
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryEvent:
+    """One thing that happened to one message to one recipient.
+
+    Times are aware UTC datetimes. ``occurred_at`` is the clock of the provider
+    or of the receiving server, ``received_at`` that of our ingress.
+    """
+
+    event_id: str
+    """The provider's own id of the occurrence, else a fingerprint over what identifies it."""
+    provider: str
+    account: str
+    message_id: str
+    """The provider's id of the message, without angle brackets."""
+    recipient: str
+    """The address as the provider wrote it; ``normalised_recipient`` identifies."""
+    type: EventType
+    received_at: datetime
+    occurred_at: datetime | None = None
+    reference: str | None = None
+    """The application's own name for what was mailed: the invoice."""
+    bounce_kind: BounceKind | None = None
+    """Set exactly when ``type`` is ``BOUNCE``."""
+    reason: str | None = None
+    """The receiving server's answer or the provider's explanation, as text."""
+    smtp_code: int | None = None
+    """RFC 5321 reply code, 200-599."""
+    enhanced_code: str | None = None
+    """RFC 3463 status code, such as ``5.1.1``."""
+    attempt: int | None = None
+    """The provider's count of delivery attempts, from 1."""
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    machine: bool = False
+    """A machine, not a person, caused it, as far as the provider says."""
+    user_agent: str | None = None
+    suppression_list: SuppressionList | None = None
+    retry_until: datetime | None = None
+    """When the provider will give up, where it says so (SES ``expirationTime``)."""
+    provider_event: str = ""
+    """The provider's own word, such as ``failed/temporary``."""
+
+    @property
+    def delivery_id(self) -> str:
+        """The identity of the delivery this event belongs to."""
+        return delivery_id(self.account, self.provider, self.message_id, self.recipient)
+
+
+def normalised_recipient(address: str) -> str:
+    """Return the form of an address that identifies its mailbox: trimmed, in lower case.
+
+    RFC 5321 lets a server tell local parts apart by case; none in practice does,
+    and providers change the case between the events of one message.
+    """
+    return address.strip().lower()
+
+
+def delivery_id(account: str, provider: str, message_id: str, recipient: str) -> str:
+    """Return the 26 characters (BLAKE2b-128, base32, lower case) that name one message to one recipient.
+
+    It carries no address, is safe in a URL and in a Kafka key, and spreads evenly over partitions.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (account, provider, message_id, normalised_recipient(recipient)):
+        encoded = part.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(4, "big"))  # lengths keep ("ab", "c") apart from ("a", "bc")
+        digest.update(encoded)
+    return b32encode(digest.digest()).decode("ascii").rstrip("=").lower()
