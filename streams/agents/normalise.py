@@ -1,0 +1,84 @@
+"""``mail.raw.<provider>`` -> ``mail.events``: a provider's words become delivery events.
+
+Without state, and at least once: a repetition is absorbed by the next stage, which
+knows every event's id. One request can hold many events; a bad one among them
+goes to the dead letters without its neighbours.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from faust.streams import Stream
+from faust.types import StreamT
+
+from streams import records
+from streams.kafka.batches import Batch, Record, Row
+from streams.kafka.dead_letters import DeadLetters
+from streams.kafka.lanes import Effects, Lanes, PartlyBadError
+from streams.kafka.partitioner import partition_of
+from streams.providers import PoisonError, Provider
+
+STAGE = "normalise"
+
+
+def agent(lanes: Lanes) -> Callable[[StreamT[Any]], Awaitable[None]]:
+    """Return the agent: it hands each batch to its partition's lane, which acknowledges it when it took effect."""
+
+    async def normalise(stream: StreamT[Any]) -> None:
+        async for event in cast("Stream[Batch]", stream).noack().events():
+            lanes.take(event)
+
+    return normalise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Normalise:
+    """The fold of one provider's raw topic."""
+
+    provider: Provider
+    reference_keys: Sequence[str]
+    events_topic: str
+    events_partitions: int
+    dead_letters: DeadLetters
+
+    def __call__(self, record: Record, effects: Effects) -> None:
+        """Turn one request into events.
+
+        Raises:
+            RecordError, PoisonError: the request can never be understood.
+            PartlyBadError: some of it can.
+        """
+        request = records.decode_raw(record.value, record.headers, reference_keys=self.reference_keys)
+        bad: list[tuple[int, bytes, str]] = []
+        try:
+            events = self.provider.normalise(request)
+        except PoisonError as error:
+            if not error.bad:
+                raise
+            events = list(error.events)
+            bad = [(element.index, element.data, element.reason) for element in error.bad]
+        source = f"{record.topic}/{record.partition}/{record.offset}"
+        rows: list[tuple[int, Row]] = []
+        for event in events:
+            delivery_id = event.delivery_id
+            try:
+                value = records.encode_event(event, source, delivery_id=delivery_id)
+            except records.RecordError as error:
+                bad.append((-1, record.value or b"", str(error)))
+                continue
+            key = delivery_id.encode()
+            rows.append((partition_of(key, self.events_partitions), Row(key, value, record.timestamp)))
+        if bad:
+            letters = [self.dead_letters.of_element(record, STAGE, data, reason, index) for index, data, reason in bad]
+            raise PartlyBadError(bad[0][2], apply=lambda effects: self._emit(rows, letters, effects))
+        self._emit(rows, [], effects)
+
+    def _emit(self, rows: list[tuple[int, Row]], letters: list[tuple[int, Row]], effects: Effects) -> None:
+        for partition, row in rows:
+            effects.emit(self.events_topic, partition, row)
+        for partition, row in letters:
+            effects.emit(self.dead_letters.topic, partition, row)
+        effects.count("requests", self.provider.name)
+        if letters:
+            effects.count("dead_letters", STAGE, n=len(letters))

@@ -1,0 +1,241 @@
+"""The composition root: ``build(settings)`` puts a worker together. No logic lives here.
+
+The only file that knows all the others. There is no module-level app: each call
+builds a fresh one.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from faust.types import TP
+from prometheus_client import CollectorRegistry
+
+from streams import __version__, topics
+from streams.agents import normalise, track
+from streams.kafka.application import BatchedApp
+from streams.kafka.control import ControlTopic
+from streams.kafka.dead_letters import DeadLetters
+from streams.kafka.lanes import Lanes
+from streams.kafka.poison import PoisonLimit
+from streams.kafka.progress import Progress
+from streams.kafka.publishing import Publisher
+from streams.kafka.restore import LaneTableManager, Restoring, StatefulStage, StatelessStage
+from streams.kafka.store import Budget
+from streams.kafka.transactions import TransactionalWriter
+from streams.kafka.transport import CODEC, SCHEME, Batching, register
+from streams.kafka.watchdog import Watchdog
+from streams.metrics import Metrics
+from streams.observe import Health, Observer, Reached
+from streams.providers import PROVIDERS
+from streams.records import due_of_row
+from streams.settings import Settings
+from streams.web.health import HealthServer
+
+MICROSECONDS = 1_000_000
+DAY_US = 86_400 * MICROSECONDS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """A worker, built and not yet started."""
+
+    app: BatchedApp
+    settings: Settings
+    progress: Progress
+    publisher: Publisher
+    watchdog: Watchdog
+    health_server: HealthServer
+    crashed: "asyncio.Future[BaseException]"
+    """Done when the worker can no longer work: the reason."""
+
+
+def nothing_reached(point: str, tp: TP) -> None:
+    """Let the batch go on: the named points of its order are for the fault suite."""
+
+
+def build(settings: Settings, *, reached: Reached = nothing_reached) -> Worker:
+    """Return a worker for these settings. Call it inside a running event loop.
+
+    ``reached`` is called at each named point of the batch order.
+    """
+    crashed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+
+    def on_crash(error: BaseException) -> None:
+        if not crashed.done():
+            crashed.set_result(error)
+
+    app = _faust_app(settings)
+    metrics = Metrics.create(CollectorRegistry(), version=__version__)
+    observer = Observer(metrics, reached)
+    client_options = settings.kafka.client_options()
+    publisher = Publisher(
+        client_options=client_options,
+        client_id=f"{settings.worker.app_id}-{normalise.STAGE}",
+        request_timeout_s=settings.kafka.request_timeout_s,
+        deadline_s=settings.kafka.commit_deadline_s,
+    )
+    app.batching = Batching(
+        max_records=settings.worker.batch_records,
+        max_bytes=settings.worker.batch_bytes,
+        tick_topics=frozenset({topics.EVENTS}),
+        tick_interval_s=settings.worker.tick_interval_s,
+        client_options=client_options,
+    )
+    app.progress = Progress(
+        client_options=client_options,
+        group_id=settings.worker.app_id,
+        upstream_topics={topics.EVENTS: _raw_topics(settings)},
+    )
+    app.lanes = Lanes(close_timeout_s=settings.kafka.commit_deadline_s + 5, on_crash=on_crash)
+    app.restoring = _restoring(settings, publisher, observer, on_crash)
+    _declare(app, settings)
+    watchdog = Watchdog(limit_s=settings.worker.watchdog_s, on_stall=on_crash)
+    assert isinstance(app.tables, LaneTableManager)
+    health = Health(
+        metrics=metrics,
+        observer=observer,
+        tables=app.tables,
+        lanes=app.lanes,
+        progress=app.progress,
+        watchdog=watchdog,
+    )
+    app.progress.on_look.append(health.look)
+    return Worker(
+        app=app,
+        settings=settings,
+        progress=app.progress,
+        publisher=publisher,
+        watchdog=watchdog,
+        health_server=HealthServer(
+            host=settings.web.host,
+            port=settings.web.port,
+            registry=metrics.registry,
+            not_live=health.not_live,
+            not_ready=health.not_ready,
+        ),
+        crashed=crashed,
+    )
+
+
+def _faust_app(settings: Settings) -> BatchedApp:
+    register()
+    servers = settings.kafka.bootstrap_servers.split(",")
+    return BatchedApp(
+        settings.worker.app_id,
+        broker=[f"{SCHEME}://{server}" for server in servers],
+        store="memory://",  # Faust's tables name things; their rows are in streams.kafka.store
+        datadir=str(settings.worker.datadir / "faust"),
+        autodiscover=False,
+        web_enabled=False,
+        TableManager=LaneTableManager,
+        topic_partitions=settings.topics.partitions,
+        topic_allow_declare=False,  # `mailstreams topics create` does; the worker checks before it starts
+        topic_disable_leader=True,
+        table_standby_replicas=0,
+        broker_session_timeout=settings.kafka.session_timeout_s,
+        broker_heartbeat_interval=settings.kafka.heartbeat_interval_s,
+        broker_request_timeout=settings.kafka.request_timeout_s,
+        broker_rebalance_timeout=settings.kafka.rebalance_timeout_s,
+        broker_max_poll_interval=86_400,  # fetching never waits for a batch; the watchdog sees a stall
+        consumer_group_instance_id=settings.kafka.group_instance_id,
+        consumer_max_fetch_size=topics.MAX_RECORD_BYTES,
+        consumer_auto_offset_reset="earliest",  # Faust asks for it; our consumer never resets by itself
+    )
+
+
+def _declare(app: BatchedApp, settings: Settings) -> None:
+    """Declare to Faust what it serves: the table, the topics, the agents."""
+    app.Table(topics.DELIVERIES_TABLE, key_type=bytes, value_type=bytes, partitions=settings.topics.partitions)
+    raw = app.topic(*_raw_topics(settings), key_serializer="raw", value_serializer=CODEC)
+    events = app.topic(topics.EVENTS, key_serializer="raw", value_serializer=CODEC)
+    app.agent(raw, name=normalise.STAGE)(normalise.agent(app.lanes))
+    app.agent(events, name=track.STAGE)(track.agent(app.lanes))
+
+
+def _restoring(
+    settings: Settings, publisher: Publisher, observer: Observer, on_crash: Callable[[BaseException], None]
+) -> Restoring:
+    app_id = settings.worker.app_id
+    client_options = settings.kafka.client_options()
+    dead_letters = DeadLetters(
+        topic=topics.DEAD_LETTERS,
+        partitions=settings.topics.partitions,
+        max_bytes=settings.worker.dead_letter_max_bytes,
+    )
+
+    def new_writer(stage: str, partition: int) -> TransactionalWriter:
+        return TransactionalWriter(
+            client_options=client_options,
+            transactional_id=f"{app_id}-{stage}-{partition}",  # part of the persisted contract: never renamed
+            group_id=app_id,
+            transaction_timeout_s=settings.kafka.transaction_timeout_s,
+            request_timeout_s=settings.kafka.request_timeout_s,
+            deadline_s=settings.kafka.commit_deadline_s,
+        )
+
+    return Restoring(
+        stateful=(_track(settings),),
+        stateless=tuple(_normalise(settings, name, dead_letters) for name in settings.topics.providers),
+        client_options=client_options,
+        group_id=app_id,
+        datadir=settings.worker.datadir,
+        budget=Budget(
+            cache_bytes=settings.worker.store_cache_mb << 20,
+            write_buffer_bytes=settings.worker.store_write_buffer_mb << 20,
+        ),
+        new_writer=new_writer,
+        publisher=publisher,
+        lane_options={
+            "limit": PoisonLimit(
+                share=settings.worker.poison_share,
+                window=settings.worker.poison_window,
+                minimum=settings.worker.poison_minimum,
+            ),
+            "dead_letters": dead_letters,
+            "resume_commands": ControlTopic(topics.CONTROL, client_options),
+            "hooks": observer,
+            "on_crash": on_crash,
+        },
+        on_crash=on_crash,
+        hooks=observer,
+    )
+
+
+def _track(settings: Settings) -> StatefulStage:
+    return StatefulStage(
+        name=track.STAGE,
+        source_topic=topics.EVENTS,
+        changelog_topic=topics.changelog_topic(settings.worker.app_id),
+        table=topics.DELIVERIES_TABLE,
+        fold=track.Track(
+            status_changed_topic=topics.STATUS_CHANGED,
+            status_topic=topics.STATUS,
+            support_contacts={
+                name: account.support_contact
+                for name, account in settings.accounts.items()
+                if account.support_contact is not None
+            },
+            warn_after_us=int(settings.delivery.warn_after_s * MICROSECONDS),
+            expire_after_us=int(settings.delivery.expire_after_days * DAY_US),
+        ),
+        due_of=due_of_row,
+    )
+
+
+def _normalise(settings: Settings, provider: str, dead_letters: DeadLetters) -> StatelessStage:
+    return StatelessStage(
+        name=normalise.STAGE,
+        source_topic=topics.raw_topic(provider),
+        fold=normalise.Normalise(
+            provider=PROVIDERS[provider],
+            reference_keys=settings.delivery.reference_keys,
+            events_topic=topics.EVENTS,
+            events_partitions=settings.topics.partitions,
+            dead_letters=dead_letters,
+        ),
+    )
+
+
+def _raw_topics(settings: Settings) -> tuple[str, ...]:
+    return tuple(topics.raw_topic(name) for name in settings.topics.providers)

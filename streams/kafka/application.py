@@ -1,0 +1,35 @@
+"""The Faust app, with what our transport and table manager find on it."""
+
+from typing import TYPE_CHECKING, cast
+
+import faust
+from faust.transport.consumer import Fetcher
+
+if TYPE_CHECKING:
+    from streams.kafka.lanes import Lanes
+    from streams.kafka.progress import Progress
+    from streams.kafka.restore import Restoring
+    from streams.kafka.transport import BatchConsumer, Batching
+
+
+class BatchedApp(faust.App):
+    """A Faust app whose events are batches. ``streams.app.build`` sets the attributes before it starts."""
+
+    batching: "Batching"
+    lanes: "Lanes"
+    progress: "Progress"
+    restoring: "Restoring"
+    _fetcher: Fetcher
+
+    @property
+    def batch_consumer(self) -> "BatchConsumer":
+        """The consumer, which our transport made."""
+        return cast("BatchConsumer", self.consumer)
+
+    @property
+    def fetcher(self) -> Fetcher:
+        """Faust's service that runs the consumer's fetch loop."""
+        return self._fetcher
+
+    def _create_directories(self) -> None:
+        """Make none of Faust's directories: our store makes what it needs."""

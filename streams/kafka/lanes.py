@@ -1,0 +1,441 @@
+"""One lane per owned partition: a task that takes the partition's batches in order and makes each of them true.
+
+The order of one batch in a ``StatefulLane``, the heart of the system:
+
+1. fold all records, purely, over an overlay of the table;
+2. produce every output, every changelog row and the source position, in one
+   transaction, and wait for every acknowledgement;
+3. commit the source offset with it, all under one deadline;
+4. write the same rows to the store, with the changelog offset they reach;
+5. acknowledge to Faust, which then delivers the next batch.
+
+A process killed anywhere in it loses nothing and repeats nothing that a
+``read_committed`` reader has seen: before 3 is done, none of it counts; after it,
+the changelog holds what the store lacks.
+
+What goes wrong with ONE record in 1 is poison: the record goes to the dead
+letters, in the same transaction. Everything else is a crash: the lane ends, the
+process ends, and the next one starts from what was committed.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
+
+from aiokafka.errors import CommitFailedError
+from faust.types import TP, EventT
+
+from streams.kafka.batches import Batch, Record, Row, Rows
+from streams.kafka.dead_letters import DeadLetters, reason_of
+from streams.kafka.poison import Poison, PoisonLimit, Position
+from streams.kafka.publishing import Publisher
+from streams.kafka.store import Changes, Store, StoreCorruptError
+from streams.kafka.transactions import TransactionalWriter, TransactionInDoubtError
+from streams.records import RowError
+
+logger = logging.getLogger(__name__)
+
+RECORDS_PER_SLICE = 500
+"""Records folded before the loop gets its turn: other partitions' acknowledgements, health checks."""
+POSITION_KEY = b"\x00position"
+"""The reserved changelog row that holds the source position. No delivery id begins with a zero byte."""
+RESUME_POLL_S = 2.0
+NOT_POISON = (MemoryError, RowError, StoreCorruptError)
+"""Raised while one record is folded, and yet the fault of the process, the release or the disk: a crash."""
+
+
+@dataclass(slots=True)
+class Effects:
+    """What folding a batch does to the world, once it is committed."""
+
+    outputs: Rows = field(default_factory=dict)
+    rows: dict[bytes, bytes | None] = field(default_factory=dict)
+    """Table rows by key; None deletes. Also the overlay that later records of the batch read."""
+    due_added: list[tuple[int, bytes]] = field(default_factory=list)
+    due_removed: list[tuple[int, bytes]] = field(default_factory=list)
+    counts: dict[tuple[str, ...], int] = field(default_factory=dict)
+    """What to add to the metrics when it is committed: (metric, label, ...) -> n."""
+
+    def emit(self, topic: str, partition: int, row: Row) -> None:
+        """Add one output record."""
+        self.outputs.setdefault((topic, partition), []).append(row)
+
+    def count(self, *name: str, n: int = 1) -> None:
+        """Add to a metric."""
+        self.counts[name] = self.counts.get(name, 0) + n
+
+
+class Hooks(Protocol):
+    """What lanes tell the rest of the process. Called in the event loop, must not block."""
+
+    @property
+    def reached(self) -> Callable[[str, TP], Awaitable[None] | None]:
+        """Called when a named point of the batch order is reached; the fault suite stops or kills the process there."""
+
+    def committed(self, tp: TP, batch: Batch, effects: Effects, seconds: float, stage: str) -> None:
+        """A batch took effect."""
+
+    def stopped(self, tp: TP, reason: str) -> None:
+        """A partition stands: too many bad records."""
+
+    def resumed(self, tp: TP) -> None:
+        """A stopped partition runs again."""
+
+
+class ResumeCommands(Protocol):
+    """Where a lane that stands looks for the command to go on."""
+
+    async def latest(self, tp: TP) -> tuple[str, int | None] | None:
+        """Return the newest command for ``tp`` as (its id, the offset through which to dead-letter), or None."""
+
+
+class StatefulFold(Protocol):
+    """The stage's own work: pure but for reading the table."""
+
+    def record(self, record: Record, partition: int, get: Callable[[bytes], bytes | None], effects: Effects) -> None:
+        """Fold one record. Whatever it raises is poison, so it changes ``effects`` only when nothing can fail."""
+
+    def tick(self, now: int, partition: int, store: Store, effects: Effects) -> None:
+        """Do what has fallen due at ``now`` (µs), a bounded amount. Whatever it raises is a crash."""
+
+
+StatelessFold = Callable[[Record, Effects], None]
+
+
+class PartlyBadError(Exception):
+    """Some of a record can be understood. ``apply`` writes the good part, and dead letters for the rest."""
+
+    def __init__(self, reason: str, *, apply: Callable[[Effects], None]) -> None:
+        super().__init__(reason)
+        self.apply = apply
+
+
+class LaneClosedError(Exception):
+    """The partition was revoked while the lane waited."""
+
+
+class Lane:
+    """The common part: batches in order, poison, standing still and going on."""
+
+    def __init__(
+        self,
+        tp: TP,
+        *,
+        stage: str,
+        position: Position,
+        limit: PoisonLimit,
+        dead_letters: DeadLetters,
+        resume_commands: ResumeCommands,
+        hooks: Hooks,
+        on_crash: Callable[[BaseException], None],
+    ) -> None:
+        self.tp = tp
+        self.stage = stage
+        self.position = position
+        self.poison = position.poison or Poison()
+        self._limit = limit
+        self._dead_letters = dead_letters
+        self._resume_commands = resume_commands
+        self._hooks = hooks
+        self._on_crash = on_crash
+        self._inbox: asyncio.Queue[EventT[Any]] = asyncio.Queue()
+        self._closing = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def stopped(self) -> str | None:
+        """Why the partition stands, or None."""
+        return self.poison.stopped
+
+    def start(self) -> None:
+        """Begin to take batches."""
+        self._task = asyncio.create_task(self._run(), name=f"lane {self.stage} {self.tp.topic}/{self.tp.partition}")
+
+    def take(self, event: EventT[Any]) -> None:
+        """Queue one batch; it is acknowledged when it took effect."""
+        if self._closing.is_set():
+            event.ack()  # nobody's any more; whoever owns the partition next reads it again
+        else:
+            self._inbox.put_nowait(event)
+
+    async def close(self) -> None:
+        """Finish the batch in work, if any, and release everything."""
+        self._closing.set()
+        if self._task is not None:
+            self._inbox.put_nowait(None)  # type: ignore[arg-type] # wakes the task; see _run
+            await asyncio.wait([self._task])
+        await self.release()
+
+    async def release(self) -> None:
+        """Let go of what the lane holds."""
+
+    async def _run(self) -> None:
+        if self.stopped is not None:
+            self._hooks.stopped(self.tp, self.stopped)
+        try:
+            while not self._closing.is_set():
+                event = await self._inbox.get()
+                if event is None:
+                    return
+                try:
+                    await self._process(cast("Batch", event.value))
+                finally:
+                    event.ack()
+        except LaneClosedError:
+            return
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the process must not go on without this lane
+            self._on_crash(error)
+        finally:
+            self._closing.set()
+            while not self._inbox.empty():
+                queued = self._inbox.get_nowait()
+                if queued is not None:
+                    queued.ack()
+
+    async def _process(self, batch: Batch) -> None:
+        if self.stopped is not None:
+            if batch.is_tick:
+                return  # a partition that stands lets nothing fall due: its facts are incomplete
+            await self._wait_for_resume()
+        if batch.is_tick:
+            await self._tick(batch)
+            return
+        while True:
+            began = asyncio.get_running_loop().time()
+            effects = Effects()
+            done = await self._fold(batch, effects)
+            await self._commit(done, effects)
+            self._hooks.committed(self.tp, done, effects, asyncio.get_running_loop().time() - began, self.stage)
+            if self.stopped is None:
+                return
+            self._hooks.stopped(self.tp, self.stopped)
+            await self._wait_for_resume()
+            batch = Batch(self.tp, batch.records[len(done.records) :], batch.position)
+
+    async def _fold(self, batch: Batch, effects: Effects) -> Batch:
+        """Fold the records; return the batch as far as it came: all of it, unless the partition stopped."""
+        good = 0
+        for index, record in enumerate(batch.records):
+            if index % RECORDS_PER_SLICE == RECORDS_PER_SLICE - 1:
+                await asyncio.sleep(0)
+            try:
+                self._fold_record(record, effects)
+                good += 1
+            except NOT_POISON:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever a pure function raises on one record is poison
+                self.poison.good(self._limit, good)
+                good = 0
+                if self.poison.exceeded_by(record.offset, reason_of(error), self._limit):
+                    return Batch(self.tp, batch.records[:index], record.offset)
+                self._bury(record, error, effects)
+        self.poison.good(self._limit, good)
+        return batch
+
+    def _bury(self, record: Record, error: Exception, effects: Effects) -> None:
+        """Send what is bad to the dead letters, and what is good on its way."""
+        if isinstance(error, PartlyBadError):
+            error.apply(effects)
+            return
+        partition, row = self._dead_letters.of_record(record, self.stage, error)
+        effects.emit(self._dead_letters.topic, partition, row)
+        effects.count("dead_letters", self.stage)
+
+    def _moved(self, batch: Batch) -> Position:
+        """Return the position after ``batch``."""
+        timestamp = batch.records[-1].timestamp if batch.records else self.position.timestamp_ms
+        return Position(batch.position, timestamp, self.poison)
+
+    async def _wait_for_resume(self) -> None:
+        """Wait for a command that was not obeyed before.
+
+        Raises:
+            LaneClosedError: the partition was revoked.
+        """
+        while True:
+            command = await self._resume_commands.latest(self.tp)
+            if command is not None and command[0] != self.poison.resume_id:
+                self.poison.resume(*command)
+                self._hooks.resumed(self.tp)
+                return
+            try:
+                await asyncio.wait_for(self._closing.wait(), RESUME_POLL_S)
+            except TimeoutError:
+                continue
+            raise LaneClosedError
+
+    async def _reach(self, point: str) -> None:
+        waited = self._hooks.reached(point, self.tp)
+        if waited is not None:
+            await waited
+
+    def _fold_record(self, record: Record, effects: Effects) -> None:
+        raise NotImplementedError
+
+    async def _tick(self, batch: Batch) -> None:
+        raise NotImplementedError
+
+    async def _commit(self, batch: Batch, effects: Effects) -> None:
+        raise NotImplementedError
+
+
+class StatefulLane(Lane):
+    """A lane whose batches are exactly-once: a table partition, its changelog, its transactions."""
+
+    def __init__(
+        self,
+        tp: TP,
+        *,
+        fold: StatefulFold,
+        store: Store,
+        writer: TransactionalWriter,
+        changelog_topic: str,
+        **common: Any,
+    ) -> None:
+        super().__init__(tp, **common)
+        self._fold_of = fold
+        self._store = store
+        self._writer = writer
+        self._changelog_topic = changelog_topic
+        self._overlay: dict[bytes, bytes | None] = {}
+
+    def _get(self, key: bytes) -> bytes | None:
+        """Read the table as of the record being folded: the batch's own rows lie over the store's."""
+        if key in self._overlay:
+            return self._overlay[key]
+        return self._store.get(key)
+
+    async def _fold(self, batch: Batch, effects: Effects) -> Batch:
+        self._overlay = effects.rows
+        return await super()._fold(batch, effects)
+
+    def _fold_record(self, record: Record, effects: Effects) -> None:
+        self._fold_of.record(record, self.tp.partition, self._get, effects)
+
+    async def _tick(self, batch: Batch) -> None:
+        assert batch.now is not None
+        effects = Effects()
+        began = asyncio.get_running_loop().time()
+        self._fold_of.tick(batch.now, self.tp.partition, self._store, effects)
+        if effects.rows or effects.outputs:
+            await self._commit(batch, effects)
+            self._hooks.committed(self.tp, batch, effects, asyncio.get_running_loop().time() - began, self.stage)
+        elif effects.due_added or effects.due_removed:  # the index is local: no transaction
+            self._store.write(Changes(due_added=effects.due_added, due_removed=effects.due_removed))
+
+    async def _commit(self, batch: Batch, effects: Effects) -> None:
+        position = self._moved(batch)
+        encoded = position.encode()
+        changelog = (self._changelog_topic, self.tp.partition)
+        timestamp = max(position.timestamp_ms, 0)
+        rows = [Row(key, value, timestamp) for key, value in effects.rows.items()]
+        rows.append(Row(POSITION_KEY, encoded.encode(), timestamp))
+        await self._reach("folded")
+        ends = await self._writer.commit(
+            effects.outputs | {changelog: rows},
+            {(self.tp.topic, self.tp.partition): (position.offset, encoded)},
+        )
+        await self._reach("committed")
+        self._store.write(
+            Changes(
+                rows=effects.rows,
+                due_added=effects.due_added,
+                due_removed=effects.due_removed,
+                changelog_offset=ends[changelog],
+                position=encoded.encode(),
+            )
+        )
+        self.position = position
+        await self._reach("stored")
+
+    async def release(self) -> None:
+        """Close the producer; the store stays open for the next lane of this partition."""
+        await self._writer.close()
+
+
+class StatelessLane(Lane):
+    """A lane whose batches may be repeated: everything acknowledged, then the position committed."""
+
+    def __init__(
+        self,
+        tp: TP,
+        *,
+        fold: StatelessFold,
+        publisher: Publisher,
+        commit_position: Callable[[TP, int, str], Awaitable[None]],
+        **common: Any,
+    ) -> None:
+        super().__init__(tp, **common)
+        self._fold_record_of = fold
+        self._publisher = publisher
+        self._commit_position = commit_position
+
+    def _fold_record(self, record: Record, effects: Effects) -> None:
+        self._fold_record_of(record, effects)
+
+    async def _tick(self, batch: Batch) -> None:
+        """Nothing falls due in a stage without state."""
+
+    async def _commit(self, batch: Batch, effects: Effects) -> None:
+        position = self._moved(batch)
+        await self._reach("folded")
+        await self._publisher.publish(effects.outputs)
+        await self._reach("published")
+        try:
+            await self._commit_position(self.tp, position.offset, position.encode())
+        except CommitFailedError as error:
+            # The group went on without this member; the next owner repeats the batch, which does no harm.
+            logger.warning("%s/%s: position not committed, the partition has a new owner", *self.tp)
+            raise LaneClosedError from error
+        self.position = position
+
+
+class Lanes:
+    """All lanes of this process. Agents hand batches in; assignment opens and closes."""
+
+    def __init__(self, *, close_timeout_s: float, on_crash: Callable[[BaseException], None]) -> None:
+        self._close_timeout_s = close_timeout_s
+        self._on_crash = on_crash
+        self._lanes: dict[TP, Lane] = {}
+
+    def __iter__(self) -> Any:
+        return iter(self._lanes.values())
+
+    @property
+    def by_partition(self) -> Mapping[TP, Lane]:
+        """The open lanes."""
+        return self._lanes
+
+    def open(self, lane: Lane) -> None:
+        """Start a lane."""
+        assert lane.tp not in self._lanes
+        self._lanes[lane.tp] = lane
+        lane.start()
+
+    def take(self, event: EventT[Any]) -> None:
+        """Hand a batch to its partition's lane. Without one it is nobody's: dropped, and read again by the next owner."""
+        lane = self._lanes.get(event.message.tp)
+        if lane is None:
+            event.ack()
+        else:
+            lane.take(event)
+
+    async def close(self) -> None:
+        """Finish every batch in work and close all lanes, or end the process when that takes too long.
+
+        A hung batch must not hold the group's rebalance: this process is of no use, and another can go on.
+        """
+        lanes, self._lanes = self._lanes, {}
+        if not lanes:
+            return
+        done, pending = await asyncio.wait(
+            [asyncio.create_task(lane.close()) for lane in lanes.values()], timeout=self._close_timeout_s
+        )
+        if pending:
+            self._on_crash(TransactionInDoubtError(f"{len(pending)} lanes did not finish their batch in time"))
+        for task in done:
+            task.result()

@@ -1,0 +1,117 @@
+"""When bad records stop a partition, and how it is resumed.
+
+A record that can never be understood goes to the dead letters and the rest goes
+on. But a broken release, or a provider that changed its format, must not pour a
+whole topic into the dead letters: when too large a share of a partition's recent
+records is bad, the partition stops, and only a person resumes it.
+
+``Poison`` is what is known of one partition; it is stored with the partition's
+position, in the same transaction or commit, so that a restart neither forgets
+the share nor starts what was stopped.
+"""
+
+from dataclasses import dataclass
+
+from streams import codecs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoisonLimit:
+    """The share of bad records that stops a partition."""
+
+    share: float
+    """0 to 1, exclusive bound."""
+    window: int
+    """Over about how many of the last records the share is taken."""
+    minimum: int
+    """Fewer bad records than this in the window never stop a partition."""
+
+
+@dataclass(slots=True)
+class Poison:
+    """How bad one partition's recent records are, and whether it stands."""
+
+    seen: int = 0
+    bad: int = 0
+    stopped: str | None = None
+    """Why the partition stands, without personal data; None while it runs."""
+    through: int = -1
+    """Bad records up to this offset go to the dead letters without being counted."""
+    resume_id: str = ""
+    """The last resume command that was obeyed: none is obeyed twice."""
+
+    def good(self, limit: PoisonLimit, count: int = 1) -> None:
+        """Count ``count`` records that were understood."""
+        self.seen += count
+        self._age(limit)
+
+    def exceeded_by(self, offset: int, reason: str, limit: PoisonLimit) -> bool:
+        """Count the bad record at ``offset``; return True when it is one too many and stops the partition."""
+        if offset <= self.through:
+            return False
+        seen, bad = self.seen + 1, self.bad + 1
+        if bad > limit.minimum and bad / seen > limit.share:
+            self.stopped = f"{bad} of the last {seen} records are bad: {reason}"
+            return True
+        self.seen, self.bad = seen, bad
+        self._age(limit)
+        return False
+
+    def resume(self, resume_id: str, through: int | None) -> None:
+        """Let the partition run again, with a fresh count."""
+        self.seen = self.bad = 0
+        self.stopped = None
+        self.through = -1 if through is None else through
+        self.resume_id = resume_id
+
+    def _age(self, limit: PoisonLimit) -> None:
+        """Halve both counts at the end of a window: old records fade instead of falling out all at once."""
+        if self.seen >= limit.window:
+            self.seen //= 2
+            self.bad //= 2
+
+
+@dataclass(slots=True)
+class Position:
+    """Where a partition's stage stands: kept as a reserved changelog row, or as the metadata of the committed offset."""
+
+    offset: int
+    """The next source offset to read."""
+    timestamp_ms: int = -1
+    """The broker's timestamp of the last record processed; -1 before the first."""
+    poison: Poison | None = None
+
+    def encode(self) -> str:
+        """Return compact JSON."""
+        poison = self.poison or Poison()
+        value: dict[str, object] = {"offset": self.offset, "ts": self.timestamp_ms}
+        if poison.seen or poison.resume_id:
+            value |= {"seen": poison.seen, "bad": poison.bad}
+        if poison.stopped is not None:
+            value["stopped"] = True
+            value["reason"] = poison.stopped[:200]
+        if poison.through >= 0:
+            value["through"] = poison.through
+        if poison.resume_id:
+            value["resume_id"] = poison.resume_id
+        return codecs.encode(value).decode()
+
+    @classmethod
+    def decode(cls, text: str | bytes) -> "Position":
+        """Return the position that ``encode`` wrote.
+
+        Raises:
+            ValueError: something else wrote it.
+        """
+        value = codecs.decode(text)
+        if not isinstance(value, dict) or not isinstance(value.get("offset"), int):
+            message = "not a position"
+            raise ValueError(message)  # noqa: TRY004 - the value is wrong, not the argument's type
+        poison = Poison(
+            seen=value.get("seen", 0),
+            bad=value.get("bad", 0),
+            stopped=value.get("reason", "stopped") if value.get("stopped") else None,
+            through=value.get("through", -1),
+            resume_id=value.get("resume_id", ""),
+        )
+        return cls(value["offset"], value.get("ts", -1), poison)

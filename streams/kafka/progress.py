@@ -1,0 +1,175 @@
+"""How far everything is: what time it is for a tick, how far behind a partition is, and when a worker stands still.
+
+The rule for a tick's time: it is the wall clock only when every upstream
+partition was read to its end; else the smallest broker timestamp of the last
+record processed of those that were not. So catching up on a two-hour backlog
+raises no false alarm, and silence still raises a true one. It never goes back.
+
+All of it comes from one look a second at the broker: end offsets against
+committed positions, whose metadata holds the last timestamp (``poison.Position``).
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from faust.types import TP
+
+from streams.kafka.poison import Position
+
+logger = logging.getLogger(__name__)
+
+MICROSECONDS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far one partition is."""
+
+    end: int
+    """Offset after the last record that a ``read_committed`` reader can see."""
+    position: int
+    """The committed position; the partition's beginning where nothing was committed."""
+    timestamp_ms: int
+    """Broker timestamp of the last record processed; -1 if unknown."""
+
+    @property
+    def lag(self) -> int:
+        """Offsets not yet processed (commit markers count)."""
+        return max(self.end - self.position, 0)
+
+
+def time_for_tick(wall_us: int, upstream: Iterable[Standing]) -> int | None:
+    """Return what time it is when ``upstream`` stands so (µs), or None while a lagging partition's time is unknown."""
+    now = wall_us
+    for standing in upstream:
+        if standing.lag:
+            if standing.timestamp_ms < 0:
+                return None
+            now = min(now, standing.timestamp_ms * 1000)
+    return now
+
+
+class Progress:
+    """Looks at the broker once a second while the process lives."""
+
+    def __init__(
+        self,
+        *,
+        client_options: Mapping[str, Any],
+        group_id: str,
+        upstream_topics: Mapping[str, tuple[str, ...]],
+        interval_s: float = 1.0,
+        request_timeout_s: float = 10.0,
+    ) -> None:
+        """``upstream_topics``: for each source topic the topics before it, from the source of all on."""
+        self._client_options = dict(client_options) | {"request_timeout_ms": int(request_timeout_s * 1000)}
+        self._group_id = group_id
+        self._upstream_topics = upstream_topics
+        self._interval_s = interval_s
+        self._consumer: AIOKafkaConsumer | None = None
+        self._admin: AIOKafkaAdminClient | None = None
+        self._standings: dict[TP, Standing] = {}
+        self._wall_us = 0
+        self._now: dict[TP, int] = {}
+        self._looked_at: float | None = None
+        self.on_look: list[Callable[[Mapping[TP, Standing]], Awaitable[None] | None]] = []
+
+    def now(self, tp: TP) -> int | None:
+        """Return what time it is for a tick of ``tp`` (µs), or None when that is not known."""
+        if not self.fresh:
+            return None
+        upstream = [
+            standing
+            for standing_tp, standing in self._standings.items()
+            if standing_tp.topic in self._upstream_topics.get(tp.topic, ()) or standing_tp == tp
+        ]
+        now = time_for_tick(self._wall_us, upstream)
+        if now is None:
+            return None
+        self._now[tp] = max(now, self._now.get(tp, 0))
+        return self._now[tp]
+
+    @property
+    def fresh(self) -> bool:
+        """True while the last look is recent: the broker answers."""
+        return self._looked_at is not None and time.monotonic() - self._looked_at < self._interval_s * 5 + 2
+
+    @property
+    def standings(self) -> Mapping[TP, Standing]:
+        """What the last look saw, of all partitions of all source topics."""
+        return self._standings
+
+    async def run(self) -> None:
+        """Look once a second, for ever. While the broker does not answer, what was seen grows stale, nothing else."""
+        while True:
+            try:
+                await self._look()
+                self._looked_at = time.monotonic()
+                for told in self.on_look:
+                    result = told(self._standings)
+                    if result is not None:
+                        await result
+            except (KafkaError, OSError, TimeoutError) as error:
+                logger.warning("the broker does not answer: %s", type(error).__name__)
+            await asyncio.sleep(self._interval_s)
+
+    async def close(self) -> None:
+        """Release the connections."""
+        if self._consumer is not None:
+            await self._consumer.stop()
+        if self._admin is not None:
+            await self._admin.close()
+
+    async def _look(self) -> None:
+        consumer, admin = await self._clients()
+        wall_us = time.time_ns() // 1000
+        standings: dict[TP, Standing] = {}
+        # In the order of the data's way, and of each topic the end before the position: what was appended before
+        # `wall_us` is then either behind a position or seen as lag.
+        for topic in self._topics():
+            tps = [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or ())]
+            ends = await consumer.end_offsets(tps)
+            committed = await admin.list_consumer_group_offsets(self._group_id, partitions=tps)
+            never = [tp for tp in tps if tp not in committed or committed[tp].offset < 0]
+            begins = await consumer.beginning_offsets(never) if never else {}
+            for tp in tps:
+                position, timestamp_ms = (begins[tp], -1) if tp in begins else _position_of(committed[tp])
+                standings[TP(tp.topic, tp.partition)] = Standing(ends[tp], position, timestamp_ms)
+        self._standings = standings
+        self._wall_us = wall_us
+
+    async def _clients(self) -> tuple[AIOKafkaConsumer, AIOKafkaAdminClient]:
+        if self._consumer is None:
+            consumer = AIOKafkaConsumer(**self._client_options, isolation_level="read_committed")
+            await consumer.start()
+            self._consumer = consumer
+            for topic in self._topics():
+                await consumer._client.add_topic(topic)  # noqa: SLF001 - assigning would fetch; only metadata is needed
+        if self._admin is None:
+            admin = AIOKafkaAdminClient(**self._client_options)
+            await admin.start()
+            self._admin = admin
+        return self._consumer, self._admin
+
+    def _topics(self) -> list[str]:
+        """Return every topic once, each after those that are upstream of it."""
+        topics: dict[str, None] = {}
+        for source, upstream in self._upstream_topics.items():
+            topics |= dict.fromkeys(upstream)
+            topics[source] = None
+        return list(topics)
+
+
+def _position_of(committed: OffsetAndMetadata) -> tuple[int, int]:
+    try:
+        return committed.offset, Position.decode(committed.metadata).timestamp_ms
+    except ValueError:
+        return committed.offset, -1  # committed by another tool, which knows no timestamp

@@ -1,0 +1,456 @@
+"""From a new assignment to running lanes, in the one order that is safe.
+
+For each partition of a stateful stage:
+
+1. **fence**: start the lane's transactional producer. That ends what the
+   previous owner left open, and fails whatever it still sends;
+2. **restore**: read the changelog from where the store ends to where it ends now;
+3. take the **source position** from the changelog's reserved row, not from the
+   group's committed offset: that may be read before a pending commit is decided;
+4. **seek** to it, drop whatever was fetched before, and only then deliver.
+
+Faust's own recovery reads changelogs through its consumer and waits for the last
+offset, which in a transactional log is a commit marker and never arrives. So its
+TableManager is replaced by this one; its tables stay, for their names, their
+changelog topics and the assignor that keeps source and changelog together.
+
+No heartbeat runs while ``on_partitions_assigned`` does, so all of this happens in
+a task of its own, bound to the generation: a later rebalance cancels it.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from aiokafka import AIOKafkaConsumer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from faust.tables.manager import TableManager
+from faust.types import TP
+
+from streams.kafka.application import BatchedApp
+from streams.kafka.lanes import POSITION_KEY, Lane, StatefulFold, StatefulLane, StatelessFold, StatelessLane
+from streams.kafka.poison import Position
+from streams.kafka.publishing import Publisher
+from streams.kafka.store import Budget, Changes, Store, open_store
+from streams.kafka.transactions import TransactionalWriter
+
+logger = logging.getLogger(__name__)
+
+FENCE_TIMEOUT_S = 60.0
+FENCES_AT_ONCE = 16
+PROGRESS_EVERY_S = 5.0
+
+
+class RestoreError(Exception):
+    """The state and the logs do not fit together. Going on would be wrong or silent; a person has to decide."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatefulStage:
+    """What is needed to open a lane of a stateful stage."""
+
+    name: str
+    source_topic: str
+    changelog_topic: str
+    table: str
+    fold: StatefulFold
+    due_of: Callable[[bytes], int]
+    """The time (µs) under which a row stands in the due index."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatelessStage:
+    """What is needed to open a lane of a stateless stage."""
+
+    name: str
+    source_topic: str
+    fold: StatelessFold
+
+
+class RestoreHooks(Protocol):
+    """What the restore tells the rest of the process."""
+
+    @property
+    def reached(self) -> Callable[[str, TP], Awaitable[None] | None]:
+        """Called when a named point of the order is reached."""
+
+    def rebuilt(self, store: str, reason: str) -> None:
+        """A store was moved aside."""
+
+    def restored(self, rows: int) -> None:
+        """So many changelog rows were read."""
+
+    def skipped(self, tp: TP, offsets: int) -> None:
+        """Source records were deleted by retention before they were read."""
+
+    def assigned(self, tps: int) -> None:
+        """A new assignment of so many source partitions is being restored."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restoring:
+    """Everything that ``LaneTableManager`` needs; ``App.restoring`` carries it."""
+
+    stateful: tuple[StatefulStage, ...]
+    stateless: tuple[StatelessStage, ...]
+    client_options: Mapping[str, Any]
+    group_id: str
+    datadir: Path
+    budget: Budget
+    new_writer: Callable[[str, int], TransactionalWriter]
+    """(stage, partition) -> the writer of its lane."""
+    publisher: Publisher
+    lane_options: Mapping[str, Any]
+    """What all lanes have in common."""
+    on_crash: Callable[[BaseException], None]
+    hooks: RestoreHooks
+
+
+class LaneTableManager(TableManager):
+    """Faust's table manager, with our restore in place of its recovery."""
+
+    app: BatchedApp
+
+    def __init__(self, app: BatchedApp, **kwargs: Any) -> None:
+        super().__init__(app, **kwargs)
+        self._task: asyncio.Task[None] | None = None
+        self._first_ready = asyncio.Event()
+        self.stores: dict[TP, Store] = {}
+        """Open stores by source partition."""
+        self.restoring = False
+        """A restore is under way: no progress is expected."""
+
+    async def on_start(self) -> None:
+        """Register the tables' changelog topics, so that the assignor knows them; recovery is ours."""
+        await self._update_channels()
+
+    async def on_stop(self) -> None:
+        """Stop fetching, finish what is in work, close the stores."""
+        await self.app.fetcher.stop()
+        await self._cancel()
+        await self.app.lanes.close()
+        self._close_stores()
+        for table in self.values():
+            await table.stop()
+
+    def on_partitions_revoked(self, revoked: set[TP]) -> None:  # noqa: ARG002 - Faust's signature
+        """Give up a restore that is under way: the assignment it works for is gone."""
+        self.actives_ready = False
+        if self._task is not None:
+            self._task.cancel()
+
+    async def on_rebalance(
+        self,
+        assigned: set[TP],
+        revoked: set[TP],
+        newly_assigned: set[TP],
+        generation_id: int = 0,
+    ) -> None:
+        """Begin to restore what was assigned, in the background."""
+        self._recovery_started.set()
+        for table in self.values():
+            await table.on_rebalance(assigned, revoked, newly_assigned, generation_id)
+        await self._update_channels()
+        await self._cancel()
+        await self.app.batch_consumer.pause_all()
+        self._task = asyncio.create_task(self._restore(frozenset(assigned), generation_id), name="restore")
+
+    async def wait_until_recovery_completed(self) -> bool:
+        """Wait until the first restore is done; return True when the app was stopped before."""
+        return bool(await self.wait_for_stopped(self._first_ready.wait()))
+
+    async def _cancel(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    def _close_stores(self) -> None:
+        for store in self.stores.values():
+            store.close()
+        self.stores = {}
+
+    # -- one assignment ---------------------------------------------------------------------------------
+
+    async def _restore(self, assigned: frozenset[TP], generation_id: int) -> None:
+        self.restoring = True
+        began = time.monotonic()
+        try:
+            lanes = await self._open_lanes(assigned)
+            if self.app.consumer_generation_id != generation_id:
+                return
+            offsets = {lane.tp: lane.position.offset for lane in lanes}
+            await self.app.batch_consumer.start_partitions(offsets)
+            for lane in lanes:
+                self.app.lanes.open(lane)
+            await self._go()
+            logger.info("%d partitions ready after %.1f s", len(lanes), time.monotonic() - began)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever it is, this worker must not go on without its state
+            self.app.restoring.on_crash(error)
+        finally:
+            self.restoring = False
+
+    async def _go(self) -> None:
+        """Let Faust deliver: what its own recovery does at its end."""
+        consumer = self.app.consumer
+        consumer.resume_partitions(consumer.assignment())
+        self.app.flow_control.resume()
+        consumer.resume_flow()
+        await self.app.fetcher.maybe_start()
+        self.on_actives_ready()
+        self.on_standbys_ready()
+        self.app.on_rebalance_end()
+        self._first_ready.set()
+
+    async def _open_lanes(self, assigned: frozenset[TP]) -> list[Lane]:
+        wanted: Restoring = self.app.restoring
+        stateful = [(stage, tp) for stage in wanted.stateful for tp in assigned if tp.topic == stage.source_topic]
+        stateless = [(stage, tp) for stage in wanted.stateless for tp in assigned if tp.topic == stage.source_topic]
+        sources = [tp for _, tp in stateful] + [tp for _, tp in stateless]
+        wanted.hooks.assigned(len(sources))
+        self._close_stores_but({tp for _, tp in stateful})
+        writers = await self._fence(stateful)
+        try:
+            consumer = AIOKafkaConsumer(
+                **wanted.client_options,
+                isolation_level="read_committed",
+                auto_offset_reset="none",
+                max_partition_fetch_bytes=4 << 20,
+            )
+            await consumer.start()
+            try:
+                committed = await self._committed(sources)
+                await self._restore_stores(consumer, stateful, committed)
+                begins, ends = await _bounds(consumer, sources)
+            finally:
+                await consumer.stop()
+        except BaseException:
+            await asyncio.gather(*(writer.close() for writer in writers.values()))
+            raise
+        lanes: list[Lane] = []
+        for stage, tp in stateful:
+            store = self.stores[tp]
+            position = Position.decode(store.position) if store.position else None
+            lanes.append(
+                StatefulLane(
+                    tp,
+                    stage=stage.name,
+                    position=self._checked(tp, position, begins[tp], ends[tp]),
+                    fold=stage.fold,
+                    store=store,
+                    writer=writers[tp],
+                    changelog_topic=stage.changelog_topic,
+                    **wanted.lane_options,
+                )
+            )
+        for plain, tp in stateless:
+            at = committed.get(TopicPartition(tp.topic, tp.partition))
+            lanes.append(
+                StatelessLane(
+                    tp,
+                    stage=plain.name,
+                    position=self._checked(tp, _decoded(at), begins[tp], ends[tp]),
+                    fold=plain.fold,
+                    publisher=wanted.publisher,
+                    commit_position=self.app.batch_consumer.commit_position,
+                    **wanted.lane_options,
+                )
+            )
+        return lanes
+
+    def _close_stores_but(self, kept: set[TP]) -> None:
+        for tp in self.stores.keys() - kept:
+            self.stores.pop(tp).close()
+
+    async def _fence(self, stateful: list[tuple[StatefulStage, TP]]) -> dict[TP, TransactionalWriter]:
+        writers = {tp: self.app.restoring.new_writer(stage.name, tp.partition) for stage, tp in stateful}
+        gate = asyncio.Semaphore(FENCES_AT_ONCE)
+
+        async def fence(tp: TP, writer: TransactionalWriter) -> None:
+            async with gate, asyncio.timeout(FENCE_TIMEOUT_S):
+                await writer.fence()
+            waited = self.app.restoring.hooks.reached("fenced", tp)
+            if waited is not None:
+                await waited
+
+        try:
+            await asyncio.gather(*(fence(tp, writer) for tp, writer in writers.items()))
+        except BaseException:
+            await asyncio.gather(*(writer.close() for writer in writers.values()))
+            raise
+        return writers
+
+    async def _committed(self, sources: list[TP]) -> dict[TopicPartition, OffsetAndMetadata]:
+        if not sources:
+            return {}
+        admin = AIOKafkaAdminClient(**self.app.restoring.client_options)
+        await admin.start()
+        try:
+            found = await admin.list_consumer_group_offsets(
+                self.app.restoring.group_id, partitions=[TopicPartition(*tp) for tp in sources]
+            )
+        finally:
+            await admin.close()
+        return {tp: at for tp, at in found.items() if at.offset >= 0}
+
+    def _checked(self, tp: TP, position: Position | None, begin: int, end: int) -> Position:
+        """Return a position that can be read from.
+
+        Raises:
+            RestoreError: the topic ends before the position: it was deleted and made anew, or truncated.
+        """
+        if position is None:
+            return Position(begin)
+        if position.offset > end:
+            message = (
+                f"{tp.topic}/{tp.partition} ends at {end}, but was processed up to {position.offset}: the topic was "
+                "deleted and made anew, or truncated. Restore it, or give the workers a new worker.app_id to start over."
+            )
+            raise RestoreError(message)
+        if position.offset < begin:
+            logger.error(
+                "%s/%s: offsets %d to %d were deleted by retention before they were read",
+                tp.topic,
+                tp.partition,
+                position.offset,
+                begin - 1,
+            )
+            self.app.restoring.hooks.skipped(tp, begin - position.offset)
+            position.offset = begin
+        return position
+
+    # -- the stores ---------------------------------------------------------------------------------------
+
+    async def _restore_stores(
+        self,
+        consumer: AIOKafkaConsumer,
+        stateful: list[tuple[StatefulStage, TP]],
+        committed: Mapping[TopicPartition, OffsetAndMetadata],
+    ) -> None:
+        """Bring every store up to the end of its changelog."""
+        by_changelog = {TP(stage.changelog_topic, tp.partition): (stage, tp) for stage, tp in stateful}
+        if not by_changelog:
+            return
+        begins, ends = await _bounds(consumer, by_changelog)
+        starts = {}
+        for changelog, (stage, tp) in by_changelog.items():
+            starts[changelog] = self._open_store(
+                stage,
+                tp,
+                changelog,
+                begin=begins[changelog],
+                end=ends[changelog],
+                committed=committed.get(TopicPartition(*tp)),
+            )
+        behind = {changelog for changelog, start in starts.items() if start < ends[changelog]}
+        if not behind:
+            return
+        total = sum(ends[changelog] - starts[changelog] for changelog in behind)
+        logger.info("restoring %d changelog offsets of %d partitions", total, len(behind))
+        consumer.assign([TopicPartition(*changelog) for changelog in behind])
+        for changelog in behind:
+            consumer.seek(TopicPartition(*changelog), starts[changelog])
+        told = time.monotonic()
+        while behind:
+            fetched = await consumer.getmany(timeout_ms=200)
+            for topic_partition, records in fetched.items():
+                changelog = TP(topic_partition.topic, topic_partition.partition)
+                stage, tp = by_changelog[changelog]
+                self._apply(stage, self.stores[tp], records)
+                self.app.restoring.hooks.restored(len(records))
+                await asyncio.sleep(0)
+            for changelog in list(behind):
+                # the position, not the last record: the log may end with commit markers
+                reached = await consumer.position(TopicPartition(*changelog))
+                if reached >= ends[changelog]:
+                    self.stores[by_changelog[changelog][1]].write(Changes(changelog_offset=reached))
+                    behind.discard(changelog)
+                    consumer.pause(TopicPartition(*changelog))
+            if time.monotonic() - told > PROGRESS_EVERY_S:
+                told = time.monotonic()
+                left = [ends[c] - await consumer.position(TopicPartition(*c)) for c in behind]
+                logger.info("restored %d %%, %d offsets left", 100 - 100 * sum(left) // total, sum(left))
+
+    def _open_store(
+        self,
+        stage: StatefulStage,
+        tp: TP,
+        changelog: TP,
+        *,
+        begin: int,
+        end: int,
+        committed: OffsetAndMetadata | None,
+    ) -> int:
+        """Open the partition's store and return the changelog offset to restore it from.
+
+        Raises:
+            RestoreError: the changelog lacks something that it once held. (A compacted topic never loses its beginning.)
+        """
+        wanted: Restoring = self.app.restoring
+        path = wanted.datadir / f"{stage.table}-{tp.partition}"
+
+        def rebuilt(reason: str) -> None:
+            wanted.hooks.rebuilt(path.name, reason)
+
+        store = self.stores.get(tp) or open_store(path, wanted.budget, on_rebuild=rebuilt)
+        self.stores[tp] = store
+        reached = store.changelog_offset
+        worked = committed is not None and committed.offset > 0
+        lost = None
+        if begin == end == 0 and worked:
+            lost = "is empty, although its source was worked on: it was deleted"
+        elif begin > (reached or 0):
+            lost = f"begins at offset {begin}, but is needed from {reached or 0} on: it was truncated"
+        elif reached is not None and reached > end:
+            lost = (
+                f"ends at {end}, but the store {path.name} is at {reached}: it was deleted and made anew, or truncated"
+            )
+        if lost is not None:
+            message = (
+                f"{changelog.topic}/{changelog.partition} {lost}. Restore it from a backup, or give the workers a new "
+                "worker.app_id, which reads everything again and publishes every status anew."
+            )
+            raise RestoreError(message)
+        self.stores[tp] = store
+        return begin if reached is None else reached
+
+    @staticmethod
+    def _apply(stage: StatefulStage, store: Store, records: list[Any]) -> None:
+        """Write a piece of the changelog to the store."""
+        rows: dict[bytes, bytes | None] = {}
+        position = None
+        for record in records:
+            if record.key == POSITION_KEY:
+                position = record.value
+            else:
+                rows[record.key] = record.value
+        due = [(stage.due_of(row), key) for key, row in rows.items() if row is not None]
+        store.write(Changes(rows=rows, due_added=due, position=position, changelog_offset=records[-1].offset + 1))
+
+
+async def _bounds(consumer: AIOKafkaConsumer, tps: Any) -> tuple[dict[TP, int], dict[TP, int]]:
+    """Return the first and the end offset of each partition."""
+    asked = [TopicPartition(*tp) for tp in tps]
+    if not asked:
+        return {}, {}
+    begins = await consumer.beginning_offsets(asked)
+    ends = await consumer.end_offsets(asked)
+    return {TP(*tp): at for tp, at in begins.items()}, {TP(*tp): at for tp, at in ends.items()}
+
+
+def _decoded(committed: OffsetAndMetadata | None) -> Position | None:
+    if committed is None:
+        return None
+    try:
+        position = Position.decode(committed.metadata)
+    except ValueError:
+        return Position(committed.offset)
+    position.offset = committed.offset  # a person may have moved the offset with Kafka's own tools
+    return position

@@ -1,0 +1,228 @@
+"""RocksDB: what one table partition's changelog says, kept on disk so that a restart is short.
+
+The rule: the store is never ahead of the changelog. A batch is written only
+after its transaction was committed, and together with the changelog offset it
+reaches, so that the store always equals the changelog up to ``changelog_offset``
+and everything missing can be read again. A store that is lost or corrupt costs
+time, never data.
+
+Keys: ``r`` + key = a row; ``d`` + 8 bytes + key = an entry of the due index;
+``m`` + name = what is known about the store itself.
+"""
+
+import logging
+import struct
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from rocksdict import (
+    BlockBasedOptions,
+    Cache,
+    DBCompressionType,
+    Options,
+    Rdict,
+    WriteBatch,
+    WriteBufferManager,
+)
+
+logger = logging.getLogger(__name__)
+
+ROW, DUE, META = b"r", b"d", b"m"
+CHANGELOG_OFFSET = META + b"changelog-offset"
+POSITION = META + b"position"
+CONDEMNED = "CONDEMNED"  # a file beside the database's own: this copy was found corrupt while it was read
+MAX_OPEN_FILES = 256  # per partition; RocksDB's own default is unlimited, Faust's 0.9 of the process's limit
+
+_pack_u64 = struct.Struct(">Q").pack
+_unpack_u64 = struct.Struct(">Q").unpack
+
+
+class StoreCorruptError(Exception):
+    """The store cannot be read: the worker must end; the next start rebuilds it from the changelog."""
+
+
+@dataclass(slots=True)
+class Changes:
+    """What one committed batch changes in the store; written as one RocksDB batch."""
+
+    rows: Mapping[bytes, bytes | None] = field(default_factory=dict)
+    """Key -> row, or None for a deleted one."""
+    due_added: list[tuple[int, bytes]] = field(default_factory=list)
+    due_removed: list[tuple[int, bytes]] = field(default_factory=list)
+    changelog_offset: int | None = None
+    """The changelog is contained up to here (exclusive). None: nothing of this was in the changelog."""
+    position: bytes | None = None
+    """The reserved row that holds the source position."""
+
+
+class Budget:
+    """The memory that all stores of a process share: one block cache, one write-buffer budget.
+
+    RocksDB's own defaults are per database, and there is one database a partition.
+    """
+
+    def __init__(self, *, cache_bytes: int, write_buffer_bytes: int) -> None:
+        self._cache = Cache(cache_bytes)
+        self._write_buffers = WriteBufferManager.new_write_buffer_manager_with_cache(
+            write_buffer_bytes, False, self._cache
+        )
+
+    def options(self) -> Options:
+        """Return the options of one partition's database."""
+        options = Options(raw_mode=True)
+        options.create_if_missing(True)
+        options.set_max_open_files(MAX_OPEN_FILES)
+        options.set_write_buffer_manager(self._write_buffers)
+        options.set_write_buffer_size(16 << 20)
+        options.set_max_write_buffer_number(2)
+        options.set_compression_type(DBCompressionType.lz4())
+        options.set_keep_log_file_num(2)
+        blocks = BlockBasedOptions()
+        blocks.set_block_cache(self._cache)
+        blocks.set_bloom_filter(10, False)
+        blocks.set_cache_index_and_filter_blocks(True)
+        options.set_block_based_table_factory(blocks)
+        return options
+
+
+class Store:
+    """One table partition on disk.
+
+    Not safe for two processes: RocksDB's lock refuses the second.
+    """
+
+    def __init__(self, path: Path, database: Rdict) -> None:
+        self.path = path
+        self._database = database
+        self._condemned = False
+
+    @property
+    def changelog_offset(self) -> int | None:
+        """The offset up to which (exclusive) the changelog is contained, or None for an empty store."""
+        value = self._read(CHANGELOG_OFFSET)
+        return None if value is None else int(_unpack_u64(value)[0])
+
+    @property
+    def position(self) -> bytes | None:
+        """The reserved row that holds the source position, or None before the first batch."""
+        return self._read(POSITION)
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return the row of ``key``."""
+        return self._read(ROW + key)
+
+    def due(self, until: int, limit: int) -> list[tuple[int, bytes]]:
+        """Return up to ``limit`` entries (due, key) of the due index with ``due <= until``, the earliest first."""
+        found: list[tuple[int, bytes]] = []
+        try:
+            for entry in cast("Iterator[bytes]", self._database.keys(from_key=DUE)):
+                if entry[:1] != DUE or len(found) >= limit:
+                    break
+                due = int(_unpack_u64(entry[1:9])[0])
+                if due > until:
+                    break
+                found.append((due, entry[9:]))
+        except Exception as error:
+            raise self._condemn(error) from error
+        return found
+
+    def rows(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield every row as (key, value)."""
+        try:
+            for key, value in cast("Iterator[tuple[bytes, bytes]]", self._database.items(from_key=ROW)):
+                if key[:1] != ROW:
+                    break
+                yield key[1:], value
+        except Exception as error:
+            raise self._condemn(error) from error
+
+    def write(self, changes: Changes) -> None:
+        """Write a batch, all or nothing.
+
+        Raises:
+            ValueError: ``changelog_offset`` is older than the store's: the batch is not the newest.
+            StoreCorruptError: RocksDB refused.
+        """
+        batch = WriteBatch(raw_mode=True)
+        for key, row in changes.rows.items():
+            if row is None:
+                batch.delete(ROW + key)
+            else:
+                batch.put(ROW + key, row)
+        for due, key in changes.due_removed:
+            batch.delete(DUE + _pack_u64(due) + key)
+        for due, key in changes.due_added:
+            batch.put(DUE + _pack_u64(due) + key, b"")
+        if changes.position is not None:
+            batch.put(POSITION, changes.position)
+        if changes.changelog_offset is not None:
+            stored = self.changelog_offset
+            if stored is not None and changes.changelog_offset < stored:
+                message = f"the store is at changelog offset {stored}, the batch only at {changes.changelog_offset}"
+                raise ValueError(message)
+            batch.put(CHANGELOG_OFFSET, _pack_u64(changes.changelog_offset))
+        try:
+            self._database.write(batch)
+        except Exception as error:
+            raise self._condemn(error) from error
+
+    def close(self) -> None:
+        """Flush and close. The object is of no use afterwards."""
+        self._database.close()
+
+    def _read(self, key: bytes) -> bytes | None:
+        try:
+            value: bytes | None = self._database.get(key)
+        except Exception as error:
+            raise self._condemn(error) from error
+        return value
+
+    def _condemn(self, error: Exception) -> StoreCorruptError:
+        """Leave a mark on a corrupt database, so that the next start does not open it again."""
+        if _is_corruption(error) and not self._condemned:
+            self._condemned = True
+            (self.path / CONDEMNED).touch()
+        return StoreCorruptError(f"store {self.path.name}: {error}")
+
+
+def open_store(path: Path, budget: Budget, *, on_rebuild: Callable[[str], None]) -> Store:
+    """Open or create the store at ``path``; a corrupt one is moved aside and an empty one returned.
+
+    An empty store has no ``changelog_offset``, so the caller reads the whole
+    changelog. (RocksDB opens a truncated MANIFEST as an empty database: the
+    same case.) ``on_rebuild`` is told why.
+
+    Raises:
+        StoreCorruptError: it cannot be opened for a reason that an empty one would share: locked, no space, no right.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if (path / CONDEMNED).exists():
+        _move_aside(path, "was found corrupt in the last run", on_rebuild)
+    try:
+        database = Rdict(str(path), budget.options())
+        database.get(CHANGELOG_OFFSET)
+    except Exception as error:
+        if not _is_corruption(error):
+            message = f"store {path.name} cannot be opened: {error}"
+            raise StoreCorruptError(message) from error
+        _move_aside(path, str(error), on_rebuild)
+        database = Rdict(str(path), budget.options())
+    return Store(path, database)
+
+
+def _move_aside(path: Path, reason: str, on_rebuild: Callable[[str], None]) -> None:
+    aside = path.with_name(f"{path.name}.corrupt-{time.time_ns()}")
+    path.rename(aside)
+    logger.warning("store %s moved aside as %s, to be rebuilt from the changelog: %s", path.name, aside.name, reason)
+    on_rebuild(reason)
+
+
+def _is_corruption(error: Exception) -> bool:
+    """Tell RocksDB's corruption from a lock, a full disk or a missing right; rocksdict has one exception for all."""
+    text = str(error)
+    if "While lock file" in text or "lock hold by" in text:
+        return False
+    return "Corruption" in text or "does not exist (create_if_missing is false)" in text or "No such file" in text

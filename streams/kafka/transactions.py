@@ -1,0 +1,210 @@
+"""One Kafka transaction a batch: outputs, changelog rows and source position become visible together or not at all.
+
+The rule: **after any doubt the process ends.** aiokafka speaks the transaction
+protocol of before KIP-890, in which a delayed request can end a later
+transaction of the same epoch. So inside a transaction no request is sent twice,
+no lost connection is survived, and a producer that failed once is never used
+again; the next owner fences with a new epoch, which ends what was left open.
+
+And: aiokafka commits over failed batches. Every future of ``send_batch`` is
+awaited before the commit is asked for.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any, Final
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.protocol.transaction import EndTxnRequest
+from aiokafka.structs import OffsetAndMetadata, RecordMetadata, TopicPartition
+
+from streams.kafka.batches import Row, Rows
+
+MAX_BATCH_BYTES: Final = 900 << 10  # below the broker's default max.message.bytes of 1 MiB
+RETRY_BACKOFF_MS: Final = 10  # the default of 100 is waited out whenever the last transaction is still closing
+REPLACE_AFTER_ROWS: Final = 1 << 30
+"""aiokafka wraps a sequence number to a negative value at 2^31, so a producer is replaced well before."""
+
+
+class TransactionInDoubtError(Exception):
+    """Something inside a transaction was lost, late or repeated. Only a new epoch may go on: the process must end."""
+
+
+def batches_of(producer: AIOKafkaProducer, rows: list[Row]) -> Iterator[BatchBuilder]:
+    """Yield the rows as record batches, in order. A row larger than a batch gets one of its own."""
+    batch = producer.create_batch()
+    for key, value, timestamp_ms, headers in rows:
+        if batch.append(key=key, value=value, timestamp=timestamp_ms, headers=headers) is None:
+            yield batch
+            batch = producer.create_batch()
+            batch.append(key=key, value=value, timestamp=timestamp_ms, headers=headers)
+    if batch.record_count():
+        yield batch
+
+
+async def send_rows(producer: AIOKafkaProducer, rows: Rows) -> dict[tuple[str, int], int]:
+    """Send all rows, wait until every batch is acknowledged, and return each partition's next offset.
+
+    The first batch of every partition goes before the second of any, so that one
+    AddPartitionsToTxn names them all.
+
+    Raises:
+        KafkaError: a batch was refused. The others are awaited all the same.
+    """
+    waiting = deque((destination, batches_of(producer, destined)) for destination, destined in rows.items() if destined)
+    sent: list[tuple[tuple[str, int], int, asyncio.Future[RecordMetadata]]] = []
+    try:
+        while waiting:
+            destination, batches = waiting.popleft()
+            batch = next(batches, None)
+            if batch is not None:
+                topic, partition = destination
+                count = batch.record_count()
+                sent.append((destination, count, await producer.send_batch(batch, topic, partition=partition)))
+                waiting.append((destination, batches))
+    finally:
+        outcomes = await asyncio.gather(*(future for _, _, future in sent), return_exceptions=True)
+    ends: dict[tuple[str, int], int] = {}
+    for (destination, count, _), outcome in zip(sent, outcomes, strict=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
+        ends[destination] = max(ends.get(destination, -1), outcome.offset + count)
+    return ends
+
+
+class TransactionalWriter:
+    """Writes one partition's batches, each in a transaction. One owner at a time: ``fence`` makes it this one."""
+
+    def __init__(
+        self,
+        *,
+        client_options: Mapping[str, Any],
+        transactional_id: str,
+        group_id: str,
+        transaction_timeout_s: float,
+        request_timeout_s: float,
+        deadline_s: float,
+        compression_type: str | None = "lz4",
+        replace_after_rows: int = REPLACE_AFTER_ROWS,
+    ) -> None:
+        self.transactional_id = transactional_id
+        self._group_id = group_id
+        self._deadline_s = deadline_s
+        self._replace_after_rows = replace_after_rows
+        self._options: dict[str, Any] = dict(client_options) | {
+            "transactional_id": transactional_id,
+            "client_id": transactional_id,
+            "transaction_timeout_ms": int(transaction_timeout_s * 1000),
+            "request_timeout_ms": int(request_timeout_s * 1000),
+            "retry_backoff_ms": RETRY_BACKOFF_MS,
+            "max_batch_size": MAX_BATCH_BYTES,
+            "compression_type": compression_type,
+        }
+        self._producer: AIOKafkaProducer | None = None
+        self._failed = False
+        self._in_transaction = False
+        self._end_requested = False
+        self._rows_sent = 0
+
+    async def fence(self) -> None:
+        """Become the only owner: end what the previous owner left open, and make everything it still sends fail.
+
+        Returns only when the previous owner's transaction is completed, so a
+        ``read_committed`` reader that starts now sees all of it or nothing.
+        """
+        producer = AIOKafkaProducer(**self._options)
+        self._watch_requests(producer)
+        self._producer = producer
+        self._rows_sent = 0
+        await producer.start()
+
+    async def commit(
+        self, rows: Rows, offsets: Mapping[tuple[str, int], tuple[int, str]]
+    ) -> dict[tuple[str, int], int]:
+        """Write ``rows`` and commit the group's ``offsets`` (position, metadata) in one transaction.
+
+        Returns:
+            For each (topic, partition) written to, the offset after its last row.
+
+        Raises:
+            TransactionInDoubtError: it is not known to be committed. The process must end.
+        """
+        producer = self._producer
+        if producer is None or self._failed:
+            message = f"{self.transactional_id} failed before or was never fenced"
+            raise TransactionInDoubtError(message)
+        if self._rows_sent >= self._replace_after_rows:
+            producer = await self._replace(producer)
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                ends = await self._commit(producer, rows, offsets)
+        except BaseException as error:
+            self._failed = True
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            message = f"transaction of {self.transactional_id}: {error!r}"
+            raise TransactionInDoubtError(message) from error
+        self._rows_sent += max((len(destined) for destined in rows.values()), default=0)
+        return ends
+
+    async def _commit(
+        self, producer: AIOKafkaProducer, rows: Rows, offsets: Mapping[tuple[str, int], tuple[int, str]]
+    ) -> dict[tuple[str, int], int]:
+        committed = {TopicPartition(*tp): OffsetAndMetadata(*offset) for tp, offset in offsets.items()}
+        self._end_requested = False
+        await producer.begin_transaction()
+        self._in_transaction = True
+        # The offsets go on their way beside the rows: both are part of the transaction, only its end waits for both.
+        results = await asyncio.gather(
+            send_rows(producer, rows),
+            producer.send_offsets_to_transaction(committed, self._group_id),
+            return_exceptions=True,
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        await producer.commit_transaction()
+        self._in_transaction = False
+        ends = results[0]
+        assert isinstance(ends, dict)
+        return ends
+
+    async def _replace(self, producer: AIOKafkaProducer) -> AIOKafkaProducer:
+        await producer.stop()
+        await self.fence()
+        assert self._producer is not None
+        return self._producer
+
+    async def close(self) -> None:
+        """Release the connections. What is open is not aborted here: the next owner's fence does that."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(producer.stop(), timeout=2)
+
+    def _watch_requests(self, producer: AIOKafkaProducer) -> None:
+        """Refuse, inside a transaction, what aiokafka would survive: a lost connection, a second EndTxn.
+
+        The error is no ``KafkaError``, so none of aiokafka's handlers retries it; it ends the sender.
+        """
+        send: Callable[..., Awaitable[Any]] = producer.client.send
+
+        async def send_once(node_id: int, request: Any, **options: Any) -> Any:
+            if isinstance(request, EndTxnRequest):
+                if self._end_requested:
+                    message = "EndTxn would be sent twice"
+                    raise TransactionInDoubtError(message)
+                self._end_requested = True
+            try:
+                return await send(node_id, request, **options)
+            except KafkaError as error:
+                if self._in_transaction:
+                    message = f"{type(request).__name__} was lost inside a transaction: {error!r}"
+                    raise TransactionInDoubtError(message) from error
+                raise
+
+        producer.client.send = send_once  # type: ignore[method-assign] # the one place that all its requests pass

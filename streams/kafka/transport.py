@@ -1,0 +1,384 @@
+"""The consumer behind Faust: it yields one batch of a partition where Faust's own yields one record.
+
+The rule: a partition has at most one batch outside this file. Everything that
+is fetched goes at once into the partition's backlog (what stays in aiokafka's
+fetcher delays its broker's next fetch by 100 ms); when the batch before it is
+acknowledged, the next takes all that has gathered. So batches grow under load
+and stay small when idle, and a partition is processed in order.
+
+Nothing here commits: a batch's stage does, with its outputs. Positions are those
+of aiokafka, which know the holes that commit markers leave in a log.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import aiokafka
+from aiokafka.errors import IllegalStateError
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from faust.serializers import codecs
+from faust.transport.drivers import TRANSPORTS
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+from faust.types.tuples import ConsumerMessage, Message
+from mode import Service
+
+from streams.kafka.application import BatchedApp
+from streams.kafka.batches import Batch, Record
+
+SCHEME = "mailstreams"
+"""The URL scheme under which Faust finds this transport."""
+CODEC = "mailstreams-batch"
+"""The serializer of batched topics: a batch is a value already."""
+POLL_S = 0.5
+FETCH_MAX_WAIT_MS = 100  # how long a paused and resumed partition may wait for a fetch that left without it
+BACKLOG_BATCHES = 4  # a partition is paused when this many full batches wait
+_RECORD_OVERHEAD = 64  # bytes a record costs beside key, value and headers; keeps empty records from being free
+
+
+class _PassThrough(codecs.Codec):
+    """Hand a batch through Faust's decoding untouched."""
+
+    def _loads(self, s: Any) -> Any:
+        return s
+
+    def _dumps(self, s: Any) -> Any:
+        return s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batching:
+    """What the consumer has to know; ``App.batching`` carries it."""
+
+    max_records: int
+    max_bytes: int
+    tick_topics: frozenset[str]
+    """Topics whose partitions get ticks."""
+    tick_interval_s: float
+    client_options: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class _Backlog:
+    """What was fetched of one partition and is not yet in a batch."""
+
+    position: int
+    """Offset after everything that was fetched."""
+    records: list[Record] = field(default_factory=list)
+    size: int = 0
+    busy: bool = False
+    """A batch is on its way or being processed."""
+    tick: int | None = None
+    """A tick to be delivered before the next records, with its time (µs)."""
+    paused: bool = False
+
+    def add(self, records: list[Record]) -> None:
+        self.records.extend(records)
+        self.size += sum(map(_size_of, records))
+
+    def cut(self, tp: TP, max_records: int, max_bytes: int) -> Batch | None:
+        """Take the next batch: a due tick, else all records within the limits, else nothing."""
+        if self.tick is not None:
+            now, self.tick = self.tick, None
+            return Batch(tp, (), self.records[0].offset if self.records else self.position, now)
+        if not self.records:
+            return None
+        if self.size <= max_bytes and len(self.records) <= max_records:
+            taken, self.records, self.size = self.records, [], 0
+            return Batch(tp, taken, self.position)
+        count = size = 0
+        for record in self.records[:max_records]:
+            size += _size_of(record)
+            if count and size > max_bytes:
+                size -= _size_of(record)
+                break
+            count += 1
+        taken, self.records = self.records[:count], self.records[count:]
+        self.size -= size
+        return Batch(tp, taken, self.records[0].offset if self.records else self.position)
+
+
+def _size_of(record: Record) -> int:
+    return len(record.value or b"") + len(record.key or b"") + _RECORD_OVERHEAD
+
+
+class BatchConsumerThread(driver.AIOKafkaConsumerThread):
+    """aiokafka's consumer in a thread of its own, so that heartbeats go on while the main loop folds."""
+
+    consumer: "BatchConsumer"
+
+    def _create_worker_consumer(
+        self,
+        transport: driver.Transport,  # noqa: ARG002 - Faust's signature
+    ) -> aiokafka.AIOKafkaConsumer:
+        conf = self.app.conf
+        batching = self.consumer.batching
+        return aiokafka.AIOKafkaConsumer(
+            **batching.client_options,
+            client_id=conf.broker_client_id,
+            group_id=conf.id,
+            group_instance_id=conf.consumer_group_instance_id,
+            partition_assignment_strategy=[self.app.assignor],
+            enable_auto_commit=False,
+            auto_offset_reset="none",  # a position that is gone is a decision for the restore, never a silent jump
+            isolation_level="read_committed",
+            max_poll_records=batching.max_records * BACKLOG_BATCHES,
+            max_poll_interval_ms=int(conf.broker_max_poll_interval * 1000),
+            max_partition_fetch_bytes=conf.consumer_max_fetch_size,
+            fetch_max_wait_ms=FETCH_MAX_WAIT_MS,
+            request_timeout_ms=int(conf.broker_request_timeout * 1000),
+            session_timeout_ms=int(conf.broker_session_timeout * 1000),
+            rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
+            heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
+        )
+
+    async def take(self, tps: set[TP], timeout_s: float) -> tuple[dict[TP, list[Record]], dict[TP, int]]:
+        """Return what was fetched of ``tps``, and every partition's position: both of the same moment."""
+        taken = await self.call_thread(self._take, tps, timeout_s)
+        return cast("tuple[dict[TP, list[Record]], dict[TP, int]]", taken)
+
+    async def _take(self, tps: set[TP], timeout_s: float) -> tuple[dict[TP, list[Record]], dict[TP, int]]:
+        # Named, because aiokafka reports an error for each partition that it cannot place, such as our changelogs.
+        records = await self._fetch_records(self._ensure_consumer(), tps, timeout_s, None)
+        positions = {}
+        assignment = self._assignment()
+        if assignment is not None:
+            for tp in assignment.tps:
+                state = assignment.state_value(tp)
+                if state.has_valid_position:
+                    positions[TP(tp.topic, tp.partition)] = state.position
+        return {TP(tp.topic, tp.partition): found for tp, found in records.items()}, positions
+
+    async def start_at(self, offsets: Mapping[TP, int]) -> None:
+        """Seek each partition to its offset, drop what was fetched before, and fetch."""
+        await self.call_thread(self._start_at, offsets)
+
+    async def _start_at(self, offsets: Mapping[TP, int]) -> None:
+        consumer = self._ensure_consumer()
+        for tp, offset in offsets.items():
+            consumer.seek(TopicPartition(tp.topic, tp.partition), offset)
+        self._set_paused(offsets, paused=False)
+
+    async def pause_all(self) -> None:
+        """Stop fetching everything that is assigned, until ``start_at``."""
+        await self.call_thread(self._pause_all)
+
+    async def _pause_all(self) -> None:
+        assignment = self._assignment()
+        if assignment is not None:
+            self._set_paused(assignment.tps, paused=True)
+
+    def set_paused_soon(self, tp: TP, *, paused: bool) -> None:
+        """Pause or resume fetching ``tp`` from any thread, without waiting."""
+        self.thread_loop.call_soon_threadsafe(lambda: self._set_paused([tp], paused=paused))
+
+    def _set_paused(self, tps: Iterable[TP | TopicPartition], *, paused: bool) -> None:
+        consumer = self._ensure_consumer()
+        wanted = {TopicPartition(tp.topic, tp.partition) for tp in tps} & consumer.assignment()
+        if wanted:
+            if paused:
+                consumer.pause(*wanted)
+            else:
+                consumer.resume(*wanted)
+
+    async def commit_position(self, tp: TP, offset: int, metadata: str) -> None:
+        """Commit one partition's position under the group's current generation.
+
+        Raises:
+            aiokafka.errors.CommitFailedError: this member is no longer in the group's current generation.
+        """
+        consumer = self._ensure_consumer()
+        offsets = {TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(offset, metadata)}
+        await self.call_thread(consumer.commit, offsets)
+
+    async def leave_group(self) -> None:
+        """Tell the group that this member is gone, so that its partitions move at once."""
+        await self.call_thread(self._ensure_consumer().stop)
+
+    def _assignment(self) -> Any:
+        subscription = self._ensure_consumer()._subscription.subscription  # noqa: SLF001 - no public way to all positions
+        return None if subscription is None else subscription.assignment
+
+
+class BatchConsumer(driver.Consumer):
+    """Faust's consumer, of batches. Every topic that the app consumes is batched; changelogs are never fetched here."""
+
+    app: BatchedApp
+    _thread: BatchConsumerThread
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.batching: Batching = self.app.batching
+        self._backlogs: dict[TP, _Backlog] = {}
+        self._ready: asyncio.Queue[TP] = asyncio.Queue()
+        self._epoch = 0  # changes when everything fetched before belongs to nobody
+
+    def _new_consumer_thread(self) -> BatchConsumerThread:
+        return BatchConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    # -- from a new assignment to fetching, and back -------------------------------------------------
+
+    async def start_partitions(self, offsets: Mapping[TP, int]) -> None:
+        """Begin to fetch and deliver exactly these partitions, from exactly these offsets."""
+        self._epoch += 1
+        await self._thread.start_at(offsets)
+        self._backlogs = {tp: _Backlog(position=offset) for tp, offset in offsets.items()}
+
+    def stop_partitions(self) -> None:
+        """Forget all that was fetched and deliver nothing more, until ``start_partitions``."""
+        self._epoch += 1
+        self._backlogs = {}
+
+    async def pause_all(self) -> None:
+        """Stop aiokafka from fetching what is assigned."""
+        await self._thread.pause_all()
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Finish what is in flight before Faust waits for it without a time limit."""
+        self.stop_partitions()
+        await self.app.lanes.close()
+        await super().on_partitions_revoked(revoked)
+
+    # -- fetch -> backlog -> batch -> lane ----------------------------------------------------------
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        while not (self.should_stop or fetcher.should_stop):
+            if not self._backlogs or not self.flow_active:
+                await self.sleep(0.01)
+                continue
+            epoch = self._epoch
+            try:
+                records, positions = await self._thread.take(set(self._backlogs), POLL_S)
+            except self.consumer_stopped_errors:
+                if self.app.should_stop or self.should_stop:
+                    return
+                raise
+            if epoch != self._epoch:
+                continue
+            for tp, backlog in self._backlogs.items():
+                found = records.get(tp)
+                if found:
+                    backlog.add(found)
+                backlog.position = max(backlog.position, positions.get(tp, -1))
+                self._pause_when_full(tp, backlog)
+                self._offer(tp, backlog)
+
+    def _pause_when_full(self, tp: TP, backlog: _Backlog) -> None:
+        full = (
+            len(backlog.records) >= self.batching.max_records * BACKLOG_BATCHES
+            or backlog.size >= self.batching.max_bytes * BACKLOG_BATCHES
+        )
+        half = (
+            len(backlog.records) <= self.batching.max_records * BACKLOG_BATCHES // 2
+            and backlog.size <= self.batching.max_bytes * BACKLOG_BATCHES // 2
+        )
+        if (full and not backlog.paused) or (half and backlog.paused):
+            backlog.paused = full
+            self._thread.set_paused_soon(tp, paused=full)
+
+    def _offer(self, tp: TP, backlog: _Backlog) -> None:
+        if not backlog.busy and (backlog.records or backlog.tick is not None):
+            backlog.busy = True
+            self._ready.put_nowait(tp)
+
+    @Service.task
+    async def _deliver(self) -> None:
+        while not self.should_stop:
+            tp = await self._ready.get()
+            backlog = self._backlogs.get(tp)
+            if backlog is None:
+                continue  # revoked
+            batch = backlog.cut(tp, self.batching.max_records, self.batching.max_bytes)
+            if batch is None:
+                continue  # offered for another life of this partition
+            backlog.busy = True
+            self._pause_when_full(tp, backlog)
+            await self.callback(self._message_of(batch))
+
+    def _message_of(self, batch: Batch) -> ConsumerMessage:
+        last = batch.records[-1] if batch.records else None
+        return ConsumerMessage(
+            batch.tp.topic,
+            batch.tp.partition,
+            last.offset if last else batch.position,
+            last.timestamp / 1000 if last else time.time(),
+            0,
+            [],
+            None,
+            cast("bytes", batch),  # Faust's value of a message is bytes; ours goes through CODEC as it is
+            None,
+            0,
+            0,
+            batch.tp,
+            generation_id=self.app.consumer_generation_id,
+        )
+
+    def ack(self, message: Message) -> bool:
+        """Take a finished batch back: its partition may have the next. Its position is committed already."""
+        message.acked = True
+        self._unacked_messages.discard(message)
+        if self._waiting_for_ack is not None and not self._waiting_for_ack.done():
+            self._waiting_for_ack.set_result(None)
+        backlog = self._backlogs.get(message.tp)
+        if backlog is not None and message.generation_id == self.app.consumer_generation_id:
+            backlog.busy = False
+            self._offer(message.tp, backlog)
+        return True
+
+    # -- ticks ----------------------------------------------------------------------------------------
+
+    @Service.task
+    async def _ticker(self) -> None:
+        while not self.should_stop:
+            await self.sleep(self.batching.tick_interval_s)
+            for tp, backlog in self._backlogs.items():
+                if tp.topic in self.batching.tick_topics:
+                    now = self.app.progress.now(tp)
+                    if now is not None:
+                        backlog.tick = now
+                        self._offer(tp, backlog)
+
+    async def leave_group(self) -> None:
+        """Leave the group without finishing anything: for the end after a crash."""
+        await self._thread.leave_group()
+
+    # -- what Faust does for single records and we do not need ------------------------------------------
+
+    async def perform_seek(self) -> None:
+        """Do nothing: ``start_partitions`` has sought every partition to a known offset."""
+
+    async def verify_all_partitions_active(self) -> None:
+        """Do nothing: the watchdog sees a partition that makes no progress, and acts."""
+
+    def on_buffer_full(self, tp: TP) -> None:
+        """Do nothing: a partition has one batch in Faust's buffers, and pressure shows in its backlog."""
+
+    def on_buffer_drop(self, tp: TP) -> None:
+        """Do nothing, for the same reason."""
+
+    async def commit_position(self, tp: TP, offset: int, metadata: str) -> None:
+        """Commit outside a transaction, for a stage that may repeat itself; see ``BatchConsumerThread``."""
+        try:
+            await self._thread.commit_position(tp, offset, metadata)
+        except IllegalStateError as error:  # the partition left this member between the check and the commit
+            raise aiokafka.errors.CommitFailedError(str(error)) from error
+
+    def backlog_of(self, tp: TP) -> int:
+        """Return how many fetched records of ``tp`` wait for a batch."""
+        backlog = self._backlogs.get(tp)
+        return len(backlog.records) if backlog else 0
+
+
+class Transport(driver.Transport):
+    """Faust's aiokafka transport with the consumer of batches."""
+
+    Consumer = BatchConsumer
+
+
+def register() -> None:
+    """Make the transport known to Faust under ``SCHEME`` and the batch codec under ``CODEC``. Idempotent."""
+    TRANSPORTS.aliases[SCHEME] = f"{__name__}:Transport"
+    codecs.register(CODEC, _PassThrough())

@@ -1,0 +1,87 @@
+"""A worker that makes no progress ends itself: a silent stall is Faust's best-known failure.
+
+The rule: records wait, the broker answers, no restore runs and the partition was
+not stopped on purpose, and yet nothing was committed for ``limit_s``: then the
+process is of no use, and its supervisor starts another. While no broker answers
+nothing ends: a restart would not help.
+
+A thread of its own watches the event loop itself, because a loop that hangs
+cannot watch anything.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from faust.types import TP
+
+from streams.kafka.progress import Standing
+
+logger = logging.getLogger(__name__)
+
+
+class StalledError(Exception):
+    """No progress although there is work."""
+
+
+class Watchdog:
+    """Called with every look of ``Progress``; tells ``on_stall`` once."""
+
+    def __init__(self, *, limit_s: float, on_stall: Callable[[BaseException], None]) -> None:
+        self._limit_s = limit_s
+        self._on_stall = on_stall
+        self._seen: dict[TP, tuple[int, float]] = {}
+        self._loop_seen = time.monotonic()
+        self._ended = threading.Event()
+        self.stalled: str | None = None
+
+    def look(self, standings: Mapping[TP, Standing], owned: set[TP], *, excused: bool) -> None:
+        """Compare positions with those of the last look.
+
+        Args:
+            standings: All partitions, as ``Progress`` saw them.
+            owned: Those that this worker is to work on now: assigned, restored, not stopped.
+            excused: A restore or a rebalance runs.
+        """
+        now = self._loop_seen = time.monotonic()
+        if excused:
+            self._seen = {}
+            return
+        for tp in self._seen.keys() - owned:
+            del self._seen[tp]
+        for tp in owned:
+            standing = standings.get(tp)
+            if standing is None:
+                continue
+            position, since = self._seen.get(tp, (-1, now))
+            if standing.lag == 0 or standing.position != position:
+                self._seen[tp] = (standing.position, now)
+            elif now - since > self._limit_s and self.stalled is None:
+                self.stalled = (
+                    f"{tp.topic}/{tp.partition} stands at {standing.position} with {standing.lag} offsets to go "
+                    f"for {now - since:.0f} s"
+                )
+                self._on_stall(StalledError(self.stalled))
+
+    def beat(self) -> None:
+        """Say that the event loop runs."""
+        self._loop_seen = time.monotonic()
+
+    def watch_loop(self, on_hang: Callable[[float], None]) -> threading.Thread:
+        """Start the thread that calls ``on_hang`` (in that thread) when the event loop does not run for ``limit_s``."""
+
+        def watch() -> None:
+            while not self._ended.wait(1.0):
+                silent = time.monotonic() - self._loop_seen
+                if silent > self._limit_s:
+                    on_hang(silent)
+                    return
+
+        thread = threading.Thread(target=watch, name="watchdog", daemon=True)
+        thread.start()
+        return thread
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._ended.set()

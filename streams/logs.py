@@ -1,0 +1,82 @@
+"""Logging: one configuration for ours, Faust's and aiokafka's; lines for people or JSON.
+
+The rule: a log line carries no address. Ours never put one in; what looks like one
+in somebody else's text is replaced. With the broker away aiokafka logs many lines
+a second: each logger may say the same thing once in ``REPEAT_S``.
+"""
+
+import logging
+import re
+import sys
+import time
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+from streams.settings import LogFormat, Settings
+
+REPEAT_S = 10.0
+_ADDRESS = re.compile(r"[^\s@<>\"'(),:;]{1,64}@[^\s@<>\"'(),:;]{1,255}")
+
+
+def configure(settings: Settings) -> None:
+    """Send everything to standard error in the format of the settings."""
+    renderer: Any
+    if settings.worker.log_format is LogFormat.JSON:
+        renderer = structlog.processors.JSONRenderer()
+    else:
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[
+            structlog.stdlib.add_log_level,
+            structlog.stdlib.add_logger_name,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+        ],
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,
+            _without_addresses,
+            renderer,
+        ],
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    handler.addFilter(RateLimit(REPEAT_S))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(settings.worker.log_level.upper())
+    for noisy in ("faust", "mode", "aiokafka"):
+        logging.getLogger(noisy).setLevel(max(root.level, logging.WARNING))
+
+
+class RateLimit(logging.Filter):
+    """Lets each foreign message template through once in a while, and says how often it was held back."""
+
+    def __init__(self, repeat_s: float) -> None:
+        super().__init__()
+        self._repeat_s = repeat_s
+        self._last: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether the record may pass."""
+        if record.name.startswith("streams"):
+            return True
+        key = (record.name, str(record.msg)[:80])
+        now = time.monotonic()
+        last, held = self._last.get(key, (-self._repeat_s, 0))
+        if now - last < self._repeat_s:
+            self._last[key] = (last, held + 1)
+            return False
+        self._last[key] = (now, 0)
+        if held:
+            record.msg = f"{record.getMessage()} (and {held} times more since)"
+            record.args = ()
+        return True
+
+
+def _without_addresses(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for name, value in event.items():
+        if isinstance(value, str) and "@" in value:
+            event[name] = _ADDRESS.sub("<address>", value)
+    return event

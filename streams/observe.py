@@ -1,0 +1,133 @@
+"""What the lanes and the restore tell, as metrics and as health: one place between ``kafka`` and ``metrics``."""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from faust.types import TP
+
+from streams.kafka.batches import Batch
+from streams.kafka.lanes import Effects, Lanes
+from streams.kafka.progress import Progress, Standing
+from streams.kafka.restore import LaneTableManager
+from streams.kafka.watchdog import Watchdog
+from streams.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+Reached = Callable[[str, TP], Awaitable[None] | None]
+
+
+@dataclass(slots=True)
+class Observer:
+    """Implements ``lanes.Hooks`` and ``restore.RestoreHooks`` for a worker."""
+
+    metrics: Metrics
+    reached: Reached
+    stopped_partitions: dict[TP, str] = field(default_factory=dict)
+    """Partitions of this worker that stand, with the reason."""
+
+    def committed(self, tp: TP, batch: Batch, effects: Effects, seconds: float, stage: str) -> None:
+        """Count what a batch did, once for all its records."""
+        metrics = self.metrics
+        now = time.time()
+        metrics.batches.labels(stage).observe(seconds)
+        metrics.last_commit_timestamp.set(now)
+        if batch.records:
+            metrics.batch_records.labels(stage).observe(len(batch.records))
+            metrics.processing_delay.labels(stage).observe(max(now - batch.records[-1].timestamp / 1000, 0))
+        counters = {
+            "requests": metrics.requests,
+            "events": metrics.events,
+            "changes": metrics.status_changes,
+            "expired": metrics.expired,
+            "clock_skew": metrics.clock_skew,
+            "dead_letters": metrics.dead_letters,
+        }
+        for (name, *labels), n in effects.counts.items():
+            counter = counters[name]
+            (counter.labels(*labels) if labels else counter).inc(n)
+        logger.debug("%s/%s: %d records in %.3f s", tp.topic, tp.partition, len(batch.records), seconds)
+
+    def stopped(self, tp: TP, reason: str) -> None:
+        """Say that a partition stands, and how to go on."""
+        self.stopped_partitions[tp] = reason
+        self.metrics.partitions_stopped.labels(tp.topic, str(tp.partition)).set(1)
+        logger.error(
+            "%s/%s stopped: %s. When the cause is mended: mailstreams resume %s %s",
+            tp.topic,
+            tp.partition,
+            reason,
+            tp.topic,
+            tp.partition,
+        )
+
+    def resumed(self, tp: TP) -> None:
+        """Say that a partition runs again."""
+        self.stopped_partitions.pop(tp, None)
+        self.metrics.partitions_stopped.labels(tp.topic, str(tp.partition)).set(0)
+        logger.warning("%s/%s resumed", tp.topic, tp.partition)
+
+    def rebuilt(self, store: str, reason: str) -> None:
+        """Count a store that was moved aside."""
+        self.metrics.store_rebuilds.inc()
+        logger.warning("store %s is rebuilt: %s", store, reason)
+
+    def restored(self, rows: int) -> None:
+        """Count changelog rows read."""
+        self.metrics.restored_rows.inc(rows)
+
+    def skipped(self, tp: TP, offsets: int) -> None:
+        """Count source records that retention deleted before they were read."""
+        self.metrics.skipped_offsets.labels(tp.topic).inc(offsets)
+
+    def assigned(self, tps: int) -> None:
+        """Count an assignment; what stood before is told again by its new lane."""
+        self.metrics.rebalances.inc()
+        self.metrics.partitions_owned.set(tps)
+        self.stopped_partitions.clear()
+        self.metrics.partitions_stopped.clear()
+        self.metrics.lag.clear()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """Why a worker is not live or not ready, and what it does once a second."""
+
+    metrics: Metrics
+    observer: Observer
+    tables: LaneTableManager
+    lanes: Lanes
+    progress: Progress
+    watchdog: Watchdog
+
+    def not_live(self) -> list[str]:
+        """Return why the process should be restarted; nothing when it should not."""
+        return [self.watchdog.stalled] if self.watchdog.stalled else []
+
+    def not_ready(self) -> list[str]:
+        """Return why the worker cannot work now; nothing when it can."""
+        why = []
+        if not self.progress.fresh:
+            why.append("the broker does not answer")
+        if self.tables.restoring:
+            why.append("stores are being restored")
+        elif not self.tables.actives_ready:
+            why.append("no partitions are assigned yet")
+        why += [
+            f"{tp.topic}/{tp.partition} stopped: {reason}" for tp, reason in self.observer.stopped_partitions.items()
+        ]
+        return why
+
+    def look(self, standings: Mapping[TP, Standing]) -> None:
+        """Compare what the broker says with what this worker owns."""
+        owned = set(self.lanes.by_partition)
+        for tp in owned:
+            standing = standings.get(tp)
+            if standing is not None:
+                self.metrics.lag.labels(tp.topic, str(tp.partition)).set(standing.lag)
+        excused = self.tables.restoring or not self.tables.actives_ready
+        self.metrics.ready.set(not self.not_ready())
+        self.metrics.restoring.set(self.tables.restoring)
+        self.watchdog.look(standings, owned - self.observer.stopped_partitions.keys(), excused=excused)

@@ -1,0 +1,141 @@
+"""Run a worker until it is told to stop or can no longer work.
+
+The rule: crash-only. A worker that cannot go on writes why and ends at once,
+with an exit status that is not 0; a supervisor starts the next one, which goes on
+from what was committed. An orderly stop finishes the batches in work and leaves
+the group, so that others take over without waiting.
+"""
+
+import asyncio
+import faulthandler
+import logging
+import os
+import signal
+import sys
+from typing import Any, NoReturn
+
+import uvloop
+
+from streams import topics
+from streams.app import Worker, build, nothing_reached
+from streams.logs import configure
+from streams.observe import Reached
+from streams.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+EXIT_OK, EXIT_CRASHED, EXIT_CANNOT_START, EXIT_STALLED = 0, 1, 2, 75
+LEAVE_TIMEOUT_S = 3.0
+
+
+def run_worker(settings: Settings, *, reached: Reached = nothing_reached) -> int:
+    """Run a worker and return its exit status: 0 after an orderly stop, 1 after a crash, 2 when it cannot start."""
+    configure(settings)
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # also for the consumer's thread, which makes its own loop
+    with asyncio.Runner() as runner:
+        return runner.run(_run(settings, reached))
+
+
+async def _run(settings: Settings, reached: Reached) -> int:
+    problems = await topics.check(settings)
+    if problems:
+        for problem in problems:
+            logger.error("%s", problem)
+        return EXIT_CANNOT_START
+    worker = build(settings, reached=reached)
+    try:
+        port = await worker.health_server.start()
+    except OSError as error:
+        logger.error("cannot listen on %s:%s: %s", settings.web.host, settings.web.port, error.strerror)  # noqa: TRY400 - one line says it all
+        return EXIT_CANNOT_START
+    logger.info("http://%s:%d/metrics /livez /readyz", settings.web.host, port)
+    worker.watchdog.watch_loop(_end_hung)
+    background = [asyncio.create_task(worker.progress.run(), name="progress"), asyncio.create_task(_beat(worker))]
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    starting = asyncio.create_task(worker.app.start(), name="start")
+    ended: list[asyncio.Future[Any]] = [
+        asyncio.ensure_future(worker.crashed),
+        asyncio.create_task(_faust_crashed(worker)),
+        asyncio.create_task(stop.wait()),
+        *background,
+    ]
+    done: set[asyncio.Future[Any]]
+    done, _ = await asyncio.wait([*ended, starting], return_when=asyncio.FIRST_COMPLETED)
+    if starting in done and starting.exception() is None:
+        logger.info("worker started")
+        done, _ = await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
+    if stop.is_set():
+        return await _stop(worker)
+    return await _end(worker, _reason(done))
+
+
+def _reason(done: set[asyncio.Future[Any]]) -> BaseException:
+    for task in done:
+        if task.exception() is not None:
+            return task.exception() or RuntimeError()
+        result = task.result()
+        if isinstance(result, BaseException):
+            return result
+    return RuntimeError("the worker ended without a reason")
+
+
+async def _faust_crashed(worker: Worker) -> BaseException:
+    """Wait until Faust gives up on one of its services."""
+    while not worker.app.crashed:  # noqa: ASYNC110 - Faust's crash is a flag, there is nothing to await
+        await asyncio.sleep(0.1)
+    return worker.app.crash_reason or RuntimeError("Faust crashed")
+
+
+async def _beat(worker: Worker) -> None:
+    while True:
+        worker.watchdog.beat()
+        await asyncio.sleep(0.5)
+
+
+async def _stop(worker: Worker) -> int:
+    logger.info("stopping: finishing what is in work")
+    try:
+        async with asyncio.timeout(worker.settings.worker.shutdown_s):
+            await worker.app.stop()
+            await worker.publisher.close()
+            await worker.health_server.stop()
+            await worker.progress.close()
+    except TimeoutError:
+        logger.warning("not finished in %g s: what was not committed is done again", worker.settings.worker.shutdown_s)
+        _exit(EXIT_CRASHED)
+    except Exception:
+        logger.exception("the stop failed: what was not committed is done again")
+        _exit(EXIT_CRASHED)
+    logger.info("stopped")
+    _exit(EXIT_OK)
+
+
+async def _end(worker: Worker, error: BaseException) -> int:
+    """End the process after a crash. Nothing in memory is worth saving; leaving the group lets others go on at once."""
+    logger.error("the worker ends: %s", _described(error), exc_info=error)
+    try:
+        async with asyncio.timeout(LEAVE_TIMEOUT_S):
+            await worker.app.batch_consumer.leave_group()
+    except BaseException as failed:  # noqa: BLE001 - the group finds out by itself when the session times out
+        logger.debug("could not leave the group: %r", failed)
+    _exit(EXIT_CRASHED)
+
+
+def _end_hung(silent_s: float) -> None:
+    logger.critical("the event loop has not run for %.0f s: the worker ends", silent_s)
+    faulthandler.dump_traceback(all_threads=True)
+    _exit(EXIT_STALLED)
+
+
+def _exit(status: int) -> NoReturn:
+    """End now: threads, sockets and half-done transactions need no farewell, the next owner fences."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
