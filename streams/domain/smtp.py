@@ -1,0 +1,233 @@
+"""The numbers in which mail servers answer, found in free text and read for their cause.
+
+A reply code has three digits (RFC 5321, 4.2.1); an enhanced status code has the
+form class.subject.detail (RFC 3463, registry RFC 5248). Providers hand both
+over as text that also holds addresses, sizes, ports and versions, so a number
+counts as a code only where servers put codes. Rule of this file: it never
+raises, and its time is bounded for any text, because only the first
+``LOOKED_AT`` characters are read and no pattern can backtrack far.
+"""
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+from streams.domain.events import BounceKind
+
+LOOKED_AT = 1_000
+"""Characters of an answer that are read; servers put their codes first."""
+
+
+class Reply(NamedTuple):
+    """What an answer says in numbers; ``None`` where it says nothing."""
+
+    smtp_code: int | None
+    """RFC 5321 reply code, 200-599."""
+    enhanced_code: str | None
+    """RFC 3463 status code, such as ``5.1.1``."""
+
+
+NO_REPLY = Reply(None, None)
+
+# 2yz-5yz with y 0-5 is the grammar of RFC 5321; 57z is not, and is in use all the same ("571 Message refused").
+_CODE = r"(?:[2-5][0-5]\d|57\d)"
+# Subject 0-7 is all that RFC 3463 defines. What follows must not make it an address, a host name or a longer number.
+_ENHANCED = r"[245]\.0{0,2}[0-7]\.\d{1,3}(?![\w]|\.\w)"
+# "retry after 300 seconds", "size 552 KB": a number with a unit is no code.
+_NO_UNIT = r"(?!\s{0,2}(?=[kmgbsdhort%])(?:[kmg]?b|s|ms|secs?|seconds?|min|minutes?|hours?|days?|bytes|octets|messages|recipients|times|%)(?!\w))"
+
+_FLAGS = re.ASCII | re.IGNORECASE
+
+# The usual case: "550 5.1.1 ...", "smtp; 550-5.7.26 ...", "421-4.7.28", "550 #5.1.0 ...", "5.0.0", "250 OK".
+_AT_START = re.compile(
+    r"\s{0,8}(?:[a-z][a-z0-9-]{0,30}\s?;\s{0,2})?[<(\[#]{0,2}"
+    rf"(?:(?P<code>{_CODE})(?!\w|[.,:]\d){_NO_UNIT}(?:[ -]{{1,3}}[<(\[#]{{0,2}}(?P<after>{_ENHANCED}))?|(?P<alone>{_ENHANCED}))",
+    _FLAGS,
+)
+# Anywhere, both together: "... said: 550 5.1.1 unknown".
+_TOGETHER = re.compile(rf"(?<![\w.])(?P<code>{_CODE})[ -]{{1,3}}[<(\[#]{{0,2}}(?P<after>{_ENHANCED})", _FLAGS)
+# A reply code quoted in the middle follows a colon, a bracket or a semicolon: "host mx[192.0.2.1] said: 550 User unknown".
+_QUOTED = re.compile(rf"[:;\])>]\s{{0,2}}(?P<code>{_CODE})(?!\w|[.,:]\d){_NO_UNIT}", _FLAGS)
+# An enhanced code in the middle: "554 Denied (5.7.1)", "status=5.1.1"; "v5.1.1" and "name/5.1.1" are versions.
+_IN_TEXT = re.compile(rf"(?<![\w./@])(?<!version )(?<!release )(?P<alone>{_ENHANCED})", _FLAGS)
+
+
+def parse_reply(text: str) -> Reply:
+    """Return the reply code and the enhanced code that an answer carries; never raises."""
+    text = text[:LOOKED_AT]
+    found = _AT_START.match(text)
+    if found is not None:
+        code, after, alone = found.groups()
+        if alone is not None:
+            return Reply(None, _canonical(alone))
+        return Reply(int(code), _canonical(after) if after is not None else _enhanced_of_class(text, code[0]))
+    found = _TOGETHER.search(text)
+    if found is not None:
+        return Reply(int(found["code"]), _canonical(found["after"]))
+    found = _QUOTED.search(text)
+    if found is not None:
+        return Reply(int(found["code"]), _enhanced_of_class(text, found["code"][0]))
+    found = _IN_TEXT.search(text)
+    # Alone in the middle of a text, 2.x.y is far more often a version than a success.
+    return NO_REPLY if found is None or found["alone"][0] == "2" else Reply(None, _canonical(found["alone"]))
+
+
+def reply_code(value: object) -> int | None:
+    """Return a number (or its digits) as an RFC 5321 reply code; ``None`` for anything else, such as a provider's own 605."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int):
+        return value if 200 <= value <= 599 and (value // 10 % 10 <= 5 or value // 10 == 57) else None  # noqa: PLR2004 the grammar of RFC 5321, 4.2
+    if isinstance(value, str) and len(value) == 3 and value.isascii() and value.isdigit():  # noqa: PLR2004 three digits
+        return reply_code(int(value))
+    return None
+
+
+def enhanced_code(value: object) -> str | None:
+    """Return a field that holds an enhanced code in canonical form, ``None`` if it holds none."""
+    if not isinstance(value, str):
+        return None
+    found = _WHOLE.fullmatch(value[:32].strip())
+    return _canonical(found[0]) if found is not None else None
+
+
+_WHOLE = re.compile(r"[245]\.\d{1,3}\.\d{1,3}", re.ASCII)
+
+
+def more_specific(first: str | None, second: str | None) -> str | None:
+    """Return the enhanced code that says more: any before none, and a subject before ``x.0.0``; ``first`` wins a tie."""
+    if first is None or (second is not None and first.endswith(".0.0")):
+        return second or first
+    return first
+
+
+def _enhanced_of_class(text: str, digit: str) -> str | None:
+    """Return the first enhanced code of the reply's own class; another class belongs to something else."""
+    if "." not in text:  # spares the common "250 OK"
+        return None
+    for found in _IN_TEXT.finditer(text):
+        if found["alone"][0] == digit:
+            return _canonical(found["alone"])
+    return None
+
+
+@lru_cache(maxsize=1_024)
+def _canonical(code: str) -> str:
+    """Return the code without leading zeros, which RFC 3463 forbids and some servers write."""
+    if "0" not in code:
+        return code
+    return ".".join(str(int(part)) for part in code.split("."))
+
+
+# --- why it was refused ---
+
+_HARD, _SOFT, _BLOCK, _UNDETERMINED = BounceKind.HARD, BounceKind.SOFT, BounceKind.BLOCK, BounceKind.UNDETERMINED
+
+_BY_DETAIL: dict[str, BounceKind] = {
+    "1.7": _BLOCK,  # our sender address is malformed
+    "1.8": _BLOCK,  # our sender's domain is refused
+    "1.9": _SOFT,  # relayed to a mailer that cannot report back
+    "4.4": _HARD,  # unable to route: the address' domain has no host
+    "7.17": _HARD,  # RFC 7293: the mailbox has another owner now; about the address, although filed under policy
+}
+
+_BY_SUBJECT: dict[str, BounceKind] = {
+    "1": _HARD,  # the address: no such mailbox, no such domain, moved, null MX (RFC 7505)
+    "2": _SOFT,  # the mailbox: disabled, full, message too long for it, list trouble
+    "3": _SOFT,  # the receiving system: full, not accepting, message too big
+    "4": _SOFT,  # network and routing: no answer, congestion, expired
+    "5": _SOFT,  # protocol: too many recipients, syntax; another attempt may differ
+    "6": _BLOCK,  # the content or its conversion
+    "7": _BLOCK,  # security and policy: reputation, authentication, spam
+}
+
+_BY_REPLY: dict[int, BounceKind] = {
+    521: _HARD,  # RFC 7504: the host never accepts mail
+    556: _HARD,  # RFC 7504: the domain never accepts mail
+    552: _SOFT,  # exceeded storage allocation
+    530: _BLOCK,  # authentication required
+    534: _BLOCK,
+    535: _BLOCK,
+    538: _BLOCK,
+    571: _BLOCK,  # not in the RFC; used for policy
+}
+
+# Where the code says only "permanent" (5.0.0, 550, 554): the words that servers use. The first row that is found wins.
+_BY_WORDS: tuple[tuple[BounceKind, tuple[str, ...]], ...] = (
+    (
+        _SOFT,
+        (
+            "mx info",
+            "mailbox full",
+            "mailbox is full",
+            "over quota",
+            "overquota",
+            "quota exceeded",
+            "exceeded quota",
+            "storage",
+        ),
+    ),
+    (
+        _HARD,
+        (
+            "user unknown",
+            "unknown user",
+            "no such user",
+            "unknown recipient",
+            "recipient unknown",
+            "recipient not found",
+            "recipientnotfound",
+            "no such recipient",
+            "invalid recipient",
+            "no such mailbox",
+            "mailbox not found",
+            "unknown mailbox",
+            "unknown address",
+            "address unknown",
+            "does not exist",
+            "doesn't exist",
+            "user not found",
+            "not a valid mailbox",
+            "no mailbox here",
+        ),
+    ),
+    (
+        _BLOCK,
+        (
+            "block",  # blocked, blocklist
+            "blacklist",
+            "denylist",
+            "spam",  # spam, Spamhaus, Spamcop
+            "reputation",
+            "policy",
+            "dmarc",
+            "dkim",
+            "spf ",
+            "rate limit",
+            "too many messages",
+            "relay",  # relaying denied: we may not send there
+            "virus",
+        ),
+    ),
+)
+
+
+def bounce_kind_of(enhanced_code: str | None, smtp_code: int | None, text: str | None) -> BounceKind:
+    """Return why a final refusal happened, from its codes and, where these are generic, its words.
+
+    For the cases in which a provider says nothing better. A 4yz answer that
+    became final (retries ran out) is never ``HARD``: it said nothing permanent.
+    """
+    digit, _, rest = (enhanced_code or "").partition(".")
+    transient = digit == "4" or (not digit and smtp_code is not None and 400 <= smtp_code < 500)  # noqa: PLR2004 the transient class of RFC 5321
+    kind = _BY_DETAIL.get(rest) or _BY_SUBJECT.get(rest.partition(".")[0])
+    if transient:
+        return _BLOCK if kind is _BLOCK else _SOFT
+    return kind or _BY_REPLY.get(smtp_code or 0) or _kind_of_words((text or "")[:LOOKED_AT].lower())
+
+
+def _kind_of_words(words: str) -> BounceKind:
+    for kind, phrases in _BY_WORDS:
+        if any(phrase in words for phrase in phrases):
+            return kind
+    return _UNDETERMINED

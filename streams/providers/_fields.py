@@ -1,0 +1,283 @@
+"""What every provider needs to read a field that may hold anything.
+
+Rule: a function here takes any decoded JSON value, gives a bounded value or
+``None``, and raises nothing but the two exceptions that it names. Bounds exist
+because every string goes on through Kafka, tables and screens.
+
+**Fingerprints.** Where a provider sends no id of the occurrence, the event id is
+the SHA-256, in hex, over ``provider | account | event | message id | recipient |
+time | detail``, each part in UTF-8 with its length before it (4 bytes, big
+endian), the recipient in its normalised form, the time as ISO 8601 in UTC or
+empty, the detail whatever tells two occurrences in one moment apart: a URL or
+a reason. Two real opens in the same second of a clock of whole seconds become
+one: harmless to the status, a small loss to the count.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from streams import codecs
+from streams.domain.events import DeliveryEvent, normalised_recipient
+from streams.providers._contract import BadElement, PoisonError
+
+ID_LIMIT = 512
+"""Characters of an event id, a message id and a recipient."""
+REASON_LIMIT = 2_000
+USER_AGENT_LIMIT = 512
+URL_LIMIT = 2_000
+WORD_LIMIT = 256
+"""Characters of a provider's own word, a tag, and the reference."""
+TAGS_LIMIT = 32
+METADATA_LIMIT = 32
+METADATA_KEY_LIMIT = 128
+METADATA_VALUE_LIMIT = 1_024
+
+
+T = TypeVar("T")
+
+
+class ElementError(ValueError):
+    """One element cannot be understood; the text says why, without personal data."""
+
+
+def required(value: T | None, reason: str) -> T:
+    """Return a value that an element cannot do without.
+
+    Raises:
+        ElementError: it is missing, for ``reason``.
+    """
+    if value is None:
+        raise ElementError(reason)
+    return value
+
+
+# --- whole bodies ---
+
+# Each JSON escape is one match, so that the "u" of an escaped backslash is never taken for an escape. Group 1: half a pair.
+_ESCAPES = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
+
+
+def decode_body(body: bytes | str) -> Any:
+    r"""Return the JSON value of a body.
+
+    Half of a surrogate pair (``\ud83d`` alone: an answer cut in the middle of an
+    emoji) becomes U+FFFD, so that one such element does not spoil the batch.
+
+    Raises:
+        PoisonError: the whole body is bad.
+    """
+    try:
+        return codecs.decode(body)
+    except codecs.DecodeError as error:
+        raw = body.encode("utf-8", "replace") if isinstance(body, str) else body
+        if b"\\ud" in raw or b"\\uD" in raw:
+            mended = _ESCAPES.sub(lambda escape: b"\\ufffd" if escape[1] else escape[0], raw)
+            if mended != raw:
+                try:
+                    return codecs.decode(mended)
+                except codecs.DecodeError:
+                    pass  # bad in another way too: the first error says where
+        raise PoisonError(str(error)) from None
+
+
+def bad_element(index: int, element: Any, reason: str) -> BadElement:
+    """Return an element that could not be understood, with its own bytes.
+
+    JSON can be read deeper than it can be written (1,024 levels against 254). What lies so deep is no provider's;
+    it is cut, because the alternative, the whole body for each such element, would multiply a hostile body.
+    """
+    try:
+        data = codecs.encode(element)
+    except TypeError:
+        data = codecs.encode(_cut(element, 64))
+    return BadElement(index=index, data=data, reason=reason)
+
+
+def _cut(value: Any, depth: int) -> Any:
+    """Return the value with null in place of every list and object below ``depth`` levels."""
+    if isinstance(value, dict):
+        return {key: _cut(inner, depth - 1) for key, inner in value.items()} if depth else None
+    if isinstance(value, list):
+        return [_cut(inner, depth - 1) for inner in value] if depth else None
+    return value
+
+
+def result(events: list[DeliveryEvent], bad: Sequence[BadElement]) -> list[DeliveryEvent]:
+    """Return the events, or raise the ``PoisonError`` that carries them beside the bad elements."""
+    if bad:
+        message = f"{len(bad)} of {len(bad) + len(events)} elements could not be understood"
+        raise PoisonError(message, events=events, bad=bad)
+    return events
+
+
+# --- text ---
+
+
+def text(value: Any, limit: int = WORD_LIMIT) -> str | None:
+    """Return a non-blank string, cut at ``limit`` characters; ``None`` for anything else."""
+    if not isinstance(value, str) or not value or value.isspace():
+        return None
+    return value[:limit]
+
+
+def identifier(value: Any) -> str | None:
+    """Return what identifies something: a trimmed string or a number in digits, ``None`` if there is none.
+
+    Longer than ``ID_LIMIT``, it is cut and ends in a hash of the whole, so that different ones stay different.
+    """
+    if isinstance(value, str):
+        value = value.strip()
+    elif isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    else:
+        return None
+    if len(value) > ID_LIMIT:
+        digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()
+        value = f"{value[: ID_LIMIT - len(digest) - 1]}~{digest}"
+    return value or None
+
+
+def address(value: Any) -> str | None:
+    """Return a mail address alone: without a display name (``Jo <jo@...>``) or a DSN's type (``rfc822; jo@...``)."""
+    if isinstance(value, str) and value:
+        if value[-1] == ">" and "<" in value:
+            value = value[value.rindex("<") + 1 : -1]
+        elif value[:7].lower() == "rfc822;":
+            value = value[7:]
+        return identifier(value)
+    return None
+
+
+def scalar(value: Any) -> str | None:
+    """Return a JSON value as the text a person would write; lists and objects as JSON with sorted keys."""
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return str(value)
+    try:
+        return codecs.encode(_sorted(value, 8)).decode()
+    except (TypeError, ElementError):
+        return None
+
+
+def _sorted(value: Any, depth: int) -> Any:
+    """Return the value with every object's keys in order, so that the order in a body changes nothing."""
+    if not depth:
+        message = "nested too deeply"
+        raise ElementError(message)
+    if isinstance(value, dict):
+        return {key: _sorted(value[key], depth - 1) for key in sorted(value)}
+    if isinstance(value, list):
+        return [_sorted(item, depth - 1) for item in value]
+    return value
+
+
+def tags(value: Any) -> tuple[str, ...]:
+    """Return the tags of a string or a list of them, at most ``TAGS_LIMIT``."""
+    if isinstance(value, str):
+        value = (value,)
+    elif not isinstance(value, list):
+        return ()
+    return tuple([found for found in map(text, value[:TAGS_LIMIT]) if found is not None])
+
+
+def metadata(values: Any) -> dict[str, str]:
+    """Return custom data as text to text, at most ``METADATA_LIMIT`` entries (the first in the keys' order)."""
+    if not isinstance(values, dict) or not values:
+        return {}
+    if len(values) > METADATA_LIMIT:
+        values = {key: values[key] for key in sorted(values)[:METADATA_LIMIT]}
+    return {
+        key[:METADATA_KEY_LIMIT]: found[:METADATA_VALUE_LIMIT]
+        for key, value in values.items()
+        if (found := scalar(value)) is not None
+    }
+
+
+def reference(keys: Sequence[str], values: Any, labels: Sequence[str] = ()) -> str | None:
+    """Return the application's name for what was mailed: the first of ``keys`` in the custom data, else in the tags.
+
+    A tag holds it as ``invoice:4711`` or ``invoice=4711``.
+    """
+    if isinstance(values, dict) and values:
+        for key in keys:
+            value = values.get(key)
+            if value is not None and (found := text(scalar(value))) is not None:
+                return found.strip()
+    for key in keys if labels else ():
+        for label in labels:
+            if label.startswith((f"{key}:", f"{key}=")) and (found := text(label[len(key) + 1 :])) is not None:
+                return found.strip()
+    return None
+
+
+# --- times ---
+
+_END = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
+
+
+def moment(value: Any) -> datetime | None:
+    """Return seconds since the epoch (number or digits) as an aware UTC time; ``None`` outside 1970-9999."""
+    if isinstance(value, str):
+        try:
+            value = float(value[:32])
+        except ValueError:
+            return None
+    elif isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    # Written so that NaN is refused too. Zero is a missing time, not the first second of 1970.
+    return datetime.fromtimestamp(value, UTC) if 0 < value < _END else None
+
+
+def iso_moment(value: Any) -> datetime | None:
+    """Return an ISO 8601 time as an aware UTC time; ``None`` before 1970 or after 9999. Without an offset it is UTC."""
+    if not isinstance(value, str) or len(value) > 40:  # noqa: PLR2004 longer than any form with offset and nanoseconds
+        return None
+    try:
+        parsed = datetime.fromisoformat(value.strip())  # cuts Postmark's seventh fraction digit
+        parsed = parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+    return parsed if parsed.year >= 1970 else None  # noqa: PLR2004 .NET writes 0001-01-01 for "no time"
+
+
+# --- numbers ---
+
+
+def count(value: Any) -> int | None:
+    """Return a count from 1 (number or digits), such as a delivery attempt."""
+    if isinstance(value, str) and len(value) < 7 and value.isascii() and value.isdigit():  # noqa: PLR2004 far above any count
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1_000_000:  # noqa: PLR2004 far above any count
+        return value
+    return None
+
+
+# --- identity ---
+
+
+def fingerprint(
+    *, provider: str, account: str, event: str, message_id: str, recipient: str, time: datetime | None, detail: str
+) -> str:
+    """Return the event id of an occurrence that its provider does not number; see the top of this file."""
+    at = time.isoformat() if time is not None else ""
+    digest = hashlib.sha256()
+    for part in (provider, account, event, message_id, normalised_recipient(recipient), at, detail):
+        encoded = part.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(4, "big") + encoded)
+    return digest.hexdigest()
+
+
+def section(record: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return the object under a key, an empty one if it is missing or something else."""
+    value = record.get(key)
+    return value if isinstance(value, dict) else {}

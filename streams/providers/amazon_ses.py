@@ -1,0 +1,447 @@
+"""Amazon SES: event publishing and feedback notifications, by any of the ways that bring them here.
+
+- event publishing (``eventType``):
+  https://docs.aws.amazon.com/ses/latest/dg/event-publishing-retrieving-sns-contents.html
+- feedback notifications (``notificationType``): https://docs.aws.amazon.com/ses/latest/dg/notification-contents.html
+
+**Ways.** An SNS notification (the record is a JSON *string* in ``Message``), SNS raw message delivery (the bare
+record), EventBridge (the record is ``detail``), Firehose (bare records, a newline after each), Firehose's HTTP
+endpoint (such lines in base64 under ``records[].data``), and one wrapped in another.
+https://docs.aws.amazon.com/ses/latest/dg/monitoring-eventbridge.html
+https://docs.aws.amazon.com/ses/latest/dg/event-publishing-retrieving-firehose-contents.html
+https://docs.aws.amazon.com/firehose/latest/dev/httpdeliveryrequestresponse.html
+
+**One record names several recipients**; each becomes an event.
+
+**Event ids.** One occurrence often comes by two ways (an identity's feedback topic and a configuration set), each
+with an envelope id of its own. So the envelope's id is not used: a bounce or complaint is known by its ``feedbackId``
+and the recipient, everything else by the fingerprint of the record.
+
+**Opens and clicks** do not say who of several recipients it was. With more than one, they are kept in the timeline
+(``OTHER``) and change no status.
+"""
+
+import binascii
+from base64 import b64decode
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from streams.domain import smtp
+from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
+from streams.providers import _fields as fields
+from streams.providers._contract import BadElement, PoisonError, WebhookRequest
+
+_NAME = "amazon_ses"
+_MOST_RECIPIENTS = 1_000
+"""Recipients of one record; SES itself takes 50 a message. A bound, so that a record cannot multiply its own size."""
+
+
+class _Word(NamedTuple):
+    """What one event word means and where its record keeps the facts."""
+
+    type: EventType
+    section: str
+    """The key of the object that describes the event."""
+    recipients: str = ""
+    """The key of the recipients in it; empty: all of ``mail.destination``."""
+    reason: str = ""
+    """The key of the explanation in it."""
+
+
+_EVENTS: dict[str, _Word] = {
+    "Send": _Word(EventType.SENT, "send"),  # accepted; counted even if a suppression list will stop it
+    "Delivery": _Word(
+        EventType.DELIVERED, "delivery", "recipients", "smtpResponse"
+    ),  # accepted by the receiving server
+    "DeliveryDelay": _Word(EventType.DEFERRED, "deliveryDelay", "delayedRecipients"),  # a temporary issue; retried
+    "Bounce": _Word(EventType.BOUNCE, "bounce", "bouncedRecipients"),  # permanently rejected, or given up
+    "Complaint": _Word(
+        EventType.COMPLAINT, "complaint", "complainedRecipients", "complaintFeedbackType"
+    ),  # marked as spam
+    "Reject": _Word(EventType.DROPPED, "reject", reason="reason"),  # SES found a virus and did not send
+    "Rendering Failure": _Word(EventType.DROPPED, "failure", reason="errorMessage"),  # the template could not be filled
+    "Open": _Word(EventType.OPEN, "open"),  # the tracking image was loaded
+    "Click": _Word(EventType.CLICK, "click"),  # a tracked link was followed
+    "Subscription": _Word(EventType.OTHER, "subscription"),  # preferences changed; unsubscribing is told apart below
+}
+
+_NO_DELIVERY = frozenset(
+    {
+        "Received",  # mail that SES received for us
+        "AmazonSnsSubscriptionSucceeded",  # an identity's feedback topic was set up
+    }
+)
+
+_VALIDATION = "Successfully validated SNS topic"  # plain text that SES sends when a topic is chosen
+_SNS_HANDSHAKES = ("SubscriptionConfirmation", "UnsubscribeConfirmation")
+
+_DROPPED_BOUNCES: dict[str, SuppressionList] = {  # subtypes of Permanent for which SES did not try
+    "Suppressed": SuppressionList.BOUNCE,  # the global list: a recent history of bouncing as invalid
+    "OnAccountSuppressionList": SuppressionList.BOUNCE,  # the account's list; may also hold complaints, SES does not say
+    "OnTenantSuppressionList": SuppressionList.BOUNCE,  # the tenant's list
+    "UnsubscribedRecipient": SuppressionList.UNSUBSCRIBE,  # opted out of the contact list
+    "EmailValidationSuppressed": SuppressionList.INVALID,  # failed SES' own validation of addresses
+}
+
+_BOUNCES: dict[str, BounceKind] = {
+    "Permanent/General": BounceKind.HARD,  # a hard bounce without a specific reason
+    "Permanent/NoEmail": BounceKind.HARD,  # the address does not exist
+    "Transient/MailboxFull": BounceKind.SOFT,
+    "Transient/MessageTooLarge": BounceKind.SOFT,
+    "Transient/CustomTimeoutExceeded": BounceKind.SOFT,  # not delivered within the time that the sender gave
+    "Transient/ContentRejected": BounceKind.SOFT,  # may pass with other content
+    "Transient/AttachmentRejected": BounceKind.SOFT,  # may pass with another attachment
+    "Undetermined/Undetermined": BounceKind.UNDETERMINED,
+}
+
+_BOUNCE_TYPES: dict[str, BounceKind] = {  # for subtypes of tomorrow
+    "Permanent": BounceKind.HARD,
+    "Transient": BounceKind.SOFT,
+    "Undetermined": BounceKind.UNDETERMINED,
+}
+
+_ACTIONS: dict[
+    str, EventType
+] = {  # RFC 3464, 2.3.3: what the DSN says of this recipient; "failed" is the bounce itself
+    "delayed": EventType.DEFERRED,  # SES lists such recipients beside the failed ones
+    "delivered": EventType.DELIVERED,
+    "relayed": EventType.OTHER,  # passed on to a server that sends no DSN
+    "expanded": EventType.OTHER,  # delivered to a list, whose members answer for themselves
+}
+
+_NOT_COMPLAINTS = frozenset(  # RFC 5965 feedback types that are no "this is spam"
+    {
+        "not-spam",  # the recipient took it out of the spam folder
+        "auth-failure",  # RFC 6591: a report on DKIM or SPF
+    }
+)
+
+
+def normalise(request: WebhookRequest) -> list[DeliveryEvent]:
+    """Return the events of one request, one for each recipient of each record in it.
+
+    Raises:
+        PoisonError: the body holds no record, or some records or recipients are bad. A bad element is a record, once
+            for all its bad recipients, or a line that is not JSON; its index counts the records and lines.
+    """
+    events: list[DeliveryEvent] = []
+    bad: list[BadElement] = []
+    for index, record in enumerate(_records(request.body)):
+        if isinstance(record, _Unreadable):
+            bad.append(record.bad_element(index))
+            continue
+        why = None
+        for found in _events(record, request):
+            if isinstance(found, str):
+                why = found
+            else:
+                events.append(found)
+        if why is not None:
+            bad.append(fields.bad_element(index, record, why))
+    return fields.result(events, bad)
+
+
+# --- ways ---
+
+
+class _Unreadable(NamedTuple):
+    """A part of the body that is no record: raw bytes, or a decoded value."""
+
+    part: Any
+    reason: str
+
+    def bad_element(self, index: int) -> BadElement:
+        if isinstance(self.part, bytes):
+            return BadElement(index=index, data=self.part, reason=self.reason)
+        return fields.bad_element(index, self.part, self.reason)
+
+
+def _records(body: bytes) -> Iterator[dict[str, Any] | _Unreadable]:
+    """Yield the bare SES records of a body, whatever brought them."""
+    if body.lstrip()[: len(_VALIDATION)] == _VALIDATION.encode():
+        return
+    try:
+        value = fields.decode_body(body)
+    except PoisonError:
+        lines = body.split(b"\n") if b"\n" in body else []
+        values = [(line, _line(line)) for line in lines if line.strip()]
+        if not any(isinstance(value, dict) for _, value in values):
+            raise  # no lines of records, simply bad
+        for line, value in values:
+            yield from (
+                _unwrap(value, line) if isinstance(value, dict) else (_Unreadable(line, "the line is not an object"),)
+            )
+        return
+    if isinstance(value, list):
+        for element in value:
+            yield from _unwrap(element, element)
+    else:
+        yield from _unwrap(value, body)
+
+
+def _line(line: bytes) -> Any:
+    try:
+        return fields.decode_body(line)
+    except PoisonError:
+        return None
+
+
+def _unwrap(value: Any, source: Any, depth: int = 3) -> Iterator[dict[str, Any] | _Unreadable]:
+    """Yield the records inside an envelope; ``depth`` envelopes may lie in each other (EventBridge through SNS).
+
+    ``source`` is the part of the body to keep if there is none.
+    """
+    if not isinstance(value, dict) or not depth:
+        yield _Unreadable(source, "not an SES record")
+    elif "eventType" in value or "notificationType" in value:
+        yield value
+    elif isinstance(value.get("Message"), str):
+        yield from _sns(value, source, depth)
+    elif "detail-type" in value:
+        yield from _event_bridge(value, source)
+    elif isinstance(value.get("records"), list):
+        for record in value["records"]:
+            yield from _firehose(record, depth)
+    else:
+        yield _Unreadable(source, "not an SES record")
+
+
+def _sns(envelope: dict[str, Any], source: Any, depth: int) -> Iterator[dict[str, Any] | _Unreadable]:
+    message: str = envelope["Message"]
+    if envelope.get("Type") in _SNS_HANDSHAKES or message.lstrip().startswith(_VALIDATION):
+        return
+    try:
+        inner = fields.decode_body(message)
+    except PoisonError:
+        yield _Unreadable(source, "the SNS Message is not JSON")
+        return
+    yield from _unwrap(inner, source, depth - 1)
+
+
+def _event_bridge(envelope: dict[str, Any], source: Any) -> Iterator[dict[str, Any] | _Unreadable]:
+    detail = envelope.get("detail")
+    if isinstance(detail, dict) and ("eventType" in detail or "notificationType" in detail):
+        yield detail
+    elif (fields.text(envelope["detail-type"]) or "Email ").startswith("Email "):
+        yield _Unreadable(source, "the EventBridge detail is not an SES record")
+    # else "Sending Status Enabled" and the like: about the account, not about a message
+
+
+def _firehose(record: Any, depth: int) -> Iterator[dict[str, Any] | _Unreadable]:
+    """Yield the records of one entry of what Firehose sends to an HTTP endpoint."""
+    data = record.get("data") if isinstance(record, dict) else None
+    try:
+        lines = b64decode(data, validate=True).split(b"\n") if isinstance(data, str) else []
+    except (binascii.Error, ValueError):  # ValueError: not ASCII
+        lines = []
+    if not lines:
+        yield _Unreadable(record, "the Firehose record has no data")
+    for line in lines:
+        if line.strip():
+            yield from _unwrap(_line(line), line, depth - 1)
+
+
+# --- records ---
+
+
+def _events(record: dict[str, Any], request: WebhookRequest) -> Iterator[DeliveryEvent | str]:
+    """Yield an event for each recipient of a record, or the reason why it cannot be understood."""
+    name = fields.text(record.get("eventType")) or fields.text(record.get("notificationType"))
+    if name is None:
+        yield "no eventType"
+        return
+    if name in _NO_DELIVERY:
+        return
+    mail = fields.section(record, "mail")
+    message_id = fields.identifier(mail.get("messageId"))
+    if message_id is None:
+        yield "no mail.messageId"
+        return
+    word = _EVENTS.get(name, _Word(EventType.UNKNOWN, ""))
+    about = fields.section(record, word.section)
+    destinations = _addresses(mail.get("destination"))
+    tags = _tags(mail)
+    facts = _Facts(
+        request=request,
+        name=name,
+        word=word,
+        message_id=message_id,
+        mail=mail,
+        about=about,
+        destinations=destinations,
+        reference=fields.reference(request.reference_keys, tags) or _header_reference(request, mail),
+        metadata=fields.metadata(tags),
+    )
+    if word.recipients:
+        found = about.get(word.recipients)
+        entries = found if isinstance(found, list) else [found] if found is not None else []
+    else:
+        entries = destinations
+    if not entries:
+        yield "no recipient"
+    elif len(entries) > _MOST_RECIPIENTS:
+        yield "too many recipients"
+    else:
+        for entry in entries:
+            yield _event(facts, entry, alone=len(entries) == 1)
+
+
+def _addresses(value: Any) -> list[str]:
+    """Return the distinct addresses of a list of strings, in order."""
+    if not isinstance(value, list):
+        return []
+    return list(dict.fromkeys(found for found in map(fields.address, value) if found is not None))
+
+
+class _Facts(NamedTuple):
+    """What all recipients of a record share."""
+
+    request: WebhookRequest
+    name: str
+    word: _Word
+    message_id: str
+    mail: dict[str, Any]
+    about: dict[str, Any]
+    destinations: list[str]
+    reference: str | None
+    metadata: dict[str, str]
+
+
+def _event(facts: _Facts, entry: Any, *, alone: bool) -> DeliveryEvent | str:
+    request, name, word, message_id, mail, about, destinations, reference, metadata = facts
+    entry = entry if isinstance(entry, dict) else {"emailAddress": entry}
+    recipient = fields.address(entry.get("emailAddress"))
+    if recipient is None:
+        return "a recipient has no address"
+
+    if word.type is EventType.BOUNCE and alone and len(destinations) == 1:
+        # The address is the DSN's Final-Recipient: where a forwarding ended, if there was one. Whom the message was
+        # sent to is the delivery that failed.
+        recipient = destinations[0]
+    reason = fields.text(entry.get("diagnosticCode"), fields.REASON_LIMIT)
+    if reason is None and word.reason:
+        reason = fields.text(about.get(word.reason), fields.REASON_LIMIT)
+    code, enhanced = smtp.parse_reply(reason) if reason is not None else smtp.NO_REPLY
+    enhanced = smtp.more_specific(smtp.enhanced_code(entry.get("status")), enhanced)
+    event_type, detail, suppression_list = _meaning(facts, fields.text(entry.get("action")), alone=alone)
+    kind = None
+    if event_type is EventType.BOUNCE:
+        kind = _BOUNCES.get(detail) or _BOUNCE_TYPES.get(detail.partition("/")[0])
+        kind = kind or smtp.bounce_kind_of(enhanced, code, reason)
+
+    occurred_at = fields.iso_moment(about.get("timestamp")) or fields.iso_moment(mail.get("timestamp"))
+    feedback_id = fields.identifier(about.get("feedbackId"))
+    return DeliveryEvent(
+        event_id=fields.fingerprint(
+            provider=_NAME,
+            account=request.account,
+            event=f"{name}/{event_type}",
+            message_id=message_id,
+            recipient=recipient,
+            time=None if feedback_id else occurred_at,
+            detail=feedback_id or fields.text(about.get("link"), fields.URL_LIMIT) or reason or "",
+        ),
+        provider=_NAME,
+        account=request.account,
+        message_id=message_id,
+        recipient=recipient,
+        type=event_type,
+        received_at=request.received_at,
+        occurred_at=occurred_at,
+        reference=reference,
+        bounce_kind=kind,
+        reason=reason,
+        smtp_code=code,
+        enhanced_code=enhanced,
+        metadata=metadata,
+        user_agent=fields.text(about.get("userAgent"), fields.USER_AGENT_LIMIT),
+        suppression_list=suppression_list,
+        retry_until=fields.iso_moment(about.get("expirationTime")),
+        provider_event=f"{name}/{detail}" if detail else name,
+    )
+
+
+_ENGAGEMENT = frozenset({EventType.OPEN, EventType.CLICK})
+
+
+def _meaning(facts: _Facts, action: str | None, *, alone: bool) -> tuple[EventType, str, SuppressionList | None]:
+    """Return our type, what SES adds to its word, and the list if one made SES drop the message."""
+    event_type, about = facts.word.type, facts.about
+    if event_type is EventType.BOUNCE:
+        return _bounce(
+            fields.text(about.get("bounceType")) or "", fields.text(about.get("bounceSubType")) or "", action
+        )
+    if event_type is EventType.DEFERRED:
+        return event_type, fields.text(about.get("delayType")) or "", None
+    if event_type is EventType.COMPLAINT:
+        return _complaint(
+            fields.text(about.get("complaintSubType")) or "", fields.text(about.get("complaintFeedbackType"))
+        )
+    if event_type in _ENGAGEMENT and not alone:
+        return EventType.OTHER, "", None  # somebody of several
+    if facts.name == "Subscription" and _unsubscribed(about):
+        return EventType.UNSUBSCRIBE, "", None
+    return event_type, "", None
+
+
+def _bounce(bounce_type: str, subtype: str, action: str | None) -> tuple[EventType, str, SuppressionList | None]:
+    """Return what a bounced recipient means: SES dropped it, the DSN reports no failure, or it bounced."""
+    detail = f"{bounce_type}/{subtype}".strip("/")
+    if bounce_type == "Permanent" and subtype in _DROPPED_BOUNCES:
+        return EventType.DROPPED, detail, _DROPPED_BOUNCES[subtype]
+    if action is not None and (said := _ACTIONS.get(action.strip().lower())) is not None:
+        return said, detail, None
+    if detail == "Transient/General":  # out-of-office replies come as this too
+        return EventType.BOUNCE_OR_AUTO_REPLY, detail, None
+    return EventType.BOUNCE, detail, None
+
+
+def _complaint(subtype: str, feedback: str | None) -> tuple[EventType, str, SuppressionList | None]:
+    """Return what a complaint means: SES dropped the message, a report of another kind, or a complaint."""
+    if subtype.endswith("SuppressionList"):  # OnAccount..., OnTenant...: accepted, but not sent
+        return EventType.DROPPED, subtype, SuppressionList.SPAM
+    return (EventType.OTHER if feedback in _NOT_COMPLAINTS else EventType.COMPLAINT), feedback or "", None
+
+
+def _unsubscribed(subscription: dict[str, Any]) -> bool:
+    """Whether the change of preferences took the recipient off everything or off a topic."""
+    new = fields.section(subscription, "newTopicPreferences")
+    old = fields.section(subscription, "oldTopicPreferences")
+    return new.get("unsubscribeAll") is True or bool(_opted_out(new) - _opted_out(old))
+
+
+def _opted_out(preferences: dict[str, Any]) -> set[str]:
+    topics = preferences.get("topicSubscriptionStatus")
+    return {
+        fields.text(topic.get("topicName")) or ""
+        for topic in (topics if isinstance(topics, list) else [])
+        if isinstance(topic, dict) and fields.text(topic.get("subscriptionStatus")) in _OPT_OUT
+    }
+
+
+_OPT_OUT = frozenset({"OptOut", "OPT_OUT"})  # in the records, and as the API spells it
+
+
+def _tags(mail: dict[str, Any]) -> dict[str, Any]:
+    """Return the message tags that the sender set; each has a list of values. Those named ``ses:...`` are SES' own."""
+    found: dict[str, Any] = {}
+    for name, values in fields.section(mail, "tags").items():
+        if not name.startswith("ses:"):
+            found[name] = values[0] if isinstance(values, list) and len(values) == 1 else values
+    return found
+
+
+def _header_reference(request: WebhookRequest, mail: dict[str, Any]) -> str | None:
+    """Return the reference from the message's headers: the key ``invoice_id`` is found as ``X-Invoice-Id``."""
+    headers = mail.get("headers")
+    if not isinstance(headers, list):
+        return None
+    values: dict[str, Any] = {}
+    for header in headers:
+        if isinstance(header, dict) and isinstance(name := header.get("name"), str) and name[:2].lower() == "x-":
+            values.setdefault(name[2:].lower().replace("-", "_"), header.get("value"))
+    if not values:
+        return None
+    return fields.reference(
+        [key.lower().replace("-", "_").removeprefix("x_") for key in request.reference_keys], values
+    )

@@ -1,0 +1,344 @@
+"""Mailgun: webhooks in JSON, and the legacy ones in form fields.
+
+- https://documentation.mailgun.com/docs/mailgun/user-manual/webhooks/webhook-payloads: ``{signature, event-data}``.
+  The page shows the event alone, which is taken too.
+- https://documentation.mailgun.com/docs/mailgun/user-manual/tracking-messages/open-click-bot-detect: ``client-info.bot``.
+- https://help.mailgun.com/hc/en-us/articles/14048832145051-Legacy-Webhooks: the forms.
+
+**Event id.** ``event-data.id`` is unique within a day only, so the UTC day of the event is added. The signature's
+token is not used: that a retry keeps it is not documented. A form has no id: its fingerprint.
+
+**Codes.** ``delivery-status.code`` is the server's reply code or one of Mailgun's own: 498 and 499 (no MX, time-out),
+605-607 (on a suppression list). Only the former is an SMTP code.
+"""
+
+import re
+from typing import Any
+from urllib.parse import parse_qsl
+
+from streams.domain import smtp
+from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
+from streams.providers import _fields as fields
+from streams.providers._contract import PoisonError, WebhookRequest
+
+_NAME = "mailgun"
+
+_EVENTS: dict[str, EventType] = {
+    "accepted": EventType.SENT,  # Mailgun took the message and queued it
+    "rejected": EventType.DROPPED,  # Mailgun refused to send it; ``reject.reason`` says why
+    "delivered": EventType.DELIVERED,  # accepted by the receiving server
+    "failed": EventType.BOUNCE,  # not delivered; ``severity`` tells whether it is tried again
+    "opened": EventType.OPEN,  # images were loaded; ``client-info.bot`` tells machines
+    "clicked": EventType.CLICK,  # a link was followed
+    "unsubscribed": EventType.UNSUBSCRIBE,  # the unsubscribe link was used
+    "complained": EventType.COMPLAINT,  # the spam button was used (feedback loop)
+    "stored": EventType.OTHER,  # an incoming message was stored for us
+    # legacy forms only
+    "bounced": EventType.BOUNCE,  # a permanent refusal by the receiving server
+    "dropped": EventType.BOUNCE,  # given up: refused ("hardfail"), too old ("old"), or on a list (605-607)
+}
+
+_LISTS: dict[str, SuppressionList] = {  # ``reason`` of a failure that was no attempt
+    "suppress-bounce": SuppressionList.BOUNCE,  # bounced before
+    "suppress-complaint": SuppressionList.SPAM,  # complained before
+    "suppress-unsubscribe": SuppressionList.UNSUBSCRIBE,  # unsubscribed before
+}
+
+_LIST_CODES: dict[int, SuppressionList] = {
+    605: SuppressionList.BOUNCE,  # "Not delivering to previously bounced address"
+    606: SuppressionList.UNSUBSCRIBE,  # "... to a user who has unsubscribed from your messages"
+    607: SuppressionList.SPAM,  # "... to a user who marked your messages as spam"
+}
+
+_REASONS: dict[str, BounceKind] = {  # ``reason`` of a permanent failure that says more than its code
+    "old": BounceKind.SOFT,  # retried until the message was too old
+    "espblock": BounceKind.BLOCK,  # the receiving provider blocks the sender
+}
+
+_BOUNCE_TYPES: dict[str, BounceKind] = {  # ``delivery-status.bounce-type``
+    "hard": BounceKind.HARD,
+    "soft": BounceKind.SOFT,
+}
+
+_FORM_FIELDS = frozenset(  # Mailgun's own, in lower case; all others are the sender's variables
+    """
+    attachment-count attachment-1 body-plain body-html campaign-id campaign-name city client-info client-name client-os
+    client-type code country description device-type domain error event ip mailing-list message-headers message-id
+    my-variables notification reason recipient region severity signature tag timestamp token url user-agent user-variables
+    x-mailgun-sid x-mailgun-tag
+    """.split()  # noqa: SIM905 forty quoted names would hide what is a list of words
+)
+_FORM_LIMIT = 1_000
+"""Form fields that are read; a real form has some thirty."""
+
+_ADDRESS = re.compile(r"[^\s<>\",;@]{1,64}@[^\s<>\",;@]{1,255}")  # RFC 5321, 4.5.3.1: bounds that also bound the search
+
+
+def normalise(request: WebhookRequest) -> list[DeliveryEvent]:
+    """Return the event of one request; a rejected message without ``recipient`` gives one for each in ``To``.
+
+    Raises:
+        PoisonError: the body holds no event, or the event lacks what identifies it.
+    """
+    try:
+        form = _form(request)
+        if form is not None:
+            return _legacy(form, request)
+        body = fields.decode_body(request.body)
+        data = body.get("event-data", body) if isinstance(body, dict) else None
+        return _current(fields.required(data if isinstance(data, dict) else None, "no event-data"), request)
+    except fields.ElementError as error:
+        raise PoisonError(str(error)) from None
+
+
+# --- JSON ---
+
+
+def _current(data: dict[str, Any], request: WebhookRequest) -> list[DeliveryEvent]:
+    word = fields.required(fields.text(data.get("event")), "no event")
+    headers = fields.section(fields.section(data, "message"), "headers")
+    message_id = fields.required(_bare(headers.get("message-id")), "no message-id")
+    recipients = fields.required(_recipients(data, headers) or None, "no recipient")
+
+    status = fields.section(data, "delivery-status")
+    client = fields.section(data, "client-info")
+    cause = fields.text(data.get("reason"))
+    reason = (
+        fields.text(status.get("message"), fields.REASON_LIMIT)
+        or fields.text(status.get("description"), fields.REASON_LIMIT)
+        or fields.text(fields.section(data, "reject").get("reason"), fields.REASON_LIMIT)
+        or cause
+    )
+    severity = fields.text(data.get("severity"))
+    outcome = _Outcome(word, severity, cause, reason, status)
+    machine = False
+    if word in _ENGAGEMENT and fields.text(client.get("bot")) is not None:  # apple, gmail, generic; empty: none seen
+        # A scanner that follows links proves as little as one that loads images: the message arrived.
+        outcome.type, machine = EventType.MACHINE_OPEN, True
+
+    variables = data.get("user-variables")
+    labels = fields.tags(data.get("tags"))
+    occurred_at = fields.moment(data.get("timestamp"))
+    given = fields.identifier(data.get("id"))
+    url = fields.text(data.get("url"), fields.URL_LIMIT)
+    return [
+        DeliveryEvent(
+            event_id=_event_id(given, occurred_at, position)
+            or fields.fingerprint(
+                provider=_NAME,
+                account=request.account,
+                event=outcome.word,
+                message_id=message_id,
+                recipient=recipient,
+                time=occurred_at,
+                detail=url or reason or "",
+            ),
+            provider=_NAME,
+            account=request.account,
+            message_id=message_id,
+            recipient=recipient,
+            type=outcome.type,
+            received_at=request.received_at,
+            occurred_at=occurred_at,
+            reference=fields.reference(request.reference_keys, variables, labels),
+            bounce_kind=outcome.kind,
+            reason=reason,
+            smtp_code=outcome.smtp_code,
+            enhanced_code=outcome.enhanced_code,
+            attempt=fields.count(status.get("attempt-no")),
+            tags=labels,
+            metadata=fields.metadata(variables),
+            machine=machine,
+            user_agent=fields.text(client.get("user-agent"), fields.USER_AGENT_LIMIT),
+            suppression_list=outcome.suppression_list,
+            provider_event=outcome.word,
+        )
+        for position, recipient in enumerate(recipients)
+    ]
+
+
+_ENGAGEMENT = frozenset({"opened", "clicked"})
+
+
+def _event_id(given: str | None, occurred_at: Any, position: int) -> str | None:
+    """Return Mailgun's id with the day within which it is unique; further recipients of one event get a number."""
+    if given is None:
+        return None
+    day = f"/{occurred_at:%Y-%m-%d}" if occurred_at is not None else ""
+    return fields.identifier(f"{given}{day}{f'#{position}' if position else ''}")
+
+
+def _recipients(data: dict[str, Any], headers: dict[str, Any]) -> list[str]:
+    """Return whom the event concerns: ``recipient``, else (rejected, stored) whom the message was for."""
+    recipient = fields.address(data.get("recipient"))
+    if recipient is not None:
+        return [recipient]
+    for source in (fields.section(data, "envelope").get("targets"), headers.get("to")):
+        if isinstance(source, str) and (found := _ADDRESS.findall(source[: fields.REASON_LIMIT])):
+            return list(dict.fromkeys(found))
+    return []
+
+
+class _Outcome:
+    """What an event word means once severity, reason and codes are read."""
+
+    __slots__ = ("enhanced_code", "kind", "smtp_code", "suppression_list", "type", "word")
+
+    def __init__(
+        self, word: str, severity: str | None, cause: str | None, reason: str | None, status: dict[str, Any]
+    ) -> None:
+        self.type = _EVENTS.get(word, EventType.UNKNOWN)
+        self.word = word
+        self.kind: BounceKind | None = None
+        self.suppression_list: SuppressionList | None = None
+        reply = smtp.parse_reply(reason) if reason is not None else smtp.NO_REPLY
+        code = fields.count(status.get("code"))
+        self.smtp_code = smtp.reply_code(code) if code is not None else reply.smtp_code
+        self.enhanced_code = smtp.more_specific(smtp.enhanced_code(status.get("enhanced-code")), reply.enhanced_code)
+        if self.type is not EventType.BOUNCE:
+            return
+        if severity is not None:
+            self.word = f"{word}/{severity}"
+        if (cause is not None and cause.startswith("suppress-")) or code in _LIST_CODES:
+            self.type = EventType.DROPPED
+            self.suppression_list = _LISTS.get(cause or "") or _LIST_CODES.get(code or 0)
+        elif severity == "temporary" or (severity is None and word == "failed" and _transient(code)):
+            self.type = EventType.DEFERRED
+        else:
+            self.kind = self._why(fields.text(status.get("bounce-type")), cause, reason)
+
+    def _why(self, bounce_type: str | None, cause: str | None, reason: str | None) -> BounceKind:
+        by_code = smtp.bounce_kind_of(self.enhanced_code, self.smtp_code, reason)
+        said = _REASONS.get(cause or "") or _BOUNCE_TYPES.get(bounce_type or "")
+        if said is BounceKind.SOFT and by_code is BounceKind.BLOCK:
+            return by_code  # Mailgun has no word for it
+        # Permanent, and nothing says why: Mailgun puts the address on its bounce list.
+        return said or (by_code if by_code is not BounceKind.UNDETERMINED else BounceKind.HARD)
+
+
+def _transient(code: int | None) -> bool:
+    return code is not None and 400 <= code < 500  # noqa: PLR2004 the transient class of RFC 5321
+
+
+def _bare(value: Any) -> str | None:
+    """Return a message id without its angle brackets."""
+    found = fields.identifier(value)
+    return (found.strip("<> ") or None) if found is not None else None
+
+
+# --- legacy forms ---
+
+_Form = dict[str, list[str]]
+"""The fields of a form, by name as written, each with its values in order."""
+
+
+def _form(request: WebhookRequest) -> _Form | None:
+    """Return the form in the body; ``None`` if the body is not declared as one."""
+    content_type = request.headers.get("content-type", "")
+    kind = content_type[:64].partition(";")[0].strip().lower()
+    if request.body.lstrip()[:1] == b"{":
+        return None
+    if kind == "application/x-www-form-urlencoded":
+        try:
+            pairs = parse_qsl(
+                request.body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=_FORM_LIMIT
+            )
+        except ValueError:
+            message = "too many form fields"
+            raise fields.ElementError(message) from None
+    elif kind == "multipart/form-data":
+        pairs = _multipart(request.body, content_type)
+    else:
+        return None
+    form: _Form = {}
+    for name, value in pairs:
+        form.setdefault(name, []).append(value)
+    return form
+
+
+_BOUNDARY = re.compile(r'boundary=(?:"([^"]{1,200})"|([^\s;,"]{1,200}))', re.IGNORECASE)
+_PART_NAME = re.compile(rb'[\s;]name="([^"\r\n]{0,256})"', re.IGNORECASE)
+
+
+def _multipart(body: bytes, content_type: str) -> list[tuple[str, str]]:
+    """Return the text fields of a multipart form (RFC 7578); files are left out."""
+    found = fields.required(_BOUNDARY.search(content_type[:1_000]), "multipart form without a boundary")
+    boundary = b"--" + (found[1] or found[2]).encode("utf-8", "replace")
+    pairs = []
+    for part in body.split(boundary, _FORM_LIMIT)[1:]:
+        head, separator, content = part.partition(b"\r\n\r\n")
+        name = _PART_NAME.search(head[:2_000])
+        if separator and name is not None and b"filename" not in head[:2_000].lower():
+            pairs.append((name[1].decode("utf-8", "replace"), content.removesuffix(b"\r\n").decode("utf-8", "replace")))
+    return pairs
+
+
+def _legacy(form: _Form, request: WebhookRequest) -> list[DeliveryEvent]:
+    own = {name.lower(): values[0] for name, values in form.items() if name.lower() in _FORM_FIELDS}
+    variables = {name: values[0] for name, values in form.items() if name.lower() not in _FORM_FIELDS}
+    word = fields.required(fields.text(own.get("event")), "no event")
+    recipient = fields.required(fields.address(own.get("recipient")), "no recipient")
+    message_id = fields.required(
+        _bare(own.get("message-id")) or _bare(_header(own.get("message-headers"), "message-id")), "no message-id"
+    )
+
+    cause = fields.text(own.get("reason"))
+    reason = (
+        fields.text(own.get("error"), fields.REASON_LIMIT)
+        or fields.text(own.get("description"), fields.REASON_LIMIT)
+        or fields.text(own.get("notification"), fields.REASON_LIMIT)
+        or cause
+    )
+    outcome = _Outcome(word, fields.text(own.get("severity")), cause, reason, {"code": own.get("code")})
+    if cause is not None and outcome.type is EventType.BOUNCE:
+        outcome.word = f"{word}/{cause}"
+    labels = fields.tags([tag for name, values in form.items() if name.lower() in _TAG_FIELDS for tag in values])
+    occurred_at = fields.moment(own.get("timestamp"))
+    url = fields.text(own.get("url"), fields.URL_LIMIT)
+    return [
+        DeliveryEvent(
+            event_id=fields.fingerprint(
+                provider=_NAME,
+                account=request.account,
+                event=outcome.word,
+                message_id=message_id,
+                recipient=recipient,
+                time=occurred_at,
+                detail=url or reason or "",
+            ),
+            provider=_NAME,
+            account=request.account,
+            message_id=message_id,
+            recipient=recipient,
+            type=outcome.type,
+            received_at=request.received_at,
+            occurred_at=occurred_at,
+            reference=fields.reference(request.reference_keys, variables, labels),
+            bounce_kind=outcome.kind,
+            reason=reason,
+            smtp_code=outcome.smtp_code,
+            enhanced_code=outcome.enhanced_code,
+            tags=labels,
+            metadata=fields.metadata(variables),
+            user_agent=fields.text(own.get("user-agent"), fields.USER_AGENT_LIMIT),
+            suppression_list=outcome.suppression_list,
+            provider_event=outcome.word,
+        )
+    ]
+
+
+_TAG_FIELDS = frozenset({"tag", "x-mailgun-tag"})
+
+
+def _header(headers: str | None, name: str) -> Any:
+    """Return a header of the original message; the field holds a JSON list of pairs."""
+    if headers is None:
+        return None
+    try:
+        pairs = fields.decode_body(headers)
+    except PoisonError:
+        return None
+    for pair in pairs if isinstance(pairs, list) else []:
+        if isinstance(pair, list) and len(pair) == 2 and fields.text(pair[0]) is not None and pair[0].lower() == name:  # noqa: PLR2004 name and value
+            return pair[1]
+    return None

@@ -1,0 +1,147 @@
+"""Postmark: one JSON object a request.
+
+https://postmarkapp.com/developer/webhooks/webhooks-overview, and a page for each: ``bounce-webhook``,
+``delivery-webhook``, ``open-tracking-webhook``, ``click-webhook``, ``spam-complaint-webhook``,
+``subscription-change-webhook``. The types of bounce: https://postmarkapp.com/developer/api/bounce-api#bounce-types
+
+- Postmark does not report that it took a message: there is no ``sent`` from here.
+- **Event id.** ``ID`` of a bounce or complaint (one sequence for both), else a fingerprint.
+- A subscription change without a message (a manual suppression by the account, a reactivation: ``MessageID`` is null,
+  as documented) is about no delivery and gives no event.
+"""
+
+from streams.domain import smtp
+from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
+from streams.providers import _fields as fields
+from streams.providers._contract import PoisonError, WebhookRequest
+
+_NAME = "postmark"
+
+_RECORDS: dict[str, tuple[EventType, str]] = {  # what it means, and the field with its time
+    "Delivery": (EventType.DELIVERED, "DeliveredAt"),  # accepted by the receiving server
+    "Bounce": (EventType.BOUNCE, "BouncedAt"),  # an answer came that is no acceptance; ``Type`` says which
+    "SpamComplaint": (EventType.COMPLAINT, "BouncedAt"),  # marked as spam
+    "Open": (EventType.OPEN, "ReceivedAt"),  # the tracking image was loaded
+    "Click": (EventType.CLICK, "ReceivedAt"),  # a tracked link was followed
+    "SubscriptionChange": (EventType.OTHER, "ChangedAt"),  # the recipient went on or off the stream's suppression list
+}
+
+_IMPLIED: tuple[tuple[str, str], ...] = (  # older forms, and some samples of today, have no RecordType
+    ("DeliveredAt", "Delivery"),
+    ("BouncedAt", "Bounce"),
+    ("ChangedAt", "SubscriptionChange"),
+    ("ClickLocation", "Click"),
+    ("FirstOpen", "Open"),
+)
+
+_BOUNCES: dict[str, tuple[EventType, BounceKind | SuppressionList | None]] = {
+    "HardBounce": (EventType.BOUNCE, BounceKind.HARD),  # unknown user, mailbox not found
+    "SoftBounce": (EventType.BOUNCE, BounceKind.SOFT),  # full, disabled, over quota; a HardBounce may follow
+    "Blocked": (EventType.BOUNCE, BounceKind.BLOCK),  # the provider blocks for content or reputation
+    "DMARCPolicy": (EventType.BOUNCE, BounceKind.BLOCK),  # refused by the From domain's DMARC policy
+    "VirusNotification": (EventType.BOUNCE, BounceKind.BLOCK),  # the answer warns of a virus in the message
+    "Transient": (EventType.DEFERRED, None),  # delayed, such as by network trouble
+    "DnsError": (EventType.DEFERRED, None),  # a temporary DNS error
+    "OpenRelayTest": (EventType.DEFERRED, None),  # the answer is a test for an open relay
+    "BadEmailAddress": (EventType.DROPPED, SuppressionList.INVALID),  # not a valid address
+    "ManuallyDeactivated": (EventType.DROPPED, SuppressionList.UNSUBSCRIBE),  # the account took the address off
+    "Unconfirmed": (EventType.DROPPED, None),  # registration not confirmed
+    "SMTPApiError": (EventType.DROPPED, None),  # Postmark could not take the message over its SMTP API
+    "TemplateRenderingFailed": (EventType.DROPPED, None),  # the template could not be filled
+    "AutoResponder": (EventType.AUTO_REPLY, None),  # out of office, on vacation
+    "AddressChange": (EventType.AUTO_REPLY, None),  # the recipient announces another address
+    "ChallengeVerification": (EventType.AUTO_REPLY, None),  # asks the sender to prove to be a person
+    "SpamNotification": (EventType.COMPLAINT, None),  # delivered, but blocked by the user or classified as spam
+    "SpamComplaint": (EventType.COMPLAINT, None),  # explicitly marked as spam
+    "Unsubscribe": (EventType.UNSUBSCRIBE, None),  # asks to be removed
+    "Subscribe": (EventType.OTHER, None),  # asks to be added
+    "InboundError": (EventType.OTHER, None),  # about incoming mail
+    "Unknown": (EventType.OTHER, None),  # Postmark could not classify the answer
+}
+
+_SUPPRESSIONS: dict[str, tuple[EventType, BounceKind | None]] = {  # why the recipient went on the list
+    "HardBounce": (EventType.BOUNCE, BounceKind.HARD),  # the message bounced; the Bounce webhook says so too
+    "SpamComplaint": (EventType.COMPLAINT, None),  # broadcast streams report complaints only here
+    "ManualSuppression": (EventType.UNSUBSCRIBE, None),  # the recipient unsubscribed
+}
+
+
+def normalise(request: WebhookRequest) -> list[DeliveryEvent]:
+    """Return the event of one request.
+
+    Raises:
+        PoisonError: the body is no event, or lacks what identifies it.
+    """
+    record = fields.decode_body(request.body)
+    if not isinstance(record, dict):
+        message = "the body is not an object"
+        raise PoisonError(message)
+    get = record.get
+    word = fields.text(get("RecordType")) or next((name for key, name in _IMPLIED if key in record), None)
+    if word is None:
+        message = "no RecordType"
+        raise PoisonError(message)
+    message_id = fields.identifier(get("MessageID"))
+    if message_id is None:
+        if word == "SubscriptionChange" and get("MessageID") is None:
+            return []
+        message = "no MessageID"
+        raise PoisonError(message)
+    recipient = fields.address(get("Recipient")) or fields.address(get("Email"))
+    if recipient is None:
+        message = "no Recipient and no Email"
+        raise PoisonError(message)
+
+    event_type, time_field = _RECORDS.get(word, (EventType.UNKNOWN, ""))
+    kind: BounceKind | None = None
+    suppression_list: SuppressionList | None = None
+    provider_event = word
+    if event_type is EventType.BOUNCE:
+        bounce_type = fields.text(get("Type")) or ""
+        provider_event = f"{word}/{bounce_type}".rstrip("/")
+        event_type, cause = _BOUNCES.get(bounce_type, (EventType.UNKNOWN, None))
+        if isinstance(cause, BounceKind):
+            kind = cause
+        else:
+            suppression_list = cause
+    elif word == "SubscriptionChange" and get("SuppressSending") is True:
+        why = fields.text(get("SuppressionReason")) or ""
+        provider_event = f"{word}/{why}".rstrip("/")
+        event_type, kind = _SUPPRESSIONS.get(why, (EventType.UNKNOWN, None))
+
+    reason = fields.text(get("Details"), fields.REASON_LIMIT) or fields.text(get("Description"), fields.REASON_LIMIT)
+    reply = smtp.parse_reply(reason) if reason is not None else smtp.NO_REPLY
+    tags = fields.tags(get("Tag"))
+    occurred_at = fields.iso_moment(get(time_field))
+    given = get("ID")
+    return [
+        DeliveryEvent(
+            event_id=(fields.identifier(given) if given else None)  # an ID of 0 is none
+            or fields.fingerprint(
+                provider=_NAME,
+                account=request.account,
+                event=provider_event,
+                message_id=message_id,
+                recipient=recipient,
+                time=occurred_at,
+                detail=fields.text(get("OriginalLink"), fields.URL_LIMIT) or reason or "",
+            ),
+            provider=_NAME,
+            account=request.account,
+            message_id=message_id,
+            recipient=recipient,
+            type=event_type,
+            received_at=request.received_at,
+            occurred_at=occurred_at,
+            reference=fields.reference(request.reference_keys, get("Metadata"), tags),
+            bounce_kind=kind,
+            reason=reason,
+            smtp_code=reply.smtp_code,
+            enhanced_code=reply.enhanced_code,
+            tags=tags,
+            metadata=fields.metadata(get("Metadata")),
+            user_agent=fields.text(get("UserAgent"), fields.USER_AGENT_LIMIT),
+            suppression_list=suppression_list,
+            provider_event=provider_event,
+        )
+    ]

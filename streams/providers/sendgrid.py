@@ -1,0 +1,230 @@
+"""Twilio SendGrid: the Event Webhook, a JSON array of events.
+
+https://www.twilio.com/docs/sendgrid/for-developers/tracking-events/event
+
+- **Message id.** ``sg_message_id`` is the id that the Mail Send API returned as ``X-Message-ID``, then the name of
+  the machine that handled it: ``IWe-stDXSP-9ybMzJVc_PA.filterdrecv-p3iad2-...``. The first part is the message.
+  An asynchronous bounce has none ("sg_message_id ... not present"); then ``smtp-id`` gives it, if SendGrid made that.
+- **Event id.** ``sg_event_id``; duplicates are documented, so it is what `track` drops them by.
+- **Custom arguments** lie between SendGrid's own fields: whatever SendGrid does not document is the sender's.
+- Times are whole seconds.
+"""
+
+from typing import Any
+
+from streams.domain import smtp
+from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
+from streams.providers import _fields as fields
+from streams.providers._contract import BadElement, PoisonError, WebhookRequest
+
+_NAME = "sendgrid"
+
+_EVENTS: dict[str, EventType] = {
+    "processed": EventType.SENT,  # received and ready to be delivered
+    "deferred": EventType.DEFERRED,  # temporarily rejected; retried for up to 72 hours, then a bounce of type blocked
+    "delivered": EventType.DELIVERED,  # accepted by the receiving server
+    "bounce": EventType.BOUNCE,  # refused; ``type`` tells a bounce from a block
+    "dropped": EventType.DROPPED,  # not sent; ``reason`` names the list or the fault
+    "open": EventType.OPEN,  # the HTML message was opened; ``sg_machine_open`` tells Apple's privacy proxy
+    "click": EventType.CLICK,  # a link was clicked
+    "spamreport": EventType.COMPLAINT,  # marked as spam
+    "unsubscribe": EventType.UNSUBSCRIBE,  # opted out of all mail of this account
+    "group_unsubscribe": EventType.UNSUBSCRIBE,  # opted out of one group, ``asm_group_id``
+    "group_resubscribe": EventType.OTHER,  # opted into the group again
+}
+
+_NO_DELIVERY = frozenset({"account_status_change"})  # about the SendGrid account; names no message and no recipient
+
+_BOUNCE_TYPES: dict[str, BounceKind] = {
+    "bounce": BounceKind.HARD,  # permanent; the address goes on the bounce list
+    "bounced": BounceKind.HARD,  # the same, as SendGrid's support writes it
+    "blocked": BounceKind.BLOCK,  # temporary ("soft"); on no list: later messages are attempted
+    "expired": BounceKind.SOFT,  # retried until the message was too old
+}
+
+# https://www.twilio.com/docs/sendgrid/ui/analytics-and-reporting/bounce-and-block-classifications
+# Refines a block or a bounce without a type; two of the names are spelled differently in the API.
+_CLASSIFICATIONS: dict[str, BounceKind] = {
+    "invalid address": BounceKind.HARD,  # no such mailbox, or the address is malformed
+    "technical": BounceKind.SOFT,  # DNS, time-outs, trouble at the receiving side
+    "technical failure": BounceKind.SOFT,
+    "mailbox unavailable": BounceKind.SOFT,  # full, suspended
+    "content": BounceKind.BLOCK,  # the content was refused
+    "reputation": BounceKind.BLOCK,  # the sending IP or domain was refused
+    "frequency/volume": BounceKind.BLOCK,  # too much at once
+    "frequency or volume too high": BounceKind.BLOCK,
+}
+
+_DROPS: dict[str, SuppressionList] = {  # matched without regard to case; every other reason names no list
+    "bounced address": SuppressionList.BOUNCE,  # on the bounce list
+    "spam reporting address": SuppressionList.SPAM,  # on the spam report list
+    "unsubscribed address": SuppressionList.UNSUBSCRIBE,  # on the unsubscribe list
+    "invalid": SuppressionList.INVALID,  # on the invalid e-mail list; not the start of "Invalid SMTPAPI header"
+}
+
+_OWN = frozenset(  # SendGrid's own fields; all others are custom arguments
+    """
+    asm_group_id attempt automation_id bounce_classification category cert_err domain email event from ip
+    marketing_campaign_id marketing_campaign_name marketing_campaign_split_id marketing_campaign_version mc_auto_name
+    mc_auto_step_id mc_automation_id mc_pod_id mc_stats newsletter phase_id pool post_type reason response send_at
+    sg_content_type sg_event_id sg_machine_open sg_message_id sg_template_id sg_template_name sg_user_id singlesend_id
+    singlesend_name smtp-id status template template_hash template_id template_version_id timestamp tls type
+    unique_args custom_args url url_offset useragent
+    """.split()  # noqa: SIM905 fifty quoted names would hide what is a list of words
+)
+
+
+def normalise(request: WebhookRequest) -> list[DeliveryEvent]:
+    """Return the events of one Event Webhook request (or of one element of it, replayed alone).
+
+    Raises:
+        PoisonError: the body is no array of events, or some of its elements are bad.
+    """
+    elements = fields.decode_body(request.body)
+    if isinstance(elements, dict):
+        elements = [elements]
+    elif not isinstance(elements, list):
+        message = "the body is not a list of events"
+        raise PoisonError(message)
+    events: list[DeliveryEvent] = []
+    bad: list[BadElement] = []
+    for index, element in enumerate(elements):
+        try:
+            event = _event(element, request)
+        except fields.ElementError as error:
+            bad.append(fields.bad_element(index, element, str(error)))
+        else:
+            if event is not None:
+                events.append(event)
+    return fields.result(events, bad)
+
+
+def _event(element: Any, request: WebhookRequest) -> DeliveryEvent | None:
+    if not isinstance(element, dict):
+        message = "not an object"
+        raise fields.ElementError(message)
+    get = element.get
+    word = fields.required(fields.text(get("event")), "no event")
+    if word in _NO_DELIVERY:
+        return None
+    recipient = fields.required(fields.address(get("email")), "no email")
+    message_id = fields.required(_message_id(element), "no sg_message_id and no smtp-id")
+    reason = fields.text(get("response"), fields.REASON_LIMIT) or fields.text(get("reason"), fields.REASON_LIMIT)
+    code, enhanced = smtp.parse_reply(reason) if reason is not None else smtp.NO_REPLY
+    if (status := get("status")) is not None:
+        enhanced = smtp.more_specific(smtp.enhanced_code(status), enhanced)
+    event_type, word, kind, suppression_list = _meaning(element, word, reason, enhanced, code)
+    labels = fields.tags(category) if (category := get("category")) is not None else ()
+    custom = _custom(element)
+    occurred_at = fields.moment(get("timestamp"))
+    return DeliveryEvent(
+        event_id=fields.identifier(get("sg_event_id"))
+        or fields.fingerprint(
+            provider=_NAME,
+            account=request.account,
+            event=word,
+            message_id=message_id,
+            recipient=recipient,
+            time=occurred_at,
+            detail=fields.text(get("url"), fields.URL_LIMIT) or reason or "",
+        ),
+        provider=_NAME,
+        account=request.account,
+        message_id=message_id,
+        recipient=recipient,
+        type=event_type,
+        received_at=request.received_at,
+        occurred_at=occurred_at,
+        reference=fields.reference(request.reference_keys, custom, labels) if custom or labels else None,
+        bounce_kind=kind,
+        reason=reason,
+        smtp_code=code,
+        enhanced_code=enhanced,
+        attempt=fields.count(get("attempt")),
+        tags=labels,
+        metadata=fields.metadata(custom),
+        machine=event_type is EventType.MACHINE_OPEN,
+        user_agent=fields.text(get("useragent"), fields.USER_AGENT_LIMIT),
+        suppression_list=suppression_list,
+        provider_event=word,
+    )
+
+
+def _meaning(
+    element: dict[str, Any], word: str, reason: str | None, enhanced: str | None, code: int | None
+) -> tuple[EventType, str, BounceKind | None, SuppressionList | None]:
+    """Return our type, SendGrid's word in full, and why it bounced or was dropped."""
+    event_type = _EVENTS.get(word, EventType.UNKNOWN)
+    if event_type is EventType.OPEN and element.get("sg_machine_open") in _TRUE:
+        return EventType.MACHINE_OPEN, word, None, None
+    if event_type is not EventType.BOUNCE and event_type is not EventType.DROPPED:
+        return event_type, word, None, None
+    bounce_type = fields.text(element.get("type"))
+    if bounce_type is not None:
+        word = f"{word}/{bounce_type}"
+        bounce_type = bounce_type.lower()
+    if event_type is EventType.DROPPED and bounce_type != "expired":
+        return event_type, word, None, _suppression_list(reason)
+    # "dropped" as expired, too: it was tried, and became too old.
+    kind = _bounce_kind(bounce_type, element.get("bounce_classification"), enhanced, code, reason)
+    return EventType.BOUNCE, word, kind, None
+
+
+_TRUE = (True, "true", "True")
+
+
+def _message_id(element: dict[str, Any]) -> str | None:
+    """Return the id that the Mail Send API gave for the message."""
+    given = fields.identifier(element.get("sg_message_id"))
+    if given is not None:
+        for mark in (".recv", ".filter"):
+            at = given.find(mark)
+            if at > 0:
+                return given[:at]
+        # A machine with a new kind of name: the ids of today have 22 characters and no dot.
+        return given[:22] if given.find(".") == 22 else given  # noqa: PLR2004 16 bytes in base64
+    header = fields.identifier(element.get("smtp-id"))
+    if header is None:
+        return None
+    header = header.strip("<> ")
+    local, _, host = header.partition("@")
+    # SendGrid's own Message-ID is "<id@ismtpd...>" or "<id@geopod-ismtpd...>"; one that the sender set is no id of SendGrid's.
+    return (local if "ismtpd" in host else header) or None
+
+
+def _bounce_kind(
+    bounce_type: str | None, classification: Any, enhanced: str | None, code: int | None, reason: str | None
+) -> BounceKind:
+    """Return the kind: SendGrid's type decides; its classification and the codes refine a block."""
+    kind = _BOUNCE_TYPES.get(bounce_type) if bounce_type is not None else None
+    if kind is BounceKind.HARD or kind is BounceKind.SOFT:
+        return kind
+    classified = _CLASSIFICATIONS.get(classification.lower()) if isinstance(classification, str) else None
+    if classified is not None:
+        return classified
+    by_code = smtp.bounce_kind_of(enhanced, code, reason)
+    if kind is BounceKind.BLOCK:
+        return BounceKind.SOFT if by_code is BounceKind.SOFT else kind
+    # No type: the older form. The documentation calls a bounce permanent.
+    return BounceKind.HARD if by_code is BounceKind.UNDETERMINED else by_code
+
+
+def _suppression_list(reason: str | None) -> SuppressionList | None:
+    if reason is None:
+        return None
+    words = reason.strip().lower()
+    found = _DROPS.get(words)
+    if found is None:
+        for phrase, candidate in _DROPS.items():
+            if phrase != "invalid" and phrase in words:
+                return candidate
+    return found
+
+
+def _custom(element: dict[str, Any]) -> dict[str, Any]:
+    """Return the sender's own arguments: the keys that SendGrid does not document, and what lies in ``unique_args``."""
+    # No difference of sets: its order changes from one process to the next.
+    custom = {key: value for key, value in element.items() if key not in _OWN}
+    if "unique_args" in element or "custom_args" in element:
+        return {**fields.section(element, "unique_args"), **fields.section(element, "custom_args"), **custom}
+    return custom

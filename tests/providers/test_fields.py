@@ -1,0 +1,125 @@
+"""Fields that may hold anything give a bounded value or nothing."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.providers import PoisonError, _fields
+
+SECOND = datetime(2026, 11, 3, 10, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("value", "moment"),
+    [
+        ("2026-11-03T10:00:00Z", SECOND),
+        ("2026-11-03T10:00:00", SECOND),
+        ("2026-11-03T05:00:00.0000009-05:00", SECOND),
+        (" 2026-11-03T10:00:00.000Z ", SECOND),
+        ("0001-01-01T00:00:00Z", None),
+        ("0001-01-01T00:00:00+14:00", None),  # before year 1 in UTC
+        ("9999-12-31T23:59:59-14:00", None),  # after year 9999 in UTC
+        ("1969-12-31T23:59:59Z", None),
+        ("2026-02-30T10:00:00Z", None),
+        ("yesterday", None),
+        ("", None),
+        ("2" * 100_000, None),
+        (1793700000, None),
+        (None, None),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_an_iso_time_is_read_or_unknown(value: Any, moment: datetime | None) -> None:
+    assert _fields.iso_moment(value) == moment
+
+
+@pytest.mark.parametrize(
+    ("value", "moment"),
+    [
+        (1793700000, SECOND),
+        (1793700000.0, SECOND),
+        ("1793700000", SECOND),
+        (True, None),
+        (False, None),
+        (0, None),
+        (float("nan"), None),
+        (float("inf"), None),
+        ("nan", None),
+        (-1, None),
+        (10**18, None),
+        ("x", None),
+        ([], None),
+    ],
+    ids=repr,
+)
+def test_seconds_are_read_or_unknown(value: Any, moment: datetime | None) -> None:
+    assert _fields.moment(value) == moment
+
+
+@pytest.mark.parametrize(
+    ("value", "address"),
+    [
+        ("ann@customer.example", "ann@customer.example"),
+        (" Ann@Customer.Example ", "Ann@Customer.Example"),
+        ("Ann <ann@customer.example>", "ann@customer.example"),
+        ("<ann@customer.example>", "ann@customer.example"),
+        ("rfc822; ann@customer.example", "ann@customer.example"),
+        ("Ann <>", None),
+        ("  ", None),
+        ("", None),
+        (7, None),
+        (None, None),
+        (["ann@customer.example"], None),
+    ],
+    ids=repr,
+)
+def test_an_address_is_taken_alone(value: Any, address: str | None) -> None:
+    assert _fields.address(value) == address
+
+
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        (rb'"\ud83d"', "\ufffd"),
+        (rb'"\uD83Dx"', "\ufffdx"),
+        (rb'"\ude00\ud83d"', "\ufffd\ufffd"),
+        (rb'"\ud83d\ude00"', "\U0001f600"),
+        (rb'"\ud83d\ud83d\ude00"', "\ufffd\U0001f600"),
+        (rb'["\\ud83d", "\ud83d"]', ["\\ud83d", "\ufffd"]),  # the first is a backslash and letters
+        (rb'"\\\ud83d"', "\\\ufffd"),
+    ],
+    ids=repr,
+)
+def test_half_a_surrogate_pair_becomes_a_replacement_character(body: bytes, value: Any) -> None:
+    assert _fields.decode_body(body) == value
+    assert _fields.decode_body(body.decode()) == value
+
+
+@given(st.binary(max_size=40))
+def test_a_body_that_cannot_be_decoded_is_poison(junk: bytes) -> None:
+    with pytest.raises(PoisonError) as caught:
+        _fields.decode_body(b"[" + junk.replace(b"]", b""))
+
+    assert caught.value.bad == ()
+
+
+def test_tags_hold_the_reference_where_no_metadata_does() -> None:
+    keys = ("invoice", "invoice_id")
+
+    assert _fields.reference(keys, {"invoice_id": 4711}, ["invoice:9"]) == "4711"
+    assert _fields.reference(keys, {"invoice": None}, ["x", "invoice_id=4712"]) == "4712"
+    assert _fields.reference(keys, "junk", ["invoice:", "invoices:1"]) is None
+
+
+def test_a_fingerprint_keeps_its_parts_apart_and_knows_the_mailbox() -> None:
+    def of(event: str, detail: str, recipient: str = "ann@customer.example") -> str:
+        return _fields.fingerprint(
+            provider="p", account="a", event=event, message_id="m", recipient=recipient, time=SECOND, detail=detail
+        )
+
+    assert of("open", "") == of("open", "", "Ann@Customer.example ")
+    assert of("ab", "c") != of("a", "bc")
+    assert of("open", "") == "d29bf9aefc94301b29d89ccaf1e7e789daa7a197c3d9c0ffdaadf8d22a2f6f9f"

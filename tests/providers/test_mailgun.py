@@ -1,0 +1,109 @@
+"""What only Mailgun has: forms, and codes of its own."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+from streams.domain.events import BounceKind, DeliveryEvent, EventType
+from streams.providers import PROVIDERS, PoisonError, WebhookRequest
+from tests.providers.cases import PAYLOADS, outcome
+
+RECEIVED_AT = datetime(2026, 11, 3, 12, 0, tzinfo=UTC)
+
+
+def normalise(body: bytes, content_type: str | None) -> list[DeliveryEvent]:
+    headers = {} if content_type is None else {"content-type": content_type}
+    return PROVIDERS["mailgun"].normalise(
+        WebhookRequest(body=body, headers=headers, url="", account="acme", received_at=RECEIVED_AT)
+    )
+
+
+def failed(**data: Any) -> bytes:
+    value = json.loads((PAYLOADS / "mailgun" / "failed_permanent.json").read_bytes())
+    value["event-data"].update(data)
+    return json.dumps(value).encode()
+
+
+FORM = {"event": "opened", "recipient": "ann@customer.example", "message-id": "m@mg", "timestamp": "1793700000"}
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["application/x-www-form-urlencoded", "Application/X-WWW-Form-URLEncoded; charset=UTF-8"],
+)
+def test_a_form_is_told_by_its_content_type(content_type: str) -> None:
+    assert normalise(urlencode(FORM).encode(), content_type)[0].type is EventType.OPEN
+
+
+def test_json_is_json_whatever_the_content_type_says() -> None:
+    body = (PAYLOADS / "mailgun" / "opened.json").read_bytes()
+
+    for content_type in (None, "application/x-www-form-urlencoded", "multipart/form-data"):
+        assert normalise(body, content_type)[0].type is EventType.OPEN
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (urlencode(FORM).encode(), None),
+        (urlencode(FORM).encode(), "text/plain"),
+        (b"&".join(b"a=%d" % n for n in range(2_000)), "application/x-www-form-urlencoded"),
+        (b"--x\r\n", "multipart/form-data"),
+        (b"--x\r\n", "multipart/form-data; boundary=x"),
+        (b"--" * 100_000, 'multipart/form-data; boundary="-"'),
+        (b"event=opened", "application/x-www-form-urlencoded"),
+        (b"event=opened&recipient=a%40b", "application/x-www-form-urlencoded"),
+        (b"event=opened&recipient=a%40b&message-headers=%7B", "application/x-www-form-urlencoded"),
+        (
+            b"event=opened&recipient=a%40b&message-headers=%5B%5B%22Subject%22%2C7%5D%5D",
+            "application/x-www-form-urlencoded",
+        ),
+        (b"recipient=a%40b&message-id=m", "application/x-www-form-urlencoded"),
+    ],
+    ids=range(11),
+)
+def test_what_is_no_form_of_mailgun_is_poison(body: bytes, content_type: str | None) -> None:
+    with pytest.raises(PoisonError):
+        normalise(body, content_type)
+
+
+def test_bytes_that_are_not_utf_8_in_a_form_are_replaced() -> None:
+    body = urlencode(FORM).encode() + b"&user-agent=%ff%fe\xff"
+
+    assert normalise(body, "application/x-www-form-urlencoded")[0].user_agent == "\ufffd\ufffd\ufffd"
+
+
+def test_a_list_of_mailgun_is_known_by_its_code_alone() -> None:
+    (event,) = outcome("mailgun", failed(reason="bounce", **{"delivery-status": {"code": 605}})).events
+
+    assert (event.type, event.suppression_list, event.smtp_code) == (EventType.DROPPED, "bounce", None)
+
+
+def test_an_unknown_list_drops_without_naming_one() -> None:
+    (event,) = outcome("mailgun", failed(reason="suppress-something")).events
+
+    assert (event.type, event.suppression_list) == (EventType.DROPPED, None)
+
+
+@pytest.mark.parametrize(("code", "event_type"), [(451, EventType.DEFERRED), (550, EventType.BOUNCE)])
+def test_without_a_severity_the_code_decides(code: int, event_type: EventType) -> None:
+    (event,) = outcome("mailgun", failed(severity=None, **{"delivery-status": {"code": code}})).events
+
+    assert event.type is event_type
+
+
+def test_a_soft_bounce_for_reputation_is_a_block() -> None:
+    status = {"code": 550, "message": "5.7.1 Refused for reputation", "bounce-type": "soft"}
+
+    (event,) = outcome("mailgun", failed(**{"delivery-status": status})).events
+
+    assert event.bounce_kind is BounceKind.BLOCK
+
+
+def test_the_same_id_on_two_days_is_two_events() -> None:
+    ids = {outcome("mailgun", failed(timestamp=day)).events[0].event_id for day in (1793700000, 1793800000)}
+
+    assert len(ids) == 2
