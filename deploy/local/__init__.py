@@ -1,0 +1,23 @@
+"""The system on one machine: what stands behind ``make run``, ``make smoke`` and the tests' broker.
+
+1. ``jars``        Kafka's jars, resolved once by Maven
+2. ``ports``       ports that are free, and stay out of the way of the system's own
+3. ``processes``   processes that we started, and no others
+4. ``broker``      the embedded Kafka broker
+5. ``supervisor``  keeps a command running
+6. ``stack``       a cluster, its topics and a supervised worker, by the public command line
+7. ``demo``        the provider payloads of ``deploy/demo`` and what must become of them
+8. ``run``, ``smoke``  the two commands
+
+Of the package ``streams`` only the command line is used, as any operator would use it.
+"""
+
+from pathlib import Path
+
+__all__ = ["ROOT", "LocalError"]
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class LocalError(Exception):
+    """Something on this machine stands in the way; the text is one line for a person and says what to do."""

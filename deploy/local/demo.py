@@ -1,0 +1,44 @@
+"""The provider payloads of ``deploy/demo``, and what must become of them (``expected.json``; see the README there)."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.local import ROOT
+
+__all__ = ["ACCOUNT", "FOLDER", "Payload", "payloads"]
+
+FOLDER = ROOT / "deploy" / "demo"
+ACCOUNT = "demo"
+"""Under which name of ours they are fed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """One body of a webhook."""
+
+    path: Path
+    events: int
+    """Different events in it."""
+    statuses: Mapping[str, Sequence[str]]
+    """The statuses of each delivery in their order, by recipient."""
+    dead_letters: int
+
+    @property
+    def provider(self) -> str:
+        """Whose webhook it is."""
+        return self.path.parent.name
+
+
+def payloads() -> list[Payload]:
+    """Return all, in the order in which they are fed."""
+    return [
+        Payload(
+            path=FOLDER / row["file"],
+            events=row["events"],
+            statuses=row["statuses"],
+            dead_letters=row["dead_letters"],
+        )
+        for row in json.loads((FOLDER / "expected.json").read_text())
+    ]

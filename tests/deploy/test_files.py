@@ -1,0 +1,116 @@
+"""What is said in several places says the same: versions, ports, the broker's settings."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from deploy.local import ROOT, broker, jars, stack
+from streams.settings import Kafka, Web
+
+MAKEFILE = (ROOT / "Makefile").read_text()
+COMPOSE = (ROOT / "deploy" / "compose.yaml").read_text()
+DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
+
+
+def make(*arguments: str, cwd: Path = ROOT) -> str:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    ran = subprocess.run(["make", *arguments], cwd=cwd, capture_output=True, text=True, check=True, env=env)
+    return ran.stdout
+
+
+def default(variable: str) -> str:
+    found = re.search(rf"^{variable} \?= *([^#\s]*)##", MAKEFILE, re.MULTILINE)
+    assert found is not None
+    return found[1]
+
+
+def test_make_alone_prints_every_target_and_variable() -> None:
+    printed = make()
+
+    phony = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)
+    assert phony is not None
+    for target in phony[1].split():
+        assert f"  make {target} " in printed
+    for variable in ("KAFKA_PORT", "CONTROLLER_PORT", "WEB_PORT", "BROKER", "DEMO"):
+        assert f"  {variable} " in printed
+
+
+def test_every_port_of_run_is_a_variable_that_reaches_it() -> None:
+    commands = make(
+        "--dry-run", "--assume-old=.venv/.runtime", "run", "KAFKA_PORT=1", "CONTROLLER_PORT=2", "WEB_PORT=3"
+    )
+
+    assert re.search(r"--kafka-port 1\b.*--controller-port 2\b.*--web-port 3\b", commands, re.DOTALL)
+    assert "--broker" not in commands
+    assert "--demo" not in commands
+
+
+@pytest.mark.parametrize(("demo", "fed"), [("1", True), ("0", False), ("", False)])
+def test_an_existing_cluster_is_fed_only_with_demo_1(demo: str, fed: bool) -> None:
+    commands = make("--dry-run", "run", "BROKER=kafka.example.net:9092", f"DEMO={demo}")
+
+    assert "--broker kafka.example.net:9092" in commands
+    assert fed == ("--demo" in commands)
+
+
+def test_the_version_of_kafka_is_the_same_everywhere() -> None:
+    assert f"<kafka.version>{jars.KAFKA_VERSION}</kafka.version>" in jars.POM.read_text()
+    assert default("KAFKA") == jars.KAFKA_VERSION
+    assert f"image: apache/kafka:{jars.KAFKA_VERSION}\n" in COMPOSE
+
+
+def test_the_ports_are_the_ones_at_which_the_package_looks_by_default() -> None:
+    assert default("KAFKA_PORT") == str(broker.PORT)
+    assert default("CONTROLLER_PORT") == str(broker.CONTROLLER_PORT)
+    assert default("WEB_PORT") == str(stack.WEB_PORT)
+    assert Kafka().bootstrap_servers == f"127.0.0.1:{broker.PORT}"
+    assert Web().port == stack.WEB_PORT
+    assert f"MAILSTREAMS_WEB__PORT={stack.WEB_PORT}" in DOCKERFILE
+    assert f"127.0.0.1:{stack.WEB_PORT}:{stack.WEB_PORT}" in COMPOSE
+
+
+def test_the_broker_in_containers_is_set_as_the_embedded_one() -> None:
+    in_compose = dict(re.findall(r"^      KAFKA_([A-Z_]+): \"?([^\"\n]*)\"?$", COMPOSE, re.MULTILINE))
+    for line in (broker.TEMPLATES / "server.properties").read_text().splitlines():
+        name, _, value = line.partition("=")
+        if not line or line.startswith("#") or "${" in value or name.startswith("broker."):
+            continue  # addresses, and what makes the tests quick, are different
+        assert in_compose.get(name.upper().replace(".", "_")) == value, name
+
+
+def test_few_partitions_for_the_topics_of_kafka_itself() -> None:
+    template = (broker.TEMPLATES / "server.properties").read_text()
+
+    partitions = {
+        name: int(count) for name, count in re.findall(r"^(\S+num\.partitions)=(\d+)$", template, re.MULTILINE)
+    }
+    assert {"offsets.topic.num.partitions", "transaction.state.log.num.partitions"} <= partitions.keys()
+    assert max(partitions.values()) < 50
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock", "requirements-build.lock"])
+def test_a_lock_pins_every_package_by_hash_and_names_no_index(name: str) -> None:
+    text = (ROOT / name).read_text()
+    entries = re.split(r"\n(?=\S)", text)
+
+    pinned = [entry for entry in entries if not entry.startswith("#")]
+    assert pinned
+    assert all(re.match(r"[\w.-]+==\S+ (; .*)?\\\n +--hash=sha256:", entry) for entry in pinned)
+    assert "://" not in text
+
+
+def test_the_image_is_built_from_locks_with_hashes_and_runs_as_a_numbered_user() -> None:
+    assert DOCKERFILE.count("--require-hashes -r requirements") == 2
+    assert re.search(r"^USER \d+:\d+$", DOCKERFILE, re.MULTILINE)
+    assert "/livez" in DOCKERFILE
+
+
+def test_ci_is_executable_and_runs_check_and_test() -> None:
+    ci = ROOT / ".ci" / "run"
+
+    assert os.access(ci, os.X_OK)
+    assert "set -euo pipefail" in ci.read_text()
+    assert ci.read_text().endswith("make check\nmake test\n")
