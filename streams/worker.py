@@ -96,20 +96,25 @@ async def _beat(worker: Worker) -> None:
 
 async def _stop(worker: Worker) -> int:
     logger.info("stopping: finishing what is in work")
-    try:
-        async with asyncio.timeout(worker.settings.worker.shutdown_s):
-            await worker.app.stop()
-            await worker.publisher.close()
-            await worker.health_server.stop()
-            await worker.progress.close()
-    except TimeoutError:
-        logger.warning("not finished in %g s: what was not committed is done again", worker.settings.worker.shutdown_s)
+    limit_s = worker.settings.worker.shutdown_s
+    stopping = asyncio.create_task(_stop_all(worker))
+    ends: list[asyncio.Future[Any]] = [stopping, worker.crashed]
+    done, _ = await asyncio.wait(ends, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+    if stopping not in done:  # not cancelled: some of Faust's waits cannot be
+        logger.error("not finished in %g s: what was not committed is done again", limit_s)
         _exit(EXIT_CRASHED)
-    except Exception:
-        logger.exception("the stop failed: what was not committed is done again")
+    if stopping.exception() is not None:
+        logger.error("the stop failed: what was not committed is done again", exc_info=stopping.exception())
         _exit(EXIT_CRASHED)
     logger.info("stopped")
     _exit(EXIT_OK)
+
+
+async def _stop_all(worker: Worker) -> None:
+    await worker.app.stop()
+    await worker.publisher.close()
+    await worker.health_server.stop()
+    await worker.progress.close()
 
 
 async def _end(worker: Worker, error: BaseException) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 
 from streams.kafka.batches import Rows
-from streams.kafka.transactions import MAX_BATCH_BYTES, REPLACE_AFTER_ROWS, RETRY_BACKOFF_MS, send_rows
+from streams.kafka.transactions import MAX_BATCH_BYTES, REPLACE_AFTER_ROWS, RETRY_BACKOFF_MS, Turns, send_rows
 
 
 class Publisher:
@@ -43,6 +43,7 @@ class Publisher:
         self._retired: list[AIOKafkaProducer] = []
         self._starting = asyncio.Lock()
         self._rows_sent = 0
+        self._turns = Turns()
 
     async def publish(self, rows: Rows) -> None:
         """Send all rows and wait until every one is acknowledged.
@@ -53,7 +54,7 @@ class Publisher:
         producer = await self._current()
         self._rows_sent += sum(map(len, rows.values()))
         async with asyncio.timeout(self._deadline_s):
-            await send_rows(producer, rows)
+            await send_rows(producer, rows, self._turns)
 
     async def _current(self) -> AIOKafkaProducer:
         async with self._starting:

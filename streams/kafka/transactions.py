@@ -12,7 +12,7 @@ awaited before the commit is asked for.
 
 import asyncio
 import contextlib
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Final
 
@@ -46,7 +46,17 @@ def batches_of(producer: AIOKafkaProducer, rows: list[Row]) -> Iterator[BatchBui
         yield batch
 
 
-async def send_rows(producer: AIOKafkaProducer, rows: Rows) -> dict[tuple[str, int], int]:
+class Turns(defaultdict[tuple[str, int], asyncio.Lock]):
+    """One sender at a time for each destination.
+
+    aiokafka lets one batch of a partition wait, and miscounts the patience of those that queue behind it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(asyncio.Lock)
+
+
+async def send_rows(producer: AIOKafkaProducer, rows: Rows, turns: Turns) -> dict[tuple[str, int], int]:
     """Send all rows, wait until every batch is acknowledged, and return each partition's next offset.
 
     The first batch of every partition goes before the second of any, so that one
@@ -64,7 +74,9 @@ async def send_rows(producer: AIOKafkaProducer, rows: Rows) -> dict[tuple[str, i
             if batch is not None:
                 topic, partition = destination
                 count = batch.record_count()
-                sent.append((destination, count, await producer.send_batch(batch, topic, partition=partition)))
+                async with turns[destination]:
+                    future = await producer.send_batch(batch, topic, partition=partition)
+                sent.append((destination, count, future))
                 waiting.append((destination, batches))
     finally:
         outcomes = await asyncio.gather(*(future for _, _, future in sent), return_exceptions=True)
@@ -109,6 +121,7 @@ class TransactionalWriter:
         self._in_transaction = False
         self._end_requested = False
         self._rows_sent = 0
+        self._turns = Turns()
 
     async def fence(self) -> None:
         """Become the only owner: end what the previous owner left open, and make everything it still sends fail.
@@ -160,7 +173,7 @@ class TransactionalWriter:
         self._in_transaction = True
         # The offsets go on their way beside the rows: both are part of the transaction, only its end waits for both.
         results = await asyncio.gather(
-            send_rows(producer, rows),
+            send_rows(producer, rows, self._turns),
             producer.send_offsets_to_transaction(committed, self._group_id),
             return_exceptions=True,
         )

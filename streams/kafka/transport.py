@@ -345,6 +345,11 @@ class BatchConsumer(driver.Consumer):
         """Leave the group without finishing anything: for the end after a crash."""
         await self._thread.leave_group()
 
+    async def wait_empty(self) -> None:
+        """Finish the batches in work. Faust's own wait has no end, and nothing can cancel it; lanes close in time."""
+        self.stop_partitions()
+        await self.app.lanes.close()
+
     # -- what Faust does for single records and we do not need ------------------------------------------
 
     async def perform_seek(self) -> None:

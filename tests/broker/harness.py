@@ -1,0 +1,258 @@
+"""Real parts for tests: a worker process to start, kill and stop; records to send; a look at how far it is."""
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.structs import ConsumerRecord, TopicPartition
+
+from deploy.local.broker import Broker
+from streams import codecs, records, topics
+from streams.settings import Settings, load
+
+FAULTY = [sys.executable, "-m", "tests.broker.faulty_worker"]
+"""A worker that dies at a named point; see that file."""
+
+
+def settings_for(
+    broker: Broker, datadir: Path, overrides: Mapping[str, object], *, partitions: int = 4
+) -> tuple[Settings, dict[str, str]]:
+    """Return settings for a worker on this broker, and the environment that gives them to a process."""
+    environment = {
+        "MAILSTREAMS_KAFKA__BOOTSTRAP_SERVERS": broker.bootstrap,
+        "MAILSTREAMS_KAFKA__SESSION_TIMEOUT_S": "6",
+        "MAILSTREAMS_KAFKA__HEARTBEAT_INTERVAL_S": "1",
+        "MAILSTREAMS_KAFKA__REQUEST_TIMEOUT_S": "20",
+        "MAILSTREAMS_KAFKA__REBALANCE_TIMEOUT_S": "20",
+        "MAILSTREAMS_KAFKA__TRANSACTION_TIMEOUT_S": "15",
+        "MAILSTREAMS_KAFKA__COMMIT_DEADLINE_S": "10",
+        "MAILSTREAMS_TOPICS__PARTITIONS": str(partitions),
+        "MAILSTREAMS_WORKER__DATADIR": str(datadir),
+        "MAILSTREAMS_WEB__PORT": "0",
+    } | {f"MAILSTREAMS_{name}": str(value) for name, value in overrides.items()}
+    return load(environment=environment), environment
+
+
+@dataclass
+class WorkerProcess:
+    """One worker as a process of its own, its log in a file."""
+
+    environment: Mapping[str, str]
+    log: Path
+    command: Sequence[str] = (sys.executable, "-m", "streams", "worker")
+    process: "subprocess.Popen[bytes] | None" = None
+    starts: int = 0
+    port: int = field(default=0)
+
+    def start(self, **more: str) -> None:
+        self.starts += 1
+        self._from = self.log.stat().st_size if self.log.exists() else 0
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command, env={**os.environ, **self.environment, **more}, stdout=log, stderr=log
+            )
+
+    @property
+    def output(self) -> str:
+        """What it wrote since its last start."""
+        with self.log.open("rb") as log:
+            log.seek(self._from)
+            return log.read().decode(errors="replace")
+
+    def wait_ready(self, timeout_s: float = 60) -> None:
+        self.wait_for("partitions ready", timeout_s)
+
+    def wait_for(self, text: str, timeout_s: float = 60) -> None:
+        deadline = time.monotonic() + timeout_s
+        while text not in self.output:
+            assert self.process is not None
+            if self.process.poll() is not None:
+                raise AssertionError(f"the worker ended with {self.process.returncode}:\n{self.output[-3000:]}")
+            if time.monotonic() > deadline:
+                raise AssertionError(f"no {text!r} after {timeout_s} s:\n{self.output[-3000:]}")
+            time.sleep(0.05)
+
+    def url(self, path: str) -> str:
+        address = self.output.split("http://", 1)[1].split("/", 1)[0]
+        return f"http://{address}{path}"
+
+    def get(self, path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(self.url(path), timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def metric(self, start: str) -> float:
+        """Return the sum of all samples whose line begins with ``start``."""
+        lines = [line for line in self.get("/metrics")[1].splitlines() if line.startswith(start)]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def stop(self, timeout_s: float = 40) -> int:
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout_s)
+
+    def wait(self, timeout_s: float = 60) -> int:
+        assert self.process is not None
+        return self.process.wait(timeout_s)
+
+
+Record = ConsumerRecord[bytes, bytes]
+
+
+def raw_headers(provider: str, account: str = "acme") -> list[tuple[str, bytes]]:
+    """Return the headers of a raw record as the ingress writes them."""
+    return records.encode_raw_headers(
+        provider=provider,
+        account=account,
+        received_at=datetime.now(UTC),
+        content_type="application/json",
+        url=f"https://hooks.example.net/webhooks/{provider}/{account}",
+        verified=False,
+        key_id=None,
+        http_headers={},
+    )
+
+
+async def send(broker: Broker, topic: str, rows: Sequence[tuple[int, bytes | None, bytes | None, Any]]) -> None:
+    """Send (partition, key, value, headers) rows with acks=all; batches, because ``send`` takes no null with a null."""
+    async with AIOKafkaProducer(
+        bootstrap_servers=broker.bootstrap, enable_idempotence=True, max_batch_size=900 << 10
+    ) as producer:
+        for partition in sorted({row[0] for row in rows}):
+            batch = producer.create_batch()
+            for _, key, value, headers in (row for row in rows if row[0] == partition):
+                if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
+                    await (await producer.send_batch(batch, topic, partition=partition))
+                    batch = producer.create_batch()
+                    batch.append(key=key, value=value, timestamp=None, headers=headers)
+            await (await producer.send_batch(batch, topic, partition=partition))
+
+
+def bodies(seed: int, count: int, per_body: int, *, deliveries: int) -> list[bytes]:
+    """Return SendGrid bodies: shuffled, repeated, disordered events of ``deliveries`` messages."""
+    chance = random.Random(seed)
+    now = int(time.time())
+    made = []
+    recent: list[dict[str, Any]] = []
+    number = 0
+    for _ in range(count):
+        events = []
+        for _ in range(per_body):
+            if recent and chance.random() < 0.15:
+                events.append(chance.choice(recent))  # SendGrid repeats itself
+                continue
+            one = chance.randrange(deliveries)
+            kind = chance.choices(
+                ["processed", "deferred", "delivered", "open", "bounce", "dropped"], [3, 2, 4, 2, 1, 1]
+            )[0]
+            event: dict[str, Any] = {
+                "email": f"payer{one}@customer{one % 97}.example",
+                "timestamp": now - chance.randrange(7200),
+                "event": kind,
+                "sg_event_id": f"e{seed}-{number}",
+                "sg_message_id": f"m{seed}-{one}.filter0001.16648.5515E0B88.0",
+                "invoice": f"INV-{one}",
+            }
+            if kind == "deferred":
+                event |= {"response": "421 4.7.0 Try again later", "attempt": str(chance.randrange(1, 9))}
+            if kind == "bounce":
+                event |= {
+                    "reason": "550 5.1.1 No such user",
+                    "status": "5.1.1",
+                    "type": chance.choice(["bounce", "blocked"]),
+                }
+            if kind == "dropped":
+                event |= {"reason": "Bounced Address"}
+            number += 1
+            events.append(event)
+            recent.append(event)
+            del recent[:-200]
+        made.append(codecs.encode(events))
+    return made
+
+
+async def caught_up(broker: Broker, settings: Settings, sources: Sequence[str], timeout_s: float) -> None:
+    """Wait until the group has committed the ends of all source topics; the upstream ones first."""
+    deadline = time.monotonic() + timeout_s
+    admin = AIOKafkaAdminClient(bootstrap_servers=broker.bootstrap)
+    consumer = AIOKafkaConsumer(bootstrap_servers=broker.bootstrap, isolation_level="read_committed")
+    await admin.start()
+    await consumer.start()
+    try:
+        for topic in sources:
+            tps = [TopicPartition(topic, p) for p in range(settings.topics.partitions)]
+            while True:
+                ends = await consumer.end_offsets(tps)
+                committed = await admin.list_consumer_group_offsets(settings.worker.app_id, partitions=tps)
+                behind = {
+                    tp: end
+                    for tp, end in ends.items()
+                    if end > 0 and (tp not in committed or committed[tp].offset < end)
+                }
+                if not behind:
+                    break
+                if time.monotonic() > deadline:
+                    raise AssertionError(f"not caught up after {timeout_s} s: {behind} {committed}")
+                await asyncio.sleep(0.2)
+    finally:
+        await consumer.stop()
+        await admin.close()
+
+
+async def read_all(
+    broker: Broker, topic: str, partitions: int, *, isolation_level: str = "read_committed"
+) -> dict[int, list[Record]]:
+    """Return every record of a topic, by partition, in order."""
+    found: dict[int, list[Record]] = {p: [] for p in range(partitions)}
+    async with AIOKafkaConsumer(
+        bootstrap_servers=broker.bootstrap, isolation_level=isolation_level, max_partition_fetch_bytes=8 << 20
+    ) as consumer:
+        tps = [TopicPartition(topic, p) for p in range(partitions)]
+        consumer.assign(tps)
+        await consumer.seek_to_beginning(*tps)
+        ends = await consumer.end_offsets(tps)
+        while True:
+            for tp, fetched in (await consumer.getmany(timeout_ms=100)).items():
+                found[tp.partition].extend(fetched)
+            if all([await consumer.position(tp) >= ends[tp] for tp in tps]):
+                return found
+
+
+RAW_AND_EVENTS = (topics.raw_topic("sendgrid"), topics.EVENTS)
+
+
+async def delete_topic(broker: Broker, topic: str) -> None:
+    """Delete a topic and wait until it is gone."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=broker.bootstrap)
+    await admin.start()
+    try:
+        await admin.delete_topics([topic])
+        while topic in await admin.list_topics():
+            await asyncio.sleep(0.1)
+    finally:
+        await admin.close()
