@@ -25,7 +25,8 @@ class ControlTopic:
             control = TopicPartition(self._topic, 0)
             consumer.assign([control])
             end = (await consumer.end_offsets([control]))[control]
-            await consumer.seek_to_beginning(control)
+            # not seek_to_beginning: a reset to the end that is under way after assign can win over it
+            consumer.seek(control, (await consumer.beginning_offsets([control]))[control])
             while await consumer.position(control) < end:
                 for records in (await consumer.getmany(timeout_ms=200)).values():
                     for record in records:

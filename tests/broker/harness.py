@@ -234,7 +234,8 @@ async def read_all(
     ) as consumer:
         tps = [TopicPartition(topic, p) for p in range(partitions)]
         consumer.assign(tps)
-        await consumer.seek_to_beginning(*tps)
+        for tp, begin in (await consumer.beginning_offsets(tps)).items():
+            consumer.seek(tp, begin)  # not seek_to_beginning: a reset to the end under way can win over it
         ends = await consumer.end_offsets(tps)
         while True:
             for tp, fetched in (await consumer.getmany(timeout_ms=100)).items():

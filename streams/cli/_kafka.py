@@ -1,0 +1,198 @@
+"""Reading and writing topics for a person at a terminal: bounded waits, no consumer group, no flood of log lines."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import (
+    GroupCoordinatorNotAvailableError,
+    GroupLoadInProgressError,
+    KafkaConnectionError,
+    KafkaError,
+    KafkaTimeoutError,
+    NotCoordinatorForGroupError,
+)
+from aiokafka.structs import OffsetAndMetadata
+
+from streams import topics
+from streams.cli import Failure
+from streams.settings import Settings
+
+Progress = Callable[[int, int], None]
+"""Told how many offsets were read, of how many."""
+
+_Result = TypeVar("_Result")
+
+_COORDINATOR_STARTS: Final = (
+    GroupCoordinatorNotAvailableError,  # no group was ever used: the broker makes its topic for them now
+    GroupLoadInProgressError,
+    NotCoordinatorForGroupError,
+)
+_RETRY_S: Final = 0.2
+_STALL_TIMEOUT_S: Final = 30.0
+_POLL_MS: Final = 500
+_REQUEST_TIMEOUT_MS: Final = 30_000
+_MAX_RECORDS: Final = 5000
+_FETCH_BYTES: Final = topics.MAX_RECORD_BYTES + 1024 * 1024
+
+# aiokafka's clients are annotated in part only
+_Consumer: Any = AIOKafkaConsumer
+_Producer: Any = AIOKafkaProducer
+
+
+class _LastWords(logging.Handler):
+    """Keeps aiokafka's last complaint, which says why, instead of writing hundreds of them."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.text = record.getMessage()
+
+
+_last_words = _LastWords()
+
+
+def run(work: Coroutine[Any, Any, _Result]) -> _Result:
+    """Run a command's work; the client library's own log lines are kept from the terminal."""
+    logger = logging.getLogger("aiokafka")
+    logger.propagate = False
+    if _last_words not in logger.handlers:
+        logger.addHandler(_last_words)
+    _last_words.text = ""
+    return asyncio.run(work)
+
+
+def unavailable(error: BaseException, settings: Settings) -> tuple[str, ...]:
+    """Return what to say when the brokers cannot be reached or refuse; nothing when it is another error."""
+    servers = settings.kafka.bootstrap_servers
+    if isinstance(error, (TimeoutError, KafkaConnectionError, KafkaTimeoutError)):
+        why = f" ({_last_words.text or error})" if _last_words.text or str(error) else ""
+        return (f"no broker answers at {servers}{why}; start one (make run) or set kafka.bootstrap_servers",)
+    if isinstance(error, KafkaError):
+        return (f"the broker at {servers} refuses: {error}",)
+    return ()
+
+
+async def partitions_of(settings: Settings, topic: str) -> int:
+    """Return how many partitions a topic has.
+
+    Raises:
+        Failure: the topic does not exist.
+    """
+    counts = await topics.partition_counts(settings)
+    if topic not in counts:
+        message = f"topic {topic} is missing; create it: mailstreams topics create"
+        raise Failure(message)
+    return counts[topic]
+
+
+async def committed(settings: Settings) -> dict[TopicPartition, OffsetAndMetadata]:
+    """Return what the workers' consumer group committed; nothing where no worker ever ran."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + topics.CONNECT_TIMEOUT_S
+    async with topics.admin_client(settings) as admin:
+        while True:
+            try:
+                offsets: dict[TopicPartition, OffsetAndMetadata] = await admin.list_consumer_group_offsets(
+                    settings.worker.app_id
+                )
+            except _COORDINATOR_STARTS:
+                if loop.time() > deadline:
+                    raise
+                await asyncio.sleep(_RETRY_S)
+            else:
+                return offsets
+
+
+@asynccontextmanager
+async def producer(settings: Settings) -> AsyncIterator[Any]:
+    """Yield a started producer; what it acknowledged is on all in-sync replicas."""
+    client = _Producer(
+        **settings.kafka.client_options(),
+        acks="all",
+        enable_idempotence=True,
+        max_request_size=_FETCH_BYTES,
+        request_timeout_ms=_REQUEST_TIMEOUT_MS,
+        linger_ms=5,
+    )
+    try:
+        await _start(client)
+        yield client
+    finally:
+        await client.stop()
+
+
+@asynccontextmanager
+async def consumer(settings: Settings, topic: str) -> AsyncIterator[Any]:
+    """Yield a started read_committed consumer of every partition of a topic, outside any group.
+
+    Raises:
+        Failure: the topic does not exist.
+    """
+    count = await partitions_of(settings, topic)
+    client = _Consumer(
+        **settings.kafka.client_options(),
+        group_id=None,
+        isolation_level="read_committed",
+        auto_offset_reset="earliest",
+        max_partition_fetch_bytes=_FETCH_BYTES,
+        request_timeout_ms=_REQUEST_TIMEOUT_MS,
+    )
+    client.assign([TopicPartition(topic, number) for number in range(count)])
+    try:
+        await _start(client)
+        yield client
+    finally:
+        await client.stop()
+
+
+async def read_to_end(settings: Settings, topic: str, progress: Progress | None = None) -> AsyncIterator[Sequence[Any]]:
+    """Yield what a topic holds now, in lists of records of one partition each, and end there.
+
+    The end goes by the consumer's position, because the last offset may be a commit marker that is never delivered.
+    """
+    async with consumer(settings, topic) as client:
+        partitions = list(client.assignment())
+        starts = await client.beginning_offsets(partitions)
+        ends = await client.end_offsets(partitions)
+        total = sum(max(0, ends[partition] - starts[partition]) for partition in partitions)
+        for partition in partitions:
+            client.seek(partition, starts[partition])
+        last_step, read = asyncio.get_running_loop().time(), -1
+        while True:
+            positions = {partition: await client.position(partition) for partition in partitions}
+            done = sum(min(positions[partition], ends[partition]) - starts[partition] for partition in partitions)
+            if progress is not None:
+                progress(done, total)
+            if all(positions[partition] >= ends[partition] for partition in partitions):
+                return
+            now = asyncio.get_running_loop().time()
+            if done > read:
+                last_step, read = now, done
+            elif now - last_step > _STALL_TIMEOUT_S:
+                message = f"nothing more of {topic} was read for {_STALL_TIMEOUT_S:g} s"
+                raise KafkaTimeoutError(message)
+            for partition, records in (await client.getmany(timeout_ms=_POLL_MS, max_records=_MAX_RECORDS)).items():
+                yield [record for record in records if record.offset < ends[partition]]
+
+
+async def read_on(settings: Settings, topic: str, *, from_beginning: bool) -> AsyncIterator[Sequence[Any]]:
+    """Yield records of a topic as they are committed, from now on or from the oldest, without an end."""
+    async with consumer(settings, topic) as client:
+        partitions = list(client.assignment())
+        edge = client.beginning_offsets if from_beginning else client.end_offsets
+        for partition, offset in (await edge(partitions)).items():
+            client.seek(partition, offset)
+        while True:
+            for records in (await client.getmany(timeout_ms=_POLL_MS, max_records=_MAX_RECORDS)).values():
+                yield records
+
+
+async def _start(client: Any) -> None:
+    async with asyncio.timeout(topics.CONNECT_TIMEOUT_S):
+        await client.start()

@@ -1,0 +1,109 @@
+"""What a command prints: for people in colour, for programs as one JSON object a line.
+
+Every string that came from outside passes ``clean`` or ``json_line``: a
+receiving server's answer may hold escape sequences that would take over the
+operator's terminal, or line breaks that would forge lines.
+"""
+
+import re
+import sys
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as ProgressBar
+from rich.text import Text
+
+from streams import codecs
+from streams.cli._kafka import Progress
+
+STATUS_STYLES: Final = {
+    "sent": "cyan",
+    "delivered": "green",
+    "opened": "bold green",
+    "bounced": "bold red",
+    "deferred": "yellow",
+    "dropped": "magenta",
+}
+
+_SPACES: Final = re.compile(r"[\t\n\r\v\f\x85\u2028\u2029]+")
+_HIDDEN_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
+_HIDDEN_IN_JSON: Final = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+
+
+def clean(value: object) -> str:
+    """Return a text as one harmless line: line breaks as spaces, no control, format or bidirectional characters."""
+    text = _SPACES.sub(" ", str(value))
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(char for char in text if unicodedata.category(char) not in _HIDDEN_CATEGORIES)
+
+
+def json_line(value: Any) -> None:
+    """Print a value as one line of JSON; characters that a terminal obeys are escaped, which JSON reads as the same."""
+    text = codecs.encode(value).decode("utf-8")
+    click.echo(_HIDDEN_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
+    sys.stdout.flush()
+
+
+def console() -> Console:
+    """Return standard output: coloured on a terminal, never wrapped, and no text taken for markup."""
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """Say something that is not the command's result, to standard error."""
+    click.echo(text, err=True)
+
+
+def status_text(status: object) -> Text:
+    """Return a status in its colour."""
+    return Text(clean(status), style=STATUS_STYLES.get(str(status), ""))
+
+
+def time_text(value: object) -> str:
+    """Return a time as people read it, in UTC and whole seconds; whatever else it is, cleaned."""
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            return clean(value)
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return "" if value is None else clean(value)
+
+
+def time_of_ms(milliseconds: int) -> str:
+    """Return a Kafka timestamp as people read it; nothing where there is none."""
+    try:
+        return time_text(datetime.fromtimestamp(milliseconds / 1000, UTC)) if milliseconds >= 0 else ""
+    except (ValueError, OverflowError, OSError):
+        return ""
+
+
+def shortened(text: str, limit: int = 120) -> str:
+    """Return the beginning of a long text."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun: 1 record, 2 records."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+@contextmanager
+def progress(text: str) -> Iterator[Progress]:
+    """Show on standard error how much of a topic was read, where that is a terminal."""
+    stderr = Console(stderr=True)
+    if not stderr.is_terminal:
+        yield lambda _done, _total: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with ProgressBar(*columns, console=stderr, transient=True) as bar:
+        task = bar.add_task(text, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

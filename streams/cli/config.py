@@ -1,0 +1,48 @@
+"""``mailstreams config show|reference``."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from streams import codecs
+from streams.cli import Invocation, json_option, pass_invocation
+from streams.cli._output import json_line
+from streams.settings import reference as settings_reference
+from streams.settings import shown
+
+
+@click.group("config")
+def command() -> None:
+    """Show the settings in force, or all that can be set."""
+
+
+@command.command()
+@json_option
+@pass_invocation
+def show(invocation: Invocation, *, as_json: bool) -> None:
+    """Print the settings in force, from file, environment and defaults; secrets are masked."""
+    settings = invocation.settings()
+    if as_json:
+        json_line(shown(settings))
+        return
+    for section, values in shown(settings).items():
+        if section == "accounts":
+            for account, contents in values.items():
+                _print_table(f"accounts.{codecs.encode(account).decode()}", contents)
+        else:
+            _print_table(section, values)
+
+
+@command.command()
+def reference() -> None:
+    """Print every setting with its unit, default and reason, as Markdown (docs/configuration.md)."""
+    click.echo(settings_reference(), nl=False)
+
+
+def _print_table(name: str, values: Mapping[str, Any]) -> None:
+    """Print a TOML table; a JSON string, number or list of strings is a TOML one too."""
+    click.echo(f"[{name}]")
+    for key, value in values.items():
+        click.echo(f"# {key} is not set" if value is None else f"{key} = {codecs.encode(value).decode()}")
+    click.echo()

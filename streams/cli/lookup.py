@@ -1,0 +1,271 @@
+"""``mailstreams lookup``: what became of a message, and what to do now.
+
+It reads ``mail.status`` and ``mail.events`` from end to end, because Kafka has
+no index by reference or recipient. A record is decoded only if its bytes hold
+what is looked for, so that millions are read in seconds.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from streams import codecs, topics
+from streams.cli import NOTHING_FOUND, WRONG_USE, Failure, Invocation, json_option, pass_invocation
+from streams.cli._kafka import Progress, read_to_end, run
+from streams.cli._output import clean, console, json_line, note, progress, status_text, time_text
+from streams.domain.events import DeliveryEvent, normalised_recipient
+from streams.records import RecordError, decode_event, decode_status
+from streams.settings import Settings
+
+_ASCII: Final = re.compile(rb"[\x20-\x7e]+")
+_NEVER: Final = datetime.min.replace(tzinfo=UTC)
+
+
+@click.command("lookup")
+@click.argument("text", required=False)
+@click.option("--reference", metavar="TEXT", help="The application's reference, such as the invoice's number.")
+@click.option("--recipient", metavar="ADDRESS", help="The recipient's address, in any case of letters.")
+@click.option("--message-id", metavar="ID", help="The provider's id of the message; with or without <>.")
+@click.option("--delivery-id", metavar="ID", help="Our id of one message to one recipient.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Show the newest N in full.")
+@json_option
+@pass_invocation
+def command(
+    invocation: Invocation,
+    text: str | None,
+    *,
+    reference: str | None,
+    recipient: str | None,
+    message_id: str | None,
+    delivery_id: str | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """Say what became of a message, and what to do now: status, advice and timeline.
+
+    TEXT alone is tried as reference, recipient, message id and delivery id. Options given together must all fit.
+    The timeline goes back as far as mail.events is kept (topics.events_retention_days). Exit code 1: nothing found.
+    """
+    chosen = {"reference": reference, "recipient": recipient, "message_id": message_id, "delivery_id": delivery_id}
+    question = _Question.of(text, {name: value for name, value in chosen.items() if value})
+    settings = invocation.settings()
+    found = run(_search(settings, question))
+    if not found:
+        lines = [f"nothing found for {clean(question)}"]
+        lines.append(
+            "an event shows up once the worker has read it (mailstreams worker); "
+            f"the timeline goes back {settings.topics.events_retention_days:g} days, "
+            f"the status {settings.delivery.expire_after_days:g} days"
+        )
+        raise Failure(*lines, exit_code=NOTHING_FOUND)
+    if as_json:
+        for delivery in found:
+            json_line({"delivery_id": delivery.delivery_id, "status": delivery.status, "timeline": delivery.timeline()})
+        return
+    out = console()
+    for number, delivery in enumerate(found[-limit:]):
+        if number:
+            out.print()
+        _print(out, delivery)
+    if len(found) > limit:
+        note(f"{len(found) - limit} older not shown; see --limit")
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What is looked for: one text in any of the four places, or several places that must all fit."""
+
+    wanted: dict[str, str]
+    any_of: bool
+
+    @classmethod
+    def of(cls, text: str | None, chosen: dict[str, str]) -> "_Question":
+        wanted = chosen or dict.fromkeys(_PLACES, text or "")
+        wanted = {name: _plain(name, value) for name, value in wanted.items()}
+        if (text is not None and chosen) or not all(wanted.values()):
+            message = "give either TEXT or options that say what it is"
+            raise Failure(message, exit_code=WRONG_USE)
+        return cls(wanted, any_of=not chosen)
+
+    def __str__(self) -> str:
+        names = {name.replace("_", " "): value for name, value in self.wanted.items()}
+        if self.any_of:
+            return f"{next(iter(self.wanted.values()))} as {', '.join(names)}"
+        return ", ".join(f"{name} {value}" for name, value in names.items())
+
+    def needles(self) -> list[bytes]:
+        """Return bytes of which a fitting record's value holds at least one, in lower case."""
+        return list({_needle(value) for value in self.wanted.values()})
+
+    def fits(self, of: Callable[[str], object]) -> bool:
+        """Say whether a delivery's fields fit."""
+        hits = (_plain(name, str(of(name) or "")) == value for name, value in self.wanted.items())
+        return any(hits) if self.any_of else all(hits)
+
+
+_PLACES: Final = ("reference", "recipient", "message_id", "delivery_id")
+
+
+def _needle(value: str) -> bytes:
+    """Return a part of the value's JSON that every record with it holds in lower case, whatever letters it has.
+
+    Bytes know upper and lower case of ASCII only, so it is the longest part of that; an empty one is in all.
+    """
+    return max(_ASCII.findall(codecs.encode(value)[1:-1].lower()), key=len, default=b"")
+
+
+def _plain(name: str, value: str) -> str:
+    """Return a value in the form in which two are compared."""
+    if name == "recipient":
+        return normalised_recipient(value)
+    return value.strip().strip("<>") if name == "message_id" else value.strip()
+
+
+@dataclass(slots=True)
+class _Found:
+    """A delivery: the newest status record, and its events, of which one that came twice is kept once."""
+
+    delivery_id: str
+    status: dict[str, Any] | None = None
+    events: dict[str, DeliveryEvent] = field(default_factory=dict)
+
+    def timeline(self) -> list[DeliveryEvent]:
+        """Return the events in the order in which they happened, as far as that is known."""
+        return sorted(self.events.values(), key=lambda event: (event.occurred_at or event.received_at, event.event_id))
+
+    @property
+    def last_received_at(self) -> datetime:
+        """Return when the newest that we know came in."""
+        times = [event.received_at for event in self.events.values()]
+        if self.status is not None and isinstance(received := self.status.get("received_at"), str):
+            times.append(datetime.fromisoformat(received))
+        return max(times, default=_NEVER)
+
+
+async def _search(settings: Settings, question: _Question) -> list[_Found]:
+    """Return the deliveries that fit, the newest last."""
+    found: dict[str, _Found] = {}
+    with progress("reading mail.status") as tell:
+        await _read_statuses(settings, question, found, tell)
+    known = set(found)
+    with progress("reading mail.events") as tell:
+        await _read_events(settings, question, found, tell)
+    if set(found) - known:
+        # an event fitted, of a delivery that has no status yet: its earlier events may not have named what was looked for
+        with progress("reading mail.events again") as tell:
+            await _read_events(settings, question, found, tell)
+    return sorted(found.values(), key=lambda delivery: (delivery.last_received_at, delivery.delivery_id))
+
+
+async def _read_statuses(settings: Settings, question: _Question, found: dict[str, _Found], tell: Progress) -> None:
+    needles = question.needles()
+    async for batch in read_to_end(settings, topics.STATUS, tell):
+        for record in batch:
+            if not record.value:  # a tombstone: the delivery expired
+                found.pop((record.key or b"").decode("utf-8", "replace"), None)
+                continue
+            if not _holds(record.value, needles):
+                continue
+            try:
+                status = decode_status(record.value)
+            except RecordError:
+                continue  # not ours to judge: the worker's own readers count it
+            if question.fits(status.get):
+                found[status["delivery_id"]] = _Found(status["delivery_id"], status)
+
+
+async def _read_events(settings: Settings, question: _Question, found: dict[str, _Found], tell: Progress) -> None:
+    needles = question.needles()
+    keys = {delivery_id.encode() for delivery_id in found}
+    async for batch in read_to_end(settings, topics.EVENTS, tell):
+        for record in batch:
+            if not record.value or not (record.key in keys or _holds(record.value, needles)):
+                continue
+            try:
+                event = decode_event(record.value)
+            except RecordError:
+                continue  # as above
+            delivery = found.get(event.delivery_id)
+            if delivery is None and question.fits(lambda name, event=event: getattr(event, name)):  # type: ignore[misc]  # the default binds the loop's variable
+                delivery = found[event.delivery_id] = _Found(event.delivery_id)
+                keys.add(event.delivery_id.encode())
+            if delivery is not None:
+                delivery.events[event.event_id] = event
+
+
+def _holds(value: bytes, needles: Iterable[bytes]) -> bool:
+    lower = value.lower()
+    return any(needle in lower for needle in needles)
+
+
+def _print(out: Console, delivery: _Found) -> None:
+    status, timeline = delivery.status, delivery.timeline()
+    if status is None:
+        first = timeline[0]
+        out.print(Text(f"{clean(first.reference or first.message_id)} to {clean(first.recipient)}", style="bold"))
+        out.print("no status yet: the events are there, the worker has not come to them (mailstreams worker)")
+    else:
+        _print_status(out, status)
+    _print_fields(
+        out,
+        [
+            ("provider", _either(status, timeline, "provider")),
+            ("account", _either(status, timeline, "account")),
+            ("message id", _either(status, timeline, "message_id")),
+            ("delivery id", delivery.delivery_id),
+        ],
+    )
+    for event in timeline:
+        out.print(_event_line(event))
+
+
+def _print_status(out: Console, status: dict[str, Any]) -> None:
+    heading = f"{clean(status.get('reference') or status.get('message_id'))} to {clean(status.get('recipient'))}: "
+    kind = f" ({clean(status['bounce_kind'])})" if status.get("bounce_kind") else ""
+    out.print(Text.assemble((heading, "bold"), status_text(status.get("status")), kind))
+    advice = status.get("advice")
+    if isinstance(advice, dict):
+        out.print(f"  {clean(advice.get('meaning', ''))}")
+        out.print(Text(f"  {clean(advice.get('what_to_do', ''))}", style="bold"))
+    marks = [mark.replace("_", " ") for mark in ("complained", "unsubscribed", "machine_opened") if status.get(mark)]
+    _print_fields(
+        out,
+        [
+            ("since", time_text(status.get("occurred_at") or status.get("received_at"))),
+            ("answer", status.get("reason")),
+            ("deferred since", time_text(status.get("deferred_since"))),
+            ("attempts", status.get("attempts")),
+            ("tried until", time_text(status.get("retry_until"))),
+            ("also", ", ".join(marks)),
+        ],
+    )
+
+
+def _print_fields(out: Console, fields: Sequence[tuple[str, object]]) -> None:
+    for name, value in fields:
+        if value:
+            out.print(Text.assemble((f"  {name:<15}", "dim"), clean(value)))
+
+
+def _event_line(event: DeliveryEvent) -> Text:
+    kind = f" {event.bounce_kind}" if event.bounce_kind else ""
+    attempt = f"attempt {event.attempt}" if event.attempt else ""
+    codes = " ".join(str(code) for code in (event.smtp_code, event.enhanced_code) if code)
+    details = [detail for detail in (attempt, event.reason or codes) if detail]
+    return Text.assemble(
+        (f"  {time_text(event.occurred_at or event.received_at)}  ", "dim"),
+        f"{event.type}{kind}",
+        (f" ({clean(event.provider_event)})", "dim") if event.provider_event else "",
+        f"  {clean(': '.join(details))}" if details else "",
+        ("" if event.occurred_at else "  (time of receipt)", "dim"),
+    )
+
+
+def _either(status: dict[str, Any] | None, timeline: Sequence[DeliveryEvent], name: str) -> object:
+    return status.get(name) if status is not None else getattr(timeline[0], name)

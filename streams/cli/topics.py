@@ -1,0 +1,54 @@
+"""``mailstreams topics create|check``."""
+
+import click
+
+from streams import topics
+from streams.cli import NOTHING_FOUND, Invocation, json_option, pass_invocation
+from streams.cli._kafka import run
+from streams.cli._output import json_line, note, plural
+from streams.settings import Settings
+
+
+@click.group("topics")
+def command() -> None:
+    """Create the topics, or check that they fit."""
+
+
+@command.command()
+@json_option
+@pass_invocation
+@click.pass_context
+def create(ctx: click.Context, invocation: Invocation, *, as_json: bool) -> None:
+    """Create the topics that are missing, then check all of them.
+
+    Doing it again does no harm: a topic that is there is left as it is.
+    """
+    settings = invocation.settings()
+    for spec in run(topics.create(settings)):
+        if as_json:
+            json_line({"created": spec.name, "partitions": spec.partitions, "config": dict(spec.config)})
+        else:
+            click.echo(f"created {spec.name} ({plural(spec.partitions, 'partition')}): {spec.description}")
+    _check(ctx, settings, as_json=as_json)
+
+
+@command.command()
+@json_option
+@pass_invocation
+@click.pass_context
+def check(ctx: click.Context, invocation: Invocation, *, as_json: bool) -> None:
+    """Check that every topic is there and fits; says which command mends it. Exit code 1 if not."""
+    _check(ctx, invocation.settings(), as_json=as_json)
+
+
+def _check(ctx: click.Context, settings: Settings, *, as_json: bool) -> None:
+    problems = run(topics.check(settings))
+    for problem in problems:
+        if as_json:
+            json_line({"problem": problem})
+        else:
+            click.echo(problem)
+    if problems:
+        note(f"{plural(len(problems), 'problem')}")
+        ctx.exit(NOTHING_FOUND)
+    note(f"{plural(len(topics.all_topics(settings)), 'topic')}, all fit")

@@ -1,0 +1,713 @@
+"""Everything that can be set: each with its unit, its default and the reason for it.
+
+Settings come from one TOML file and from environment variables
+``MAILSTREAMS_<SECTION>__<NAME>``, which win. They are read once, checked as a
+whole and frozen; nothing else in the program reads the environment. What is
+wrong is said in one line each, ``section.name: what is wrong``, and an unknown
+name is refused, because a misspelled setting that is silently ignored is found
+out in production.
+
+``docs/configuration.md`` is written from these descriptions by ``reference``.
+"""
+
+import os
+import re
+import ssl
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FilePath,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticUndefined
+
+from streams.providers import PROVIDERS
+
+APP_ID: Final = "mailstreams"
+"""Names the consumer group, the changelog topics and the transactions: a part of what is stored, so it never changes."""
+
+CONFIG_VARIABLE: Final = "MAILSTREAMS_CONFIG"
+DEFAULT_CONFIG: Final = Path("mailstreams.toml")
+
+_PREFIX: Final = "MAILSTREAMS_"
+_DELIMITER: Final = "__"
+_MEBIBYTE: Final = 1024 * 1024
+
+
+class SettingsError(Exception):
+    """Some settings are wrong; ``problems`` holds one line for each."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+class SecurityProtocol(StrEnum):
+    """How the brokers are spoken to, in Kafka's own words."""
+
+    PLAINTEXT = "PLAINTEXT"
+    SSL = "SSL"
+    SASL_PLAINTEXT = "SASL_PLAINTEXT"
+    SASL_SSL = "SASL_SSL"
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether TLS is spoken."""
+        return self in {SecurityProtocol.SSL, SecurityProtocol.SASL_SSL}
+
+    @property
+    def authenticated(self) -> bool:
+        """Whether a user name and password are sent (SASL)."""
+        return self in {SecurityProtocol.SASL_PLAINTEXT, SecurityProtocol.SASL_SSL}
+
+
+class SaslMechanism(StrEnum):
+    """The SASL mechanisms that need no more than a user name and a password."""
+
+    PLAIN = "PLAIN"
+    SCRAM_SHA_256 = "SCRAM-SHA-256"
+    SCRAM_SHA_512 = "SCRAM-SHA-512"
+
+
+class LogLevel(StrEnum):
+    """From which severity on a line is written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogFormat(StrEnum):
+    """How a log line is written."""
+
+    CONSOLE = "console"
+    JSON = "json"
+
+
+def _setting(default: Any, unit: str, text: str, **constraints: Any) -> Any:
+    """Return a field with its unit and a text that says what it is and why the default is what it is."""
+    return Field(default, description=text, json_schema_extra={"unit": unit}, **constraints)
+
+
+def _split(value: Any) -> Any:
+    """Turn ``a, b`` into a list, so that a list fits into an environment variable."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+_Names = Annotated[tuple[Annotated[str, StringConstraints(min_length=1)], ...], BeforeValidator(_split)]
+
+
+class _Section(BaseModel):
+    # validate_default: a rule between two settings holds also where only one of them was set
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+def _below(value: float, info: ValidationInfo, *others: str, section: str = "kafka") -> float:
+    """Check that a time is shorter than others of its section; those are declared, and so checked, before it."""
+    for other in others:
+        limit = info.data.get(other)
+        if limit is not None and value >= limit:
+            message = f"{value:g} s must be below {section}.{other} ({limit:g} s)"
+            raise ValueError(message)
+    return value
+
+
+class Kafka(_Section):
+    """How to reach the brokers, and how long to wait for them."""
+
+    bootstrap_servers: str = _setting(
+        "127.0.0.1:19092",
+        "host:port, comma-separated",
+        "Brokers to ask first; any live one names the others. The default is the broker that `make run` starts.",
+    )
+    security_protocol: SecurityProtocol = _setting(
+        SecurityProtocol.PLAINTEXT,
+        "PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL",
+        "Plain text suits a broker on the same machine only: use SSL or SASL_SSL over a network, as records hold addresses.",
+    )
+    sasl_mechanism: SaslMechanism | None = _setting(
+        None, "PLAIN, SCRAM-SHA-256, SCRAM-SHA-512", "Required with SASL_*; prefer SCRAM, which sends no password."
+    )
+    sasl_username: str | None = _setting(None, "text", "Required with SASL_*.")
+    sasl_password: SecretStr | None = _setting(
+        None, "text", "Required with SASL_*. Give it by environment variable; it is masked wherever settings are shown."
+    )
+    ssl_cafile: FilePath | None = _setting(
+        None, "path, PEM", "Certificates that sign the brokers' own; without it those of the operating system."
+    )
+    ssl_certfile: FilePath | None = _setting(
+        None, "path, PEM", "The client's certificate, for brokers that ask for one (mutual TLS)."
+    )
+    ssl_keyfile: FilePath | None = _setting(
+        None, "path, PEM", "The key of `ssl_certfile`, where it is not in the same file."
+    )
+    session_timeout_s: float = _setting(
+        30,
+        "seconds",
+        "A worker that sends no heartbeat for so long loses its partitions. Shorter moves work sooner after a crash, "
+        "longer forgives a slow machine.",
+        ge=1,
+        le=1800,
+    )
+    heartbeat_interval_s: float = _setting(
+        3,
+        "seconds",
+        "Between two heartbeats; at most a third of `session_timeout_s`, so that two may get lost.",
+        gt=0,
+    )
+    request_timeout_s: float = _setting(
+        60,
+        "seconds",
+        "One request to a broker; above `session_timeout_s`, else the client gives up on a broker that still answers.",
+        gt=0,
+        le=1800,
+    )
+    rebalance_timeout_s: float = _setting(
+        60,
+        "seconds",
+        "The others wait so long for a worker to hand over its partitions; at least `session_timeout_s`.",
+        gt=0,
+        le=1800,
+    )
+    transaction_timeout_s: float = _setting(
+        30,
+        "seconds",
+        "The broker ends a transaction that its owner left open after so long; until then its partition stands still "
+        "for read_committed readers. Brokers allow 900 at most by default.",
+        ge=1,
+        le=900,
+    )
+    commit_deadline_s: float = _setting(
+        20,
+        "seconds",
+        "A transaction not committed after so long crashes the worker, which is then restarted; below "
+        "`request_timeout_s` and `transaction_timeout_s`, so that the worker never works on after the broker gave up.",
+        gt=0,
+    )
+    group_instance_id: str | None = _setting(
+        None,
+        "text, unique for each worker",
+        "Static membership: a worker that comes back under this name within `session_timeout_s` gets its partitions "
+        "back without a rebalance. None by default, as two workers with one name throw each other out.",
+        min_length=1,
+    )
+
+    @field_validator("bootstrap_servers")
+    @classmethod
+    def _check_servers(cls, value: str) -> str:
+        servers = [server.strip() for server in value.split(",")]
+        for server in servers:
+            match = re.fullmatch(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):(\d{1,5})", server)
+            if match is None or not 0 < int(match[1]) < 1 << 16:
+                message = f"{server!r} is not host:port"
+                raise ValueError(message)
+        return ",".join(servers)
+
+    @field_validator("sasl_mechanism", "sasl_username", "sasl_password")
+    @classmethod
+    def _check_sasl(cls, value: Any, info: ValidationInfo) -> Any:
+        protocol = info.data.get("security_protocol")
+        if protocol is None:
+            return value
+        if protocol.authenticated and not value:
+            message = f"required with kafka.security_protocol {protocol}"
+            raise ValueError(message)
+        if value and not protocol.authenticated:
+            message = f"has no effect with kafka.security_protocol {protocol}; did you mean SASL_SSL?"
+            raise ValueError(message)
+        return value
+
+    @field_validator("ssl_cafile", "ssl_certfile", "ssl_keyfile")
+    @classmethod
+    def _check_ssl(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        protocol = info.data.get("security_protocol")
+        if value is not None and protocol is not None and not protocol.encrypted:
+            message = f"has no effect with kafka.security_protocol {protocol}; did you mean SSL or SASL_SSL?"
+            raise ValueError(message)
+        if info.field_name == "ssl_keyfile" and value is not None and info.data.get("ssl_certfile") is None:
+            message = "needs kafka.ssl_certfile"
+            raise ValueError(message)
+        return value
+
+    @field_validator("heartbeat_interval_s")
+    @classmethod
+    def _check_heartbeat(cls, value: float, info: ValidationInfo) -> float:
+        session = info.data.get("session_timeout_s")
+        if session is not None and value > session / 3:
+            message = f"{value:g} s must be at most a third of kafka.session_timeout_s ({session:g} s)"
+            raise ValueError(message)
+        return value
+
+    @field_validator("request_timeout_s", "rebalance_timeout_s")
+    @classmethod
+    def _check_above_session(cls, value: float, info: ValidationInfo) -> float:
+        session = info.data.get("session_timeout_s")
+        if session is not None and (value < session or (value == session and info.field_name == "request_timeout_s")):
+            above = "above" if info.field_name == "request_timeout_s" else "at least"
+            message = f"{value:g} s must be {above} kafka.session_timeout_s ({session:g} s)"
+            raise ValueError(message)
+        return value
+
+    @field_validator("commit_deadline_s")
+    @classmethod
+    def _check_deadline(cls, value: float, info: ValidationInfo) -> float:
+        return _below(value, info, "request_timeout_s", "transaction_timeout_s")
+
+    def client_options(self) -> dict[str, Any]:
+        """Return the keyword arguments with which every aiokafka client reaches these brokers.
+
+        Raises:
+            SettingsError: a certificate or key cannot be used.
+        """
+        options: dict[str, Any] = {
+            "bootstrap_servers": self.bootstrap_servers,
+            "security_protocol": self.security_protocol.value,
+        }
+        if self.security_protocol.encrypted:
+            options["ssl_context"] = self._ssl_context()
+        if self.sasl_mechanism is not None and self.sasl_password is not None:
+            options["sasl_mechanism"] = self.sasl_mechanism.value
+            options["sasl_plain_username"] = self.sasl_username
+            options["sasl_plain_password"] = self.sasl_password.get_secret_value()
+        return options
+
+    def _ssl_context(self) -> ssl.SSLContext:
+        try:
+            context = ssl.create_default_context(cafile=self.ssl_cafile)
+        except (ssl.SSLError, OSError) as error:
+            raise SettingsError([f"kafka.ssl_cafile: {error}"]) from None
+        if self.ssl_certfile is not None:
+            try:
+                context.load_cert_chain(self.ssl_certfile, self.ssl_keyfile)
+            except (ssl.SSLError, OSError) as error:
+                raise SettingsError([f"kafka.ssl_certfile, kafka.ssl_keyfile: {error}"]) from None
+        return context
+
+
+class Topics(_Section):
+    """How `mailstreams topics create` makes the topics."""
+
+    partitions: int = _setting(
+        8,
+        "count",
+        "Of every topic keyed by delivery, and of the changelog: the most workers that can share the load. It cannot "
+        "be changed later, because a key would move to another partition; 8 is enough for 8 workers of 2 cores.",
+        ge=1,
+        le=1000,
+    )
+    replication_factor: int = _setting(
+        1, "count", "Copies of each partition. 1 suits one broker; take 3 on a cluster of three or more.", ge=1, le=15
+    )
+    min_insync_replicas: int = _setting(
+        1,
+        "count",
+        "Copies that must have a record before it counts as written. Take 2 with three copies, so that one broker may "
+        "fail without a loss and without a stop.",
+        ge=1,
+        le=15,
+    )
+    raw_retention_days: float = _setting(
+        7, "days", "Of `mail.raw.*`: how long webhooks can be processed again after a mistake of ours.", gt=0
+    )
+    events_retention_days: float = _setting(
+        7, "days", "Of `mail.events` and `mail.deferrals`: the timeline that `lookup` can show.", gt=0
+    )
+    status_changed_retention_days: float = _setting(
+        30, "days", "Of `mail.status-changed`: the longest time a subscriber may be away.", gt=0
+    )
+    dead_letter_retention_days: float = _setting(
+        30, "days", "Of `mail.dead-letters`: the time to find, mend and replay what could not be understood.", gt=0
+    )
+    providers: _Names = _setting(
+        (),
+        "names, comma-separated",
+        "Those that have a topic `mail.raw.<provider>` and are read; empty means every provider that is built in.",
+    )
+
+    @field_validator("min_insync_replicas")
+    @classmethod
+    def _check_replicas(cls, value: int, info: ValidationInfo) -> int:
+        factor = info.data.get("replication_factor")
+        if factor is not None and value > factor:
+            message = f"{value} must be at most topics.replication_factor ({factor}), else nothing can be written"
+            raise ValueError(message)
+        return value
+
+    @field_validator("providers")
+    @classmethod
+    def _check_providers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name not in PROVIDERS:
+                message = f"unknown provider {name!r}{_suggestion(name, PROVIDERS)}"
+
+                raise ValueError(message)
+        return tuple(dict.fromkeys(value)) or tuple(PROVIDERS)
+
+
+class Worker(_Section):
+    """The worker process."""
+
+    app_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,100}$")] = _setting(
+        APP_ID,
+        "text",
+        "Never change it: it names the consumer group, the changelog topics and the transactions, so another name "
+        "starts from nothing and publishes every status again. It is a setting for tests only.",
+    )
+    datadir: Path = _setting(
+        Path("./var/data"),
+        "path",
+        "Where the local stores are kept. They can be rebuilt from the changelog, so they need no backup; keeping them "
+        "over a restart saves the rebuild. Each worker needs its own.",
+    )
+    batch_records: int = _setting(
+        5000,
+        "records",
+        "Most records in one transaction. At 5,000 transactions cost some 5 %, at 2,000 some 25 %.",
+        ge=1,
+        le=50_000,
+    )
+    batch_bytes: int = _setting(
+        4 * _MEBIBYTE,
+        "bytes",
+        "Most bytes in one transaction; bounds memory where records are large. A larger record goes alone.",
+        ge=1024,
+        le=64 * _MEBIBYTE,
+    )
+    tick_interval_s: float = _setting(
+        1.0, "seconds", "Between two looks at what is due (expiry); a second is exact enough and costs nothing.", gt=0
+    )
+    watchdog_s: float = _setting(
+        60,
+        "seconds",
+        "Records waiting and nothing committed for so long, while the broker answers, ends the worker for a restart; "
+        "above `kafka.commit_deadline_s` and a rebalance.",
+        ge=5,
+    )
+    shutdown_s: float = _setting(
+        20,
+        "seconds",
+        "An orderly stop may take so long, then the process ends; below the time that a supervisor or Kubernetes "
+        "waits before it kills (30 s by default). What was not committed is done again after the next start.",
+        gt=0,
+    )
+    store_cache_mb: int = _setting(
+        128, "MiB", "Read cache of all local stores together; more helps when the hot rows do not fit.", ge=8
+    )
+    store_write_buffer_mb: int = _setting(
+        64, "MiB", "Write buffers of all local stores together; more means fewer, larger files.", ge=8
+    )
+    poison_share: float = _setting(
+        0.5,
+        "share, 0-1",
+        "A source partition stops when more than this share of its last `poison_window` records could not be "
+        "understood: then our code or the provider's format is wrong, not the records.",
+        gt=0,
+        le=1,
+    )
+    poison_window: int = _setting(1000, "records", "The records that `poison_share` looks back on.", ge=1, le=100_000)
+    poison_minimum: int = _setting(
+        20, "records", "Fewer bad records than this never stop a partition, whatever their share.", ge=1
+    )
+    dead_letter_max_bytes: int = _setting(
+        _MEBIBYTE,
+        "bytes",
+        "A dead letter keeps at most so much of the original; a longer one is cut, with its hash and length, and "
+        "cannot be replayed from there.",
+        ge=1024,
+        le=7 * _MEBIBYTE,
+    )
+    log_level: LogLevel = _setting(LogLevel.INFO, "debug, info, warning, error", "The least severe line written.")
+    log_format: LogFormat = _setting(
+        LogFormat.CONSOLE, "console, json", "Lines for people, or one JSON object a line for a log collector."
+    )
+
+    @field_validator("poison_minimum")
+    @classmethod
+    def _check_minimum(cls, value: int, info: ValidationInfo) -> int:
+        window = info.data.get("poison_window")
+        if window is not None and value > window:
+            message = f"{value} must be at most worker.poison_window ({window}), else nothing ever stops a partition"
+            raise ValueError(message)
+        return value
+
+
+class Web(_Section):
+    """The worker's own endpoints: `/metrics`, `/livez`, `/readyz`."""
+
+    host: Annotated[str, StringConstraints(min_length=1)] = _setting(
+        "127.0.0.1",
+        "host name or address",
+        "The address to listen on. This machine only by default, as the endpoints have no login; 0.0.0.0 in a container.",
+    )
+    port: int = _setting(
+        19100,
+        "port",
+        "Below 32768, where the system does not hand out ports to outgoing connections; 0 takes any free one.",
+        ge=0,
+        le=32767,
+    )
+
+
+class Delivery(_Section):
+    """What a delivery is and when it is forgotten."""
+
+    expire_after_days: float = _setting(
+        90,
+        "days",
+        "After its last event a delivery is forgotten and its record in `mail.status` removed; longer than any "
+        "provider reports on a message, so that no late event begins it anew.",
+        ge=1,
+    )
+    warn_after_s: float = _setting(
+        3600,
+        "seconds",
+        "The advice for a deferred delivery says to contact the recipient from so long after the first deferral on; "
+        "greylisting and short outages are over by then.",
+        ge=0,
+    )
+    reference_keys: _Names = _setting(
+        ("reference", "invoice", "invoice_id", "invoice_number"),
+        "names, comma-separated",
+        "Custom argument, metadata key or tag that holds the invoice's reference; the first one found wins.",
+        min_length=1,
+    )
+
+
+class Account(_Section):
+    """One account at a provider."""
+
+    support_contact: Annotated[str, StringConstraints(min_length=1)] | None = _setting(
+        None,
+        "text",
+        "Whom to ask for a manual send after a drop: an address, a number or a link; the advice shows it as it is.",
+    )
+
+
+_AccountName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+
+
+class Settings(_Section):
+    """All settings; ``Settings()`` is the defaults, ``load`` reads file and environment."""
+
+    kafka: Kafka = Kafka()
+    topics: Topics = Field(default_factory=Topics)
+    worker: Worker = Worker()
+    web: Web = Web()
+    delivery: Delivery = Delivery()
+    accounts: dict[_AccountName, Account] = Field(default_factory=dict)
+
+    @field_validator("worker")
+    @classmethod
+    def _check_watchdog(cls, value: Worker, info: ValidationInfo) -> Worker:
+        kafka = info.data.get("kafka")
+        if kafka is not None and value.watchdog_s <= kafka.commit_deadline_s:
+            deadline = kafka.commit_deadline_s
+            message = f"watchdog_s ({value.watchdog_s:g} s) must be above kafka.commit_deadline_s ({deadline:g} s)"
+            raise ValueError(message)
+        return value
+
+
+def load(path: Path | None = None, environment: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings.
+
+    Args:
+        path: the TOML file; without it ``MAILSTREAMS_CONFIG``, else ``mailstreams.toml`` here if there is one.
+        environment: the environment variables, ``os.environ`` by default.
+
+    Raises:
+        SettingsError: a file cannot be read, or settings are unknown or wrong: one line for each.
+    """
+    environment = os.environ if environment is None else environment
+    if path is None and environment.get(CONFIG_VARIABLE):
+        path = Path(environment[CONFIG_VARIABLE])
+    if path is None and DEFAULT_CONFIG.is_file():
+        path = DEFAULT_CONFIG
+    from_file = _read_file(path) if path is not None else {}
+    from_environment, variables = _read_environment(environment)
+    try:
+        return Settings.model_validate(_merged(from_file, from_environment))
+    except ValidationError as error:
+        problems = [
+            _problem(details, variables, path) for details in error.errors(include_url=False, include_input=False)
+        ]
+        raise SettingsError(problems) from None
+
+
+def shown(settings: Settings) -> dict[str, Any]:
+    """Return the settings as plain values for a person to see, with every secret masked."""
+    values: dict[str, Any] = settings.model_dump(mode="json")
+    return values
+
+
+def reference() -> str:
+    """Return ``docs/configuration.md``: every setting, from the descriptions in this file."""
+    return "\n".join(_reference_lines()) + "\n"
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError([f"{path}: {error.strerror or error}"]) from None
+    except UnicodeDecodeError:
+        raise SettingsError([f"{path}: not UTF-8"]) from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError([f"{path}: not TOML: {error}"]) from None
+
+
+def _read_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
+    """Return the nested values, and which variable each came from.
+
+    A name without the double underscore is not ours: Kubernetes itself sets ``MAILSTREAMS_SERVICE_HOST``
+    and the like where a Service is named mailstreams.
+    """
+    values: dict[str, Any] = {}
+    variables: dict[tuple[str, ...], str] = {}
+    for variable, value in sorted(environment.items()):
+        if not variable.startswith(_PREFIX) or _DELIMITER not in variable:
+            continue
+        location = tuple(variable.removeprefix(_PREFIX).lower().split(_DELIMITER))
+        inner = values
+        for name in location[:-1]:
+            inner = inner.setdefault(name, {})
+            if not isinstance(inner, dict):
+                raise SettingsError([f"{variable}: {'.'.join(location[:-1])} is a value, it has no parts"])
+        inner[location[-1]] = value
+        variables[location] = variable
+    return values, variables
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for name, value in above.items():
+        old = merged.get(name)
+        merged[name] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _problem(details: ErrorDetails, variables: Mapping[tuple[str, ...], str], path: Path | None) -> str:
+    """Say in one line what is wrong, where, and where it was set."""
+    location = tuple(str(part) for part in details["loc"] if part != "[key]")
+    variable = next(
+        (name for place, name in variables.items() if location[: len(place)] == place[: len(location)]),
+        None,
+    )
+    is_unknown = details["type"] == "extra_forbidden"
+    what = _unknown(location) if is_unknown else _reason(details)
+    origin = f" (from {variable})" if variable else f" (in {path})" if is_unknown and path is not None else ""
+    return f"{'.'.join(location)}: {what}{origin}"
+
+
+def _reason(details: ErrorDetails) -> str:
+    message = details["msg"].removeprefix("Value error, ")
+    if details["type"] == "model_type":
+        return "must be a table"
+    return message[0].lower() + message[1:] if message.startswith(("Input", "Path", "String", "Tuple")) else message
+
+
+def _unknown(location: Sequence[str]) -> str:
+    """Say what was probably meant: a similar name in this place, or this very name in another section."""
+    *parents, name = location
+    if not parents:
+        return f"unknown section{_suggestion(name, Settings.model_fields)}"
+    section = _section(parents[0])
+    if similar := get_close_matches(name, section.model_fields, n=1):
+        return f"unknown setting; did you mean {similar[0]}?"
+    for other in Settings.model_fields:
+        if name in _section(other).model_fields and other != "accounts":
+            return f"unknown setting; did you mean {other}.{name}?"
+    return f"unknown setting; known in {parents[0]}: {', '.join(section.model_fields)}"
+
+
+def _suggestion(name: str, known: Mapping[str, Any]) -> str:
+    similar = get_close_matches(name, known, n=1)
+    return f"; did you mean {similar[0]}?" if similar else f"; known: {', '.join(known)}"
+
+
+def _section(name: str) -> type[BaseModel]:
+    if name == "accounts":
+        return Account
+    annotation = Settings.model_fields[name].annotation
+    assert isinstance(annotation, type)
+    assert issubclass(annotation, BaseModel)
+    return annotation
+
+
+def _reference_lines() -> Iterator[str]:
+    yield "# Configuration"
+    yield ""
+    yield "<!-- Written by `mailstreams config reference` from streams/settings.py; change it there. -->"
+    yield ""
+    yield "Settings come from one TOML file and from environment variables, which win."
+    yield f"The file is the one named by `--config`, else by `{CONFIG_VARIABLE}`, else `{DEFAULT_CONFIG}` in the"
+    yield "working directory if there is one. Every setting has a default; no file is needed to begin."
+    yield ""
+    yield "An unknown name or a wrong value stops the program with one line for each."
+    yield "`mailstreams config show` prints what is in force, with secrets masked."
+    yield ""
+    yield "```toml"
+    yield "[kafka]"
+    yield 'bootstrap_servers = "kafka-1.example.net:9093,kafka-2.example.net:9093"'
+    yield 'security_protocol = "SASL_SSL"'
+    yield 'sasl_mechanism = "SCRAM-SHA-512"'
+    yield 'sasl_username = "mailstreams"'
+    yield "# sasl_password by the environment: MAILSTREAMS_KAFKA__SASL_PASSWORD"
+    yield ""
+    yield "[topics]"
+    yield "replication_factor = 3"
+    yield "min_insync_replicas = 2"
+    yield ""
+    yield "[accounts.billing]"
+    yield 'support_contact = "https://support.example.net/manual-send"'
+    yield "```"
+    for section in Settings.model_fields:
+        model = _section(section)
+        heading = "accounts.NAME" if section == "accounts" else section
+        yield ""
+        yield f"## [{heading}]"
+        yield ""
+        yield (model.__doc__ or "").strip()
+        if section == "accounts":
+            yield "NAME is the account's name in the path of the webhook's URL: letters, digits, `.`, `_`, `-`."
+            yield "A name given by environment variable is in lower case."
+        for name, field in model.model_fields.items():
+            yield ""
+            yield f"### `{heading}.{name}`"
+            yield ""
+            yield f"Default: {_default_text(field)}. Unit: {_unit(field)}."
+            yield f"Environment: `{_PREFIX}{heading.replace('.', _DELIMITER).upper()}{_DELIMITER}{name.upper()}`."
+            yield ""
+            yield field.description or ""
+
+
+def _unit(field: FieldInfo) -> str:
+    extra = field.json_schema_extra
+    assert isinstance(extra, dict), "every setting is declared by _setting"
+    return str(extra["unit"])
+
+
+def _default_text(field: FieldInfo) -> str:
+    default = field.get_default()
+    assert default is not PydanticUndefined, "every setting has a default"
+    if default is None:
+        return "none"
+    if isinstance(default, tuple):
+        return f"`{', '.join(default)}`" if default else "empty"
+    return f"`{default}`"

@@ -1,0 +1,344 @@
+"""The topics: the one place that names them, declares them, creates them and checks them.
+
+Nothing else writes a topic's name. From ``mail.events`` on every topic has the
+same partition count, key (the delivery id) and partitioner (murmur2), so that
+one worker owns a delivery from end to end; that count can therefore never be
+changed in place, and ``check`` refuses a worker a cluster where it does not fit.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import (
+    LeaderNotAvailableError,
+    NotControllerError,
+    RequestTimedOutError,
+    TopicAlreadyExistsError,
+    for_code,
+)
+
+from streams.settings import Settings
+
+RAW_PREFIX: Final = "mail.raw."
+EVENTS: Final = "mail.events"
+STATUS_CHANGED: Final = "mail.status-changed"
+STATUS: Final = "mail.status"
+DEFERRALS: Final = "mail.deferrals"
+DEAD_LETTERS: Final = "mail.dead-letters"
+CONTROL: Final = "mail.control"
+
+DELIVERIES_TABLE: Final = "deliveries"
+"""The Faust table of the stage ``track``; Faust names its changelog topic after it."""
+
+MAX_RECORD_BYTES: Final = 8 * 1024 * 1024
+"""A webhook body, or a batch of records, of at most so many bytes is taken."""
+MAX_BODY_BYTES: Final = MAX_RECORD_BYTES - 64 * 1024
+"""A webhook body of at most so many bytes fits into a record together with its headers."""
+
+# aiokafka annotates its admin client in part, and answers with types that are made at run time
+_Admin: Any = AIOKafkaAdminClient
+_NewTopic: Any = NewTopic
+_ConfigResource: Any = ConfigResource
+
+CONNECT_TIMEOUT_S: Final = 10.0
+_VISIBLE_TIMEOUT_S: Final = 60.0
+_DAY_MS: Final = 24 * 60 * 60 * 1000
+_MEBIBYTE: Final = 1024 * 1024
+_CHECKED_CONFIG: Final = ("cleanup.policy", "max.message.bytes", "message.timestamp.type")
+"""What must fit for the promises to hold; retention and the like are the operator's to change."""
+
+
+class TopicsError(Exception):
+    """The brokers refuse a topic as it is declared; the text says which and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicSpec:
+    """A topic as it should be."""
+
+    name: str
+    description: str
+    """What a record of it is."""
+    partitions: int
+    fixed_partitions: bool
+    """Another partition count would send a key elsewhere, or break an order that is promised; else more do no harm."""
+    config: Mapping[str, str]
+    """Kafka's topic settings, by their Kafka names."""
+    holds_addresses: bool
+    """Its records carry e-mail addresses: limit who may read it."""
+
+
+def raw_topic(provider: str) -> str:
+    """Return the topic of a provider's webhooks as received."""
+    return RAW_PREFIX + provider
+
+
+def changelog_topic(app_id: str, table: str = DELIVERIES_TABLE) -> str:
+    """Return the topic that a Faust table is rebuilt from, named as Faust names it."""
+    return f"{app_id}-{table}-changelog"
+
+
+def all_topics(settings: Settings) -> list[TopicSpec]:
+    """Return every topic of the system, in the order of the data's way."""
+    chosen = settings.topics
+    delete = {
+        "cleanup.policy": "delete",
+        "max.message.bytes": str(MAX_RECORD_BYTES),
+        "message.timestamp.type": "CreateTime",
+        "min.insync.replicas": str(chosen.min_insync_replicas),
+        "segment.bytes": str(128 * _MEBIBYTE),
+        # a segment is deleted as a whole: a day long at most, so that addresses do not outlive the retention by a week
+        "segment.ms": str(_DAY_MS),
+    }
+    compact = {
+        **delete,
+        "cleanup.policy": "compact",
+        "segment.bytes": str(64 * _MEBIBYTE),
+        "min.cleanable.dirty.ratio": "0.1",
+        # a reader that was away for less than this sees every tombstone
+        "delete.retention.ms": str(7 * _DAY_MS),
+        # an expired delivery's address is gone for good within a week
+        "max.compaction.lag.ms": str(7 * _DAY_MS),
+    }
+    return [
+        *(
+            TopicSpec(
+                name=raw_topic(provider),
+                description=f"{provider}'s webhooks: the body as received, how it came in the headers",
+                partitions=chosen.partitions,
+                fixed_partitions=False,
+                # the broker's clock: the lag of the whole system is measured from it
+                config={**delete, **_retention(chosen.raw_retention_days), "message.timestamp.type": "LogAppendTime"},
+                holds_addresses=True,
+            )
+            for provider in chosen.providers
+        ),
+        TopicSpec(
+            name=EVENTS,
+            description="one delivery event a record, in our own vocabulary",
+            config={**delete, **_retention(chosen.events_retention_days)},
+            partitions=chosen.partitions,
+            fixed_partitions=True,
+            holds_addresses=True,
+        ),
+        TopicSpec(
+            name=changelog_topic(settings.worker.app_id),
+            description="internal: what the table `deliveries` is rebuilt from",
+            config=compact,
+            partitions=chosen.partitions,
+            fixed_partitions=True,
+            holds_addresses=True,
+        ),
+        TopicSpec(
+            name=STATUS_CHANGED,
+            description="every change of a delivery's status, exactly once for read_committed readers",
+            config={**delete, **_retention(chosen.status_changed_retention_days)},
+            partitions=chosen.partitions,
+            fixed_partitions=True,
+            holds_addresses=True,
+        ),
+        TopicSpec(
+            name=STATUS,
+            description="the newest state of every delivery; a tombstone when it expired",
+            config=compact,
+            partitions=chosen.partitions,
+            fixed_partitions=True,
+            holds_addresses=True,
+        ),
+        TopicSpec(
+            name=DEFERRALS,
+            description="internal: deferred events, and the status changes of deliveries that were deferred",
+            config={**delete, **_retention(chosen.events_retention_days)},
+            partitions=chosen.partitions,
+            fixed_partitions=True,
+            holds_addresses=True,
+        ),
+        TopicSpec(
+            name=DEAD_LETTERS,
+            description="what could not be understood, with its origin and the reason",
+            partitions=chosen.partitions,
+            fixed_partitions=False,
+            config={**delete, **_retention(chosen.dead_letter_retention_days)},
+            holds_addresses=True,
+        ),
+        TopicSpec(
+            name=CONTROL,
+            description="internal: what an operator tells the workers, such as resume",
+            partitions=1,
+            fixed_partitions=True,
+            config=compact,
+            holds_addresses=False,
+        ),
+    ]
+
+
+async def create(settings: Settings) -> list[TopicSpec]:
+    """Create the topics that are missing, wait until the cluster shows them, and return them.
+
+    A topic that is there is left as it is: ``check`` says what does not fit.
+
+    Raises:
+        TopicsError: the brokers refuse a topic, or do not show it in time.
+        aiokafka.errors.KafkaError, TimeoutError: the brokers cannot be reached.
+    """
+    specs = all_topics(settings)
+    async with admin_client(settings) as admin:
+        there = await _partition_counts(admin)
+        missing = [spec for spec in specs if spec.name not in there]
+        if missing:
+            await _create_missing(admin, missing, settings.topics.replication_factor)
+            await _wait_until_visible(admin, missing)
+    return missing
+
+
+async def check(settings: Settings) -> list[str]:
+    """Return what does not fit: a sentence for each, with the command that mends it; nothing when all is well.
+
+    Raises:
+        aiokafka.errors.KafkaError, TimeoutError: the brokers cannot be reached.
+    """
+    specs = all_topics(settings)
+    servers = settings.kafka.bootstrap_servers
+    problems = []
+    async with admin_client(settings) as admin:
+        there = await _partition_counts(admin)
+        configs = await _configs(admin, [spec.name for spec in specs if spec.name in there])
+    for spec in specs:
+        if spec.name not in there:
+            problems.append(f"topic {spec.name} is missing; create it: mailstreams topics create")
+            continue
+        found = there[spec.name]
+        if found < spec.partitions or (spec.fixed_partitions and found != spec.partitions):
+            problems.append(_partitions_problem(spec, found, servers))
+        config = configs[spec.name]
+        if isinstance(config, str):
+            problems.append(f"topic {spec.name}: its configuration cannot be read: {config}")
+            continue
+        problems.extend(
+            f"topic {spec.name} has {name}={config.get(name)}, {spec.config[name]} is needed; change it: "
+            f"kafka-configs.sh --bootstrap-server {servers} --alter --entity-type topics --entity-name {spec.name} "
+            f"--add-config {name}={spec.config[name]}"
+            for name in _CHECKED_CONFIG
+            if not _fits(name, config.get(name), spec.config[name])
+        )
+    return problems
+
+
+async def partition_counts(settings: Settings) -> dict[str, int]:
+    """Return the partition count of every topic that the brokers show us, ours or not.
+
+    Raises:
+        aiokafka.errors.KafkaError, TimeoutError: the brokers cannot be reached.
+    """
+    async with admin_client(settings) as admin:
+        return await _partition_counts(admin)
+
+
+def _retention(days: float) -> dict[str, str]:
+    return {"retention.ms": str(round(days * _DAY_MS))}
+
+
+def _fits(name: str, found: str | None, wanted: str) -> bool:
+    if name == "max.message.bytes":
+        return found is not None and int(found) >= int(wanted)
+    return found == wanted
+
+
+def _partitions_problem(spec: TopicSpec, found: int, servers: str) -> str:
+    start = f"topic {spec.name} has {found} partitions, {spec.partitions} are needed"
+    if not spec.fixed_partitions:
+        return (
+            f"{start}; add them: kafka-topics.sh --bootstrap-server {servers} --alter --topic {spec.name} "
+            f"--partitions {spec.partitions}"
+        )
+    if spec.name == CONTROL:
+        return (
+            f"{start}; delete it: kafka-topics.sh --bootstrap-server {servers} --delete --topic {spec.name}; "
+            "then: mailstreams topics create"
+        )
+    return (
+        f"{start} and a keyed topic cannot be changed in place; if all of them have {found}, "
+        f"set it: MAILSTREAMS_TOPICS__PARTITIONS={found}"
+    )
+
+
+@asynccontextmanager
+async def admin_client(settings: Settings) -> AsyncIterator[Any]:
+    """Yield a started admin client.
+
+    Raises:
+        aiokafka.errors.KafkaError, TimeoutError: the brokers cannot be reached.
+    """
+    admin = _Admin(**settings.kafka.client_options(), request_timeout_ms=round(settings.kafka.request_timeout_s * 1000))
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            await admin.start()
+        yield admin
+    finally:
+        await admin.close()
+
+
+async def _partition_counts(admin: Any) -> dict[str, int]:
+    """Return the partition count of every topic whose partitions all have a leader.
+
+    All topics are asked for, as asking for one by name creates it where ``auto.create.topics.enable`` is on.
+    """
+    return {
+        topic["topic"]: len(topic["partitions"])
+        for topic in await admin.describe_topics()
+        if topic["partitions"] and all(partition["leader"] >= 0 for partition in topic["partitions"])
+    }
+
+
+async def _create_missing(admin: Any, specs: Sequence[TopicSpec], replication_factor: int) -> None:
+    """Ask for the topics until each was created or is there; a cluster that just started has no controller yet."""
+    waiting = {spec.name: spec for spec in specs}
+    deadline = asyncio.get_running_loop().time() + _VISIBLE_TIMEOUT_S
+    while waiting:
+        answer = await admin.create_topics(
+            [
+                _NewTopic(spec.name, spec.partitions, replication_factor, topic_configs=dict(spec.config))
+                for spec in waiting.values()
+            ]
+        )
+        for name, code, *message in answer.topic_errors:
+            error = for_code(code)
+            if code == 0 or error is TopicAlreadyExistsError:  # another one was quicker
+                del waiting[name]
+            elif not issubclass(error, (NotControllerError, RequestTimedOutError, LeaderNotAvailableError)):
+                text = f"topic {name} cannot be created: {(message and message[0]) or error.__name__}"
+                raise TopicsError(text)
+        if waiting:
+            await _pause(deadline, f"topics cannot be created: {', '.join(waiting)}")
+
+
+async def _wait_until_visible(admin: Any, specs: Sequence[TopicSpec]) -> None:
+    deadline = asyncio.get_running_loop().time() + _VISIBLE_TIMEOUT_S
+    while missing := {spec.name for spec in specs} - set(await _partition_counts(admin)):
+        await _pause(deadline, f"topics were created but have no leader yet: {', '.join(sorted(missing))}")
+
+
+async def _pause(deadline: float, otherwise: str) -> None:
+    if asyncio.get_running_loop().time() > deadline:
+        raise TopicsError(otherwise)
+    await asyncio.sleep(0.2)
+
+
+async def _configs(admin: Any, names: Sequence[str]) -> dict[str, dict[str, str] | str]:
+    """Return each topic's configuration, or the reason why it cannot be read."""
+    configs: dict[str, dict[str, str] | str] = {}
+    if not names:
+        return configs
+    resources = [_ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+    for answer in await admin.describe_configs(resources):
+        for code, message, _, name, entries in answer.resources:
+            if code:
+                configs[name] = message or for_code(code).__name__
+            else:
+                configs[name] = {entry[0]: entry[1] for entry in entries}
+    return configs

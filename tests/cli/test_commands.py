@@ -1,0 +1,201 @@
+"""The command line as a whole: help, settings, exit codes, and an absent broker."""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from deploy.local import ports
+from streams import __version__, codecs
+from tests.cli.conftest import Cluster, Invoke, spawn
+
+COMMANDS = ["worker", "topics", "feed", "watch", "lookup", "dead-letters", "resume", "config"]
+NEED_A_BROKER = [
+    ["topics", "check"],
+    ["topics", "create"],
+    ["feed", "postmark", "-"],
+    ["watch"],
+    ["lookup", "INV-1"],
+    ["dead-letters", "list"],
+    ["dead-letters", "replay", "--all"],
+    ["resume"],
+    ["resume", "mail.events", "0"],
+]
+
+
+def test_help_lists_every_command_and_the_exit_codes(invoke: Invoke) -> None:
+    result = invoke("--help")
+
+    assert result.exit_code == 0
+    assert all(re.search(rf"^  {name} ", result.stdout, re.MULTILINE) for name in COMMANDS)
+    assert all(re.search(rf"\b{code} ", result.stdout) for code in ("0", "1", "2", "3", "130"))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(invoke: Invoke, name: str) -> None:
+    result = invoke(name, "--help")
+
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"Usage: mailstreams {name}")
+
+
+def test_the_version_is_printed(invoke: Invoke) -> None:
+    assert invoke("--version").stdout == f"mailstreams {__version__}\n"
+
+
+def test_help_and_version_load_neither_kafka_nor_faust() -> None:
+    code = (
+        "import sys\n"
+        "from streams.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'aiokafka', 'faust', 'pydantic', 'rich', 'rocksdict'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_misspelled_command_is_wrong_use_and_the_right_one_is_named(invoke: Invoke) -> None:
+    result = invoke("lokup", "INV-1")
+
+    assert result.exit_code == 2
+    assert "Did you mean lookup?" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["topics", "check"], ["config", "show"], ["worker"], ["resume"]])
+def test_wrong_settings_end_every_command_with_a_line_for_each(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.setenv("MAILSTREAMS_WEB__PORT", "x")
+    monkeypatch.setenv("MAILSTREAMS_KAFKA__BOOTSTRAP", "x")
+
+    result = invoke(*arguments)
+
+    assert result.exit_code == 2
+    lines = result.stderr.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["mailstreams", "mailstreams"]
+    assert any("web.port" in line for line in lines)
+
+
+def test_a_file_that_is_not_there_is_said_in_one_line(invoke: Invoke) -> None:
+    result = invoke("--config", "/no/such.toml", "config", "show")
+
+    assert (result.exit_code, result.stderr) == (2, "mailstreams: /no/such.toml: No such file or directory\n")
+
+
+def test_config_show_prints_toml_of_what_is_in_force_without_secrets(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "some.toml"
+    path.write_text('[accounts."a.b"]\nsupport_contact = "the \\"desk\\""\n[web]\nport = 5\n')
+    for name, value in {"SECURITY_PROTOCOL": "SASL_SSL", "SASL_MECHANISM": "PLAIN", "SASL_USERNAME": "me"}.items():
+        monkeypatch.setenv(f"MAILSTREAMS_KAFKA__{name}", value)
+    monkeypatch.setenv("MAILSTREAMS_KAFKA__SASL_PASSWORD", "hunter2")
+
+    text = invoke("--config", path, "config", "show").stdout
+    as_json = invoke("--config", path, "config", "show", "--json").stdout
+
+    shown = tomllib.loads(text)
+    assert (shown["web"]["port"], shown["kafka"]["sasl_username"]) == (5, "me")
+    assert shown["accounts"]["a.b"]["support_contact"] == 'the "desk"'
+    assert codecs.decode(as_json)["kafka"]["sasl_password"] == shown["kafka"]["sasl_password"] == "**********"
+    assert "hunter2" not in text + as_json
+
+
+def test_config_reference_is_the_page(invoke: Invoke) -> None:
+    page = Path(__file__).parents[2] / "docs" / "configuration.md"
+
+    assert invoke("config", "reference").stdout == page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("arguments", NEED_A_BROKER, ids=" ".join)
+def test_an_absent_broker_is_said_in_one_line_that_tells_what_to_do(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    (port,) = ports.find(1)
+    monkeypatch.setenv("MAILSTREAMS_KAFKA__BOOTSTRAP_SERVERS", f"127.0.0.1:{port}")
+
+    result = invoke(*arguments, stdin=b"{}")
+
+    assert result.exit_code == 3
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"mailstreams: no broker answers at 127.0.0.1:{port} (")
+    assert line.endswith("start one (make run) or set kafka.bootstrap_servers")
+
+
+def test_a_port_that_takes_connections_and_never_answers_is_given_up_in_time(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("MAILSTREAMS_KAFKA__BOOTSTRAP_SERVERS", f"127.0.0.1:{silent.getsockname()[1]}")
+        begin = time.monotonic()
+
+        result = invoke("topics", "check")
+
+    assert result.exit_code == 3
+    assert len(result.stderr.splitlines()) == 1
+    assert time.monotonic() - begin < 15
+
+
+def test_a_process_of_its_own_ends_alike_and_without_a_traceback() -> None:
+    (port,) = ports.find(1)
+    child = spawn("lookup", "INV-1", MAILSTREAMS_KAFKA__BOOTSTRAP_SERVERS=f"127.0.0.1:{port}")
+
+    output, errors = child.communicate(timeout=30)
+
+    assert (child.returncode, output, len(errors.splitlines())) == (3, "", 1)
+
+
+def test_topics_check_says_what_is_missing_and_fails(
+    invoke: Invoke, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAILSTREAMS_WORKER__APP_ID", "another")
+
+    result = invoke("topics", "check", "--json")
+
+    assert result.exit_code == 1
+    (line,) = result.stdout.splitlines()
+    assert "another-deliveries-changelog is missing" in codecs.decode(line)["problem"]
+    assert cluster.settings.worker.app_id not in line.partition("; create it")[0]
+
+
+def test_topics_create_creates_what_is_missing_and_says_that_all_fit(invoke: Invoke, cluster: Cluster) -> None:
+    first = invoke("topics", "create")
+    second = invoke("topics", "check")
+
+    assert (first.exit_code, second.exit_code) == (0, 0)
+    assert "11 topics, all fit" in second.stderr
+    assert cluster.settings.topics.partitions == 3
+
+
+def test_ctrl_c_ends_a_command_with_130_and_nothing_else(cluster: Cluster) -> None:
+    child = spawn("watch", "--from-beginning")
+    threading.Timer(2.5, child.send_signal, [signal.SIGINT]).start()
+
+    _, errors = child.communicate(timeout=30)
+
+    assert (child.returncode, errors) == (130, "")
+    assert cluster.settings
+
+
+def test_a_reader_that_went_away_is_no_error(cluster: Cluster) -> None:
+    child = subprocess.run(
+        f"{sys.executable} -m streams config show | head -1; exit ${{PIPESTATUS[0]}}",
+        shell=True,
+        executable="/bin/bash",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert "Traceback" not in child.stderr
+    assert child.stdout == "[kafka]\n"
+    assert cluster.settings

@@ -1,0 +1,66 @@
+"""What is printed: harmless on a terminal, whatever came from outside."""
+
+import json
+import unicodedata
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.cli._output import clean, json_line, plural, shortened, time_of_ms, time_text
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2J550 no\r\nforged: line\x9b31m \u202eevil\u2066 \u200bzero\u2028new\x00\x7f"
+
+
+def test_escape_sequences_and_line_breaks_of_others_are_taken_out() -> None:
+    assert clean(HOSTILE) == "]0;owned[2J550 no forged: line31m evil zero new"
+
+
+@given(st.text())
+def test_no_text_reaches_the_terminal_with_a_character_that_it_obeys(text: str) -> None:
+    categories = {unicodedata.category(char) for char in clean(text)}
+
+    assert not categories & {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+@given(st.text(alphabet=st.characters(categories=["L", "N", "P", "S"])))
+def test_letters_and_signs_of_every_script_stay(text: str) -> None:
+    assert clean(text) == text
+
+
+@given(st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=4))
+def test_a_line_of_json_means_the_same_and_holds_nothing_that_a_terminal_obeys(value: dict[str, str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        lines: list[str] = []
+        patch.setattr("streams.cli._output.click.echo", lines.append)
+        json_line(value)
+
+    (line,) = lines
+    assert json.loads(line) == value
+    assert not {unicodedata.category(char) for char in line} & {"Cc", "Zl", "Zp"}
+    assert not set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200b\ufeff") & set(line)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("2026-11-22T10:00:03.871Z", "2026-11-22 10:00:03"),
+        ("2026-11-22T12:00:03+02:00", "2026-11-22 10:00:03"),
+        (datetime(2026, 11, 22, 10, tzinfo=UTC), "2026-11-22 10:00:00"),
+        (None, ""),
+        ("\x1b[31msoon", "[31msoon"),
+        (5, "5"),
+    ],
+)
+def test_times_are_shown_in_utc(value: Any, text: str) -> None:
+    assert time_text(value) == text
+
+
+def test_small_words() -> None:
+    assert [plural(1, "record"), plural(2, "record"), plural(0, "record")] == ["1 record", "2 records", "0 records"]
+    assert shortened("abc", 3) == "abc"
+    assert shortened("abcd", 3) == "ab…"
+    assert time_of_ms(1_795_341_603_871) == "2026-11-22 10:00:03"
+    assert [time_of_ms(-1), time_of_ms(10**18)] == ["", ""]

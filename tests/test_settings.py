@@ -1,0 +1,270 @@
+"""Settings: where they come from, which wins, and what is said of a wrong one."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams import settings
+from streams.providers import PROVIDERS, WebhookRequest
+from streams.settings import Account, Kafka, Settings, SettingsError, Topics, load, shown
+
+PAGE = Path(__file__).parent.parent / "docs" / "configuration.md"
+
+
+def problems(environment: dict[str, str] | None = None, path: Path | None = None) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        load(path, environment or {})
+    assert all(line and "\n" not in line for line in caught.value.problems)
+    return list(caught.value.problems)
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # no mailstreams.toml of the developer's
+
+
+def test_without_a_file_and_variables_the_defaults_hold() -> None:
+    assert load(None, {}) == Settings()
+
+
+def test_every_default_is_valid() -> None:
+    assert Settings.model_validate(Settings().model_dump()) == Settings()
+
+
+def test_all_built_in_providers_are_read_by_default() -> None:
+    assert Settings().topics.providers == tuple(PROVIDERS)
+
+
+def test_the_reference_keys_are_those_of_the_providers_contract() -> None:
+    contract = {field.name: field.default for field in fields(WebhookRequest)}
+
+    assert contract["reference_keys"] == Settings().delivery.reference_keys
+
+
+def test_the_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "some.toml"
+    path.write_text('[topics]\npartitions = 3\nproviders = ["mailgun"]\n[accounts.billing]\nsupport_contact = "desk"\n')
+
+    found = load(path, {})
+
+    assert found.topics == Topics(partitions=3, providers=("mailgun",))
+    assert found.accounts == {"billing": Account(support_contact="desk")}
+
+
+def test_the_environment_wins_over_the_file_setting_by_setting(tmp_path: Path) -> None:
+    path = tmp_path / "some.toml"
+    path.write_text("[topics]\npartitions = 3\nreplication_factor = 2\n")
+
+    found = load(path, {"MAILSTREAMS_TOPICS__PARTITIONS": "5"})
+
+    assert (found.topics.partitions, found.topics.replication_factor) == (5, 2)
+
+
+def test_the_file_named_by_the_call_wins_over_the_variable_and_that_over_the_one_here(tmp_path: Path) -> None:
+    for name, port in (("call.toml", 1), ("variable.toml", 2), ("mailstreams.toml", 3)):
+        (tmp_path / name).write_text(f"[web]\nport = {port}\n")
+    variable = {"MAILSTREAMS_CONFIG": str(tmp_path / "variable.toml")}
+
+    assert load(tmp_path / "call.toml", variable).web.port == 1
+    assert load(None, variable).web.port == 2
+    assert load(None, {}).web.port == 3
+    assert load(None, {"MAILSTREAMS_CONFIG": ""}).web.port == 3
+
+
+def test_a_list_in_a_variable_is_separated_by_commas() -> None:
+    found = load(None, {"MAILSTREAMS_DELIVERY__REFERENCE_KEYS": "order, invoice"})
+
+    assert found.delivery.reference_keys == ("order", "invoice")
+
+
+def test_an_account_can_be_set_by_variable() -> None:
+    found = load(None, {"MAILSTREAMS_ACCOUNTS__BILLING__SUPPORT_CONTACT": "desk"})
+
+    assert found.accounts["billing"].support_contact == "desk"
+
+
+def test_variables_that_kubernetes_sets_for_a_service_of_our_name_are_not_ours() -> None:
+    assert load(None, {"MAILSTREAMS_SERVICE_HOST": "10.0.0.1", "MAILSTREAMS_PORT_80_TCP": "tcp"}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("toml", "line"),
+    [
+        (
+            "[kafka]\nbootstrap_servrs = 'a:1'",
+            "kafka.bootstrap_servrs: unknown setting; did you mean bootstrap_servers?",
+        ),
+        ("[kafak]\nx = 1", "kafak: unknown section; did you mean kafka?"),
+        ("[worker]\npartitions = 4", "worker.partitions: unknown setting; did you mean topics.partitions?"),
+        ("[web]\nzzz = 4", "web.zzz: unknown setting; known in web: host, port"),
+        (
+            "[accounts.a]\nsuport_contact = 'x'",
+            "accounts.a.suport_contact: unknown setting; did you mean support_contact?",
+        ),
+    ],
+)
+def test_an_unknown_name_is_refused_with_what_was_probably_meant(tmp_path: Path, toml: str, line: str) -> None:
+    path = tmp_path / "some.toml"
+    path.write_text(toml)
+
+    assert problems(path=path) == [f"{line} (in {path})"]
+
+
+def test_an_unknown_variable_is_refused_too() -> None:
+    assert problems({"MAILSTREAMS_KAFKA__BOOTSTRAP": "a:1", "MAILSTREAMS_NOSUCH__X": "1"}) == [
+        "kafka.bootstrap: unknown setting; did you mean bootstrap_servers? (from MAILSTREAMS_KAFKA__BOOTSTRAP)",
+        "nosuch: unknown section; known: kafka, topics, worker, web, delivery, accounts (from MAILSTREAMS_NOSUCH__X)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("KAFKA__BOOTSTRAP_SERVERS", "localhost", "kafka.bootstrap_servers: 'localhost' is not host:port"),
+        ("KAFKA__BOOTSTRAP_SERVERS", "a:1,b:99999", "kafka.bootstrap_servers: 'b:99999' is not host:port"),
+        ("KAFKA__SESSION_TIMEOUT_S", "soon", "kafka.session_timeout_s: input should be a valid number"),
+        ("KAFKA__SESSION_TIMEOUT_S", "inf", "kafka.session_timeout_s: input should be a finite number"),
+        ("KAFKA__HEARTBEAT_INTERVAL_S", "11", "at most a third of kafka.session_timeout_s (30 s)"),
+        (
+            "KAFKA__REQUEST_TIMEOUT_S",
+            "30",
+            "kafka.request_timeout_s: 30 s must be above kafka.session_timeout_s (30 s)",
+        ),
+        ("KAFKA__REBALANCE_TIMEOUT_S", "29", "must be at least kafka.session_timeout_s (30 s)"),
+        ("KAFKA__TRANSACTION_TIMEOUT_S", "20", "must be below kafka.transaction_timeout_s (20 s)"),
+        (
+            "KAFKA__COMMIT_DEADLINE_S",
+            "60",
+            "kafka.commit_deadline_s: 60 s must be below kafka.request_timeout_s (60 s)",
+        ),
+        (
+            "KAFKA__SECURITY_PROTOCOL",
+            "SASL_SSL",
+            "kafka.sasl_mechanism: required with kafka.security_protocol SASL_SSL",
+        ),
+        ("KAFKA__SASL_PASSWORD", "hunter2", "has no effect with kafka.security_protocol PLAINTEXT"),
+        ("KAFKA__SSL_CAFILE", "/no/such.pem", "kafka.ssl_cafile: path does not point to a file"),
+        ("TOPICS__MIN_INSYNC_REPLICAS", "2", "must be at most topics.replication_factor (1)"),
+        ("TOPICS__PROVIDERS", "sendgird", "unknown provider 'sendgird'; did you mean sendgrid?"),
+        ("WORKER__POISON_SHARE", "1.5", "worker.poison_share: input should be less than or equal to 1"),
+        ("WORKER__POISON_MINIMUM", "1001", "must be at most worker.poison_window (1000)"),
+        ("WORKER__WATCHDOG_S", "20", "watchdog_s (20 s) must be above kafka.commit_deadline_s (20 s)"),
+        ("WORKER__LOG_LEVEL", "loud", "worker.log_level: input should be 'debug', 'info', 'warning' or 'error'"),
+        ("WEB__PORT", "32768", "web.port: input should be less than or equal to 32767"),
+        ("DELIVERY__REFERENCE_KEYS", " , ", "delivery.reference_keys: tuple should have at least 1 item"),
+        ("WORKER__X__Y", "1", "worker.x: unknown setting"),
+        ("ACCOUNTS__a b__SUPPORT_CONTACT", "x", "accounts.a b: string should match pattern"),
+    ],
+)
+def test_a_wrong_value_gets_one_line_that_names_it(name: str, value: str, said: str) -> None:
+    lines = problems({f"MAILSTREAMS_{name}": value})
+
+    assert any(said in line for line in lines), lines
+    assert "hunter2" not in "".join(lines)
+
+
+def test_a_wrong_value_names_the_variable_that_set_it() -> None:
+    (line,) = problems({"MAILSTREAMS_WEB__PORT": "x"})
+
+    assert line.endswith("(from MAILSTREAMS_WEB__PORT)")
+
+
+def test_every_wrong_setting_is_said_at_once() -> None:
+    assert len(problems({"MAILSTREAMS_WEB__PORT": "x", "MAILSTREAMS_TOPICS__PARTITIONS": "0"})) == 2
+
+
+def test_a_section_that_is_no_table_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "some.toml"
+    path.write_text("worker = 1")
+
+    assert problems(path=path) == ["worker: must be a table"]
+
+
+def test_a_file_that_cannot_be_read_is_said_in_one_line(tmp_path: Path) -> None:
+    bad, binary = tmp_path / "bad.toml", tmp_path / "binary.toml"
+    bad.write_text("[kafka\n")
+    binary.write_bytes(b"\xff\xfe")
+
+    assert problems(path=tmp_path / "none.toml") == [f"{tmp_path / 'none.toml'}: No such file or directory"]
+    assert problems(path=bad)[0].startswith(f"{bad}: not TOML: ")
+    assert problems(path=binary) == [f"{binary}: not UTF-8"]
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Settings().web.port = 1
+
+
+SASL = {
+    "MAILSTREAMS_KAFKA__SECURITY_PROTOCOL": "SASL_PLAINTEXT",
+    "MAILSTREAMS_KAFKA__SASL_MECHANISM": "SCRAM-SHA-512",
+    "MAILSTREAMS_KAFKA__SASL_USERNAME": "worker",
+    "MAILSTREAMS_KAFKA__SASL_PASSWORD": "hunter2",
+}
+
+
+def test_a_secret_is_masked_wherever_settings_are_shown() -> None:
+    found = load(None, SASL)
+
+    assert "hunter2" not in f"{found!r} {found} {shown(found)} {found.model_dump_json()}"
+    assert shown(found)["kafka"]["sasl_password"] == "**********"
+
+
+def test_clients_get_the_user_name_and_the_password() -> None:
+    options = load(None, SASL).kafka.client_options()
+
+    assert options == {
+        "bootstrap_servers": "127.0.0.1:19092",
+        "security_protocol": "SASL_PLAINTEXT",
+        "sasl_mechanism": "SCRAM-SHA-512",
+        "sasl_plain_username": "worker",
+        "sasl_plain_password": "hunter2",
+    }
+
+
+def test_clients_in_plain_text_get_neither_secrets_nor_certificates() -> None:
+    assert Kafka().client_options() == {"bootstrap_servers": "127.0.0.1:19092", "security_protocol": "PLAINTEXT"}
+
+
+def test_with_tls_the_brokers_certificate_and_name_are_checked() -> None:
+    context = load(None, {"MAILSTREAMS_KAFKA__SECURITY_PROTOCOL": "SSL"}).kafka.client_options()["ssl_context"]
+
+    assert context.check_hostname
+    assert context.verify_mode.name == "CERT_REQUIRED"
+
+
+@pytest.mark.parametrize("name", ["SSL_CAFILE", "SSL_CERTFILE"])
+def test_a_certificate_that_is_none_is_said_in_one_line(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "some.pem"
+    path.write_text("no certificate")
+    environment = {"MAILSTREAMS_KAFKA__SECURITY_PROTOCOL": "SSL", f"MAILSTREAMS_KAFKA__{name}": str(path)}
+
+    with pytest.raises(SettingsError, match=f"kafka.{name.lower()}"):
+        load(None, environment).kafka.client_options()
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_whatever_a_variable_is_called_and_holds_loading_ends_in_settings_or_in_lines(name: str, value: str) -> None:
+    found: Settings | SettingsError
+    try:
+        found = load(Path("/dev/null"), {f"MAILSTREAMS_{name}__{name}": value, f"MAILSTREAMS_KAFKA__{name}": value})
+    except SettingsError as error:
+        found = error
+    assert isinstance(found, Settings) or found.problems
+
+
+def test_the_page_of_the_configuration_is_up_to_date() -> None:
+    assert PAGE.read_text(encoding="utf-8") == settings.reference(), (
+        "write it anew: mailstreams config reference > docs/configuration.md"
+    )
+
+
+def test_every_setting_has_a_unit_and_a_reason() -> None:
+    page = settings.reference()
+    for section in Settings.model_fields:
+        for name, field in settings._section(section).model_fields.items():
+            assert len(field.description or "") > 10, f"{section}.{name}"
+            assert f"{name}`" in page

@@ -1,0 +1,221 @@
+"""The topics as declared, and created and checked on a real broker."""
+
+import asyncio
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from aiokafka.admin import NewPartitions
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaConnectionError
+
+from deploy.local import ports
+from deploy.local.broker import Broker
+from streams import topics
+from streams.providers import PROVIDERS
+from streams.settings import Kafka, Settings, Topics, Worker
+
+_NewPartitions: Any = NewPartitions
+_ConfigResource: Any = ConfigResource
+NAMES = ("RAW_PREFIX", "EVENTS", "STATUS_CHANGED", "STATUS", "DEFERRALS", "DEAD_LETTERS", "CONTROL")
+
+
+@pytest.fixture
+def prefix(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Give this test topics of its own on the shared broker."""
+    prefix = f"t{secrets.token_hex(4)}."
+    for name in NAMES:
+        monkeypatch.setattr(topics, name, prefix + getattr(topics, name))
+    return prefix
+
+
+@pytest.fixture
+def chosen(broker: Broker, prefix: str) -> Iterator[Settings]:
+    settings = Settings(
+        kafka=Kafka(bootstrap_servers=broker.bootstrap),
+        topics=Topics(partitions=3),
+        worker=Worker(app_id=f"{prefix}app"),
+    )
+    yield settings
+    asyncio.run(_delete_all(settings))
+
+
+async def _delete_all(settings: Settings) -> None:
+    async with topics.admin_client(settings) as admin:
+        await admin.delete_topics([spec.name for spec in topics.all_topics(settings)])
+
+
+def by_name(settings: Settings) -> dict[str, topics.TopicSpec]:
+    return {spec.name: spec for spec in topics.all_topics(settings)}
+
+
+def test_there_is_a_raw_topic_for_each_provider_that_is_read() -> None:
+    everything = by_name(Settings())
+    only_one = by_name(Settings(topics=Topics(providers=("mailgun",))))
+
+    assert {name for name in everything if name.startswith("mail.raw.")} == {f"mail.raw.{name}" for name in PROVIDERS}
+    assert {name for name in only_one if name.startswith("mail.raw.")} == {"mail.raw.mailgun"}
+
+
+def test_every_topic_that_is_keyed_by_delivery_has_the_partition_count_of_the_changelog() -> None:
+    specs = by_name(Settings(topics=Topics(partitions=5)))
+    keyed = ("mail.events", "mail.status-changed", "mail.status", "mail.deferrals", "mailstreams-deliveries-changelog")
+
+    assert {specs[name].partitions for name in keyed} == {5}
+    assert all(specs[name].fixed_partitions for name in keyed)
+
+
+def test_raw_topics_take_large_bodies_and_carry_the_brokers_time() -> None:
+    config = by_name(Settings())["mail.raw.sendgrid"].config
+
+    assert config["max.message.bytes"] == str(8 * 1024 * 1024)
+    assert config["message.timestamp.type"] == "LogAppendTime"
+    assert config["retention.ms"] == str(7 * 24 * 3600 * 1000)
+
+
+@pytest.mark.parametrize("name", ["mail.status", "mail.control", "mailstreams-deliveries-changelog"])
+def test_what_has_a_newest_record_is_compacted_and_tombstones_outlive_a_weeks_absence(name: str) -> None:
+    config = by_name(Settings())[name].config
+
+    assert config["cleanup.policy"] == "compact"
+    assert config["min.cleanable.dirty.ratio"] == "0.1"
+    assert config["delete.retention.ms"] == str(7 * 24 * 3600 * 1000)
+    assert "retention.ms" not in config
+
+
+def test_a_dead_letter_of_the_largest_size_fits_its_topic() -> None:
+    limits = [entry.le for entry in Worker.model_fields["dead_letter_max_bytes"].metadata if getattr(entry, "le", None)]
+
+    assert limits[0] < int(by_name(Settings())["mail.dead-letters"].config["max.message.bytes"])
+
+
+def test_every_topic_asks_for_the_replicas_that_are_set() -> None:
+    specs = topics.all_topics(Settings(topics=Topics(replication_factor=3, min_insync_replicas=2)))
+
+    assert {spec.config["min.insync.replicas"] for spec in specs} == {"2"}
+
+
+def test_only_the_control_topic_holds_no_addresses() -> None:
+    assert [spec.name for spec in topics.all_topics(Settings()) if not spec.holds_addresses] == ["mail.control"]
+
+
+def test_what_is_missing_is_said_with_the_command_that_creates_it(chosen: Settings) -> None:
+    problems = asyncio.run(topics.check(chosen))
+
+    assert len(problems) == len(topics.all_topics(chosen))
+    assert f"topic {topics.EVENTS} is missing; create it: mailstreams topics create" in problems
+
+
+def test_created_topics_fit_and_creating_again_creates_nothing(chosen: Settings) -> None:
+    created = asyncio.run(topics.create(chosen))
+
+    assert created == topics.all_topics(chosen)
+    assert asyncio.run(topics.check(chosen)) == []
+    assert asyncio.run(topics.create(chosen)) == []
+
+
+def test_created_topics_have_all_of_their_configuration(chosen: Settings) -> None:
+    specs = asyncio.run(topics.create(chosen))
+
+    async def found() -> Any:
+        async with topics.admin_client(chosen) as admin:
+            return await topics._configs(admin, [spec.name for spec in specs])
+
+    configs = asyncio.run(found())
+    for spec in specs:
+        assert dict(spec.config).items() <= configs[spec.name].items(), spec.name
+
+
+def test_another_partition_count_is_refused_where_a_key_would_move(chosen: Settings) -> None:
+    asyncio.run(topics.create(chosen))
+    other = chosen.model_copy(update={"topics": Topics(partitions=2)})
+
+    problems = asyncio.run(topics.check(other))
+
+    assert len(problems) == 5
+    assert all("has 3 partitions, 2 are needed" in problem for problem in problems)
+    assert all(problem.endswith("set it: MAILSTREAMS_TOPICS__PARTITIONS=3") for problem in problems)
+    assert not any(topics.RAW_PREFIX in problem for problem in problems)
+
+
+def test_partitions_that_are_too_few_for_an_unkeyed_topic_can_be_added(chosen: Settings) -> None:
+    asyncio.run(topics.create(chosen))
+    other = chosen.model_copy(update={"topics": Topics(partitions=4)})
+
+    problems = asyncio.run(topics.check(other))
+
+    assert any(f"--alter --topic {topics.DEAD_LETTERS} --partitions 4" in problem for problem in problems)
+
+
+def test_a_control_topic_with_two_partitions_is_refused(chosen: Settings) -> None:
+    asyncio.run(topics.create(chosen))
+
+    async def add() -> None:
+        async with topics.admin_client(chosen) as admin:
+            await admin.create_partitions({topics.CONTROL: _NewPartitions(2)})
+        while (await topics.partition_counts(chosen))[topics.CONTROL] != 2:
+            await asyncio.sleep(0.1)
+
+    asyncio.run(add())
+
+    (problem,) = asyncio.run(topics.check(chosen))
+    assert problem.startswith(f"topic {topics.CONTROL} has 2 partitions, 1 are needed; delete it: kafka-topics.sh")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("cleanup.policy", "delete"), ("max.message.bytes", "1048576"), ("message.timestamp.type", "LogAppendTime")],
+)
+def test_a_configuration_that_breaks_a_promise_is_refused_with_the_command_that_mends_it(
+    chosen: Settings, name: str, value: str
+) -> None:
+    spec = {spec.name: spec for spec in asyncio.run(topics.create(chosen))}[topics.STATUS]
+    _alter(chosen, topics.STATUS, dict(spec.config) | {name: value})
+
+    (problem,) = asyncio.run(topics.check(chosen))
+
+    assert problem == (
+        f"topic {topics.STATUS} has {name}={value}, {spec.config[name]} is needed; change it: kafka-configs.sh "
+        f"--bootstrap-server {chosen.kafka.bootstrap_servers} --alter --entity-type topics "
+        f"--entity-name {topics.STATUS} --add-config {name}={spec.config[name]}"
+    )
+
+
+def test_a_longer_retention_and_a_larger_limit_are_the_operators_choice(chosen: Settings) -> None:
+    spec = {spec.name: spec for spec in asyncio.run(topics.create(chosen))}[topics.EVENTS]
+    _alter(chosen, topics.EVENTS, dict(spec.config) | {"retention.ms": "-1", "max.message.bytes": "9000000"})
+
+    assert asyncio.run(topics.check(chosen)) == []
+
+
+def test_what_the_brokers_refuse_is_said_in_one_sentence(chosen: Settings) -> None:
+    greedy = chosen.model_copy(update={"topics": Topics(partitions=3, replication_factor=3)})
+
+    with pytest.raises(topics.TopicsError, match=r"cannot be created: .*replication factor"):
+        asyncio.run(topics.create(greedy))
+
+
+def test_an_absent_broker_is_an_error_at_once() -> None:
+    (port,) = ports.find(1)
+    settings = Settings(kafka=Kafka(bootstrap_servers=f"127.0.0.1:{port}"))
+
+    with pytest.raises(KafkaConnectionError):
+        asyncio.run(topics.check(settings))
+
+
+def _alter(settings: Settings, topic: str, config: dict[str, str]) -> None:
+    """Replace a topic's configuration, and wait until the broker shows it."""
+
+    async def differs(admin: Any) -> bool:
+        found = (await topics._configs(admin, [topic]))[topic]
+        assert isinstance(found, dict)
+        return not config.items() <= found.items()
+
+    async def alter() -> None:
+        async with topics.admin_client(settings) as admin:
+            await admin.alter_configs([_ConfigResource(ConfigResourceType.TOPIC, topic, config)])
+            while await differs(admin):
+                await asyncio.sleep(0.05)
+
+    asyncio.run(alter())
