@@ -1,0 +1,322 @@
+"""What a delivery's status means in plain words, and what the sender should do now.
+
+One table, ``ADVICE``, in our own words; below it the causes that choose from
+it. The receiving server's own code (RFC 3463, and the registry that RFC 5248
+began) tells more than the provider's kind of bounce, so it is asked first.
+
+A ``code`` is part of the public contract: it is never renamed or given another
+meaning. The prose may change. Everything here is shown to people who send
+invoices, not to mail administrators.
+"""
+
+from typing import NamedTuple
+
+from streams.domain.events import BounceKind, SuppressionList
+from streams.domain.status import Delivery, Kind, Status, from_micros
+
+
+class Advice(NamedTuple):
+    """What the sender is told."""
+
+    code: str
+    """Stable, for programs."""
+    meaning: str
+    """What happened, in plain words."""
+    what_to_do: str
+
+
+# {since}, {contact_from} and {support} are filled in by advise.
+_TABLE = (
+    # sent
+    Advice(
+        "wait_for_answer",
+        "The message left; the recipient's mail server has not answered yet.",
+        "Wait. It will become delivered, or something that explains itself.",
+    ),
+    Advice(
+        "auto_reply_only",
+        "An automatic reply came back, such as an out-of-office note. The recipient's mail server has not said yet "
+        "whether it took the message.",
+        "Wait. The automatic reply is no refusal.",
+    ),
+    # delivered
+    Advice(
+        "accepted",
+        "The recipient's mail server accepted the message. That is no proof that it is in the inbox.",
+        "Nothing. If the recipient cannot find it, ask them to look in the spam folder.",
+    ),
+    Advice(
+        "accepted_read_by_machine",
+        "The message arrived, and a machine loaded its images or followed its links, as privacy services and spam "
+        "filters do. Whether a person has seen it is not known.",
+        "Nothing. If the recipient cannot find it, ask them to look in the spam folder.",
+    ),
+    Advice(
+        "accepted_after_refusal",
+        "The recipient's mail server refused the message at first and accepted it later. The address may still be "
+        "on the list of addresses that bounced, and then the next message to it is dropped.",
+        "Nothing for this message. If the next one is dropped, ask {support} to take the address off the list.",
+    ),
+    Advice(
+        "marked_as_spam",
+        "The message arrived, and the recipient marked it as spam. Further messages to this address may be dropped.",
+        "Ask the recipient, by another way than e-mail, whether it was a mistake and how they want their invoices.",
+    ),
+    Advice(
+        "unsubscribed",
+        "The message arrived, and the recipient unsubscribed. Further messages to this address may be dropped.",
+        "Ask the recipient, by another way than e-mail, how they want their invoices.",
+    ),
+    # opened
+    Advice(
+        "opened",
+        "The message was opened: its tracking image was loaded or one of its links followed.",
+        "Nothing.",
+    ),
+    # bounced
+    Advice(
+        "no_such_address",
+        "The recipient's mail server says that this address does not exist.",
+        "Check the spelling of the part before the @. If it is right, ask the recipient for a current address.",
+    ),
+    Advice(
+        "no_such_domain",
+        "The part of the address after the @ does not exist or takes no mail.",
+        "Check the spelling of the part after the @. If it is right, ask the recipient for a current address.",
+    ),
+    Advice(
+        "malformed_address",
+        "The recipient's mail server says that this is not a valid address.",
+        "Check the address for typing mistakes, blanks and missing parts, and send again.",
+    ),
+    Advice(
+        "mailbox_moved",
+        "The recipient's mail server says that the mailbox has moved and names no new address.",
+        "Ask the recipient for the new address.",
+    ),
+    Advice(
+        "mailbox_closed",
+        "The mailbox exists, but it is closed or takes no messages at present.",
+        "Ask the recipient whether the mailbox is still in use, or for another address.",
+    ),
+    Advice(
+        "mailbox_full",
+        "The recipient's mailbox is full. The message was given up.",
+        "Ask the recipient to make room, and send again.",
+    ),
+    Advice(
+        "message_too_large",
+        "The message is larger than the recipient's mail server allows.",
+        "Send it with smaller or fewer attachments, or give the recipient a link instead.",
+    ),
+    Advice(
+        "unreachable",
+        "The recipient's mail server could not be reached. The message was given up.",
+        "Check the spelling of the part after the @. If it is right, send again later or ask the recipient whether "
+        "their mail works.",
+    ),
+    Advice(
+        "authentication_refused",
+        "The recipient's mail server could not verify that the message comes from us, and refused it.",
+        "Tell {support}: the sending domain's SPF, DKIM, DMARC or reverse DNS needs mending. The address may be fine.",
+    ),
+    Advice(
+        "blocked",
+        "The recipient's mail server refused the message because of who sent it or what is in it: reputation, policy "
+        "or a spam filter. The address may be fine.",
+        "Ask the recipient to have our messages let through, then send again. If it happens with several recipients, "
+        "tell {support}.",
+    ),
+    Advice(
+        "refused_address",
+        "The recipient's mail server refused the message for good and gave no reason that we know.",
+        "Check the spelling of the address. If it is right, ask the recipient for a current address.",
+    ),
+    Advice(
+        "refused_this_message",
+        "The recipient's mail server did not take this message, and it was given up. A later one may pass.",
+        "Ask the recipient whether the mailbox is full, and send again.",
+    ),
+    Advice(
+        "refused_unknown_why",
+        "The message came back, and the provider could not tell why.",
+        "Check the spelling of the address, and ask the recipient whether the mailbox is full.",
+    ),
+    Advice(
+        "refused_or_auto_reply",
+        "Something came back: a refusal, or an automatic reply such as an out-of-office note. The provider does not "
+        "tell the two apart.",
+        "Ask the recipient whether the message arrived. If it did not, check the spelling and send again.",
+    ),
+    # deferred
+    Advice(
+        "deferred_mailbox_full",
+        "The recipient's mailbox is full. The message is tried again for a while.",
+        "Ask the recipient to make room. If it is still deferred at {contact_from}, ask them for another address too.",
+    ),
+    Advice(
+        "deferred_rate_or_reputation",
+        "The recipient's mail server does not take messages from us just now: it limits how many, does not know us "
+        "yet, or is careful with us. The message is tried again.",
+        "Give it time. If it is still deferred at {contact_from}, ask the recipient whether they block us.",
+    ),
+    Advice(
+        "deferred_authentication",
+        "The recipient's mail server could not verify yet that the message comes from us. The message is tried again.",
+        "Tell {support}: the sending domain's SPF, DKIM, DMARC or reverse DNS may need mending. If it is still "
+        "deferred at {contact_from}, contact the recipient.",
+    ),
+    Advice(
+        "deferred_unreachable",
+        "The recipient's mail server cannot be reached just now. The message is tried again.",
+        "Give it time. If it is still deferred at {contact_from}, check the part of the address after the @ and ask "
+        "the recipient whether their mail works.",
+    ),
+    Advice(
+        "deferred_server_trouble",
+        "The recipient's mail server has trouble of its own just now. The message is tried again.",
+        "Give it time. If it is still deferred at {contact_from}, ask the recipient whether their mail works.",
+    ),
+    Advice(
+        "deferred",
+        "The recipient's mail server is not ready to take the message now. The message is tried again.",
+        "Give it time. If it is still deferred at {contact_from}, ask the recipient whether they block us.",
+    ),
+    # dropped
+    Advice(
+        "dropped_bounced_before",
+        "The message was not sent: the address is on the list of addresses that bounced, since {since} at the latest.",
+        "Check the spelling. If the address should be able to receive, ask {support} for a manual send.",
+    ),
+    Advice(
+        "dropped_spam_report",
+        "The message was not sent: the address is on the list of recipients who marked a message as spam, since "
+        "{since} at the latest.",
+        "Ask the recipient, by another way than e-mail, whether they want our messages; if so, ask {support} for a "
+        "manual send.",
+    ),
+    Advice(
+        "dropped_unsubscribed",
+        "The message was not sent: the address is on the list of recipients who unsubscribed, since {since} at the "
+        "latest.",
+        "Ask the recipient, by another way than e-mail, whether they want our messages; if so, ask {support} for a "
+        "manual send.",
+    ),
+    Advice(
+        "dropped_invalid_address",
+        "The message was not sent: the address is on the list of invalid addresses, since {since} at the latest.",
+        "Check the spelling. If the address should be able to receive, ask {support} for a manual send.",
+    ),
+    Advice(
+        "dropped",
+        "The message was not sent. The provider held it back, and named none of our lists as the reason.",
+        "If the address should be able to receive, ask {support} for a manual send.",
+    ),
+)
+ADVICE = {advice.code: advice for advice in _TABLE}
+"""Every advice there is, by code."""
+
+# The last two numbers of an enhanced code, else its middle number alone. The first one, 4 or 5, adds nothing to the
+# status: providers give up on a 4.2.2 too.
+_BOUNCED_BY_CODE = {
+    "1.1": "no_such_address",
+    "1.2": "no_such_domain",
+    "1.3": "malformed_address",
+    "1.6": "mailbox_moved",
+    "1.7": "blocked",  # it is our own sender's address or, next, its domain that it does not like
+    "1.8": "blocked",
+    "1.10": "no_such_domain",  # RFC 7505: the domain declares that it takes no mail
+    "2.1": "mailbox_closed",
+    "2.2": "mailbox_full",
+    "2.3": "message_too_large",
+    "3.4": "message_too_large",  # RFC 3463: too big for the system, not for the mailbox
+    "4.4": "no_such_domain",  # no route: in practice no DNS records for it
+    "4": "unreachable",
+    "6": "blocked",  # what is in the message
+    "7": "blocked",
+}
+_DEFERRED_BY_CODE = {
+    "2.2": "deferred_mailbox_full",
+    "3": "deferred_server_trouble",
+    "4": "deferred_unreachable",
+    "7": "deferred_rate_or_reputation",
+}
+# RFC 7372 and its neighbours in the registry: DKIM (20-22), SPF (23, 24), reverse DNS (25), several (26), ARC (29).
+for _detail in (20, 21, 22, 23, 24, 25, 26, 29):
+    _BOUNCED_BY_CODE[f"7.{_detail}"] = "authentication_refused"
+    _DEFERRED_BY_CODE[f"7.{_detail}"] = "deferred_authentication"
+
+_BOUNCED_BY_KIND = {
+    BounceKind.HARD: "refused_address",
+    BounceKind.SOFT: "refused_this_message",
+    BounceKind.BLOCK: "blocked",
+    BounceKind.UNDETERMINED: "refused_unknown_why",
+    None: "refused_unknown_why",
+}
+_DROPPED_BY_LIST = {
+    SuppressionList.BOUNCE: "dropped_bounced_before",
+    SuppressionList.SPAM: "dropped_spam_report",
+    SuppressionList.UNSUBSCRIBE: "dropped_unsubscribed",
+    SuppressionList.INVALID: "dropped_invalid_address",
+    None: "dropped",
+}
+
+
+def advise(delivery: Delivery, *, support_contact: str | None, warn_after_us: int) -> Advice:
+    """Return the advice for a delivery as it stands.
+
+    Args:
+        delivery: The delivery.
+        support_contact: Whom to ask for a manual send at this account; None: "your support".
+        warn_after_us: Microseconds from the first deferral until it is time to contact the recipient.
+    """
+    advice = ADVICE[_code(delivery)]
+    if "{" not in advice.meaning and "{" not in advice.what_to_do:
+        return advice
+    facts = {
+        "support": support_contact or "your support",
+        "since": _minute(delivery.dropped_since),
+        "contact_from": _minute(delivery.deferred_since, warn_after_us),
+    }
+    return Advice(advice.code, advice.meaning.format_map(facts), advice.what_to_do.format_map(facts))
+
+
+def _code(delivery: Delivery) -> str:
+    match delivery.status:
+        case Status.SENT:
+            return "auto_reply_only" if delivery.because is Kind.AUTO_REPLY else "wait_for_answer"
+        case Status.DELIVERED | Status.OPENED:
+            return _arrived(delivery)
+        case Status.BOUNCED:
+            if delivery.because is Kind.BOUNCE_OR_AUTO_REPLY:
+                return "refused_or_auto_reply"
+            return _by_code(delivery, _BOUNCED_BY_CODE) or _BOUNCED_BY_KIND[delivery.bounce_kind]
+        case Status.DEFERRED:
+            return _by_code(delivery, _DEFERRED_BY_CODE) or "deferred"
+        case Status.DROPPED:
+            return _DROPPED_BY_LIST[delivery.suppressed_by]
+
+
+def _arrived(delivery: Delivery) -> str:
+    # What the recipient did not want weighs more than that they saw it.
+    if delivery.complained:
+        return "marked_as_spam"
+    if delivery.unsubscribed:
+        return "unsubscribed"
+    if delivery.status is Status.OPENED:
+        return "opened"
+    if delivery.accepted_after_refusal:
+        return "accepted_after_refusal"
+    return "accepted_read_by_machine" if delivery.machine_opened else "accepted"
+
+
+def _by_code(delivery: Delivery, table: dict[str, str]) -> str | None:
+    answer = delivery.answer
+    if answer is None or answer.enhanced_code is None:
+        return None
+    cause = answer.enhanced_code.partition(".")[2]  # "5.1.10" -> "1.10"
+    return table.get(cause) or table.get(cause.partition(".")[0])
+
+
+def _minute(micros: int | None, after: int = 0) -> str:
+    return "" if micros is None else f"{from_micros(micros + after):%Y-%m-%d %H:%M} UTC"

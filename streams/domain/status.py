@@ -1,0 +1,606 @@
+"""The status of a delivery: derived from facts, never stepped through.
+
+Providers repeat themselves and report out of order, so "on this event go from
+that state to this one" breaks in production, the last word regresses, and
+"the worst wins" forbids a real recovery. Therefore two steps:
+
+1. *Fold.* Each event is merged into the facts of its delivery. Merging is min,
+   max and bounded union: any order and any repetition of the same events gives
+   the same facts.
+2. *Derive.* The status is a function of the facts, read from top to bottom:
+
+   ===  ==============================================================  =====================
+   no.  if there is                                                     the status is
+   ===  ==============================================================  =====================
+   1    a hard bounce, unless a delivered is later                      bounced (hard)
+   2    a soft, block or undetermined bounce, if there is no            bounced (that kind)
+        delivered or the bounce is later
+   2b   a bounce that may be an auto-reply, if nothing of rule 3 is     bounced (soft)
+        there
+   3    a person's open or click                                        opened
+        delivered, a machine's open, a complaint or an unsubscribe      delivered
+   4    a drop, unless a deferral is later                              dropped
+   5    a deferral                                                      deferred
+   6    anything else                                                   sent
+   ===  ==============================================================  =====================
+
+   "a is later than b" means: both times are known, and a is more than ``SKEW``
+   after b. The clocks are those of providers and of receiving servers; they
+   differ, and a minute between them says nothing.
+
+An open by a machine (privacy proxy, gateway) proves that the message arrived,
+not that a person saw it. Invoices draw out-of-office replies constantly, and
+some providers report them as bounces: rule 2b lets them bounce a delivery only
+while nothing shows that it arrived. An auto-reply known as such proves nothing.
+
+Times in this file are integers: microseconds since 1970-01-01T00:00:00Z.
+``docs/status-rules.md`` tells the same to people, with a table of cases.
+"""
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from hashlib import blake2b
+from typing import NamedTuple, TypeVar
+
+from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
+
+SECOND = 1_000_000
+SKEW = 60 * SECOND
+"""Two times closer than this are not ordered."""
+FUTURE = 5 * 60 * SECOND
+"""An event cannot have happened longer than this after we received it: then its clock is wrong."""
+PAST = 40 * 24 * 3600 * SECOND
+"""Nor so long before: no provider reports that late."""
+IDS_KEPT = 64
+"""Distinct events of one kind that are told apart; an image may be loaded 100,000 times."""
+
+
+class Status(StrEnum):
+    """What became of the delivery, as far as is known."""
+
+    SENT = "sent"  # it left; the recipient's server has not answered yet
+    DELIVERED = "delivered"  # the receiving server accepted it; no proof of the inbox
+    OPENED = "opened"  # a person loaded the tracking image or followed a link
+    BOUNCED = "bounced"  # the receiving server refused it for good
+    DEFERRED = "deferred"  # the receiving side does not take it now; it will be tried again
+    DROPPED = "dropped"  # not even tried, to protect the sender's reputation
+
+
+SETTLED = frozenset({Status.DELIVERED, Status.OPENED, Status.BOUNCED, Status.DROPPED})
+"""Statuses that normally change no more, but for a delivered that is opened."""
+
+
+class Kind(StrEnum):
+    """The kinds of facts: the event types that say something, with the bounces told apart."""
+
+    SENT = "sent"
+    DEFERRED = "deferred"
+    DELIVERED = "delivered"
+    BOUNCE_HARD = "bounce_hard"
+    BOUNCE_SOFT = "bounce_soft"
+    BOUNCE_BLOCK = "bounce_block"
+    BOUNCE_UNDETERMINED = "bounce_undetermined"
+    BOUNCE_OR_AUTO_REPLY = "bounce_or_auto_reply"
+    AUTO_REPLY = "auto_reply"
+    DROPPED = "dropped"
+    OPEN = "open"
+    MACHINE_OPEN = "machine_open"
+    CLICK = "click"
+    COMPLAINT = "complaint"
+    UNSUBSCRIBE = "unsubscribe"
+
+
+_REFUSALS = frozenset({Kind.BOUNCE_HARD, Kind.BOUNCE_SOFT, Kind.BOUNCE_BLOCK, Kind.BOUNCE_UNDETERMINED})
+_TOLD_APART = frozenset({Status.SENT, Status.BOUNCED})  # the advice tells apart which fact decided these
+
+
+# Fact and Delivery are not frozen because the worker builds one of each for every event it reads, and a frozen
+# dataclass takes four times as long to build. Nothing changes one after it is built; a test holds fold to that.
+
+
+@dataclass(slots=True)
+class Fact:
+    """What is known of all events of one kind of one delivery."""
+
+    first_at: int | None
+    """Smallest known event time; None: no event of this kind had a believable one."""
+    last_at: int | None
+    """Largest known event time."""
+    first_received_at: int
+    ids: tuple[int, ...]
+    """The smallest ``IDS_KEPT`` 64-bit hashes of the ids of its events, ascending; a full tuple means "64 or more"."""
+    event_id: str
+    """The last event: the greatest by (time, unknown being before all others; event id)."""
+    reason: str | None
+    """This and the two codes are those of the last event."""
+    smtp_code: int | None
+    enhanced_code: str | None
+
+
+_T = TypeVar("_T")
+Said = tuple[int, str, _T]
+"""A value and who said it last: (event time, -1 if unknown; event id; value). The greatest wins."""
+
+
+class Derived(NamedTuple):
+    """What the facts of a delivery amount to."""
+
+    status: Status
+    bounce_kind: BounceKind | None
+    """Set exactly when the status is bounced."""
+    because: Kind
+    """The fact that decided it."""
+
+
+@dataclass(slots=True)
+class Delivery:
+    """All that is kept of one delivery: one message to one recipient."""
+
+    delivery_id: str
+    account: str
+    provider: str
+    message_id: str
+
+    # The facts, which depend on the set of events only.
+    facts: dict[Kind, Fact]
+    recipient: Said[str]
+    """The address as the provider wrote it last."""
+    reference: Said[str] | None
+    tags: Said[tuple[str, ...]] | None
+    metadata: Said[tuple[tuple[str, str], ...]] | None
+    """Sorted by key."""
+    suppression_list: Said[SuppressionList] | None
+    """The list that made the provider drop it."""
+    attempt: int
+    """The greatest attempt that a provider reported; 0: none did."""
+    retry_until: int | None
+    """The latest time that a provider named for giving up."""
+    last_received_at: int
+    because: Kind
+    """The fact that decides the status now."""
+
+    # The last change, which depends on the order of arrival too.
+    first_received_at: int
+    """When we received the event that began this delivery; it never changes, so that it can order the revisions."""
+    status: Status
+    bounce_kind: BounceKind | None
+    complained: bool
+    unsubscribed: bool
+    revision: int
+    """Counts the changes of (status, bounce kind, complained, unsubscribed) from 1."""
+    previous: Status | None
+    """The status before the last change; None: there was nothing before."""
+    cause_event_id: str
+    """The event whose arrival made the last change."""
+    effective_at: int | None
+    """The event time of the fact that decided the status of the last change."""
+    occurred_at: int | None
+    """The cause's event time as its provider reported it, believable or not."""
+    received_at: int
+    """When we received the cause."""
+    late: bool
+    """The deciding fact is older than that of the change before: the news came out of order."""
+
+    @property
+    def settled(self) -> bool:
+        """The status normally changes no more, but for a delivered that is opened."""
+        return self.status in SETTLED
+
+    @property
+    def given_up_at(self) -> int | None:
+        """While deferred: when the provider will give up, where it says so."""
+        return self.retry_until if self.status is Status.DEFERRED else None
+
+    @property
+    def deferred_since(self) -> int | None:
+        """While deferred: the first deferral, by its own time, else by the time when we received it."""
+        if self.status is not Status.DEFERRED:
+            return None
+        deferred = self.facts[Kind.DEFERRED]
+        return deferred.first_received_at if deferred.first_at is None else deferred.first_at
+
+    @property
+    def dropped_since(self) -> int | None:
+        """While dropped: the first drop; the address is on the list since then at the latest."""
+        if self.status is not Status.DROPPED:
+            return None
+        dropped = self.facts[Kind.DROPPED]
+        return dropped.first_received_at if dropped.first_at is None else dropped.first_at
+
+    @property
+    def attempts(self) -> int:
+        """How often delivery was tried, as far as is known: the provider's count, or ours of the deferrals."""
+        deferred = self.facts.get(Kind.DEFERRED)
+        return self.attempt if deferred is None else max(self.attempt, len(deferred.ids))
+
+    @property
+    def machine_opened(self) -> bool:
+        """A machine loaded the tracking image or followed a link."""
+        return Kind.MACHINE_OPEN in self.facts
+
+    @property
+    def accepted_after_refusal(self) -> bool:
+        """A server refused it at some time, and yet it was delivered; nothing more is known of it since."""
+        return (
+            self.status is Status.DELIVERED
+            and not self.complained
+            and not self.unsubscribed
+            and not _REFUSALS.isdisjoint(self.facts)
+        )
+
+    @property
+    def suppressed_by(self) -> SuppressionList | None:
+        """While dropped: the list that made the provider drop it; None: it named none."""
+        if self.status is not Status.DROPPED or self.suppression_list is None:
+            return None
+        return self.suppression_list[2]
+
+    @property
+    def answer(self) -> Fact | None:
+        """The fact whose reason and codes explain the status: the server's answer, else the provider's words.
+
+        Not simply the last answer: a late "try again" does not explain a bounce.
+        """
+        if self.status is Status.OPENED or self.status is Status.DELIVERED:
+            return self.facts.get(Kind.DELIVERED)
+        return self.facts.get(self.because)
+
+    def shown(self) -> tuple[object, ...]:
+        """Return what ``mail.status`` shows, its advice included, beside the last change."""
+        answer = self.answer
+        return (
+            self.recipient[2],
+            None if self.reference is None else self.reference[2],
+            (None, None, None) if answer is None else (answer.reason, answer.smtp_code, answer.enhanced_code),
+            self.attempts,
+            self.machine_opened,
+            self.because if self.status in _TOLD_APART else None,
+            self.accepted_after_refusal,
+            self.given_up_at,
+            self.deferred_since,
+            self.dropped_since,
+            self.suppressed_by,
+        )
+
+
+class Outcome(StrEnum):
+    """What an event was to its delivery."""
+
+    APPLIED = "applied"
+    DUPLICATE = "duplicate"  # its id was folded before (beyond IDS_KEPT that cannot be told: then it is applied)
+    IGNORED = "ignored"  # it says nothing about the delivery: of type other or unknown
+
+
+@dataclass(slots=True)
+class Folded:
+    """A delivery after one more event, and what there is to do about it."""
+
+    delivery: Delivery | None
+    """The very object that was passed in, if nothing changed: then there is no row to write."""
+    outcome: Outcome
+    changed: bool
+    """The change is news: it goes to ``mail.status-changed`` and ``mail.status``."""
+    shown: bool
+    """No news, but ``mail.status`` shows something that changed: it goes there only."""
+    clock_skewed: bool
+    """The event's own time was not believable and did not count."""
+
+
+def fold(delivery: Delivery | None, event: DeliveryEvent, *, delivery_id: str | None = None) -> Folded:
+    """Return the delivery with one more of its events merged in.
+
+    Pure and deterministic; the delivery passed in is not changed. The caller sees to it that the event belongs to
+    the delivery; a caller that knows the event's ``delivery_id`` may pass it, because computing it takes longer than
+    all the rest.
+    """
+    kind = _kind(event)
+    if kind is None:
+        return Folded(delivery, Outcome.IGNORED, changed=False, shown=False, clock_skewed=False)
+    received_at = to_micros(event.received_at)
+    occurred_at = None if event.occurred_at is None else to_micros(event.occurred_at)
+    believable = occurred_at is not None and received_at - PAST <= occurred_at <= received_at + FUTURE
+    at = occurred_at if believable else None
+    skewed = occurred_at is not None and not believable
+    if delivery is None:
+        begun = _begin(event, delivery_id or event.delivery_id, kind, at, occurred_at, received_at)
+        return Folded(begun, Outcome.APPLIED, changed=True, shown=False, clock_skewed=skewed)
+
+    # The join: each value below is the very old object if the event adds nothing to it.
+    event_id = event.event_id
+    digest = _digest(event_id)
+    old = delivery.facts.get(kind)
+    fact = _fact(event, at, received_at, digest) if old is None else _merge(old, event, at, received_at, digest)
+    outcome = Outcome.DUPLICATE if old is not None and digest in old.ids else Outcome.APPLIED
+    rank = -1 if at is None else at
+    recipient = max(delivery.recipient, (rank, event_id, event.recipient))
+    reference = _last_said(delivery.reference, rank, event_id, event.reference)
+    tags = _last_said(delivery.tags, rank, event_id, event.tags)
+    metadata = _last_said(delivery.metadata, rank, event_id, _items(event))
+    suppression_list = _last_said(delivery.suppression_list, rank, event_id, _list_of_drop(event, kind))
+    attempt = delivery.attempt if event.attempt is None else max(delivery.attempt, event.attempt)
+    retry_until = delivery.retry_until
+    if event.retry_until is not None:
+        until = to_micros(event.retry_until)
+        retry_until = until if retry_until is None else max(retry_until, until)
+    if (
+        fact is old
+        and received_at <= delivery.last_received_at
+        and recipient is delivery.recipient
+        and reference is delivery.reference
+        and tags is delivery.tags
+        and metadata is delivery.metadata
+        and suppression_list is delivery.suppression_list
+        and attempt == delivery.attempt
+        and retry_until == delivery.retry_until
+    ):
+        return Folded(delivery, outcome, changed=False, shown=False, clock_skewed=skewed)
+
+    facts = delivery.facts if fact is old else {**delivery.facts, kind: fact}
+    status, bounce_kind, because = derive(facts)
+    complained = Kind.COMPLAINT in facts
+    unsubscribed = Kind.UNSUBSCRIBE in facts
+    changed = (
+        status is not delivery.status
+        or bounce_kind is not delivery.bounce_kind
+        or complained is not delivery.complained
+        or unsubscribed is not delivery.unsubscribed
+    )
+    effective_at = facts[because].last_at if changed else delivery.effective_at
+    after = Delivery(
+        delivery_id=delivery.delivery_id,
+        account=delivery.account,
+        provider=delivery.provider,
+        message_id=delivery.message_id,
+        facts=facts,
+        recipient=recipient,
+        reference=reference,
+        tags=tags,
+        metadata=metadata,
+        suppression_list=suppression_list,
+        attempt=attempt,
+        retry_until=retry_until,
+        last_received_at=max(received_at, delivery.last_received_at),
+        because=because,
+        first_received_at=delivery.first_received_at,
+        status=status,
+        bounce_kind=bounce_kind,
+        complained=complained,
+        unsubscribed=unsubscribed,
+        revision=delivery.revision + changed,
+        previous=delivery.status if changed else delivery.previous,
+        cause_event_id=event_id if changed else delivery.cause_event_id,
+        effective_at=effective_at,
+        occurred_at=occurred_at if changed else delivery.occurred_at,
+        received_at=received_at if changed else delivery.received_at,
+        late=_earlier(effective_at, delivery.effective_at) if changed else delivery.late,
+    )
+    shown = not changed and after.shown() != delivery.shown()
+    return Folded(after, outcome, changed=changed, shown=shown, clock_skewed=skewed)
+
+
+# The conclusions that derive can reach, each with the fact that decides it.
+_HARD_BOUNCED = Derived(Status.BOUNCED, BounceKind.HARD, Kind.BOUNCE_HARD)
+_SOFTER_BOUNCED = (  # of two with the same time the first here wins: it tells the sender more
+    Derived(Status.BOUNCED, BounceKind.BLOCK, Kind.BOUNCE_BLOCK),
+    Derived(Status.BOUNCED, BounceKind.SOFT, Kind.BOUNCE_SOFT),
+    Derived(Status.BOUNCED, BounceKind.UNDETERMINED, Kind.BOUNCE_UNDETERMINED),
+)
+_PERHAPS_BOUNCED = Derived(Status.BOUNCED, BounceKind.SOFT, Kind.BOUNCE_OR_AUTO_REPLY)
+_ARRIVED = (  # the first one there is decides
+    Derived(Status.OPENED, None, Kind.OPEN),
+    Derived(Status.OPENED, None, Kind.CLICK),
+    Derived(Status.DELIVERED, None, Kind.DELIVERED),
+    Derived(Status.DELIVERED, None, Kind.MACHINE_OPEN),
+    Derived(Status.DELIVERED, None, Kind.COMPLAINT),
+    Derived(Status.DELIVERED, None, Kind.UNSUBSCRIBE),
+)
+_NOT_TRIED = Derived(Status.DROPPED, None, Kind.DROPPED)
+_NOT_NOW = Derived(Status.DEFERRED, None, Kind.DEFERRED)
+_UNDER_WAY = Derived(Status.SENT, None, Kind.SENT)
+_ONLY_AUTO_REPLIED = Derived(Status.SENT, None, Kind.AUTO_REPLY)  # proof of nothing but that it was sent
+
+
+def derive(facts: Mapping[Kind, Fact]) -> Derived:  # noqa: PLR0911 (one return for each line of the table)
+    """Return what the facts amount to: the table at the head of this file, line by line.
+
+    At least one fact is needed.
+    """
+    delivered = facts.get(Kind.DELIVERED)
+    hard = facts.get(Kind.BOUNCE_HARD)
+    if hard is not None and not (delivered is not None and later(delivered.last_at, hard.last_at)):
+        return _HARD_BOUNCED  # 1
+    softer = _last_softer_bounce(facts)
+    if softer is not None and (delivered is None or later(facts[softer.because].last_at, delivered.last_at)):
+        return softer  # 2
+    arrived = _first_arrival(facts)
+    if arrived is None and Kind.BOUNCE_OR_AUTO_REPLY in facts:
+        return _PERHAPS_BOUNCED  # 2b
+    if arrived is not None:
+        return arrived  # 3
+    dropped = facts.get(Kind.DROPPED)
+    deferred = facts.get(Kind.DEFERRED)
+    if dropped is not None and not (deferred is not None and later(deferred.last_at, dropped.last_at)):
+        return _NOT_TRIED  # 4
+    if deferred is not None:
+        return _NOT_NOW  # 5
+    return _UNDER_WAY if Kind.SENT in facts else _ONLY_AUTO_REPLIED  # 6
+
+
+def _last_softer_bounce(facts: Mapping[Kind, Fact]) -> Derived | None:
+    """Return the last of the soft, block and undetermined bounces, an unknown time being before all others."""
+    last = None
+    last_rank = -2
+    for bounced in _SOFTER_BOUNCED:
+        fact = facts.get(bounced.because)
+        if fact is not None:
+            rank = -1 if fact.last_at is None else fact.last_at
+            if rank > last_rank:
+                last, last_rank = bounced, rank
+    return last
+
+
+def _first_arrival(facts: Mapping[Kind, Fact]) -> Derived | None:
+    for arrived in _ARRIVED:
+        if arrived.because in facts:
+            return arrived
+    return None
+
+
+def later(one: int | None, other: int | None) -> bool:
+    """Tell whether one event time is certainly after another: both are known, and ``SKEW`` does not explain it."""
+    return one is not None and other is not None and one > other + SKEW
+
+
+_KINDS = {
+    EventType.SENT: Kind.SENT,
+    EventType.DEFERRED: Kind.DEFERRED,
+    EventType.DELIVERED: Kind.DELIVERED,
+    EventType.BOUNCE_OR_AUTO_REPLY: Kind.BOUNCE_OR_AUTO_REPLY,
+    EventType.AUTO_REPLY: Kind.AUTO_REPLY,
+    EventType.DROPPED: Kind.DROPPED,
+    EventType.OPEN: Kind.OPEN,
+    EventType.MACHINE_OPEN: Kind.MACHINE_OPEN,
+    EventType.CLICK: Kind.CLICK,
+    EventType.COMPLAINT: Kind.COMPLAINT,
+    EventType.UNSUBSCRIBE: Kind.UNSUBSCRIBE,
+}
+_BOUNCES = {
+    BounceKind.HARD: Kind.BOUNCE_HARD,
+    BounceKind.SOFT: Kind.BOUNCE_SOFT,
+    BounceKind.BLOCK: Kind.BOUNCE_BLOCK,
+    BounceKind.UNDETERMINED: Kind.BOUNCE_UNDETERMINED,
+    None: Kind.BOUNCE_UNDETERMINED,  # a provider's file should have said which; the bounce counts all the same
+}
+_MACHINES_TOO = {Kind.OPEN: Kind.MACHINE_OPEN, Kind.CLICK: Kind.MACHINE_OPEN}
+
+
+def _kind(event: DeliveryEvent) -> Kind | None:
+    """Return the kind of fact that the event is; None: it says nothing about the delivery."""
+    if event.type is EventType.BOUNCE:
+        return _BOUNCES[event.bounce_kind]
+    kind = _KINDS.get(event.type)
+    if event.machine and kind is not None:
+        return _MACHINES_TOO.get(kind, kind)
+    return kind
+
+
+def _begin(  # noqa: PLR0917 (a private helper of one caller, on the hot path)
+    event: DeliveryEvent, delivery_id: str, kind: Kind, at: int | None, occurred_at: int | None, received_at: int
+) -> Delivery:
+    """Return the delivery of which this is the first event."""
+    event_id = event.event_id
+    rank = -1 if at is None else at
+    facts = {kind: _fact(event, at, received_at, _digest(event_id))}
+    status, bounce_kind, because = derive(facts)
+    return Delivery(
+        delivery_id=delivery_id,
+        account=event.account,
+        provider=event.provider,
+        message_id=event.message_id,
+        facts=facts,
+        recipient=(rank, event_id, event.recipient),
+        reference=_last_said(None, rank, event_id, event.reference),
+        tags=_last_said(None, rank, event_id, event.tags),
+        metadata=_last_said(None, rank, event_id, _items(event)),
+        suppression_list=_last_said(None, rank, event_id, _list_of_drop(event, kind)),
+        attempt=event.attempt or 0,
+        retry_until=None if event.retry_until is None else to_micros(event.retry_until),
+        last_received_at=received_at,
+        because=because,
+        first_received_at=received_at,
+        status=status,
+        bounce_kind=bounce_kind,
+        complained=kind is Kind.COMPLAINT,
+        unsubscribed=kind is Kind.UNSUBSCRIBE,
+        revision=1,
+        previous=None,
+        cause_event_id=event_id,
+        effective_at=at,
+        occurred_at=occurred_at,
+        received_at=received_at,
+        late=False,
+    )
+
+
+def _fact(event: DeliveryEvent, at: int | None, received_at: int, digest: int) -> Fact:
+    return Fact(at, at, received_at, (digest,), event.event_id, event.reason, event.smtp_code, event.enhanced_code)
+
+
+def _merge(fact: Fact, event: DeliveryEvent, at: int | None, received_at: int, digest: int) -> Fact:
+    """Return the fact with one more event; the very same object, if the event adds nothing."""
+    first_at, last_at, ids = fact.first_at, fact.last_at, fact.ids
+    if at is not None:
+        first_at = at if first_at is None else min(first_at, at)
+        last_at = at if last_at is None else max(last_at, at)
+    if digest not in ids and (len(ids) < IDS_KEPT or digest < ids[-1]):
+        place = bisect_left(ids, digest)
+        ids = (*ids[:place], digest, *ids[place:])[:IDS_KEPT]
+    first_received_at = min(fact.first_received_at, received_at)
+    merged = Fact(
+        first_at, last_at, first_received_at, ids, fact.event_id, fact.reason, fact.smtp_code, fact.enhanced_code
+    )
+    if _is_after(event, at, fact):
+        merged.event_id = event.event_id
+        merged.reason = event.reason
+        merged.smtp_code = event.smtp_code
+        merged.enhanced_code = event.enhanced_code
+    return fact if merged == fact else merged
+
+
+def _is_after(event: DeliveryEvent, at: int | None, fact: Fact) -> bool:
+    """Tell whether the event is after the fact's last one, an unknown time being before all others.
+
+    Two copies of one event may differ in their text; then the text decides, so that the order of arrival does not.
+    """
+    rank, last = -1 if at is None else at, -1 if fact.last_at is None else fact.last_at
+    if rank != last:
+        return rank > last
+    if event.event_id != fact.event_id:
+        return event.event_id > fact.event_id
+    return (event.reason or "", event.smtp_code or 0, event.enhanced_code or "") > (
+        fact.reason or "",
+        fact.smtp_code or 0,
+        fact.enhanced_code or "",
+    )
+
+
+def _last_said(old: Said[_T] | None, rank: int, event_id: str, value: _T | None) -> Said[_T] | None:
+    """Return who said it last; the very same object, if the event says nothing or said it earlier."""
+    if not value:
+        return old
+    said = (rank, event_id, value)
+    return said if old is None or said > old else old
+
+
+def _items(event: DeliveryEvent) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(event.metadata.items())) if event.metadata else ()
+
+
+def _list_of_drop(event: DeliveryEvent, kind: Kind) -> SuppressionList | None:
+    return event.suppression_list if kind is Kind.DROPPED else None
+
+
+def _earlier(one: int | None, other: int | None) -> bool:
+    return one is not None and other is not None and one < other
+
+
+def _digest(event_id: str) -> int:
+    """Return the 64 bits that stand for an event id; two of a delivery's ids meeting is as good as impossible."""
+    return int.from_bytes(blake2b(event_id.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def to_micros(moment: datetime) -> int:
+    """Return the microseconds from 1970-01-01T00:00:00Z to an aware datetime."""
+    since = moment - _EPOCH
+    return (since.days * 86_400 + since.seconds) * SECOND + since.microseconds
+
+
+def from_micros(micros: int) -> datetime:
+    """Return the aware UTC datetime so many microseconds after 1970-01-01T00:00:00Z."""
+    return _EPOCH + timedelta(0, 0, micros)  # days, seconds, microseconds: keywords would take half as long again

@@ -1,0 +1,147 @@
+"""What people are told: every advice can be reached, every status and cause has one, and none has a hole in it."""
+
+import pytest
+from hypothesis import given
+
+from streams.domain.advice import ADVICE, Advice, advise
+from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
+from streams.domain.status import Status
+from tests.domain.deliveries import event, fold_all, histories
+
+HOUR = 3_600_000_000
+SENT, DEFERRED, DELIVERED = EventType.SENT, EventType.DEFERRED, EventType.DELIVERED
+BOUNCE, DROPPED = EventType.BOUNCE, EventType.DROPPED
+HARD, SOFT, BLOCK, UNDETERMINED = BounceKind.HARD, BounceKind.SOFT, BounceKind.BLOCK, BounceKind.UNDETERMINED
+
+
+def advice(*events: DeliveryEvent, support: str | None = "billing support (room 12)") -> Advice:
+    return advise(fold_all(events), support_contact=support, warn_after_us=HOUR)
+
+
+def bounce(kind: BounceKind, code: str | None = None) -> list[DeliveryEvent]:
+    return [event(SENT), event(BOUNCE, 5, kind=kind, enhanced_code=code)]
+
+
+def deferral(code: str | None = None) -> list[DeliveryEvent]:
+    return [event(SENT), event(DEFERRED, 5, enhanced_code=code)]
+
+
+def drop(by: SuppressionList | None) -> list[DeliveryEvent]:
+    return [event(DROPPED, 5, suppression_list=by)]
+
+
+CASES: list[tuple[str, list[DeliveryEvent]]] = [
+    ("wait_for_answer", [event(SENT)]),
+    ("auto_reply_only", [event(EventType.AUTO_REPLY)]),
+    ("wait_for_answer", [event(SENT), event(EventType.AUTO_REPLY)]),
+    ("accepted", [event(DELIVERED)]),
+    ("accepted_read_by_machine", [event(DELIVERED), event(EventType.MACHINE_OPEN, 5)]),
+    ("accepted_after_refusal", [event(BOUNCE, 0, kind=HARD), event(DELIVERED, 100)]),
+    ("marked_as_spam", [event(DELIVERED), event(EventType.COMPLAINT, 5)]),
+    ("marked_as_spam", [event(EventType.OPEN), event(EventType.COMPLAINT, 5), event(EventType.UNSUBSCRIBE, 6)]),
+    ("unsubscribed", [event(EventType.OPEN), event(EventType.UNSUBSCRIBE, 5)]),
+    ("opened", [event(DELIVERED), event(EventType.OPEN, 5)]),
+    ("opened", [event(DELIVERED), event(EventType.MACHINE_OPEN, 5), event(EventType.CLICK, 5)]),
+    ("no_such_address", bounce(HARD, "5.1.1")),
+    ("no_such_domain", bounce(HARD, "5.1.2")),
+    ("no_such_domain", bounce(HARD, "5.1.10")),
+    ("no_such_domain", bounce(SOFT, "5.4.4")),
+    ("malformed_address", bounce(HARD, "5.1.3")),
+    ("mailbox_moved", bounce(HARD, "5.1.6")),
+    ("mailbox_closed", bounce(HARD, "5.2.1")),
+    ("mailbox_full", bounce(SOFT, "5.2.2")),
+    ("mailbox_full", bounce(SOFT, "4.2.2")),
+    ("message_too_large", bounce(SOFT, "5.2.3")),
+    ("message_too_large", bounce(SOFT, "5.3.4")),
+    ("unreachable", bounce(SOFT, "4.4.7")),
+    ("unreachable", bounce(SOFT, "4.4.1")),
+    ("authentication_refused", bounce(BLOCK, "5.7.26")),
+    ("blocked", bounce(BLOCK, "5.7.1")),
+    ("blocked", bounce(HARD, "5.7.1")),
+    ("blocked", bounce(HARD, "5.1.8")),
+    ("blocked", bounce(HARD, "5.6.0")),
+    ("blocked", bounce(BLOCK)),
+    ("refused_address", bounce(HARD)),
+    ("refused_address", bounce(HARD, "5.0.0")),
+    ("refused_this_message", bounce(SOFT)),
+    ("refused_unknown_why", bounce(UNDETERMINED)),
+    ("refused_or_auto_reply", [event(SENT), event(EventType.BOUNCE_OR_AUTO_REPLY, 5, enhanced_code="5.1.1")]),
+    ("deferred", deferral()),
+    ("deferred", deferral("4.2.0")),
+    ("deferred_mailbox_full", deferral("4.2.2")),
+    ("deferred_rate_or_reputation", deferral("4.7.0")),
+    ("deferred_rate_or_reputation", deferral("4.7.28")),
+    ("deferred_authentication", deferral("4.7.26")),
+    ("deferred_unreachable", deferral("4.4.1")),
+    ("deferred_server_trouble", deferral("4.3.2")),
+    ("dropped_bounced_before", drop(SuppressionList.BOUNCE)),
+    ("dropped_spam_report", drop(SuppressionList.SPAM)),
+    ("dropped_unsubscribed", drop(SuppressionList.UNSUBSCRIBE)),
+    ("dropped_invalid_address", drop(SuppressionList.INVALID)),
+    ("dropped", drop(None)),
+]
+
+
+@pytest.mark.parametrize(("code", "history"), CASES, ids=[f"{number}-{code}" for number, (code, _) in enumerate(CASES)])
+def test_the_status_and_its_cause_choose_the_advice(code: str, history: list[DeliveryEvent]) -> None:
+    assert advice(*history).code == code
+
+
+def test_every_advice_can_be_reached() -> None:
+    assert {code for code, _ in CASES} == set(ADVICE)
+
+
+def test_every_status_has_advice() -> None:
+    assert {fold_all(history).status for _, history in CASES} == set(Status)
+
+
+def test_no_two_advices_share_a_code_and_each_code_is_a_plain_word() -> None:
+    assert all(code == advice.code for code, advice in ADVICE.items())
+    assert all(code.replace("_", "").isalpha() and code.islower() for code in ADVICE)
+
+
+@given(histories)
+def test_whatever_happened_the_advice_has_no_hole(history: list[DeliveryEvent]) -> None:
+    given_advice = advice(*history)
+    for text in (given_advice.meaning, given_advice.what_to_do):
+        assert text.endswith(".")
+        assert not set(text) & set("{}")
+        assert "  " not in text
+        assert "None" not in text
+        assert "since at" not in text
+        assert "at ," not in text
+
+
+@given(histories)
+def test_advice_never_repeats_an_address_or_what_a_server_said(history: list[DeliveryEvent]) -> None:
+    given_advice = advice(*history)
+    assert "@example.com" not in given_advice.meaning + given_advice.what_to_do
+    assert "Grüße" not in given_advice.meaning + given_advice.what_to_do
+
+
+def test_a_deferral_says_from_when_on_to_contact_the_recipient() -> None:
+    assert "at 2026-11-20 13:00 UTC" in advice(event(DEFERRED, 0), event(DEFERRED, 1_800)).what_to_do
+
+
+def test_a_drop_says_since_when_the_address_is_listed_at_the_latest() -> None:
+    history = [event(DROPPED, 900, suppression_list=SuppressionList.SPAM), *drop(SuppressionList.SPAM)]
+    assert "since 2026-11-20 12:00 UTC at the latest" in advice(*history).meaning
+
+
+def test_a_drop_names_the_accounts_contact_for_a_manual_send() -> None:
+    history = drop(SuppressionList.BOUNCE)
+    assert "ask billing support (room 12) for a manual send" in advice(*history).what_to_do
+    assert "ask your support for a manual send" in advice(*history, support=None).what_to_do
+
+
+def test_a_contact_with_braces_is_taken_as_it_is() -> None:
+    assert "ask {since} for" in advice(*drop(None), support="{since}").what_to_do
+
+
+def test_delivered_warns_that_it_is_no_proof_of_the_inbox_and_points_to_the_spam_folder() -> None:
+    assert "no proof" in advice(event(DELIVERED)).meaning
+    assert "spam folder" in advice(event(DELIVERED)).what_to_do
+
+
+def test_a_deferral_after_a_bounce_does_not_change_what_the_bounce_means() -> None:
+    assert advice(*bounce(HARD, "5.1.1"), event(DEFERRED, 900, enhanced_code="4.7.1")).code == "no_such_address"
