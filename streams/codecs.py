@@ -1,14 +1,18 @@
-"""JSON: bytes <-> plain values. The only place that imports orjson.
+"""JSON: bytes <-> values. The only place that imports orjson and msgspec.
 
 ``decode`` accepts exactly RFC 8259 JSON in UTF-8 (no NaN, bounded nesting) and
 raises ``DecodeError``, whose text never quotes the input.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+import msgspec
 import orjson
 
-__all__ = ["DecodeError", "decode", "encode"]
+__all__ = ["DecodeError", "decode", "encode", "typed_decoder"]
+
+_T = TypeVar("_T")
 
 
 class DecodeError(ValueError):
@@ -34,6 +38,24 @@ def decode(data: bytes | str) -> Any:
 def encode(value: Any) -> bytes:
     """Return the compact JSON text of plain values, dataclasses, enums and aware datetimes.
 
-    Datetimes become RFC 3339 in UTC with a ``Z``. A mapping keeps its order, so equal values give equal bytes.
+    Datetimes in UTC become RFC 3339 with a ``Z``. A mapping keeps its order, so equal values give equal bytes.
     """
     return orjson.dumps(value, option=orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS)
+
+
+def typed_decoder(type_: type[_T]) -> Callable[[bytes], _T]:
+    """Return a function from a JSON text to a dataclass, in one pass and several times as fast as by way of ``decode``.
+
+    The function raises ``DecodeError`` when the text does not fit the class's
+    annotations exactly; fields that the class does not have are ignored.
+    """
+    decode_typed = msgspec.json.Decoder(type_).decode
+
+    def decode_or_raise(data: bytes) -> _T:
+        try:
+            return decode_typed(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            message = f"not the JSON of a {type_.__name__}"
+            raise DecodeError(message) from None
+
+    return decode_or_raise

@@ -17,6 +17,7 @@ here is added there.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -24,7 +25,7 @@ from hashlib import blake2b, sha256
 from types import NoneType
 from typing import Any, TypeVar
 
-from streams.codecs import DecodeError, decode, encode
+from streams.codecs import DecodeError, decode, encode, typed_decoder
 from streams.domain.advice import advise
 from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
 from streams.domain.status import Delivery, Fact, Kind, Status, from_micros
@@ -111,9 +112,32 @@ def encode_event(event: DeliveryEvent, source: str, *, delivery_id: str | None =
 def decode_event(value: bytes | None) -> DeliveryEvent:
     """Return the event of a record of ``mail.events``.
 
+    Nearly every record is just what ``encode_event`` writes, and is decoded in one pass. What does not fit goes the
+    long way, which is lenient about what is new and says what is wrong with the rest.
+
     Raises:
         RecordError: it is none.
     """
+    event = None
+    if value is not None:
+        with suppress(DecodeError):
+            event = _decode_exactly(value)
+    if event is None or event.received_at.tzinfo is not UTC or event.received_at < _EPOCH or not _in_utc(event):
+        return _decode_leniently(value)
+    _check_event(event)
+    return event
+
+
+_decode_exactly = typed_decoder(DeliveryEvent)
+
+
+def _in_utc(event: DeliveryEvent) -> bool:
+    return (event.occurred_at is None or event.occurred_at.tzinfo is UTC) and (
+        event.retry_until is None or event.retry_until.tzinfo is UTC
+    )
+
+
+def _decode_leniently(value: bytes | None) -> DeliveryEvent:
     fields = _object(value)
     values: tuple[Any, ...] = tuple(map(fields.get, _EVENT_FIELDS))
     wrong = _wrong_type(tuple(map(type, values)))

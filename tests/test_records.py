@@ -16,11 +16,13 @@ from streams.domain.advice import advise
 from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
 from streams.domain.status import Delivery, fold, to_micros
 from streams.records import (
+    _EVENT_FIELDS,
     DeadLetter,
     RecordError,
     Resume,
     RowError,
     RowVersionError,
+    _decode_leniently,
     dead_letter,
     decode_dead_letter,
     decode_event,
@@ -202,6 +204,29 @@ def test_what_is_no_event_is_refused_without_personal_data(value: bytes | None) 
 def test_anything_at_all_is_an_event_or_refused(value: bytes) -> None:
     with suppress(RecordError):
         decode_event(value)
+
+
+_JUNK = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.just("2026-11-20T12:00:00"),
+    st.just("2026-11-20T12:00:00+02:00"), st.just("1960-01-01T00:00:00Z"),  # we write microseconds; of more digits one way rounds, the other cuts
+    st.lists(st.one_of(st.text(), st.integers())), st.dictionaries(st.text(), st.one_of(st.text(), st.integers())),
+)  # fmt: skip
+
+
+@given(events(), st.dictionaries(st.sampled_from(sorted(_EVENT_FIELDS)), _JUNK, max_size=3))
+def test_the_one_pass_and_the_long_way_read_the_same_or_refuse_both(one: DeliveryEvent, junk: dict[str, Any]) -> None:
+    value = json.dumps(json.loads(encode_event(one, "mail.raw.sendgrid/0/1")) | junk).encode()
+
+    read = _outcome(decode_event, value)
+
+    assert read == _outcome(_decode_leniently, value)
+
+
+def _outcome(decode: Callable[[bytes | None], DeliveryEvent], value: bytes) -> DeliveryEvent | str:
+    try:
+        return decode(value)
+    except RecordError:
+        return "refused"
 
 
 @pytest.mark.parametrize(
