@@ -12,9 +12,11 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Coroutine
 from typing import Any, NoReturn
 
 import uvloop
+from aiokafka.errors import KafkaError
 
 from streams import topics
 from streams.app import Worker, build, nothing_reached
@@ -26,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 EXIT_OK, EXIT_CRASHED, EXIT_CANNOT_START, EXIT_STALLED = 0, 1, 2, 75
 LEAVE_TIMEOUT_S = 3.0
+BROKER_RETRY_S = 2.0
 
 
 def run_worker(settings: Settings, *, reached: Reached = nothing_reached) -> int:
@@ -37,11 +40,9 @@ def run_worker(settings: Settings, *, reached: Reached = nothing_reached) -> int
 
 
 async def _run(settings: Settings, reached: Reached) -> int:
-    problems = await topics.check(settings)
-    if problems:
-        for problem in problems:
-            logger.error("%s", problem)
-        return EXIT_CANNOT_START
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     worker = build(settings, reached=reached)
     try:
         port = await worker.health_server.start()
@@ -49,17 +50,25 @@ async def _run(settings: Settings, reached: Reached) -> int:
         logger.error("cannot listen on %s:%s: %s", settings.web.host, settings.web.port, error.strerror)  # noqa: TRY400 - one line says it all
         return EXIT_CANNOT_START
     logger.info("http://%s:%d/metrics /livez /readyz", settings.web.host, port)
+    problems = await _unless(stop, _topic_problems(settings))
+    if problems:
+        for problem in problems:
+            logger.error("%s", problem)
+        return EXIT_CANNOT_START
+    if stop.is_set():
+        return EXIT_OK
+    return await _work(worker, stop)
+
+
+async def _work(worker: Worker, stop: asyncio.Event) -> int:
     worker.watchdog.watch_loop(_end_hung)
-    background = [asyncio.create_task(worker.progress.run(), name="progress"), asyncio.create_task(_beat(worker))]
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     starting = asyncio.create_task(worker.app.start(), name="start")
     ended: list[asyncio.Future[Any]] = [
-        asyncio.ensure_future(worker.crashed),
+        worker.crashed,
         asyncio.create_task(_faust_crashed(worker)),
         asyncio.create_task(stop.wait()),
-        *background,
+        asyncio.create_task(worker.progress.run(), name="progress"),
+        asyncio.create_task(_beat(worker)),
     ]
     done: set[asyncio.Future[Any]]
     done, _ = await asyncio.wait([*ended, starting], return_when=asyncio.FIRST_COMPLETED)
@@ -69,6 +78,24 @@ async def _run(settings: Settings, reached: Reached) -> int:
     if stop.is_set():
         return await _stop(worker)
     return await _end(worker, _reason(done))
+
+
+async def _topic_problems(settings: Settings) -> list[str]:
+    """Return what is wrong with the topics; while no broker answers, wait: a restart would not bring it back."""
+    while True:
+        try:
+            return await topics.check(settings)
+        except (KafkaError, OSError, TimeoutError) as error:
+            servers = settings.kafka.bootstrap_servers
+            logger.warning("waiting for the broker at %s: %s", servers, type(error).__name__)
+            await asyncio.sleep(BROKER_RETRY_S)
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, list[str]]) -> list[str]:
+    """Return what ``work`` returns, or nothing when the worker is told to stop before."""
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    return working.result() if working.done() else []
 
 
 def _reason(done: set[asyncio.Future[Any]]) -> BaseException:

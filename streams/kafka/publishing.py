@@ -25,7 +25,7 @@ class Publisher:
         client_id: str,
         request_timeout_s: float,
         deadline_s: float,
-        compression_type: str | None = "lz4",
+        compression_type: str | None = "zstd",
         replace_after_rows: int = REPLACE_AFTER_ROWS,
     ) -> None:
         self._options: dict[str, Any] = dict(client_options) | {

@@ -100,7 +100,7 @@ class TransactionalWriter:
         transaction_timeout_s: float,
         request_timeout_s: float,
         deadline_s: float,
-        compression_type: str | None = "lz4",
+        compression_type: str | None = "zstd",
         replace_after_rows: int = REPLACE_AFTER_ROWS,
     ) -> None:
         self.transactional_id = transactional_id

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import aiokafka
-from aiokafka.errors import IllegalStateError
+from aiokafka.errors import IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.serializers import codecs
 from faust.transport.drivers import TRANSPORTS
@@ -256,6 +256,10 @@ class BatchConsumer(driver.Consumer):
                 if self.app.should_stop or self.should_stop:
                     return
                 raise
+            except KafkaError:
+                if epoch == self._epoch:
+                    raise
+                continue  # about an assignment that is gone, or about the next one before its positions are known
             if epoch != self._epoch:
                 continue
             for tp, backlog in self._backlogs.items():

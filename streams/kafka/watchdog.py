@@ -32,6 +32,7 @@ class Watchdog:
         self._limit_s = limit_s
         self._on_stall = on_stall
         self._seen: dict[TP, tuple[int, float]] = {}
+        self._looked_at = time.monotonic()
         self._loop_seen = time.monotonic()
         self._ended = threading.Event()
         self.stalled: str | None = None
@@ -45,7 +46,8 @@ class Watchdog:
             excused: A restore or a rebalance runs.
         """
         now = self._loop_seen = time.monotonic()
-        if excused:
+        away, self._looked_at = now - self._looked_at > self._limit_s / 2, now
+        if excused or away:  # while the broker did not answer there were no looks, and nothing could be done
             self._seen = {}
             return
         for tp in self._seen.keys() - owned:

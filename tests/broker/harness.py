@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,8 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.structs import ConsumerRecord, TopicPartition
+from aiokafka.errors import GroupCoordinatorNotAvailableError
+from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 
 from deploy.local.broker import Broker
 from streams import codecs, records, topics
@@ -208,7 +210,9 @@ async def caught_up(broker: Broker, settings: Settings, sources: Sequence[str], 
             tps = [TopicPartition(topic, p) for p in range(settings.topics.partitions)]
             while True:
                 ends = await consumer.end_offsets(tps)
-                committed = await admin.list_consumer_group_offsets(settings.worker.app_id, partitions=tps)
+                committed: dict[TopicPartition, OffsetAndMetadata] = {}
+                with suppress(GroupCoordinatorNotAvailableError):  # a new cluster has none before its first member
+                    committed = await admin.list_consumer_group_offsets(settings.worker.app_id, partitions=tps)
                 behind = {
                     tp: end
                     for tp, end in ends.items()
@@ -257,3 +261,8 @@ async def delete_topic(broker: Broker, topic: str) -> None:
             await asyncio.sleep(0.1)
     finally:
         await admin.close()
+
+
+def inherited(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return this process's environment with more variables."""
+    return {**os.environ, **environment}
