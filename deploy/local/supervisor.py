@@ -40,8 +40,8 @@ class Policy:
     crashes: int = 5
     """So many crashes within ``within_s``: give up."""
     within_s: float = 120
-    grace_s: float = 15
-    """From the request to stop until SIGKILL."""
+    grace_s: float = 25
+    """From the request to stop until SIGKILL; above ``worker.shutdown_s``, so that an orderly stop can end."""
 
 
 class Supervisor:

@@ -8,7 +8,7 @@ from faust.transport.consumer import Fetcher
 if TYPE_CHECKING:
     from streams.kafka.lanes import Lanes
     from streams.kafka.progress import Progress
-    from streams.kafka.restore import Restoring
+    from streams.kafka.restore import LaneTableManager, Restoring
     from streams.kafka.transport import BatchConsumer, Batching
 
 
@@ -25,6 +25,11 @@ class BatchedApp(faust.App):
     def batch_consumer(self) -> "BatchConsumer":
         """The consumer, which our transport made."""
         return cast("BatchConsumer", self.consumer)
+
+    @property
+    def lane_tables(self) -> "LaneTableManager":
+        """The table manager, which restores and opens lanes."""
+        return cast("LaneTableManager", self.tables)
 
     @property
     def fetcher(self) -> Fetcher:

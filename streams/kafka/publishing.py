@@ -6,13 +6,21 @@ by all in-sync replicas. One idempotent producer serves the whole process.
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
 
 from streams.kafka.batches import Rows
-from streams.kafka.transactions import MAX_BATCH_BYTES, REPLACE_AFTER_ROWS, RETRY_BACKOFF_MS, Turns, send_rows
+from streams.kafka.transactions import (
+    MAX_BATCH_BYTES,
+    REPLACE_AFTER_IDLE_S,
+    REPLACE_AFTER_ROWS,
+    RETRY_BACKOFF_MS,
+    Turns,
+    send_rows,
+)
 
 
 class Publisher:
@@ -27,6 +35,7 @@ class Publisher:
         deadline_s: float,
         compression_type: str | None = "zstd",
         replace_after_rows: int = REPLACE_AFTER_ROWS,
+        replace_after_idle_s: float = REPLACE_AFTER_IDLE_S,
     ) -> None:
         self._options: dict[str, Any] = dict(client_options) | {
             "client_id": client_id,
@@ -39,6 +48,8 @@ class Publisher:
         }
         self._deadline_s = deadline_s
         self._replace_after_rows = replace_after_rows
+        self._replace_after_idle_s = replace_after_idle_s
+        self._used_at = 0.0
         self._producer: AIOKafkaProducer | None = None
         self._retired: list[AIOKafkaProducer] = []
         self._starting = asyncio.Lock()
@@ -58,12 +69,14 @@ class Publisher:
 
     async def _current(self) -> AIOKafkaProducer:
         async with self._starting:
-            if self._producer is None or self._rows_sent >= self._replace_after_rows:
+            idle = time.monotonic() - self._used_at >= self._replace_after_idle_s
+            if self._producer is None or idle or self._rows_sent >= self._replace_after_rows:
                 if self._producer is not None:
                     self._retired.append(self._producer)  # others may still wait for its acknowledgements
                 producer = AIOKafkaProducer(**self._options)
                 await producer.start()
                 self._producer, self._rows_sent = producer, 0
+            self._used_at = time.monotonic()
             return self._producer
 
     async def close(self) -> None:

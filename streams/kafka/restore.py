@@ -132,11 +132,16 @@ class LaneTableManager(TableManager):
     async def on_stop(self) -> None:
         """Stop fetching, finish what is in work, close the stores."""
         await self.app.fetcher.stop()
-        await self._cancel()
-        await self.app.lanes.close()
-        self._close_stores()
+        await self.close()
         for table in self.values():
             await table.stop()
+
+    async def close(self) -> None:
+        """Give up a restore that is under way, finish the batches in work, close the stores."""
+        await self._cancel()
+        self.app.batch_consumer.stop_partitions()
+        await self.app.lanes.close()
+        self._close_stores_but(set())
 
     def on_partitions_revoked(self, revoked: set[TP]) -> None:  # noqa: ARG002 - Faust's signature
         """Give up a restore that is under way: the assignment it works for is gone."""
@@ -169,11 +174,6 @@ class LaneTableManager(TableManager):
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
-
-    def _close_stores(self) -> None:
-        for store in self.stores.values():
-            store.close()
-        self.stores = {}
 
     # -- one assignment ---------------------------------------------------------------------------------
 
@@ -215,6 +215,9 @@ class LaneTableManager(TableManager):
         stateless = [(stage, tp) for stage in wanted.stateless for tp in assigned if tp.topic == stage.source_topic]
         sources = [tp for _, tp in stateful] + [tp for _, tp in stateless]
         wanted.hooks.assigned(len(sources))
+        if not sources:  # more workers than partitions; and aiokafka cannot stop a consumer that never had any
+            self._close_stores_but(set())
+            return []
         self._close_stores_but({tp for _, tp in stateful})
         writers = await self._fence(stateful)
         try:

@@ -12,6 +12,7 @@ awaited before the commit is asked for.
 
 import asyncio
 import contextlib
+import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Final
@@ -28,6 +29,8 @@ MAX_BATCH_BYTES: Final = 900 << 10  # below the broker's default max.message.byt
 RETRY_BACKOFF_MS: Final = 10  # the default of 100 is waited out whenever the last transaction is still closing
 REPLACE_AFTER_ROWS: Final = 1 << 30
 """aiokafka wraps a sequence number to a negative value at 2^31, so a producer is replaced well before."""
+REPLACE_AFTER_IDLE_S: Final = 12 * 3600.0
+"""The broker forgets a producer that was idle for a day, and a transactional id after seven (its defaults)."""
 
 
 class TransactionInDoubtError(Exception):
@@ -102,11 +105,14 @@ class TransactionalWriter:
         deadline_s: float,
         compression_type: str | None = "zstd",
         replace_after_rows: int = REPLACE_AFTER_ROWS,
+        replace_after_idle_s: float = REPLACE_AFTER_IDLE_S,
     ) -> None:
         self.transactional_id = transactional_id
         self._group_id = group_id
         self._deadline_s = deadline_s
         self._replace_after_rows = replace_after_rows
+        self._replace_after_idle_s = replace_after_idle_s
+        self._used_at = 0.0
         self._options: dict[str, Any] = dict(client_options) | {
             "transactional_id": transactional_id,
             "client_id": transactional_id,
@@ -133,6 +139,7 @@ class TransactionalWriter:
         self._watch_requests(producer)
         self._producer = producer
         self._rows_sent = 0
+        self._used_at = time.monotonic()
         await producer.start()
 
     async def commit(
@@ -150,10 +157,11 @@ class TransactionalWriter:
         if producer is None or self._failed:
             message = f"{self.transactional_id} failed before or was never fenced"
             raise TransactionInDoubtError(message)
-        if self._rows_sent >= self._replace_after_rows:
-            producer = await self._replace(producer)
+        idle_s = time.monotonic() - self._used_at
         try:
             async with asyncio.timeout(self._deadline_s):
+                if self._rows_sent >= self._replace_after_rows or idle_s >= self._replace_after_idle_s:
+                    producer = await self._replace(producer)
                 ends = await self._commit(producer, rows, offsets)
         except BaseException as error:
             self._failed = True
@@ -161,6 +169,7 @@ class TransactionalWriter:
                 raise
             message = f"transaction of {self.transactional_id}: {error!r}"
             raise TransactionInDoubtError(message) from error
+        self._used_at = time.monotonic()
         self._rows_sent += max((len(destined) for destined in rows.values()), default=0)
         return ends
 

@@ -346,7 +346,7 @@ class BatchConsumer(driver.Consumer):
                         self._offer(tp, backlog)
 
     async def leave_group(self) -> None:
-        """Leave the group without finishing anything: for the end after a crash."""
+        """Leave the group without finishing anything, so that others need not wait for the session to time out."""
         await self._thread.leave_group()
 
     async def wait_empty(self) -> None:

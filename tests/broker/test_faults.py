@@ -91,6 +91,36 @@ async def test_a_second_worker_takes_its_share_and_gives_it_back(make_world: Mak
     await _true(world)
 
 
+async def test_a_worker_beyond_the_partitions_is_ready_and_idle(make_world: Make) -> None:
+    world = await make_world(TOPICS__PARTITIONS=1)
+    second = harness.WorkerProcess(
+        dict(world.worker.environment) | {"MAILSTREAMS_WORKER__DATADIR": str(world.datadir.with_name("second"))},
+        Path(f"{world.worker.log}.second"),
+    )
+    for worker in (world.worker, second):
+        worker.start()
+        worker.wait_ready()
+    deadline = time.monotonic() + 30
+    while [world.worker.get("/readyz")[0], second.get("/readyz")[0]] != [200, 200]:
+        assert time.monotonic() < deadline, (world.worker.get("/readyz"), second.get("/readyz"))
+        time.sleep(0.2)
+    owned = sorted(worker.metric("mailstreams_partitions_owned") for worker in (world.worker, second))
+    assert owned[0] == 0 < owned[1]
+    assert [second.stop(), world.worker.stop()] == [0, 0]
+
+
+async def test_a_worker_told_to_stop_while_it_starts_stops_at_once(make_world: Make) -> None:
+    world = await make_world()
+    for pause in (0, 0.3, 0.6, 0.9):
+        world.worker.start()
+        world.worker.wait_for("/readyz")
+        time.sleep(pause)
+        began = time.monotonic()
+        assert world.worker.stop() == 0, world.worker.output
+        assert time.monotonic() - began < 10  # worker.shutdown_s is 20: it did not run out
+        assert "Traceback" not in world.worker.output
+
+
 async def test_a_broker_that_is_killed_and_comes_back_costs_time_and_nothing_else(make_world: Make) -> None:
     world, _ = await _fed(make_world, KAFKA__GROUP_INSTANCE_ID="worker-1")
     log = world.worker.log.with_name("supervised.log")
