@@ -1,26 +1,67 @@
-"""The providers: one file each, one pure function ``normalise`` each, listed here by hand.
+"""The providers: one file each, two pure functions ``normalise`` and ``verify`` each, listed here by hand.
 
-A provider's ``normalise(request)`` turns one webhook request into the delivery
-events it reports. It has no clock, no I/O and no configuration beyond its
-argument, so the same request always gives the same events. How to add one:
-docs/adding-a-provider.md.
+A provider's ``verify(request, secrets, ...)`` tells whether a webhook request came from it; ``normalise(request)``
+turns the request into the delivery events that it reports. They have no clock, no I/O and no configuration beyond
+their arguments, so the same request always gives the same result. How to add one: docs/adding-a-provider.md.
 """
 
 from streams.providers import amazon_ses, mailgun, postmark, sendgrid
 from streams.providers._contract import (
     BadElement,
+    Handshake,
     Normalise,
     PoisonError,
     Provider,
+    Refusal,
+    Verification,
+    VerificationError,
+    Verify,
     WebhookRequest,
 )
 
-__all__ = ["PROVIDERS", "BadElement", "Normalise", "PoisonError", "Provider", "WebhookRequest"]
+__all__ = [
+    "PROVIDERS",
+    "BadElement",
+    "Handshake",
+    "Normalise",
+    "PoisonError",
+    "Provider",
+    "Refusal",
+    "Verification",
+    "VerificationError",
+    "Verify",
+    "WebhookRequest",
+]
 
 PROVIDERS: dict[str, Provider] = {
-    "sendgrid": Provider("sendgrid", sendgrid.normalise),
-    "amazon_ses": Provider("amazon_ses", amazon_ses.normalise),
-    "mailgun": Provider("mailgun", mailgun.normalise),
-    "postmark": Provider("postmark", postmark.normalise),
+    "sendgrid": Provider(
+        "sendgrid",
+        sendgrid.normalise,
+        sendgrid.verify,
+        sendgrid.secret_fault,
+    ),
+    "amazon_ses": Provider(
+        "amazon_ses",
+        amazon_ses.normalise,
+        amazon_ses.verify,
+        amazon_ses.secret_fault,
+        replay_window_s=amazon_ses.REPLAY_WINDOW_S,
+        certificate_url=amazon_ses.certificate_url,
+        handshake=amazon_ses.handshake,
+        answer=amazon_ses.answer,
+    ),
+    "mailgun": Provider(
+        "mailgun",
+        mailgun.normalise,
+        mailgun.verify,
+        mailgun.secret_fault,
+        replay_window_s=mailgun.REPLAY_WINDOW_S,
+    ),
+    "postmark": Provider(
+        "postmark",
+        postmark.normalise,
+        postmark.verify,
+        postmark.secret_fault,
+    ),
 }
 """Every provider by the name that URLs, topics and settings use; the names never change."""

@@ -1,13 +1,17 @@
 """What every provider is given and gives back.
 
-The contract in one sentence: ``normalise`` returns every event it understood,
+The contract in two sentences: ``normalise`` returns every event it understood,
 or raises ``PoisonError`` and nothing else, which carries the events it did
-understand and each element that it did not.
+understand and each element that it did not. ``verify`` returns which of our
+secrets the sender proved to know, or raises ``VerificationError`` and nothing
+else.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
 
 from streams.domain.events import DeliveryEvent
 
@@ -65,9 +69,108 @@ class PoisonError(ValueError):
 Normalise = Callable[[WebhookRequest], list[DeliveryEvent]]
 
 
+class Refusal(StrEnum):
+    """Why a request was not accepted as the provider's: a closed set, fit for a metric's label."""
+
+    MISSING = "missing"
+    """No signature and no credential."""
+    MALFORMED = "malformed"
+    """A signature, stamp or body that cannot be read as the scheme wants it."""
+    MISMATCH = "mismatch"
+    """Well formed, and made with none of our secrets, or for another body."""
+    STALE = "stale"
+    """Properly signed, but stamped outside the replay window."""
+    UNTRUSTED = "untrusted"
+    """A certificate from elsewhere or out of date, or a topic that is not ours."""
+    UNCONFIGURED = "unconfigured"
+    """We have no usable secret, so nothing can be told."""
+
+
+class VerificationError(Exception):
+    """The sender did not prove to be the provider.
+
+    The text is ours and fixed: no secret, no part of the request.
+    """
+
+    def __init__(self, reason: Refusal, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """The sender proved to know one of our secrets."""
+
+    key_id: str
+    """Our name for the secret that matched: tells when a rotated one is no longer used."""
+    replay_token: str | None = None
+    """What must not be accepted again, unless with the same body: Mailgun's token, ASCII, <= 100 characters.
+
+    Only a request that was answered 2xx uses it up; a retry may carry the same.
+    """
+
+
+class Verify(Protocol):
+    """Tells whether a request came from the provider. Pure: the clock and the certificate are arguments."""
+
+    def __call__(
+        self,
+        request: WebhookRequest,
+        secrets: Mapping[str, str],
+        *,
+        now: datetime,
+        replay_window_s: float | None,
+        certificate: bytes | None = None,
+    ) -> Verification:
+        """Return which of our secrets the sender proved to know.
+
+        Args:
+            request: as received; its body has been decompressed, if it came compressed, and is otherwise untouched.
+            secrets: our name for each live secret -> the secret, in the form that the provider's file describes.
+            now: aware; against it stamps and certificates are held.
+            replay_window_s: how many seconds a stamp may be old (and, by a skewed clock, 300 ahead); ``None`` for any.
+            certificate: what lies behind ``Provider.certificate_url(request)``, in PEM, if that gave an address.
+
+        Raises:
+            VerificationError: it proved nothing; and nothing else, whatever the bytes.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handshake:
+    """A provider asks whether we want its webhooks. Answered by GET of ``confirm_url``, never of an address it sent."""
+
+    topic_arn: str
+    """The SNS topic that asks."""
+    confirm_url: str = field(repr=False)
+    """Built from the topic's ARN and the token; whoever has it can confirm, so it stays out of logs."""
+
+
+def _none(_request: WebhookRequest) -> None:
+    """For a provider without certificates, without a handshake, or content with any 2xx."""
+
+
 @dataclass(frozen=True, slots=True)
 class Provider:
     """A provider as the rest of the system sees it."""
 
     name: str
     normalise: Normalise
+    verify: Verify
+    secret_fault: Callable[[str], str | None]
+    """Why a secret of the settings cannot be used, without quoting it; ``None`` if it can. To be asked at the start."""
+    replay_window_s: float | None = None
+    """The replay window if the settings name none: wide enough for the provider's own retries."""
+    certificate_url: Callable[[WebhookRequest], str | None] = _none
+    """Where the certificate lies that ``verify`` needs, strictly checked; ``None`` if it needs none.
+
+    Raises ``VerificationError`` and nothing else. Not yet verified: fetch nothing else that the request names.
+    """
+    handshake: Callable[[WebhookRequest], Handshake | None] = _none
+    """What a verified request asks to confirm; ``None`` for all that is no handshake.
+
+    Raises ``VerificationError`` and nothing else. Call it after ``verify`` only, which has checked the topic.
+    """
+    answer: Callable[[WebhookRequest], bytes | None] = _none
+    """The JSON that the 2xx answer must hold for this provider to believe it; ``None`` if any 2xx will do."""

@@ -19,17 +19,35 @@ and the recipient, everything else by the fingerprint of the record.
 
 **Opens and clicks** do not say who of several recipients it was. With more than one, they are kept in the timeline
 (``OTHER``) and change no status.
+
+**Proof.** SNS signs its messages (``_sns``): a secret is the ARN of a topic that we take them from. EventBridge's API
+destinations, Firehose's HTTP endpoint and raw message delivery sign nothing and send a credential (``_proof``):
+``header:x-amz-firehose-access-key:VALUE`` for Firehose, the connection's API key or basic authentication for
+EventBridge, a user and password in the subscription's URL for raw message delivery.
 """
 
 import binascii
+import re
 from base64 import b64decode
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Any, NamedTuple
 
+from streams import codecs
 from streams.domain import smtp
 from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
 from streams.providers import _fields as fields
-from streams.providers._contract import BadElement, PoisonError, WebhookRequest
+from streams.providers import _proof as proof
+from streams.providers import _sns as sns
+from streams.providers._contract import (
+    BadElement,
+    Handshake,
+    PoisonError,
+    Refusal,
+    Verification,
+    VerificationError,
+    WebhookRequest,
+)
 
 _NAME = "amazon_ses"
 _MOST_RECIPIENTS = 1_000
@@ -193,10 +211,11 @@ def _unwrap(value: Any, source: Any, depth: int = 3) -> Iterator[dict[str, Any] 
     """
     if not isinstance(value, dict) or not depth:
         yield _Unreadable(source, "not an SES record")
+    elif isinstance(value.get("Message"), str):
+        # First of all: SNS signs what is in Message and nothing beside it.
+        yield from _sns(value, source, depth)
     elif "eventType" in value or "notificationType" in value:
         yield value
-    elif isinstance(value.get("Message"), str):
-        yield from _sns(value, source, depth)
     elif "detail-type" in value:
         yield from _event_bridge(value, source)
     elif isinstance(value.get("records"), list):
@@ -445,3 +464,86 @@ def _header_reference(request: WebhookRequest, mail: dict[str, Any]) -> str | No
     return fields.reference(
         [key.lower().replace("-", "_").removeprefix("x_") for key in request.reference_keys], values
     )
+
+
+# --- proof ---
+
+REPLAY_WINDOW_S = 7_200
+"""Two hours. SNS waits up to 3,600 s in all between its attempts, at most 100 of 15 s each, with the stamp of the first:
+https://docs.aws.amazon.com/sns/latest/dg/sns-message-delivery-retries.html. Credentials have no stamp."""
+
+
+def verify(
+    request: WebhookRequest,
+    secrets: Mapping[str, str],
+    *,
+    now: datetime,
+    replay_window_s: float | None,
+    certificate: bytes | None = None,
+) -> Verification:
+    """Return which credential the request carries, or which of our topics SNS signed it for.
+
+    A subscription is confirmed for a topic among the secrets only, so there a credential is not enough.
+
+    Raises:
+        VerificationError: neither.
+    """
+    topics = {key_id: secret for key_id, secret in secrets.items() if sns.is_topic(secret)}
+    credentials = {key_id: secret for key_id, secret in secrets.items() if proof.credential(secret) is not None}
+    if not topics and not credentials:
+        raise VerificationError(Refusal.UNCONFIGURED, "neither a topic nor a credential is configured")
+    message = sns.envelope(request.body)
+    if message is None or (message["Type"] == sns.NOTIFICATION and credentials):
+        try:
+            return proof.verify_credentials(request, credentials)
+        except VerificationError as error:
+            if message is None:
+                if error.reason is Refusal.UNCONFIGURED:  # topics only
+                    raise VerificationError(Refusal.MISSING, "no signature of SNS") from None
+                raise
+    topic = next((key_id for key_id, arn in topics.items() if arn == message["TopicArn"]), None)
+    if topic is None:
+        raise VerificationError(Refusal.UNTRUSTED, "a topic that is not among ours")
+    sns.check_signature(message, certificate=certificate, now=now, replay_window_s=replay_window_s)
+    return Verification(key_id=topic)
+
+
+def secret_fault(secret: str) -> str | None:
+    """Return why a secret is neither a topic's ARN nor a credential; ``None`` if it is one."""
+    if sns.is_topic(secret) or proof.credential(secret) is not None:
+        return None
+    return "neither the ARN of an SNS topic nor basic:USER:PASSWORD nor header:NAME:VALUE"
+
+
+def certificate_url(request: WebhookRequest) -> str | None:
+    """Return where the certificate of an SNS message lies; ``None`` if it is none, or not signed.
+
+    Raises:
+        VerificationError: the address is not one of Amazon SNS.
+    """
+    message = sns.envelope(request.body)
+    return sns.certificate_url(message) if message is not None and "Signature" in message else None
+
+
+def handshake(request: WebhookRequest) -> Handshake | None:
+    """Return the subscription that SNS asks to confirm; ``None`` if it asks for none.
+
+    Raises:
+        VerificationError: a malformed SNS message.
+    """
+    message = sns.envelope(request.body)
+    return sns.handshake(message) if message is not None else None
+
+
+_FIREHOSE_ID = re.compile(r"[0-9A-Za-z_-]{1,128}")  # "an opaque GUID"
+
+
+def answer(request: WebhookRequest) -> bytes | None:
+    """Return what Firehose wants to read in a 200: its request's id and our time in milliseconds; else ``None``.
+
+    https://docs.aws.amazon.com/firehose/latest/dev/httpdeliveryrequestresponse.html: any other answer is a failure.
+    """
+    request_id = request.headers.get("x-amz-firehose-request-id", "")
+    if not _FIREHOSE_ID.fullmatch(request_id):
+        return None
+    return codecs.encode({"requestId": request_id, "timestamp": int(request.received_at.timestamp() * 1_000)})

@@ -10,16 +10,25 @@ token is not used: that a retry keeps it is not documented. A form has no id: it
 
 **Codes.** ``delivery-status.code`` is the server's reply code or one of Mailgun's own: 498 and 499 (no MX, time-out),
 605-607 (on a suppression list). Only the former is an SMTP code.
+
+**Signature.** https://documentation.mailgun.com/docs/mailgun/user-manual/webhooks/securing-webhooks: HMAC-SHA256 of a
+stamp and a random token, in the body; a secret is the *HTTP webhook signing key*. **It does not cover the event**:
+whoever sees one request can put another event under its signature. Against that stand TLS, the replay window, and that
+a token is accepted once.
 """
 
+import hmac
 import re
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl
 
 from streams.domain import smtp
 from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
 from streams.providers import _fields as fields
-from streams.providers._contract import PoisonError, WebhookRequest
+from streams.providers import _proof as proof
+from streams.providers._contract import PoisonError, Refusal, Verification, VerificationError, WebhookRequest
 
 _NAME = "mailgun"
 
@@ -342,3 +351,73 @@ def _header(headers: str | None, name: str) -> Any:
         if isinstance(pair, list) and len(pair) == 2 and fields.text(pair[0]) is not None and pair[0].lower() == name:  # noqa: PLR2004 name and value
             return pair[1]
     return None
+
+
+# --- signature ---
+
+REPLAY_WINDOW_S = 43_200
+"""Twelve hours. Mailgun tries a webhook again for eight (after 10, 10, 15, 30, 60, 120 and 240 minutes) and does not say
+whether with a new stamp; it warns of further delays. A narrower window could lose all that an outage held up."""
+
+_STAMP = re.compile(r"[1-9][0-9]{9}")  # ten digits, until 2286: else stamp and token could be cut elsewhere
+_TOKEN = re.compile(r"[0-9A-Za-z_-]{1,100}")  # "Randomly generated string with length of 50"
+_HEX = re.compile(r"[0-9a-fA-F]{64}")
+
+
+def verify(
+    request: WebhookRequest,
+    secrets: Mapping[str, str],
+    *,
+    now: datetime,
+    replay_window_s: float | None,
+    certificate: bytes | None = None,  # noqa: ARG001 the contract's; there is none here
+) -> Verification:
+    """Return which signing key made the signature, and the token, which must not be accepted again.
+
+    A subaccount's webhooks carry a second signature, made with the primary account's key; either will do.
+
+    Raises:
+        VerificationError: none did, or outside the replay window.
+    """
+    keys = {key_id: key for key_id, secret in secrets.items() if (key := secret.strip())}
+    if not keys:
+        raise VerificationError(Refusal.UNCONFIGURED, "no signing key is configured")
+    given = _signature(request)
+    stamp, token = given.get("timestamp"), given.get("token")
+    stamp = str(stamp) if isinstance(stamp, int) else stamp
+    signatures = [found for name in ("signature", "parent-signature") if (found := given.get(name)) is not None]
+    if not signatures or stamp is None or token is None:
+        raise VerificationError(Refusal.MISSING, "no signature")
+    if not all(_is(found, _HEX) for found in signatures) or not _is(stamp, _STAMP) or not _is(token, _TOKEN):
+        raise VerificationError(Refusal.MALFORMED, "a signature, stamp or token that cannot be read")
+    signed = f"{stamp}{token}".encode("ascii")
+    for key_id, key in keys.items():
+        digest = hmac.digest(key.encode("utf-8", "surrogatepass"), signed, "sha256")
+        if any(hmac.compare_digest(bytes.fromhex(found), digest) for found in signatures):
+            proof.check_stamp(int(stamp), now=now, replay_window_s=replay_window_s)
+            return Verification(key_id=key_id, replay_token=token)
+    raise VerificationError(Refusal.MISMATCH, "the signature is not by one of our keys")
+
+
+def secret_fault(secret: str) -> str | None:
+    """Return why a secret is no signing key; ``None`` if it may be one."""
+    return None if secret.strip() else "the signing key is empty"
+
+
+def _signature(request: WebhookRequest) -> Mapping[str, Any]:
+    """Return the fields that hold the signature: an object in JSON, or beside the others in a form."""
+    try:
+        form = _form(request)
+        if form is not None:
+            return {name.lower(): values[0] for name, values in form.items() if name.lower() in _SIGNATURE_FIELDS}
+        body = fields.decode_body(request.body)
+    except (fields.ElementError, PoisonError):
+        raise VerificationError(Refusal.MALFORMED, "the body is no webhook of Mailgun") from None
+    return fields.section(body, "signature") if isinstance(body, dict) else {}
+
+
+_SIGNATURE_FIELDS = frozenset({"timestamp", "token", "signature", "parent-signature"})
+
+
+def _is(value: Any, form: re.Pattern[str]) -> bool:
+    return isinstance(value, str) and form.fullmatch(value) is not None

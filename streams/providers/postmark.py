@@ -8,12 +8,20 @@ https://postmarkapp.com/developer/webhooks/webhooks-overview, and a page for eac
 - **Event id.** ``ID`` of a bounce or complaint (one sequence for both), else a fingerprint.
 - A subscription change without a message (a manual suppression by the account, a reactivation: ``MessageID`` is null,
   as documented) is about no delivery and gives no event.
+
+**Proof.** Postmark signs nothing; it sends a user and password in the URL, or headers of your choice, with each
+request: https://postmarkapp.com/developer/webhooks/webhooks-overview#protecting-your-webhook and ``HttpAuth``,
+``HttpHeaders`` in https://postmarkapp.com/developer/api/webhooks-api. A secret is such a credential: see ``_proof``.
 """
+
+from collections.abc import Mapping
+from datetime import datetime
 
 from streams.domain import smtp
 from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
 from streams.providers import _fields as fields
-from streams.providers._contract import PoisonError, WebhookRequest
+from streams.providers import _proof as proof
+from streams.providers._contract import PoisonError, Verification, WebhookRequest
 
 _NAME = "postmark"
 
@@ -145,3 +153,25 @@ def normalise(request: WebhookRequest) -> list[DeliveryEvent]:
             provider_event=provider_event,
         )
     ]
+
+
+# --- proof ---
+
+
+def verify(
+    request: WebhookRequest,
+    secrets: Mapping[str, str],
+    *,
+    now: datetime,  # noqa: ARG001 the contract's; nothing here has a time
+    replay_window_s: float | None,  # noqa: ARG001 likewise
+    certificate: bytes | None = None,  # noqa: ARG001 likewise
+) -> Verification:
+    """Return which of the credentials the request carries.
+
+    Raises:
+        VerificationError: none of them.
+    """
+    return proof.verify_credentials(request, secrets)
+
+
+secret_fault = proof.credential_fault

@@ -8,14 +8,42 @@ https://www.twilio.com/docs/sendgrid/for-developers/tracking-events/event
 - **Event id.** ``sg_event_id``; duplicates are documented, so it is what `track` drops them by.
 - **Custom arguments** lie between SendGrid's own fields: whatever SendGrid does not document is the sender's.
 - Times are whole seconds.
+
+**Signature** (the "Signed Event Webhook"):
+https://www.twilio.com/docs/sendgrid/for-developers/tracking-events/getting-started-event-webhook-security-features
+
+- ECDSA on P-256 over the SHA-256 of the stamp's bytes and then the raw body, down to its last line feed. A secret is
+  SendGrid's *Verification Key* as its pages show it: the public key in base64 (DER). It is no secret, but nobody else
+  may choose it.
+- Failed requests are retried for 24 hours; whether a retry gets a new stamp is not documented. So any age is
+  taken unless the settings name a window: the same body again gives the same event ids, which changes nothing.
+- The OAuth 2.0 that SendGrid offers besides is not read.
 """
 
+import hashlib
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from functools import lru_cache
 from typing import Any
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, utils
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from streams.domain import smtp
 from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
 from streams.providers import _fields as fields
-from streams.providers._contract import BadElement, PoisonError, WebhookRequest
+from streams.providers import _proof as proof
+from streams.providers._contract import (
+    BadElement,
+    PoisonError,
+    Refusal,
+    Verification,
+    VerificationError,
+    WebhookRequest,
+)
 
 _NAME = "sendgrid"
 
@@ -228,3 +256,61 @@ def _custom(element: dict[str, Any]) -> dict[str, Any]:
     if "unique_args" in element or "custom_args" in element:
         return {**fields.section(element, "unique_args"), **fields.section(element, "custom_args"), **custom}
     return custom
+
+
+# --- signature ---
+
+_SIGNATURE = "x-twilio-email-event-webhook-signature"
+_STAMP = "x-twilio-email-event-webhook-timestamp"
+_DIGITS = re.compile(r"[0-9]{1,20}")
+_ALGORITHM = ec.ECDSA(utils.Prehashed(hashes.SHA256()))
+
+
+def verify(
+    request: WebhookRequest,
+    secrets: Mapping[str, str],
+    *,
+    now: datetime,
+    replay_window_s: float | None,
+    certificate: bytes | None = None,  # noqa: ARG001 the contract's; there is none here
+) -> Verification:
+    """Return which of the verification keys belongs to the signature.
+
+    Raises:
+        VerificationError: none does.
+    """
+    keys = {key_id: key for key_id, secret in secrets.items() if (key := _public_key(secret)) is not None}
+    if not keys:
+        raise VerificationError(Refusal.UNCONFIGURED, "no verification key is configured")
+    given, stamp = request.headers.get(_SIGNATURE), request.headers.get(_STAMP)
+    if not given or not stamp:
+        raise VerificationError(Refusal.MISSING, "no signature")
+    signature = proof.base64_bytes(given)
+    # A body of events begins with a bracket. Did it begin with a digit, stamp and body could be cut elsewhere.
+    if signature is None or not _DIGITS.fullmatch(stamp) or request.body[:1].isdigit():
+        raise VerificationError(Refusal.MALFORMED, "a signature or a stamp that cannot be read")
+    digest = hashlib.sha256(stamp.encode("ascii"))
+    digest.update(request.body)
+    for key_id, key in keys.items():
+        try:
+            key.verify(signature, digest.digest(), _ALGORITHM)
+        except InvalidSignature:
+            continue
+        proof.check_stamp(int(stamp), now=now, replay_window_s=replay_window_s)
+        return Verification(key_id=key_id)
+    raise VerificationError(Refusal.MISMATCH, "the signature is not by one of our keys, or not of this body")
+
+
+def secret_fault(secret: str) -> str | None:
+    """Return why a secret is no verification key; ``None`` if it is one."""
+    return None if _public_key(secret) is not None else "not a public key on P-256 in base64 (DER)"
+
+
+@lru_cache(maxsize=128)
+def _public_key(secret: str) -> ec.EllipticCurvePublicKey | None:
+    der = proof.base64_bytes("".join(secret.split()))
+    try:
+        key = load_der_public_key(der or b"")
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return None
+    return key if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1) else None

@@ -1,0 +1,116 @@
+"""What the ``verify`` functions share: stamps, and the credentials of providers that sign nothing.
+
+Rule: a secret, or what was made with one, is compared by ``hmac.compare_digest`` and nothing else.
+
+**Credentials.** A secret is ``basic:USER:PASSWORD`` (HTTP basic authentication, RFC 7617) or ``header:NAME:VALUE`` (a
+header of that name with that value). They prove who calls, not what is said: whoever sees one request can send
+others. So they are as good as the TLS that carries them.
+"""
+
+import binascii
+import hashlib
+import hmac
+import re
+from base64 import b64decode
+from collections.abc import Mapping
+from datetime import datetime
+from typing import NamedTuple
+
+from streams.providers._contract import Refusal, Verification, VerificationError, WebhookRequest
+
+CLOCK_SKEW_S = 300
+"""How far ahead of our clock a stamp may be, in seconds, where there is a window at all."""
+
+
+def check_stamp(stamp_s: float, *, now: datetime, replay_window_s: float | None) -> None:
+    """Hold a stamp, in seconds since the epoch, against the replay window.
+
+    Raises:
+        VerificationError: it is older than the window, or more than ``CLOCK_SKEW_S`` ahead.
+    """
+    # Written so that NaN is refused too.
+    if replay_window_s is not None and not -CLOCK_SKEW_S <= now.timestamp() - stamp_s <= replay_window_s:
+        raise VerificationError(Refusal.STALE, "the stamp is outside the replay window")
+
+
+class Credential(NamedTuple):
+    """A secret that the provider sends along with each request."""
+
+    header: str
+    """In lower case."""
+    digest: bytes
+    """SHA-256 of what must come; of equal length for every secret, so that a comparison tells nothing of its length."""
+    basic: bool
+    """The header holds ``Basic`` and the user and password in base64; else the value as it is."""
+
+
+_BLANKS = " \t"  # RFC 9110, 5.5: no part of a header's value, at its ends
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")  # RFC 9110, 5.6.2: a token
+
+
+def credential(secret: str) -> Credential | None:
+    """Return the credential that a secret describes; ``None`` if it describes none."""
+    kind, _, rest = secret.partition(":")
+    name, _, value = rest.partition(":")
+    if not name or not value.strip(_BLANKS):
+        return None
+    if kind == "basic":
+        return Credential("authorization", _digest(_bytes(rest)), basic=True)
+    if kind == "header" and _HEADER_NAME.fullmatch(name):
+        return Credential(name.lower(), _digest(_bytes(value.strip(_BLANKS))), basic=False)
+    return None
+
+
+def verify_credentials(request: WebhookRequest, secrets: Mapping[str, str]) -> Verification:
+    """Return which credential the request carries; secrets that describe none are passed over.
+
+    Raises:
+        VerificationError: it carries none of them.
+    """
+    refusal = VerificationError(Refusal.UNCONFIGURED, "no credential is configured")
+    refused = False
+    for key_id, secret in secrets.items():
+        wanted = credential(secret)
+        if wanted is None:
+            continue
+        given = request.headers.get(wanted.header)
+        if given and (given := given.strip(_BLANKS)):
+            sent = _basic(given) if wanted.basic else _bytes(given)
+            if sent is None:
+                refusal = VerificationError(Refusal.MALFORMED, "the Authorization header is no basic authentication")
+            elif hmac.compare_digest(_digest(sent), wanted.digest):
+                return Verification(key_id=key_id)
+            else:
+                refusal = VerificationError(Refusal.MISMATCH, "the credential is none of ours")
+            refused = True
+        elif not refused:
+            refusal = VerificationError(Refusal.MISSING, "no credential")
+    raise refusal
+
+
+def credential_fault(secret: str) -> str | None:
+    """Return why a secret describes no credential, without quoting it; ``None`` if it does."""
+    if credential(secret) is not None:
+        return None
+    return "neither basic:USER:PASSWORD nor header:NAME:VALUE"
+
+
+def base64_bytes(text: str) -> bytes | None:
+    """Return what a strict base64 text encodes; ``None`` if it is none."""
+    try:
+        return b64decode(text, validate=True)
+    except (binascii.Error, ValueError):  # ValueError: not ASCII
+        return None
+
+
+def _basic(header: str) -> bytes | None:
+    scheme, _, encoded = header.partition(" ")
+    return base64_bytes(encoded.strip()) if scheme.lower() == "basic" else None
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")  # a header's bytes that are no UTF-8 arrive as surrogates
+
+
+def _digest(sent: bytes) -> bytes:
+    return hashlib.sha256(sent).digest()

@@ -1,0 +1,187 @@
+"""Amazon SNS: how a notification proves to come from a topic of ours, and how a subscription is confirmed.
+
+https://docs.aws.amazon.com/sns/latest/dg/sns-verify-signature-of-message.html
+
+- **What is signed**: a few fields, not the body. So every one of them but ``Message`` must have its documented form,
+  without a line break, else two different messages could have the same signed text; and what is not signed must not
+  be believed (amazon_ses looks into ``Message`` before all else).
+- **Versions**: 1 is RSA with SHA-1, the default of a topic; 2 is RSA with SHA-256 (topic attribute
+  ``SignatureVersion``). SHA-1 has no second preimages, and only Amazon chooses what is signed.
+- **Trust**: the certificate has to lie at ``https://sns.REGION.amazonaws.com/SimpleNotificationService-....pem``, to
+  be within its dates and to be made out to SNS. Its chain is not checked, because the file holds the last certificate
+  only: that it came from Amazon is what the TLS of the download proves.
+- Anybody with an AWS account can make SNS sign messages of a topic of theirs. What makes a request ours is the
+  ``TopicArn``.
+- **Raw message delivery** has no signature: use a basic credential in the subscription's URL for it.
+"""
+
+import re
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlencode
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+from streams.providers import _fields as fields
+from streams.providers import _proof as proof
+from streams.providers._contract import Handshake, PoisonError, Refusal, VerificationError
+
+NOTIFICATION = "Notification"
+SUBSCRIPTION = "SubscriptionConfirmation"
+_SIGNED: dict[str, tuple[str, ...]] = {  # the signed fields in their order; Subject only if there is one
+    NOTIFICATION: ("Message", "MessageId", "Subject", "Timestamp", "TopicArn", "Type"),
+    SUBSCRIPTION: ("Message", "MessageId", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type"),
+    "UnsubscribeConfirmation": ("Message", "MessageId", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type"),
+}
+_OPTIONAL = "Subject"
+_FORMS: dict[str, re.Pattern[str]] = {
+    "Message": re.compile(r".*", re.DOTALL),
+    "MessageId": re.compile(r"[0-9A-Za-z-]{1,100}"),  # a UUID
+    "Subject": re.compile(r"[^\x00-\x1f\x7f]{0,200}"),  # at most 100 characters, "no line breaks or control characters"
+    "SubscribeURL": re.compile(r"[\x21-\x7e]{1,4000}"),
+    "Timestamp": re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?Z"),
+    "Token": re.compile(r"[0-9A-Za-z_+/=.-]{1,1000}"),
+    "TopicArn": re.compile(
+        r"arn:(?P<partition>aws|aws-cn|aws-us-gov):sns:(?P<region>[a-z]{2,4}(?:-[a-z]{2,12}){1,3}-[0-9]{1,2})"
+        r":[0-9]{12}:[A-Za-z0-9_-]{1,256}(?:\.fifo)?"
+    ),
+    "Type": re.compile("|".join(_SIGNED)),
+}
+_CERTIFICATE_URL = re.compile(
+    r"https://sns\.[a-z0-9-]{3,30}\.amazonaws\.com(?:\.cn)?/SimpleNotificationService-[0-9A-Za-z_-]{1,100}\.pem"
+)
+_CERTIFICATE_NAME = re.compile(r"sns(?:[.-][a-z0-9.-]{1,60})?\.amazonaws\.com(?:\.cn)?")  # sns.amazonaws.com, mostly
+_HASHES: dict[str, hashes.HashAlgorithm] = {"1": hashes.SHA1(), "2": hashes.SHA256()}  # noqa: S303 the version that SNS uses unless told otherwise
+
+
+def envelope(body: bytes) -> dict[str, Any] | None:
+    """Return the SNS envelope of a body, its signed fields in their documented form; ``None`` if it is no envelope.
+
+    Raises:
+        VerificationError: an envelope, and a field has another form.
+    """
+    try:
+        value = fields.decode_body(body)
+    except PoisonError:
+        return None
+    if not isinstance(value, dict) or not ("Signature" in value or "TopicArn" in value):
+        return None
+    signed = _SIGNED.get(fields.text(value.get("Type")) or "")
+    if signed is None:
+        raise VerificationError(Refusal.MALFORMED, "an SNS message of an unknown type")
+    for name in signed:
+        field = value.get(name)
+        if field is None and name == _OPTIONAL:
+            continue
+        if not isinstance(field, str) or not _FORMS[name].fullmatch(field):
+            raise VerificationError(Refusal.MALFORMED, f"the SNS field {name} has not its form")
+    return value
+
+
+def is_topic(arn: str) -> bool:
+    """Whether this is the ARN of an SNS topic."""
+    return _FORMS["TopicArn"].fullmatch(arn) is not None
+
+
+def certificate_url(message: dict[str, Any]) -> str:
+    """Return where the certificate of an envelope lies.
+
+    Raises:
+        VerificationError: there is no address, or it is not one of Amazon SNS.
+    """
+    url = message.get("SigningCertURL")
+    if url is None:
+        raise VerificationError(Refusal.MISSING, "the SNS message names no certificate")
+    if not isinstance(url, str) or not _CERTIFICATE_URL.fullmatch(url):
+        raise VerificationError(Refusal.UNTRUSTED, "the certificate is not at Amazon SNS")
+    return url
+
+
+def check_signature(
+    message: dict[str, Any], *, certificate: bytes | None, now: datetime, replay_window_s: float | None
+) -> None:
+    """Check the signature, the certificate's dates and the stamp of an envelope; not its topic.
+
+    Raises:
+        VerificationError: SNS did not sign it, or not now.
+    """
+    given, algorithm = message.get("Signature"), _HASHES.get(fields.text(message.get("SignatureVersion")) or "")
+    if not given:
+        raise VerificationError(Refusal.MISSING, "the SNS message is not signed")
+    signature = proof.base64_bytes(given) if isinstance(given, str) else None
+    if signature is None or algorithm is None:
+        raise VerificationError(Refusal.MALFORMED, "an SNS signature that cannot be read")
+    certificate_url(message)
+    if certificate is None:
+        raise VerificationError(Refusal.UNTRUSTED, "there is no certificate for the SNS message")
+    found = _certificate(certificate)
+    if found is None:
+        raise VerificationError(Refusal.UNTRUSTED, "the certificate is not one of Amazon SNS")
+    if not found.not_before <= now <= found.not_after:
+        raise VerificationError(Refusal.UNTRUSTED, "the certificate of the SNS message is out of date")
+    try:
+        found.key.verify(signature, _signed_text(message), padding.PKCS1v15(), algorithm)
+    except InvalidSignature:
+        raise VerificationError(Refusal.MISMATCH, "the SNS signature does not match") from None
+    except UnsupportedAlgorithm:  # an OpenSSL that its owner keeps from SHA-1
+        raise VerificationError(Refusal.UNTRUSTED, "the SNS signature's hash is not supported here") from None
+    stamp = fields.iso_moment(message["Timestamp"])
+    if stamp is None:
+        raise VerificationError(Refusal.MALFORMED, "the SNS message's stamp is no time")
+    proof.check_stamp(stamp.timestamp(), now=now, replay_window_s=replay_window_s)
+
+
+def handshake(message: dict[str, Any]) -> Handshake | None:
+    """Return the confirmation that an envelope asks for; ``None`` if it asks for none.
+
+    https://docs.aws.amazon.com/sns/latest/api/API_ConfirmSubscription.html
+    """
+    topic = _FORMS["TopicArn"].fullmatch(message["TopicArn"])
+    if message["Type"] != SUBSCRIPTION or topic is None:
+        return None
+    host = f"sns.{topic['region']}.amazonaws.com" + (".cn" if topic["partition"] == "aws-cn" else "")
+    query = urlencode({"Action": "ConfirmSubscription", "TopicArn": message["TopicArn"], "Token": message["Token"]})
+    return Handshake(topic_arn=message["TopicArn"], confirm_url=f"https://{host}/?{query}")
+
+
+def _signed_text(message: dict[str, Any]) -> bytes:
+    """Return the text that SNS signs: each field's name and value, each ended by a line feed."""
+    text = "".join(
+        [f"{name}\n{value}\n" for name in _SIGNED[message["Type"]] if (value := message.get(name)) is not None]
+    )
+    return text.encode("utf-8", "surrogatepass")
+
+
+class _Certificate:
+    """What is needed of a certificate, read once."""
+
+    __slots__ = ("key", "not_after", "not_before")
+
+    def __init__(self, key: rsa.RSAPublicKey, not_before: datetime, not_after: datetime) -> None:
+        self.key = key
+        self.not_before = not_before
+        self.not_after = not_after
+
+
+@lru_cache(maxsize=32)
+def _certificate(pem: bytes) -> _Certificate | None:
+    """Return the first certificate of a PEM file; ``None`` if it is none that SNS signs with."""
+    try:
+        found = x509.load_pem_x509_certificate(pem)
+        key = found.public_key()
+        names = [attribute.value for attribute in found.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)]
+        dates = found.not_valid_before_utc, found.not_valid_after_utc
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
+        return None
+    if not isinstance(key, rsa.RSAPublicKey) or key.key_size < _LEAST_BITS:
+        return None
+    if not any(isinstance(name, str) and _CERTIFICATE_NAME.fullmatch(name) for name in names):
+        return None
+    return _Certificate(key, *dates)
+
+
+_LEAST_BITS = 2_048  # Amazon's have as many; far below them "verify" itself would fail

@@ -1,0 +1,250 @@
+"""Requests signed as the providers sign them, with keys made here: an implementation of its own beside the project's."""
+
+import hmac
+import json
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+
+from streams.providers import PROVIDERS, Refusal, Verification, VerificationError, WebhookRequest
+
+NOW = datetime(2026, 11, 3, 12, 0, tzinfo=UTC)
+TOPIC = "arn:aws:sns:eu-west-1:123456789012:mail-events"
+CERTIFICATE_URL = "https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-0123456789abcdef0123456789abcdef.pem"
+
+
+def request(body: bytes, headers: Mapping[str, str] | None = None, *, provider: str = "any") -> WebhookRequest:
+    return WebhookRequest(
+        body=body,
+        headers={"content-type": "application/json", **(headers or {})},
+        url=f"https://hooks.sender.example/webhooks/{provider}/acme",
+        account="acme",
+        received_at=NOW,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signed:
+    """A request that its provider's ``verify`` must take, and what it needs for that."""
+
+    provider: str
+    request: WebhookRequest
+    secrets: dict[str, str]
+    certificate: bytes | None = None
+    now: datetime = NOW
+    window_s: float | None = 3_600
+
+    def verify(self) -> Verification:
+        return PROVIDERS[self.provider].verify(
+            self.request,
+            self.secrets,
+            now=self.now,
+            replay_window_s=self.window_s,
+            certificate=self.certificate,
+        )
+
+    def refused(self) -> VerificationError | None:
+        """Return the refusal; ``None`` if it is taken. Any other exception comes through."""
+        try:
+            self.verify()
+        except VerificationError as error:
+            return error
+        return None
+
+    def refusal(self) -> Refusal | None:
+        """Return why it is refused; ``None`` if it is not."""
+        error = self.refused()
+        return error.reason if error is not None else None
+
+    def with_body(self, body: bytes) -> "Signed":
+        return replace(self, request=replace(self.request, body=body))
+
+    def with_headers(self, **headers: str | None) -> "Signed":
+        """Return it with headers set, or left out; an underscore stands for a hyphen."""
+        changed = {**self.request.headers, **{name.replace("_", "-"): value for name, value in headers.items()}}
+        kept = {name: value for name, value in changed.items() if value is not None}
+        return replace(self, request=replace(self.request, headers=kept))
+
+    def with_json(self, change: Callable[[dict[str, Any]], None]) -> "Signed":
+        value = json.loads(self.request.body)
+        change(value)
+        return self.with_body(json.dumps(value).encode())
+
+
+# --- SendGrid ---
+
+
+@cache
+def p256(name: str = "first") -> ec.EllipticCurvePrivateKey:
+    """Return a key that is the same for the same name, and different for different ones."""
+    del name
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def public_base64(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> str:
+    der = key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return b64encode(der).decode()
+
+
+SENDGRID_BODY = b'[{"email":"jo@customer.example","event":"delivered","sg_message_id":"abc.recv-1"}]\r\n'
+
+
+def sendgrid(body: bytes = SENDGRID_BODY, *, stamp: str | None = None, key: str = "first") -> Signed:
+    stamp = stamp if stamp is not None else str(int(NOW.timestamp()))
+    signature = p256(key).sign(stamp.encode() + body, ec.ECDSA(hashes.SHA256()))
+    headers = {
+        "x-twilio-email-event-webhook-signature": b64encode(signature).decode(),
+        "x-twilio-email-event-webhook-timestamp": stamp,
+    }
+    return Signed(provider="sendgrid", request=request(body, headers), secrets={"2026": public_base64(p256("first"))})
+
+
+# --- Amazon SNS ---
+
+
+@cache
+def rsa_key(name: str = "sns") -> rsa.RSAPrivateKey:
+    """Return a key that is the same for the same name, and different for different ones."""
+    return rsa.generate_private_key(public_exponent=65537, key_size=1_024 if name == "short" else 2_048)
+
+
+@cache
+def certificate(
+    *,
+    key: str = "sns",
+    name: str = "sns.amazonaws.com",
+    not_before: datetime = NOW - timedelta(days=100),
+    not_after: datetime = NOW + timedelta(days=100),
+    elliptic: bool = False,
+) -> bytes:
+    private = rsa_key(key)
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Amazon RSA 2048 M01")]))
+        .public_key(p256().public_key() if elliptic else private.public_key())
+        .serial_number(4_711)
+        .not_valid_before(not_before)
+        .not_valid_after(not_after)
+        .sign(private, hashes.SHA256())
+        .public_bytes(serialization.Encoding.PEM)
+    )
+
+
+def sns_text(message: Mapping[str, Any]) -> bytes:
+    """Return what SNS signs, as the page on verifying signatures writes it: the names in order of their bytes."""
+    names = ["Message", "MessageId", "Timestamp", "TopicArn", "Type"]
+    if message["Type"] == "Notification":
+        names += ["Subject"] if "Subject" in message else []
+    else:
+        names += ["SubscribeURL", "Token"]
+    return "".join(f"{name}\n{message[name]}\n" for name in sorted(names)).encode()
+
+
+def sign_sns(message: dict[str, Any], *, key: str = "sns") -> bytes:
+    """Return the body of an SNS message, signed by its own ``SignatureVersion``."""
+    algorithm = {"1": hashes.SHA1, "2": hashes.SHA256}[message["SignatureVersion"]]()
+    signature = rsa_key(key).sign(sns_text(message), padding.PKCS1v15(), algorithm)
+    return json.dumps({**message, "Signature": b64encode(signature).decode()}).encode()
+
+
+SES_RECORD = json.dumps(
+    {
+        "eventType": "Delivery",
+        "mail": {"messageId": "0102018f-true", "destination": ["jo@customer.example"]},
+        "delivery": {"timestamp": "2026-11-03T11:59:50.000Z", "recipients": ["jo@customer.example"]},
+    }
+)
+
+
+def notification(*, version: str = "1", **fields: Any) -> dict[str, Any]:
+    return {
+        "Type": "Notification",
+        "MessageId": "22b80b92-fdea-4c2c-8f9d-bdfb0c7bf324",
+        "TopicArn": TOPIC,
+        "Subject": "Amazon SES Email Event Notification",
+        "Message": SES_RECORD,
+        "Timestamp": "2026-11-03T11:59:58.655Z",
+        "SignatureVersion": version,
+        "SigningCertURL": CERTIFICATE_URL,
+        "UnsubscribeURL": "https://sns.eu-west-1.amazonaws.com/?Action=Unsubscribe&SubscriptionArn=x",
+        **fields,
+    }
+
+
+def confirmation(*, version: str = "1", **fields: Any) -> dict[str, Any]:
+    message = notification(version=version)
+    del message["Subject"], message["UnsubscribeURL"]
+    return {
+        **message,
+        "Type": "SubscriptionConfirmation",
+        "Token": "2336412f37fb687f5d51e6e2425dacbbab",
+        "Message": f"You have chosen to subscribe to the topic {TOPIC}.\nTo confirm, visit the SubscribeURL.",
+        "SubscribeURL": f"https://sns.eu-west-1.amazonaws.com/?Action=ConfirmSubscription&TopicArn={TOPIC}&Token=2336",
+        **fields,
+    }
+
+
+def sns(message: dict[str, Any] | None = None, *, key: str = "sns") -> Signed:
+    return Signed(
+        provider="amazon_ses",
+        request=request(sign_sns(message if message is not None else notification(), key=key)),
+        secrets={"events": TOPIC},
+        certificate=certificate(),
+    )
+
+
+# --- Mailgun ---
+
+MAILGUN_KEY = "a-webhook-signing-key"
+MAILGUN_TOKEN = "5f3a9c1e7b2d4068a1c3e5f7092b4d6e8fa0c2e4f6180a2c4e"
+
+
+def mailgun_signature(stamp: str, token: str, key: str = MAILGUN_KEY) -> str:
+    return hmac.new(key.encode(), f"{stamp}{token}".encode(), "sha256").hexdigest()
+
+
+def mailgun(*, stamp: str | None = None, token: str = MAILGUN_TOKEN, key: str = MAILGUN_KEY) -> Signed:
+    stamp = stamp if stamp is not None else str(int(NOW.timestamp()))
+    body = {
+        "signature": {"timestamp": stamp, "token": token, "signature": mailgun_signature(stamp, token, key)},
+        "event-data": {
+            "event": "delivered",
+            "id": "W3X4JOhFT-OZidZGKKr9iA",
+            "recipient": "jo@customer.example",
+            "message": {"headers": {"message-id": "20261103@sender.example"}},
+        },
+    }
+    return Signed(provider="mailgun", request=request(json.dumps(body).encode()), secrets={"2026": MAILGUN_KEY})
+
+
+# --- Postmark ---
+
+
+def basic(user_and_password: str) -> str:
+    return "Basic " + b64encode(user_and_password.encode()).decode()
+
+
+def postmark(credential: str = "postmark:corréct horse") -> Signed:
+    body = b'{"RecordType":"Delivery","MessageID":"m-1","Recipient":"jo@customer.example"}'
+    return Signed(
+        provider="postmark",
+        request=request(body, {"authorization": basic(credential)}),
+        secrets={"2026": "basic:postmark:corréct horse"},
+    )
+
+
+GENUINE: dict[str, Callable[[], Signed]] = {
+    "sendgrid": sendgrid,
+    "amazon_ses": sns,
+    "mailgun": mailgun,
+    "postmark": postmark,
+}
