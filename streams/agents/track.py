@@ -94,7 +94,7 @@ class Track:
         for due, key in store.due(until, EXPIRED_PER_TICK):
             effects.due_removed.append((due, key))
             row = store.get(key)
-            if row is None:
+            if row is None or key in effects.rows:  # a restore enters a row once for each version of it
                 continue
             last_event_at = records.due_of_row(row)
             if last_event_at > until:

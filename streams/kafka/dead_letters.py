@@ -15,6 +15,8 @@ LONGEST_KEY = 1024
 """Bytes. Our keys have 26; a longer one is somebody else's and not kept."""
 HEADERS_KEPT = 64 << 10
 """Bytes of the original's headers that are kept."""
+_HEADER_OVERHEAD = 16
+"""Bytes that a header costs beside its name and value, ours and Kafka's: empty ones are not free."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +66,7 @@ def _bounded(headers: Sequence[tuple[str, bytes | None]]) -> list[tuple[str, byt
     """Return the headers that fit: a dead letter that is too large to be written would crash the worker for ever."""
     kept, size = [], 0
     for name, value in headers:
-        size += len(name) + len(value or b"")
+        size += len(name) + len(value or b"") + _HEADER_OVERHEAD
         if size > HEADERS_KEPT:
             break
         kept.append((name, value))

@@ -65,8 +65,8 @@ class Poison:
         self.resume_id = resume_id
 
     def _age(self, limit: PoisonLimit) -> None:
-        """Halve both counts at the end of a window: old records fade instead of falling out all at once."""
-        if self.seen >= limit.window:
+        """Halve both counts at the end of two windows: old records fade instead of falling out all at once."""
+        if self.seen >= 2 * limit.window:
             self.seen //= 2
             self.bad //= 2
 

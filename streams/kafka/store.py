@@ -117,25 +117,33 @@ class Store:
     def due(self, until: int, limit: int) -> list[tuple[int, bytes]]:
         """Return up to ``limit`` entries (due, key) of the due index with ``due <= until``, the earliest first."""
         found: list[tuple[int, bytes]] = []
-        try:
-            for entry in cast("Iterator[bytes]", self._database.keys(from_key=DUE)):
-                if entry[:1] != DUE or len(found) >= limit:
-                    break
-                due = int(_unpack_u64(entry[1:9])[0])
-                if due > until:
-                    break
-                found.append((due, entry[9:]))
-        except Exception as error:
-            raise self._condemn(error) from error
+        for entry, _ in self._entries(DUE):
+            due = int(_unpack_u64(entry[1:9])[0])
+            if due > until or len(found) >= limit:
+                break
+            found.append((due, entry[9:]))
         return found
 
     def rows(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield every row as (key, value)."""
+        for entry, value in self._entries(ROW):
+            yield entry[1:], value
+
+    def _entries(self, kind: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yield all (key, value) of one kind in order.
+
+        RocksDB's iterator ends at a corrupt block as it does at the end: only its status tells them apart.
+        """
         try:
-            for key, value in cast("Iterator[tuple[bytes, bytes]]", self._database.items(from_key=ROW)):
-                if key[:1] != ROW:
-                    break
-                yield key[1:], value
+            iterator = self._database.iter()
+            iterator.seek(kind)
+            while iterator.valid():
+                key = cast("bytes", iterator.key())
+                if key[:1] != kind:
+                    return
+                yield key, cast("bytes", iterator.value())
+                iterator.next()
+            iterator.status()
         except Exception as error:
             raise self._condemn(error) from error
 

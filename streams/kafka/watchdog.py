@@ -49,6 +49,7 @@ class Watchdog:
         away, self._looked_at = now - self._looked_at > self._limit_s / 2, now
         if excused or away:  # while the broker did not answer there were no looks, and nothing could be done
             self._seen = {}
+        if excused:
             return
         for tp in self._seen.keys() - owned:
             del self._seen[tp]

@@ -1,0 +1,287 @@
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams import records
+from streams.agents.track import EXPIRED_PER_TICK, Track
+from streams.domain import status
+from streams.domain.events import DeliveryEvent, EventType
+from streams.kafka.batches import Record, Row
+from streams.kafka.lanes import Effects
+from streams.kafka.store import Budget, Changes, Store, open_store
+from streams.records import RecordError, RowError
+from tests.domain.deliveries import at, event, histories
+from tests.kafka.fakes import TIME_MS, record
+
+CHANGED, STATUS = "mail.status-changed", "mail.status"
+DAY_US = 86_400_000_000
+TRACK = Track(
+    status_changed_topic=CHANGED,
+    status_topic=STATUS,
+    support_contacts={"main": "the support desk"},
+    warn_after_us=3_600_000_000,
+    expire_after_us=90 * DAY_US,
+)
+PARTITION = 2
+
+
+def of(happened: DeliveryEvent, offset: int = 7) -> Record:
+    value = records.encode_event(happened, f"mail.raw.sendgrid/0/{offset}")
+    return record(offset, value, key=happened.delivery_id.encode())
+
+
+def fold(*happened: DeliveryEvent, effects: Effects | None = None) -> Effects:
+    effects = effects or Effects()
+    for offset, each in enumerate(happened):
+        TRACK.record(of(each, offset), PARTITION, effects.rows.get, effects)
+    return effects
+
+
+def told(effects: Effects, topic: str) -> list[Row]:
+    return effects.outputs.get((topic, PARTITION), [])
+
+
+def micros(seconds: float) -> int:
+    return status.to_micros(at(seconds))
+
+
+# -- events ------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_event_of_a_delivery_is_a_change_told_on_both_topics() -> None:
+    happened = event(EventType.DEFERRED, 0, reason="421 later")
+    effects = fold(happened)
+    key = happened.delivery_id.encode()
+    [changed], [shown] = told(effects, CHANGED), told(effects, STATUS)
+    assert changed == shown
+    assert changed.key == key
+    assert changed.timestamp_ms == TIME_MS, "that of the record, never the clock's"
+    fields = records.decode_status(changed.value)
+    assert (fields["status"], fields["revision"], fields["delivery_id"]) == ("deferred", 1, happened.delivery_id)
+    assert list(effects.rows) == [key]
+    assert effects.due_added == [(micros(2), key)]
+    assert effects.counts == {("changes", "sendgrid", "deferred"): 1, ("events", "sendgrid", "deferred", "applied"): 1}
+
+
+def test_a_repeated_event_changes_nothing_and_is_counted() -> None:
+    happened = event(EventType.DELIVERED, 0)
+    effects = fold(happened)
+    before = (dict(effects.rows), list(effects.due_added), told(effects, CHANGED)[:], told(effects, STATUS)[:])
+    fold(happened, effects=effects)
+    assert (effects.rows, effects.due_added, told(effects, CHANGED), told(effects, STATUS)) == before
+    assert effects.counts[("events", "sendgrid", "delivered", "duplicate")] == 1
+
+
+def test_news_that_changes_no_status_is_told_on_the_status_topic_only() -> None:
+    effects = fold(event(EventType.DEFERRED, 0, attempt=1), event(EventType.DEFERRED, 600, attempt=2))
+    assert len(told(effects, CHANGED)) == 1
+    attempts = [records.decode_status(row.value)["attempts"] for row in told(effects, STATUS)]
+    assert attempts == [1, 2]
+    assert {records.decode_status(row.value)["revision"] for row in told(effects, STATUS)} == {1}
+
+
+def test_the_index_gets_one_entry_a_delivery_and_not_one_an_event() -> None:
+    effects = fold(*(event(EventType.DEFERRED, seconds) for seconds in range(0, 600, 60)))
+    assert len(effects.due_added) == 1
+
+
+def test_an_event_that_says_nothing_is_counted_and_leaves_no_row() -> None:
+    effects = fold(event(EventType.UNKNOWN, 0), event(EventType.OTHER, 0))
+    assert (effects.rows, effects.outputs, effects.due_added) == ({}, {}, [])
+    assert effects.counts == {
+        ("events", "sendgrid", "unknown", "ignored"): 1,
+        ("events", "sendgrid", "other", "ignored"): 1,
+    }
+
+
+def test_a_clock_that_cannot_be_believed_is_counted() -> None:
+    effects = fold(event(EventType.DELIVERED, 3_600, received=0))
+    assert effects.counts[("clock_skew", "sendgrid")] == 1
+
+
+def test_the_advice_names_the_accounts_support_contact() -> None:
+    effects = fold(event(EventType.DROPPED, 0))
+    advice = records.decode_status(told(effects, STATUS)[0].value)["advice"]
+    assert "the support desk" in advice["what_to_do"]
+
+
+# -- poison --------------------------------------------------------------------------------------------------------------------
+
+POISON: list[tuple[str, Any]] = [
+    ("no value", record(1, None)),
+    ("no JSON", record(1, b"{")),
+    ("not UTF-8", record(1, b'"\xff"')),
+    ("no object", record(1, b"[]")),
+    ("a missing id", record(1, b"{}")),
+    ("nested brackets", record(1, b"[" * 100_000)),
+    ("NaN", record(1, b'{"event_id": NaN}')),
+    ("a key that is no delivery id", record(1, of(event(EventType.SENT)).value, key=b"\xff")),
+]
+
+
+def keyless() -> Record:
+    return replace(of(event(EventType.SENT)), key=None)
+
+
+@pytest.mark.parametrize(("what", "poison"), [*POISON, ("no key", keyless())], ids=lambda value: str(value)[:20])
+def test_a_poison_event_raises_and_leaves_no_trace(what: str, poison: Record) -> None:
+    effects = fold(event(EventType.DEFERRED, 0))
+    before = (dict(effects.rows), list(effects.due_added), told(effects, STATUS)[:], dict(effects.counts))
+    with pytest.raises((RecordError, UnicodeDecodeError)):
+        TRACK.record(poison, PARTITION, effects.rows.get, effects)
+    assert (effects.rows, effects.due_added, told(effects, STATUS), effects.counts) == before, what
+
+
+def test_a_row_that_cannot_be_read_is_no_poison() -> None:
+    happened = of(event(EventType.DELIVERED, 0))
+    for row in (b"", b"\x01", b"\x09whatever", b"\x01" + bytes(8) + b"[]"):
+        with pytest.raises(RowError):
+            TRACK.record(happened, PARTITION, lambda _, row=row: row, Effects())  # type: ignore[misc] # a lambda's default has no type
+
+
+# -- equal input, equal bytes -----------------------------------------------------------------------------------------------------
+
+
+@given(histories)
+def test_equal_input_gives_equal_bytes(history: Sequence[DeliveryEvent]) -> None:
+    assert fold(*history) == fold(*history)
+
+
+@given(histories, st.data())
+def test_repeating_what_was_folded_already_tells_nothing_more(
+    history: Sequence[DeliveryEvent], data: st.DataObject
+) -> None:
+    effects = fold(*history)
+    changes, rows = len(told(effects, CHANGED)), dict(effects.rows)
+    fold(*data.draw(st.lists(st.sampled_from(history), max_size=6)), effects=effects)
+    assert len(told(effects, CHANGED)) == changes
+    assert effects.rows.keys() == rows.keys()
+
+
+@given(histories)
+def test_the_revisions_told_are_1_2_3(history: Sequence[DeliveryEvent]) -> None:
+    revisions: dict[bytes | None, list[int]] = {}
+    for row in told(fold(*history), CHANGED):
+        revisions.setdefault(row.key, []).append(records.decode_status(row.value)["revision"])
+    assert all(each == list(range(1, len(each) + 1)) for each in revisions.values())
+
+
+@given(histories)
+def test_cutting_a_history_into_batches_makes_no_difference(history: Sequence[DeliveryEvent]) -> None:
+    whole = fold(*history)
+    store: dict[bytes, bytes | None] = {}
+    changed: list[Row] = []
+    for offset, each in enumerate(history):
+        effects = Effects()
+        TRACK.record(of(each, offset), PARTITION, store.get, effects)
+        store |= effects.rows
+        changed += told(effects, CHANGED)
+    assert store == whole.rows
+    assert changed == told(whole, CHANGED)
+
+
+# -- ticks ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = open_store(tmp_path / "s", Budget(cache_bytes=1 << 20, write_buffer_bytes=1 << 20), on_rebuild=pytest.fail)
+    yield store
+    store.close()
+
+
+def put(store: Store, effects: Effects) -> None:
+    store.write(Changes(rows=effects.rows, due_added=effects.due_added, due_removed=effects.due_removed))
+
+
+def tick(store: Store, now: int) -> Effects:
+    effects = Effects()
+    TRACK.tick(now, PARTITION, store, effects)
+    return effects
+
+
+def test_a_delivery_without_events_for_its_time_leaves_tombstones_in_table_and_status(store: Store) -> None:
+    happened = event(EventType.DELIVERED, 0)
+    key = happened.delivery_id.encode()
+    put(store, fold(happened))
+    due = micros(2) + 90 * DAY_US
+
+    assert tick(store, due - 1) == Effects()
+    effects = tick(store, due)
+
+    assert effects.rows == {key: None}
+    assert effects.outputs == {(STATUS, PARTITION): [Row(key, None, due // 1000)]}
+    assert effects.due_removed == [(micros(2), key)]
+    assert effects.counts == {("expired",): 1}
+
+
+def test_the_tombstones_time_is_when_it_fell_due_and_not_when_it_was_looked_at(store: Store) -> None:
+    put(store, fold(event(EventType.DELIVERED, 0)))
+    due = micros(2) + 90 * DAY_US
+    assert tick(store, due) == tick(store, due + 40 * DAY_US)
+
+
+def test_a_delivery_that_had_a_later_event_moves_on_in_the_index_and_stays(store: Store) -> None:
+    first, later = event(EventType.DELIVERED, 0), event(EventType.OPEN, 30 * 86_400)
+    key = first.delivery_id.encode()
+    put(store, fold(first))
+    put(store, fold(later, effects=Effects(rows=dict(store.rows()))))
+
+    effects = tick(store, micros(2) + 90 * DAY_US)
+
+    assert (effects.rows, effects.outputs, effects.counts) == ({}, {}, {})
+    assert effects.due_removed == [(micros(2), key)]
+    assert effects.due_added == [(micros(30 * 86_400 + 2), key)]
+    put(store, effects)
+    assert tick(store, micros(30 * 86_400 + 2) + 90 * DAY_US).rows == {key: None}
+
+
+def test_an_entry_without_a_row_is_only_removed(store: Store) -> None:
+    store.write(Changes(due_added=[(5, b"gone")]))
+    effects = tick(store, 5 + 90 * DAY_US)
+    assert effects == Effects(due_removed=[(5, b"gone")])
+
+
+def test_a_delivery_that_stands_twice_in_the_index_expires_once(store: Store) -> None:
+    """A restore enters a row once for each version of it that the changelog still holds."""
+    happened = event(EventType.DELIVERED, 0)
+    key = happened.delivery_id.encode()
+    put(store, fold(happened))
+    store.write(Changes(due_added=[(micros(1), key)]))
+
+    effects = tick(store, micros(2) + 90 * DAY_US)
+
+    assert effects.outputs[STATUS, PARTITION] == [Row(key, None, (micros(2) + 90 * DAY_US) // 1000)]
+    assert effects.counts == {("expired",): 1}
+    assert sorted(effects.due_removed) == [(micros(1), key), (micros(2), key)]
+    put(store, effects)
+    assert store.due(2**63, 10) == []
+
+
+def test_a_tick_does_a_bounded_amount_and_the_next_goes_on(store: Store) -> None:
+    row = next(iter(fold(event(EventType.DELIVERED, 0)).rows.values()))
+    keys = [b"key-%05d" % n for n in range(EXPIRED_PER_TICK * 2 + 10)]
+    store.write(Changes(rows=dict.fromkeys(keys, row), due_added=[(micros(2), key) for key in keys]))
+    expired: list[int] = []
+    for _ in range(4):
+        effects = tick(store, micros(2) + 90 * DAY_US)
+        expired.append(len(effects.rows))
+        put(store, effects)
+    assert expired == [EXPIRED_PER_TICK, EXPIRED_PER_TICK, 10, 0]
+    assert list(store.rows()) == []
+
+
+def test_an_event_after_the_expiry_begins_the_delivery_anew(store: Store) -> None:
+    happened = event(EventType.DELIVERED, 0)
+    put(store, fold(happened))
+    put(store, tick(store, micros(2) + 90 * DAY_US))
+    effects = Effects()
+    TRACK.record(of(event(EventType.OPEN, 91 * 86_400)), PARTITION, store.get, effects)
+    fields = records.decode_status(told(effects, CHANGED)[0].value)
+    assert (fields["revision"], fields["previous"], fields["status"]) == (1, None, "opened")
+    assert effects.due_added == [(micros(91 * 86_400 + 2), happened.delivery_id.encode())]

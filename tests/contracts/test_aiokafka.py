@@ -1,0 +1,316 @@
+"""What aiokafka's batches, positions and offsets do, where ``streams.kafka`` relies on more than a name."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, NoOffsetForPartitionError
+from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+
+from deploy.local.broker import Broker
+from streams.kafka.publishing import Publisher
+from streams.kafka.transactions import Turns, batches_of, send_rows
+from tests.contracts.clients import (
+    NOW_MS,
+    end_of,
+    fenced_writer,
+    many_rows,
+    new_topic,
+    plain_transactional,
+    rows,
+    unique,
+    values,
+)
+
+
+@asynccontextmanager
+async def consumer_of(broker: Broker, **options: Any) -> AsyncIterator[AIOKafkaConsumer]:
+    async with AIOKafkaConsumer(bootstrap_servers=broker.bootstrap, fetch_max_wait_ms=100, **options) as consumer:
+        yield consumer
+
+
+# -- batches --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_takes_its_first_record_whatever_its_size_and_then_says_that_it_is_full() -> None:
+    batch = BatchBuilder(1_000, 0)
+    assert batch.append(key=b"k", value=b"x" * 50_000, timestamp=NOW_MS) is not None
+    assert batch.append(key=b"k", value=b"y", timestamp=NOW_MS) is None
+    assert batch.record_count() == 1
+
+
+def test_a_batch_counts_what_it_took_and_nothing_that_it_refused() -> None:
+    batch = BatchBuilder(1_000, 0)
+    taken = 0
+    while batch.append(key=b"k", value=b"x" * 100, timestamp=NOW_MS) is not None:
+        taken += 1
+    assert 5 <= taken <= 9
+    assert batch.record_count() == taken
+    assert batch.append(key=b"k", value=b"", timestamp=NOW_MS) is None, "a batch that was full once stays full"
+
+
+async def test_rows_become_batches_in_order_and_none_is_lost_or_larger_than_it_may_be(broker: Broker) -> None:
+    sent = many_rows(400, 8_000)
+    async with AIOKafkaProducer(bootstrap_servers=broker.bootstrap, max_batch_size=100_000) as producer:
+        batches = list(batches_of(producer, sent))
+        assert sum(batch.record_count() for batch in batches) == 400
+        assert len(batches) > 30
+        assert all(batch.size() <= 100_000 for batch in batches)
+        assert list(batches_of(producer, [])) == []
+
+
+async def test_the_future_of_a_batch_gives_the_offset_of_its_first_record(broker: Broker) -> None:
+    topic = await new_topic(broker)
+    async with AIOKafkaProducer(bootstrap_servers=broker.bootstrap, enable_idempotence=True) as producer:
+        first = await send_rows(producer, {(topic, 0): rows(b"a", b"b", b"c")}, Turns())
+        batch = producer.create_batch()
+        batch.append(key=b"d", value=b"d", timestamp=NOW_MS)
+        batch.append(key=b"e", value=b"e", timestamp=NOW_MS)
+        metadata = await (await producer.send_batch(batch, topic, partition=0))
+    assert first == {(topic, 0): 3}
+    assert metadata.offset == 3
+
+
+async def test_an_empty_list_of_rows_sends_nothing(broker: Broker) -> None:
+    topic = await new_topic(broker)
+    async with AIOKafkaProducer(bootstrap_servers=broker.bootstrap, enable_idempotence=True) as producer:
+        assert await send_rows(producer, {(topic, 0): []}, Turns()) == {}
+    assert await end_of(broker, topic) == 0
+
+
+async def test_many_senders_to_one_partition_take_turns_and_lose_nothing(broker: Broker) -> None:
+    topic = await new_topic(broker)
+    publisher = Publisher(
+        client_options={"bootstrap_servers": broker.bootstrap},
+        client_id="publisher",
+        request_timeout_s=10,
+        deadline_s=20,
+    )
+    try:
+        sent = [many_rows(100, 3_000) for _ in range(12)]
+        await asyncio.gather(*(publisher.publish({(topic, 0): each}) for each in sent))
+    finally:
+        await publisher.close()
+    found = await values(broker, topic)
+    assert sorted(found) == sorted(row.value or b"" for each in sent for row in each)
+
+
+async def test_a_publisher_takes_a_new_producer_before_its_sequence_numbers_wrap(broker: Broker) -> None:
+    topic = await new_topic(broker)
+    publisher = Publisher(
+        client_options={"bootstrap_servers": broker.bootstrap},
+        client_id="publisher",
+        request_timeout_s=10,
+        deadline_s=20,
+        replace_after_rows=3,
+    )
+    producers = []
+    try:
+        for number in range(4):
+            await publisher.publish({(topic, 0): rows(b"%d-a" % number, b"%d-b" % number)})
+            producers.append(publisher._producer)
+    finally:
+        await publisher.close()
+    assert producers[0] is producers[1]
+    assert producers[2] is not producers[1]
+    assert await values(broker, topic) == [b"%d-%s" % (n, half) for n in range(4) for half in (b"a", b"b")]
+
+
+async def test_a_row_that_the_broker_refuses_fails_its_publication(broker: Broker) -> None:
+    small = await new_topic(broker, config={"max.message.bytes": "2000"})
+    publisher = Publisher(
+        client_options={"bootstrap_servers": broker.bootstrap},
+        client_id="publisher",
+        request_timeout_s=10,
+        deadline_s=20,
+    )
+    try:
+        with pytest.raises(KafkaError):
+            await publisher.publish({(small, 0): many_rows(1, 5_000)})
+    finally:
+        await publisher.close()
+
+
+# -- positions --------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_log_that_ends_in_markers_is_read_to_its_end_by_position_although_its_last_offset_never_comes(
+    broker: Broker,
+) -> None:
+    topic, name = await new_topic(broker), unique("owner")
+    tp = TopicPartition(topic, 0)
+    async with fenced_writer(broker) as writer:
+        await writer.commit({(topic, 0): rows(b"a", b"b")}, {(topic, 0): (1, "")})
+    async with plain_transactional(broker, name) as aborted:
+        await aborted.begin_transaction()
+        await aborted.send_and_wait(topic, key=b"x", value=b"x", partition=0)
+        await aborted.abort_transaction()
+
+    async with consumer_of(broker, isolation_level="read_committed") as consumer:
+        consumer.assign([tp])
+        await consumer.seek_to_beginning(tp)
+        end = (await consumer.end_offsets([tp]))[tp]
+        found = []
+        async with asyncio.timeout(10):
+            while await consumer.position(tp) < end:
+                for fetched in (await consumer.getmany(timeout_ms=100)).values():
+                    found.extend(fetched)
+    assert end == 5
+    assert [record.offset for record in found] == [0, 1]
+    assert found[-1].offset + 1 < end, "who waits for offset 4 waits for ever"
+
+
+async def test_the_assignment_knows_every_position_at_once_and_it_passes_markers(broker: Broker) -> None:
+    topic = await new_topic(broker)
+    tp = TopicPartition(topic, 0)
+    async with fenced_writer(broker) as writer:
+        await writer.commit({(topic, 0): rows(b"a", b"b")}, {(topic, 0): (1, "")})
+    async with consumer_of(broker, isolation_level="read_committed") as consumer:
+        consumer.assign([tp])
+        assignment = consumer._subscription.subscription.assignment
+        assert assignment.tps == {tp}
+        consumer.seek(tp, 0)
+        assert assignment.state_value(tp).has_valid_position
+        assert assignment.state_value(tp).position == 0
+        async with asyncio.timeout(10):
+            while assignment.state_value(tp).position < 3:
+                await consumer.getmany(timeout_ms=100)
+        assert await consumer.position(tp) == 3
+
+
+async def test_a_partition_that_was_not_sought_has_no_valid_position(broker: Broker) -> None:
+    topic = await new_topic(broker)
+    tp = TopicPartition(topic, 0)
+    async with consumer_of(broker, isolation_level="read_committed", auto_offset_reset="none") as consumer:
+        await asyncio.sleep(0)  # aiokafka's stop() raises CancelledError when its tasks have not begun
+        consumer.assign([tp])
+        state = consumer._subscription.subscription.assignment.state_value(tp)
+        assert not state.has_valid_position
+        consumer.seek(tp, 7)
+        assert state.has_valid_position
+
+
+async def test_without_a_reset_policy_a_position_that_is_gone_is_an_error_and_no_silent_jump(broker: Broker) -> None:
+    topic = await new_topic(broker)
+    tp = TopicPartition(topic, 0)
+    async with consumer_of(
+        broker, group_id=unique("group"), auto_offset_reset="none", enable_auto_commit=False
+    ) as consumer:
+        consumer.assign([tp])
+        with pytest.raises(NoOffsetForPartitionError):
+            async with asyncio.timeout(10):
+                await consumer.getmany(timeout_ms=5_000)
+
+
+async def test_a_seek_drops_what_was_fetched_before(broker: Broker) -> None:
+    topic = await new_topic(broker)
+    tp = TopicPartition(topic, 0)
+    async with fenced_writer(broker) as writer:
+        await writer.commit({(topic, 0): rows(*(b"%d" % n for n in range(100)))}, {(topic, 0): (1, "")})
+    async with consumer_of(broker, isolation_level="read_committed") as consumer:
+        consumer.assign([tp])
+        consumer.seek(tp, 0)
+        first = await consumer.getmany(timeout_ms=5_000, max_records=10)
+        assert [r.offset for r in first[tp]] == list(range(10))
+        consumer.seek(tp, 50)  # 90 records wait in the fetcher
+        then = await consumer.getmany(timeout_ms=5_000, max_records=10)
+        assert [r.offset for r in then[tp]] == list(range(50, 60))
+
+
+async def test_a_paused_partition_gives_nothing_until_it_is_resumed(broker: Broker) -> None:
+    topic = await new_topic(broker)
+    tp = TopicPartition(topic, 0)
+    async with fenced_writer(broker) as writer:
+        await writer.commit({(topic, 0): rows(b"a")}, {(topic, 0): (1, "")})
+    async with consumer_of(broker, isolation_level="read_committed") as consumer:
+        consumer.assign([tp])
+        consumer.seek(tp, 0)
+        consumer.pause(tp)
+        assert await consumer.getmany(timeout_ms=400) == {}
+        consumer.resume(tp)
+        assert [r.value for r in (await consumer.getmany(timeout_ms=5_000))[tp]] == [b"a"]
+
+
+async def test_a_reader_of_committed_records_sees_nothing_of_an_open_or_aborted_transaction(broker: Broker) -> None:
+    topic = await new_topic(broker)
+    async with plain_transactional(broker) as producer:
+        await producer.begin_transaction()
+        await producer.send_and_wait(topic, key=b"a", value=b"a", partition=0)
+        assert await end_of(broker, topic) == 0, "end_offsets is the last stable offset"
+        assert await end_of(broker, topic, isolation_level="read_uncommitted") == 1
+        assert await values(broker, topic) == []
+        await producer.abort_transaction()
+    assert await values(broker, topic) == []
+    assert await end_of(broker, topic) == 2
+
+
+# -- offsets ------------------------------------------------------------------------------------------------------------------
+
+
+async def test_committed_offsets_come_with_their_metadata_and_those_never_committed_are_below_zero(
+    broker: Broker,
+) -> None:
+    topic, group = await new_topic(broker, partitions=2), unique("group")
+    first, second = TopicPartition(topic, 0), TopicPartition(topic, 1)
+    async with consumer_of(broker, group_id=group, enable_auto_commit=False) as consumer:
+        consumer.assign([first])
+        await consumer.commit({first: OffsetAndMetadata(12, '{"offset":12}')})
+    admin: Any = AIOKafkaAdminClient(bootstrap_servers=broker.bootstrap)
+    await admin.start()
+    try:
+        found = await admin.list_consumer_group_offsets(group, partitions=[first, second])
+    finally:
+        await admin.close()
+    assert found[first] == OffsetAndMetadata(12, '{"offset":12}')
+    assert second not in found or found[second].offset < 0
+
+
+async def test_offsets_of_a_transaction_are_listed_only_once_it_is_committed(broker: Broker) -> None:
+    topic, group = await new_topic(broker), unique("group")
+    tp = TopicPartition(topic, 0)
+    admin: Any = AIOKafkaAdminClient(bootstrap_servers=broker.bootstrap)
+    await admin.start()
+    try:
+        async with plain_transactional(broker) as producer:
+            await producer.begin_transaction()
+            await producer.send_offsets_to_transaction({tp: 8}, group)
+            pending = await admin.list_consumer_group_offsets(group, partitions=[tp])
+            await producer.commit_transaction()
+        settled = await admin.list_consumer_group_offsets(group, partitions=[tp])
+    finally:
+        await admin.close()
+    # The race that the restore avoids: there is no require_stable, so a pending commit looks like none.
+    assert tp not in pending or pending[tp].offset < 0
+    assert settled[tp].offset == 8
+
+
+async def test_who_is_not_of_the_groups_current_generation_cannot_commit(broker: Broker) -> None:
+    topic, group = await new_topic(broker), unique("group")
+    tp = TopicPartition(topic, 0)
+    async with (
+        consumer_of(broker, group_id=group, enable_auto_commit=False) as member,
+        consumer_of(broker, group_id=group, enable_auto_commit=False) as stranger,
+    ):
+        member.subscribe([topic])
+        async with asyncio.timeout(20):
+            while not member.assignment():
+                await member.getmany(timeout_ms=100)
+        stranger.assign([tp])
+        with pytest.raises(CommitFailedError):
+            await stranger.commit({tp: 1})
+        await member.commit({tp: 2})
+        with pytest.raises(IllegalStateError):  # BatchConsumer.commit_position makes a CommitFailedError of it
+            await member.commit({TopicPartition(topic, 99): 1})
+
+
+async def test_a_topic_can_be_followed_without_reading_it(broker: Broker) -> None:
+    topic = await new_topic(broker, partitions=3)
+    async with consumer_of(broker) as consumer:
+        await consumer._client.add_topic(topic)
+        assert consumer.partitions_for_topic(topic) == {0, 1, 2}
+        assert consumer.assignment() == frozenset()

@@ -1,0 +1,314 @@
+"""Every inner name of Faust, mode, aiokafka and rocksdict that ``streams`` relies on.
+
+Each is looked at once, with a sentence that says who needs it: when a version changes one, the test that fails says
+what to read again. What a name does is in the other files of this folder.
+"""
+
+import inspect
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import aiokafka
+import faust
+import pytest
+import rocksdict
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.client import AIOKafkaClient
+from aiokafka.consumer.subscription_state import Assignment, Subscription, SubscriptionState, TopicPartitionState
+from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, RecordMetadata
+from faust.app.base import App
+from faust.serializers import codecs
+from faust.streams import Stream
+from faust.tables.manager import TableManager
+from faust.transport.consumer import Consumer, ConsumerThread, Fetcher, ThreadDelegateConsumer
+from faust.transport.drivers import TRANSPORTS
+from faust.transport.drivers import aiokafka as driver
+from faust.types.settings import Settings
+from faust.types.tuples import ConsumerMessage, Message
+from mode import Service
+from mode.threads import QueueServiceThread
+
+PINNED = {
+    "faust-streaming": "0.15.3",
+    "mode-streaming": "0.7.1",
+    "aiokafka": "0.14.0",
+    "rocksdict": "0.3.29",
+}
+
+
+@pytest.mark.parametrize(("package", "pinned"), PINNED.items())
+def test_the_installed_version_is_the_one_that_was_read(package: str, pinned: str) -> None:
+    assert version(package) == pinned, f"{package} changed: go through tests/contracts before you pin the new version"
+
+
+def parameters(function: Callable[..., Any]) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+SIGNATURES: list[tuple[Callable[..., Any], list[str], str]] = [
+    # Faust's consumer and its thread: streams/kafka/transport.py
+    (Consumer._drain_messages, ["self", "fetcher"], "BatchConsumer replaces it: batches instead of records"),
+    (Consumer.ack, ["self", "message"], "BatchConsumer takes finished batches back here"),
+    (Consumer.on_partitions_revoked, ["self", "revoked"], "BatchConsumer closes the lanes before Faust waits"),
+    (Consumer.perform_seek, ["self"], "BatchConsumer does nothing here"),
+    (Consumer.verify_all_partitions_active, ["self"], "BatchConsumer does nothing here"),
+    (Consumer.on_buffer_full, ["self", "tp"], "BatchConsumer does nothing here"),
+    (Consumer.on_buffer_drop, ["self", "tp"], "BatchConsumer does nothing here"),
+    (Consumer.resume_partitions, ["self", "tps"], "the restore lets Faust deliver"),
+    (Consumer.resume_flow, ["self"], "the restore lets Faust deliver"),
+    (Consumer.assignment, ["self"], "the restore resumes what is assigned"),
+    (ThreadDelegateConsumer._new_consumer_thread, ["self"], "BatchConsumer makes its own thread"),
+    (driver.AIOKafkaConsumerThread._create_worker_consumer, ["self", "transport"], "ours reads committed records only"),
+    (
+        driver.AIOKafkaConsumerThread._fetch_records,
+        ["self", "consumer", "active_partitions", "timeout", "max_records"],
+        "ours takes records and positions of the same moment",
+    ),
+    (driver.AIOKafkaConsumerThread._ensure_consumer, ["self"], "all that happens in the consumer's thread"),
+    (ConsumerThread.__init__, ["self", "consumer", "kwargs"], "BatchConsumer makes its thread so"),
+    (QueueServiceThread.call_thread, ["self", "fun", "args", "kwargs"], "calls into the consumer's thread"),
+    # the app and its table manager: streams/kafka/restore.py, application.py
+    (TableManager.on_start, ["self"], "LaneTableManager replaces it"),
+    (TableManager.on_stop, ["self"], "LaneTableManager replaces it"),
+    (TableManager._update_channels, ["self"], "LaneTableManager registers changelog topics with it"),
+    (TableManager.on_partitions_revoked, ["self", "revoked"], "LaneTableManager gives up its restore"),
+    (
+        TableManager.on_rebalance,
+        ["self", "assigned", "revoked", "newly_assigned", "generation_id"],
+        "LaneTableManager begins its restore",
+    ),
+    (TableManager.wait_until_recovery_completed, ["self"], "LaneTableManager says when the first restore is done"),
+    (TableManager.on_actives_ready, ["self"], "LaneTableManager tells it"),
+    (TableManager.on_standbys_ready, ["self"], "LaneTableManager tells it"),
+    (
+        faust.Table.on_rebalance,
+        ["self", "assigned", "revoked", "newly_assigned", "generation_id"],
+        "LaneTableManager calls it",
+    ),
+    (App.on_rebalance_end, ["self"], "the restore ends the rebalance for Faust's sensors"),
+    (App._create_directories, ["self"], "BatchedApp makes none"),
+    (Service.wait_for_stopped, ["self", "coros", "timeout"], "LaneTableManager waits for its first restore"),
+    (Service.maybe_start, ["self"], "the restore starts the fetcher"),
+    (Service.sleep, ["self", "n"], "BatchConsumer sleeps, and wakes when it is stopped"),
+    # streams and messages: streams/agents, streams/kafka/lanes.py
+    (Stream.noack, ["self"], "agents acknowledge by themselves"),
+    (Stream.events, ["self"], "agents iterate over events"),
+    (faust.Event.ack, ["self"], "a lane acknowledges"),
+    (Message.ack, ["self", "consumer", "n"], "Event.ack ends in it"),
+    (ConsumerMessage.on_final_ack, ["self", "consumer"], "which ends in Consumer.ack"),
+    (codecs.register, ["name", "codec"], "the batch codec"),
+    # aiokafka's producer: streams/kafka/transactions.py, publishing.py
+    (aiokafka.AIOKafkaProducer.create_batch, ["self"], "batches of rows"),
+    (aiokafka.AIOKafkaProducer.send_batch, ["self", "batch", "topic", "partition"], "batches of rows"),
+    (aiokafka.AIOKafkaProducer.begin_transaction, ["self"], "a transaction a batch"),
+    (aiokafka.AIOKafkaProducer.commit_transaction, ["self"], "a transaction a batch"),
+    (
+        aiokafka.AIOKafkaProducer.send_offsets_to_transaction,
+        ["self", "offsets", "group_id"],
+        "the source position is part of the transaction",
+    ),
+    (BatchBuilder.append, ["self", "timestamp", "key", "value", "headers"], "batches of rows"),
+    (BatchBuilder.record_count, ["self"], "batches of rows"),
+    (
+        AIOKafkaClient.send,
+        ["self", "node_id", "request", "group"],
+        "TransactionalWriter looks at each request of its producer here",
+    ),
+    (AIOKafkaClient.add_topic, ["self", "topic"], "Progress follows topics without reading them"),
+    # aiokafka's consumer: streams/kafka/transport.py, restore.py, progress.py
+    (Assignment.state_value, ["self", "tp"], "the positions of all partitions"),
+    (aiokafka.AIOKafkaConsumer.seek, ["self", "partition", "offset"], "a lane starts at a known offset"),
+    (aiokafka.AIOKafkaConsumer.pause, ["self", "partitions"], "a full backlog"),
+    (aiokafka.AIOKafkaConsumer.resume, ["self", "partitions"], "a full backlog"),
+    (aiokafka.AIOKafkaConsumer.commit, ["self", "offsets"], "positions of the stage without state"),
+    (aiokafka.AIOKafkaConsumer.position, ["self", "partition"], "the restore goes by positions"),
+    (aiokafka.AIOKafkaConsumer.beginning_offsets, ["self", "partitions"], "bounds of a log"),
+    (aiokafka.AIOKafkaConsumer.end_offsets, ["self", "partitions"], "bounds of a log"),
+    (aiokafka.AIOKafkaConsumer.partitions_for_topic, ["self", "topic"], "Progress looks at every partition"),
+    (
+        AIOKafkaAdminClient.list_consumer_group_offsets,
+        ["self", "group_id", "group_coordinator_id", "partitions"],
+        "the restore and Progress read committed positions",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("function", "expected", "who"), SIGNATURES, ids=lambda value: getattr(value, "__qualname__", "")
+)
+def test_a_function_that_is_called_or_replaced_has_its_signature(
+    function: Callable[..., Any], expected: list[str], who: str
+) -> None:
+    found = parameters(function)
+    assert found == expected, f"{function.__qualname__}{tuple(found)} was {tuple(expected)}: {who}"
+
+
+ASYNC = [
+    Consumer._drain_messages,
+    Consumer.on_partitions_revoked,
+    Consumer.perform_seek,
+    Consumer.verify_all_partitions_active,
+    driver.AIOKafkaConsumerThread._fetch_records,
+    TableManager.on_start,
+    TableManager.on_stop,
+    TableManager._update_channels,
+    TableManager.on_rebalance,
+    TableManager.wait_until_recovery_completed,
+    AIOKafkaClient.send,
+    aiokafka.AIOKafkaConsumer.position,
+    aiokafka.AIOKafkaConsumer.commit,
+]
+SYNC = [
+    Consumer.ack,
+    Consumer.resume_partitions,
+    Consumer.resume_flow,
+    Consumer.on_buffer_full,
+    Consumer.on_buffer_drop,
+    TableManager.on_partitions_revoked,
+    TableManager.on_actives_ready,
+    TableManager.on_standbys_ready,
+    App.on_rebalance_end,
+    driver.AIOKafkaConsumerThread._create_worker_consumer,
+    aiokafka.AIOKafkaConsumer.seek,
+    aiokafka.AIOKafkaConsumer.pause,
+    aiokafka.AIOKafkaConsumer.resume,
+    aiokafka.AIOKafkaProducer.create_batch,
+    BatchBuilder.append,
+]
+
+
+@pytest.mark.parametrize("function", ASYNC, ids=lambda function: function.__qualname__)
+def test_what_is_awaited_is_a_coroutine_function(function: Callable[..., Any]) -> None:
+    assert inspect.iscoroutinefunction(function), f"{function.__qualname__} is no coroutine any more"
+
+
+@pytest.mark.parametrize("function", SYNC, ids=lambda function: function.__qualname__)
+def test_what_is_not_awaited_is_a_plain_function(function: Callable[..., Any]) -> None:
+    assert not inspect.iscoroutinefunction(function), f"{function.__qualname__} became a coroutine: nobody awaits it"
+
+
+PROPERTIES: list[tuple[type, str, str]] = [
+    (Consumer, "flow_active", "BatchConsumer fetches only while the flow is active"),
+    (Consumer, "consumer_stopped_errors", "BatchConsumer ends its loop on them"),
+    (Service, "should_stop", "every loop ends on it"),
+    (Service, "crashed", "the worker ends when Faust gives up"),
+    (Service, "crash_reason", "and says why"),
+    (App, "_fetcher", "the restore starts it, the stop stops it"),
+    (App, "flow_control", "the restore resumes it"),
+    (App, "consumer", "BatchedApp.batch_consumer"),
+    (App, "tables", "the worker's health asks it"),
+    (App, "assignor", "the consumer's assignment strategy"),
+    (SubscriptionState, "subscription", "the positions of all partitions"),
+    (Subscription, "assignment", "the positions of all partitions"),
+    (Assignment, "tps", "the positions of all partitions"),
+    (TopicPartitionState, "has_valid_position", "the positions of all partitions"),
+    (TopicPartitionState, "position", "the positions of all partitions"),
+    *((rocksdict.Rdict, name, "the store") for name in ("get", "write", "iter", "close")),
+    *((rocksdict.WriteBatch, name, "the store writes a batch as one") for name in ("put", "delete")),
+    *(
+        (rocksdict.RdictIter, name, "the store's iteration, whose status tells an end from a corrupt block")
+        for name in ("seek", "valid", "key", "value", "next", "status")
+    ),
+    (rocksdict.WriteBufferManager, "new_write_buffer_manager_with_cache", "one budget for all stores"),
+]
+
+
+@pytest.mark.parametrize(("owner", "name", "who"), PROPERTIES)
+def test_an_attribute_that_is_read_exists(owner: type, name: str, who: str) -> None:
+    assert hasattr(owner, name), f"{owner.__name__}.{name} is gone: {who}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "broker_client_id",
+        "id",
+        "consumer_group_instance_id",
+        "broker_max_poll_interval",
+        "consumer_max_fetch_size",
+        "broker_request_timeout",
+        "broker_session_timeout",
+        "broker_rebalance_timeout",
+        "broker_heartbeat_interval",
+    ],
+)
+def test_a_setting_that_the_consumer_is_made_of_exists(name: str) -> None:
+    assert name in inspect.signature(Settings.__init__).parameters or hasattr(Settings, name), f"conf.{name} is gone"
+
+
+def test_the_table_manager_says_that_recovery_began_and_that_partitions_are_ready() -> None:
+    source = inspect.getsource(TableManager.__init__)
+    assert "self._recovery_started" in source, "LaneTableManager sets it at a rebalance: no table may be added after it"
+    app = faust.App("contract-tables", store="memory://", autodiscover=False)
+    tables: Any = app.tables
+    assert tables.actives_ready is False
+    tables.on_actives_ready()
+    assert tables.actives_ready is True
+
+
+def test_consumer_options_that_we_give_are_known_to_aiokafka() -> None:
+    known = set(inspect.signature(aiokafka.AIOKafkaConsumer.__init__).parameters)
+    ours = {
+        "client_id", "group_id", "group_instance_id", "partition_assignment_strategy", "enable_auto_commit",
+        "auto_offset_reset", "isolation_level", "max_poll_records", "max_poll_interval_ms",
+        "max_partition_fetch_bytes", "fetch_max_wait_ms", "request_timeout_ms", "session_timeout_ms",
+        "rebalance_timeout_ms", "heartbeat_interval_ms",
+    }  # fmt: skip
+    assert ours <= known, f"AIOKafkaConsumer no longer takes {ours - known}"
+
+
+def test_producer_options_that_we_give_are_known_to_aiokafka() -> None:
+    known = set(inspect.signature(aiokafka.AIOKafkaProducer.__init__).parameters)
+    ours = {
+        "transactional_id", "client_id", "transaction_timeout_ms", "request_timeout_ms", "retry_backoff_ms",
+        "max_batch_size", "compression_type", "enable_idempotence", "acks",
+    }  # fmt: skip
+    assert ours <= known, f"AIOKafkaProducer no longer takes {ours - known}"
+
+
+def test_the_tuples_of_aiokafka_have_their_fields() -> None:
+    assert OffsetAndMetadata._fields == ("offset", "metadata")
+    assert "offset" in RecordMetadata._fields
+    fields = set(getattr(ConsumerRecord, "__dataclass_fields__", {}))
+    assert {"topic", "partition", "offset", "timestamp", "key", "value", "headers"} <= fields
+
+
+def test_a_message_takes_its_arguments_in_the_order_in_which_the_transport_gives_them() -> None:
+    assert parameters(ConsumerMessage.__init__)[:13] == [
+        "self", "topic", "partition", "offset", "timestamp", "timestamp_type", "headers", "key", "value",
+        "checksum", "serialized_key_size", "serialized_value_size", "tp",
+    ]  # fmt: skip
+    assert "generation_id" in parameters(ConsumerMessage.__init__)
+
+
+def test_transports_are_found_by_an_alias_and_codecs_by_a_name() -> None:
+    assert isinstance(TRANSPORTS.aliases, dict), "streams.kafka.transport.register writes TRANSPORTS.aliases"
+    assert {"_loads", "_dumps"} <= set(vars(codecs.Codec)), "the batch codec overrides them"
+
+
+def test_the_transport_says_which_consumer_it_makes() -> None:
+    assert driver.Transport.Consumer is driver.Consumer
+    assert driver.Consumer.consumer_stopped_errors
+    assert issubclass(driver.Consumer, ThreadDelegateConsumer)
+    assert isinstance(inspect.getattr_static(Service, "task"), classmethod | staticmethod), "@Service.task"
+
+
+def test_the_fetcher_drains_the_consumer_that_faust_made() -> None:
+    source = inspect.getsource(Fetcher)
+    assert "_drain_messages(self)" in source, "Fetcher calls Consumer._drain_messages(fetcher)"
+
+
+def test_the_app_calls_the_table_manager_with_the_generation() -> None:
+    source = inspect.getsource(App._on_partitions_assigned)
+    assert "self.tables.on_rebalance" in source
+    assert "assigned, revoked, newly_assigned, generation_id" in source
+    app = faust.App("contract-generation", store="memory://", autodiscover=False)
+    assert app.consumer_generation_id == 0, "app.consumer_generation_id binds a restore to its generation"
+
+
+def test_the_consumer_remembers_what_is_unacknowledged_and_who_waits_for_it() -> None:
+    source = inspect.getsource(Consumer.__init__) + inspect.getsource(Consumer._wait_for_ack)
+    for name in ("_unacked_messages", "_waiting_for_ack"):
+        assert f"self.{name}" in source, f"BatchConsumer.ack keeps {name}"

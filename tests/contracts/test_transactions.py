@@ -1,0 +1,460 @@
+"""What aiokafka 0.14 demands of a transaction (see ``streams.kafka.transactions``), against a real broker."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError
+from aiokafka.producer.producer import AIOKafkaProducer
+from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.protocol.transaction import (
+    AddOffsetsToTxnRequest,
+    AddPartitionsToTxnRequest,
+    EndTxnRequest,
+    TxnOffsetCommitRequest,
+)
+from aiokafka.structs import TopicPartition
+
+from deploy.local.broker import Broker
+from streams.kafka.batches import Row
+from streams.kafka.transactions import TransactionalWriter, TransactionInDoubtError
+from tests.contracts.clients import (
+    NOW_MS,
+    committed,
+    end_of,
+    fenced_writer,
+    many_rows,
+    new_topic,
+    new_writer,
+    plain_transactional,
+    read,
+    rows,
+    unique,
+    values,
+)
+
+TOO_LARGE = many_rows(1, 5_000)[0]
+SMALL_TOPIC = {"max.message.bytes": "2000"}
+
+
+def at(topic: str, offset: int = 1) -> dict[tuple[str, int], tuple[int, str]]:
+    """Return a position to commit; a transaction always has one."""
+    return {(topic, 0): (offset, "")}
+
+
+def producer_of(writer: TransactionalWriter) -> Any:
+    assert writer._producer is not None
+    return writer._producer
+
+
+async def test_rows_and_offsets_of_a_transaction_become_visible_together(broker: Broker) -> None:
+    first, second, source = await new_topic(broker), await new_topic(broker), await new_topic(broker)
+    group = unique("group")
+    async with fenced_writer(broker, group_id=group) as writer:
+        ends = await writer.commit(
+            {(first, 0): rows(b"a", b"b"), (second, 0): rows(b"c")}, {(source, 0): (17, '{"offset":17}')}
+        )
+
+    assert await values(broker, first) == [b"a", b"b"]
+    assert await values(broker, second) == [b"c"]
+    assert await committed(broker, group, source) == (17, '{"offset":17}')
+    assert ends == {(first, 0): 2, (second, 0): 1}
+
+
+async def test_rows_keep_their_key_timestamp_headers_and_tombstones(broker: Broker) -> None:
+    topic = await new_topic(broker)
+    async with fenced_writer(broker) as writer:
+        await writer.commit(
+            {
+                (topic, 0): [
+                    Row(b"k", b"v", NOW_MS, [("h", b"1")]),
+                    Row(b"k", None, NOW_MS + 1),
+                    Row(None, None, NOW_MS + 2, [("only", b"headers")]),
+                ]
+            },
+            at(topic),
+        )
+    found = await read(broker, topic)
+    assert [(r.key, r.value, r.timestamp, list(r.headers)) for r in found] == [
+        (b"k", b"v", NOW_MS, [("h", b"1")]),
+        (b"k", None, NOW_MS + 1, []),
+        (None, None, NOW_MS + 2, [("only", b"headers")]),
+    ]
+
+
+async def test_the_returned_end_is_after_the_last_row_of_a_log_with_markers_and_of_several_batches(
+    broker: Broker,
+) -> None:
+    topic = await new_topic(broker)
+    async with fenced_writer(broker, compression_type=None) as writer:
+        assert await writer.commit({(topic, 0): rows(b"a")}, at(topic)) == {(topic, 0): 1}
+        ends = await writer.commit({(topic, 0): many_rows(300, 8_000)}, at(topic))  # 2.4 MB: three batches
+    assert ends == {(topic, 0): 302}  # the row, its commit marker, 300 rows
+    assert await end_of(broker, topic) == 303
+
+
+# -- a produce that fails inside a transaction ------------------------------------------------------------------------
+
+
+async def test_plain_aiokafka_commits_a_transaction_of_which_a_batch_failed(broker: Broker) -> None:
+    good, small, source = await new_topic(broker), await new_topic(broker, config=SMALL_TOPIC), await new_topic(broker)
+    group = unique("group")
+    async with plain_transactional(broker) as producer:
+        await producer.begin_transaction()
+        batch, large = producer.create_batch(), producer.create_batch()
+        batch.append(key=b"a", value=b"a", timestamp=NOW_MS)
+        large.append(key=TOO_LARGE.key, value=TOO_LARGE.value, timestamp=NOW_MS)
+        await producer.send_batch(batch, good, partition=0)
+        failing = await producer.send_batch(large, small, partition=0)
+        await producer.send_offsets_to_transaction({TopicPartition(source, 0): 5}, group)
+        await producer.commit_transaction()
+        with pytest.raises(MessageSizeTooLargeError):
+            await failing
+
+    assert await values(broker, good) == [b"a"], (
+        "aiokafka no longer commits over a failed batch: simplify transactions.py"
+    )
+    assert (await committed(broker, group, source) or (None,))[0] == 5
+    assert await values(broker, small) == []
+
+
+async def test_a_produce_that_fails_inside_a_transaction_is_not_committed(broker: Broker) -> None:
+    good, small, source = await new_topic(broker), await new_topic(broker, config=SMALL_TOPIC), await new_topic(broker)
+    group, name = unique("group"), unique("writer")
+    async with fenced_writer(broker, group_id=group, transactional_id=name) as writer:
+        await writer.commit({(good, 0): rows(b"before")}, {(source, 0): (4, "")})
+        with pytest.raises(TransactionInDoubtError, match="MessageSizeTooLarge"):
+            await writer.commit(
+                {(good, 0): rows(b"a"), (small, 0): [TOO_LARGE]},
+                {(source, 0): (5, "")},
+            )
+    async with fenced_writer(broker, transactional_id=name):
+        assert await values(broker, good) == [b"before"]
+        assert await values(broker, small) == []
+        assert await committed(broker, group, source) == (4, "")
+
+
+async def test_every_batch_is_awaited_even_when_another_failed(broker: Broker) -> None:
+    small, good = await new_topic(broker, config=SMALL_TOPIC), await new_topic(broker)
+    async with fenced_writer(broker) as writer:
+        producer = producer_of(writer)
+        futures: list[asyncio.Future[Any]] = []
+        send_batch = producer.send_batch
+
+        async def recorded(*arguments: Any, **options: Any) -> Any:
+            futures.append(await send_batch(*arguments, **options))
+            return futures[-1]
+
+        producer.send_batch = recorded
+        with pytest.raises(TransactionInDoubtError):
+            await writer.commit({(small, 0): [TOO_LARGE], (good, 0): rows(b"a")}, at(good))
+        assert len(futures) == 2
+        assert all(future.done() for future in futures)
+
+
+# -- a lost connection, a repeated EndTxn --------------------------------------------------------------------------------
+
+REQUESTS = [AddPartitionsToTxnRequest, ProduceRequest, AddOffsetsToTxnRequest, TxnOffsetCommitRequest, EndTxnRequest]
+
+
+def lose_once(producer: Any, request_type: type, *, before: bool) -> list[str]:
+    """Let one request of a type fail as a lost connection does, before or after the broker has it."""
+    conn_send = producer.client.send
+    lost: list[str] = []
+
+    # wrapped below the writer's own watch: as if aiokafka's client had raised it
+    async def send(node_id: int, request: Any, **options: Any) -> Any:
+        if isinstance(request, request_type) and not lost:
+            lost.append(type(request).__name__)
+            if not before:
+                await conn_send(node_id, request, **options)
+            message = "the connection was lost"
+            raise KafkaConnectionError(message)
+        return await conn_send(node_id, request, **options)
+
+    producer.client.send = send
+    return lost
+
+
+class LossyWriter(TransactionalWriter):
+    """A writer whose producer loses one request, below the writer's own watch."""
+
+    def lose(self, request_type: type, *, before: bool) -> None:
+        self._lose = (request_type, before)
+
+    def _watch_requests(self, producer: AIOKafkaProducer) -> None:
+        request_type, before = self._lose
+        self.lost = lose_once(producer, request_type, before=before)
+        super()._watch_requests(producer)
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before-the-broker-has-it", "after-the-broker-has-it"])
+@pytest.mark.parametrize("request_type", REQUESTS, ids=lambda request_type: request_type.__name__)
+async def test_a_connection_lost_inside_a_transaction_puts_it_in_doubt(
+    broker: Broker, request_type: type, before: bool
+) -> None:
+    topic, source = await new_topic(broker), await new_topic(broker)
+    group, name = unique("group"), unique("writer")
+    writer = LossyWriter(
+        client_options={"bootstrap_servers": broker.bootstrap},
+        transactional_id=name,
+        group_id=group,
+        transaction_timeout_s=30,
+        request_timeout_s=10,
+        deadline_s=10,
+    )
+    writer.lose(request_type, before=before)
+    await writer.fence()
+    began = time.monotonic()
+
+    with pytest.raises(TransactionInDoubtError):
+        await writer.commit({(topic, 0): rows(b"a")}, {(source, 0): (9, "")})
+
+    assert writer.lost == [request_type.__name__]
+    assert time.monotonic() - began < 5, "it is told at once, not when the deadline is over"
+    # And it is never used again.
+    with pytest.raises(TransactionInDoubtError, match="failed before"):
+        await writer.commit({(topic, 0): rows(b"b")}, {(source, 0): (10, "")})
+    await writer.close()
+    async with fenced_writer(broker, transactional_id=name):
+        told = request_type is EndTxnRequest and not before
+        assert await values(broker, topic) == ([b"a"] if told else []), "in doubt is either wholly there or not at all"
+        assert await committed(broker, group, source) == ((9, "") if told else None)
+
+
+async def test_plain_aiokafka_sends_a_second_end_of_transaction_after_a_lost_connection(broker: Broker) -> None:
+    topic = await new_topic(broker)
+    async with plain_transactional(broker) as producer:
+        ends: list[int] = []
+        lost = lose_once(producer, EndTxnRequest, before=True)
+        send = producer.client.send
+
+        async def counted(node_id: int, request: Any, **options: Any) -> Any:
+            ends.extend([1] if isinstance(request, EndTxnRequest) else [])
+            return await send(node_id, request, **options)
+
+        producer.client.send = counted
+        await producer.begin_transaction()
+        await producer.send(topic, key=b"a", value=b"a", partition=0)
+        await producer.commit_transaction()
+    assert lost == ["EndTxnRequest"]
+    assert len(ends) == 2, "aiokafka no longer repeats EndTxn: simplify transactions.py"
+
+
+async def test_a_second_end_of_transaction_is_refused(broker: Broker) -> None:
+    topic = await new_topic(broker)
+    async with fenced_writer(broker) as writer:
+        producer = producer_of(writer)
+        manager = producer._txn_manager
+        assert manager is not None
+        await writer.commit({(topic, 0): rows(b"a")}, at(topic))
+        again: Any = EndTxnRequest(
+            transactional_id=writer.transactional_id,
+            producer_id=manager.producer_id,
+            producer_epoch=manager.producer_epoch,
+            transaction_result=True,
+        )
+        with pytest.raises(TransactionInDoubtError, match="EndTxn would be sent twice"):
+            await producer.client.send(0, again)
+
+
+async def test_a_connection_lost_outside_a_transaction_is_survived(broker: Broker) -> None:
+    topic = await new_topic(broker)
+    async with fenced_writer(broker) as writer:
+        await writer.commit({(topic, 0): rows(b"a")}, at(topic))
+        for connection in list(producer_of(writer).client._conns.values()):
+            connection.close()
+        await writer.commit({(topic, 0): rows(b"b")}, at(topic))
+    assert await values(broker, topic) == [b"a", b"b"]
+
+
+async def test_a_cancelled_commit_is_never_followed_by_another(broker: Broker) -> None:
+    topic = await new_topic(broker)
+    async with fenced_writer(broker) as writer:
+        task = asyncio.create_task(writer.commit({(topic, 0): rows(b"a")}, at(topic)))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        with pytest.raises(TransactionInDoubtError):
+            await writer.commit({(topic, 0): rows(b"b")}, at(topic))
+
+
+async def test_a_writer_that_was_never_fenced_writes_nothing(broker: Broker) -> None:
+    topic = await new_topic(broker)
+    with pytest.raises(TransactionInDoubtError, match="never fenced"):
+        await new_writer(broker).commit({(topic, 0): rows(b"a")}, at(topic))
+    assert await values(broker, topic, isolation_level="read_uncommitted") == []
+
+
+# -- fencing -------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_fence_ends_at_once_what_the_previous_owner_left_open_and_it_is_never_seen(broker: Broker) -> None:
+    topic, source = await new_topic(broker), await new_topic(broker)
+    group, name = unique("group"), unique("owner")
+    async with plain_transactional(broker, name) as previous:
+        await previous.begin_transaction()
+        await previous.send_and_wait(topic, key=b"zombie", value=b"zombie", partition=0)
+        await previous.send_offsets_to_transaction({TopicPartition(source, 0): 3}, group)
+        assert await end_of(broker, topic) == 0, "the transaction is open"
+
+        began = time.monotonic()
+        async with fenced_writer(broker, transactional_id=name, group_id=group) as writer:
+            took = time.monotonic() - began
+            assert await end_of(broker, topic) == 2, "the row and the abort marker, before fence() returns"
+            assert await values(broker, topic) == []
+            assert await committed(broker, group, source) is None
+            assert took < 5
+            await writer.commit({(topic, 0): rows(b"new")}, {(source, 0): (4, "")})
+    assert await values(broker, topic) == [b"new"]
+    assert await values(broker, topic, isolation_level="read_uncommitted") == [b"zombie", b"new"]
+    assert await committed(broker, group, source) == (4, "")
+
+
+async def test_a_fenced_writers_commit_raises_and_nothing_of_it_is_seen(broker: Broker) -> None:
+    topic, source = await new_topic(broker), await new_topic(broker)
+    group, name = unique("group"), unique("owner")
+    async with fenced_writer(broker, transactional_id=name, group_id=group) as stalled:
+        await stalled.commit({(topic, 0): rows(b"a")}, {(source, 0): (1, "")})
+        async with fenced_writer(broker, transactional_id=name, group_id=group) as owner:
+            with pytest.raises(TransactionInDoubtError):
+                await stalled.commit({(topic, 0): rows(b"zombie")}, {(source, 0): (2, "")})
+            await owner.commit({(topic, 0): rows(b"b")}, {(source, 0): (2, "")})
+    assert await values(broker, topic) == [b"a", b"b"]
+
+
+async def test_a_writer_fenced_in_the_middle_of_its_transaction_never_becomes_visible(broker: Broker) -> None:
+    topic, source = await new_topic(broker), await new_topic(broker)
+    group, name = unique("group"), unique("owner")
+    async with fenced_writer(broker, transactional_id=name, group_id=group) as stalled:
+        held, go = asyncio.Event(), asyncio.Event()
+        producer = producer_of(stalled)
+        commit_transaction = producer.commit_transaction
+
+        async def stall() -> None:
+            held.set()
+            await go.wait()
+            await commit_transaction()
+
+        producer.commit_transaction = stall
+        task = asyncio.create_task(stalled.commit({(topic, 0): rows(b"zombie")}, {(source, 0): (1, "")}))
+        await held.wait()
+        async with fenced_writer(broker, transactional_id=name, group_id=group) as owner:
+            await owner.commit({(topic, 0): rows(b"a")}, {(source, 0): (1, "")})
+            go.set()
+            with pytest.raises(TransactionInDoubtError):
+                await task
+    assert await values(broker, topic) == [b"a"]
+
+
+# -- the deadline -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A broker that may be stopped for a while without harm to other tests."""
+    path: Path = tmp_path_factory.mktemp("paused")
+    with Broker(path) as broker:
+        yield broker
+
+
+@pytest.mark.broker
+async def test_the_deadline_is_kept_while_the_broker_stands_still(own_broker: Broker) -> None:
+    topic, source = await new_topic(own_broker), await new_topic(own_broker)
+    name = unique("writer")
+    writer = new_writer(own_broker, transactional_id=name, deadline_s=2, request_timeout_s=6)
+    await writer.fence()
+    await writer.commit({(topic, 0): rows(b"a")}, {(source, 0): (1, "")})
+    own_broker.pause()
+    try:
+        began = time.monotonic()
+        with pytest.raises(TransactionInDoubtError, match="Timeout"):
+            await writer.commit({(topic, 0): rows(b"b")}, {(source, 0): (2, "")})
+        assert 1.9 < time.monotonic() - began < 3.5
+        began = time.monotonic()
+        await writer.close()
+        assert time.monotonic() - began < 3.5, "nothing waits for a broker that does not answer"
+    finally:
+        own_broker.resume()
+    async with fenced_writer(own_broker, transactional_id=name):
+        seen = await values(own_broker, topic)
+    assert seen in ([b"a"], [b"a", b"b"]), "in doubt is either wholly there or not at all"
+
+
+# -- sequence numbers, order of batches ------------------------------------------------------------------------------------
+
+
+async def test_aiokafka_wraps_a_sequence_number_to_a_negative_value(broker: Broker) -> None:
+    tp = TopicPartition("any", 0)
+    async with plain_transactional(broker) as producer:
+        manager = producer._txn_manager
+        assert manager is not None
+        manager.increment_sequence_number(tp, 2**31 - 1)
+        manager.increment_sequence_number(tp, 1)
+        assert manager.sequence_number(tp) < 0, "aiokafka wraps to 0 now: producers need no replacement any more"
+
+
+async def test_a_producer_is_replaced_before_its_sequence_numbers_wrap(broker: Broker) -> None:
+    topic = await new_topic(broker)
+    async with fenced_writer(broker, replace_after_rows=5) as writer:
+        producers = []
+        for number in range(6):
+            await writer.commit({(topic, 0): rows(b"%d-a" % number, b"%d-b" % number)}, at(topic))
+            producers.append(producer_of(writer))
+        assert producers[0] is producers[1] is producers[2]
+        assert producers[3] is not producers[2], "after 6 rows the next transaction has a new producer"
+        manager = producers[-1]._txn_manager
+        assert manager is not None
+        assert manager.sequence_number(TopicPartition(topic, 0)) <= 6
+    assert await values(broker, topic) == [b"%d-%s" % (n, half) for n in range(6) for half in (b"a", b"b")]
+
+
+async def test_the_first_batch_of_every_output_goes_before_the_second_of_any(broker: Broker) -> None:
+    first, second, third = [await new_topic(broker) for _ in range(3)]
+    order: list[str] = []
+    added: list[set[str]] = []
+    async with fenced_writer(broker) as writer:
+        await writer.commit({(topic, 0): rows(b"known") for topic in (first, second, third)}, at(first))
+        producer = producer_of(writer)
+        send_batch, send = producer.send_batch, producer.client.send
+
+        async def recorded(batch: Any, topic: str, *, partition: int) -> Any:
+            order.append(topic)
+            return await send_batch(batch, topic, partition=partition)
+
+        async def looked_at(node_id: int, request: Any, **options: Any) -> Any:
+            if isinstance(request, AddPartitionsToTxnRequest):
+                added.append({topic for topic, _ in request._topics})
+            return await send(node_id, request, **options)
+
+        producer.send_batch = recorded
+        producer.client.send = looked_at
+        await writer.commit(
+            {(first, 0): many_rows(300, 8_000), (second, 0): many_rows(150, 8_000), (third, 0): rows(b"a")}, at(third)
+        )
+    assert order[:3] == [first, second, third]
+    assert order.count(first) == 3
+    assert order.count(second) == 2
+    # asked again while the last transaction is still closing, but always for all
+    assert added
+    assert all(each == {first, second, third} for each in added), "one AddPartitionsToTxn names them all"
+
+
+async def test_rows_of_one_partition_keep_their_order_over_many_batches(broker: Broker) -> None:
+    topic = await new_topic(broker)
+    sent = many_rows(500, 8_000)
+    async with fenced_writer(broker) as writer:
+        await writer.commit({(topic, 0): sent}, at(topic))
+    assert await values(broker, topic) == [row.value for row in sent]
+
+
+async def test_a_row_larger_than_a_batch_is_sent_in_one_of_its_own(broker: Broker) -> None:
+    topic = await new_topic(broker, config={"max.message.bytes": str(8 << 20)})
+    large = Row(b"large", b"z" * (3 << 20), NOW_MS)
+    async with fenced_writer(broker, compression_type=None) as writer:
+        await writer.commit({(topic, 0): [*rows(b"a"), large, *rows(b"b")]}, at(topic))
+    assert await values(broker, topic) == [b"a", large.value, b"b"]

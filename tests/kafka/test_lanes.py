@@ -1,0 +1,650 @@
+"""The order of one batch, poison, standing still and going on; only Kafka, the operator and the process are fakes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from aiokafka.errors import CommitFailedError
+from faust.types import TP
+
+from streams import records
+from streams.kafka import lanes as module
+from streams.kafka.batches import Batch, Record, Row
+from streams.kafka.dead_letters import DeadLetters
+from streams.kafka.lanes import (
+    POSITION_KEY,
+    Effects,
+    Lane,
+    Lanes,
+    PartlyBadError,
+    StatefulLane,
+    StatelessLane,
+)
+from streams.kafka.poison import Poison, PoisonLimit, Position
+from streams.kafka.store import Budget, Changes, Store, StoreCorruptError, open_store
+from streams.kafka.transactions import TransactionInDoubtError
+from streams.records import RecordError, RowError
+from tests.kafka.fakes import (
+    SOURCE,
+    TIME_MS,
+    Commands,
+    Event,
+    Hooks,
+    Publisher,
+    Writer,
+    batch,
+    record,
+    until,
+    values_of,
+)
+
+CHANGELOG = "app-deliveries-changelog"
+OUT = ("mail.status-changed", SOURCE.partition)
+DEAD = ("mail.dead-letters", SOURCE.partition)
+STORED = (CHANGELOG, SOURCE.partition)
+LIMIT = PoisonLimit(share=0.5, window=100, minimum=2)
+
+
+class Fold:
+    """A stage that counts: a record's value is ``+n``, ``bad``, ``partly`` or ``row``; its key the row's."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+        self.ticked: list[int] = []
+        self.due: list[bytes] = []
+        self.local: list[tuple[int, bytes]] = []
+        self.fails: BaseException | None = None
+
+    def record(self, record: Record, partition: int, get: Callable[[bytes], bytes | None], effects: Effects) -> None:
+        self.seen.append(record.offset)
+        assert record.key is not None
+        match record.value:
+            case b"bad":
+                message = "no event"
+                raise RecordError(message)
+            case b"partly":
+                raise PartlyBadError("element 1", apply=lambda effects: effects.emit(*OUT, Row(b"half", b"half", 1)))
+            case b"row":
+                message = "damaged"
+                raise RowError(message)
+            case b"foreign":
+                raise ZeroDivisionError
+            case b"memory":
+                raise MemoryError
+        number = int(get(record.key) or b"0") + int(record.value or b"0")
+        effects.rows[record.key] = b"%d" % number
+        effects.emit(OUT[0], partition, Row(record.key, b"%d" % number, record.timestamp))
+        effects.count("events", "counted")
+
+    def tick(self, now: int, partition: int, store: Store, effects: Effects) -> None:
+        if self.fails is not None:
+            raise self.fails
+        self.ticked.append(now)
+        for key in self.due:
+            assert store.get(key) is not None
+            effects.rows[key] = None
+            effects.emit(OUT[0], partition, Row(key, None, 1))
+        effects.due_added.extend(self.local)
+
+
+class World:
+    """A lane and everything around it."""
+
+    def __init__(self, folder: Path, *, position: Position | None = None) -> None:
+        self.order: list[str] = []
+        self.hooks = Hooks(self.order)
+        self.commands = Commands()
+        self.crashes: list[BaseException] = []
+        self.folder = folder
+        self.fold = Fold()
+        self.writer = Writer(self.order)
+        self.publisher = Publisher(self.order)
+        self.commits: list[tuple[TP, int, str]] = []
+        self.commit_fails: BaseException | None = None
+        self.position = position or Position(0)
+        self.store = open_store(
+            folder / "store", Budget(cache_bytes=1 << 20, write_buffer_bytes=1 << 20), on_rebuild=pytest.fail
+        )
+
+    def _common(self) -> dict[str, Any]:
+        return {
+            "stage": "track",
+            "position": self.position,
+            "limit": LIMIT,
+            "dead_letters": DeadLetters(topic=DEAD[0], partitions=4, max_bytes=1_000),
+            "resume_commands": self.commands,
+            "hooks": self.hooks,
+            "on_crash": self.crashes.append,
+        }
+
+    def stateful(self) -> StatefulLane:
+        return StatefulLane(
+            SOURCE,
+            fold=self.fold,
+            store=self.store,
+            writer=cast("Any", self.writer),
+            changelog_topic=CHANGELOG,
+            **self._common(),
+        )
+
+    def stateless(self) -> StatelessLane:
+        def fold(record: Record, effects: Effects) -> None:
+            self.fold.record(record, SOURCE.partition, lambda _: None, effects)
+            effects.rows.clear()
+
+        async def commit_position(tp: TP, offset: int, metadata: str) -> None:
+            if self.commit_fails is not None:
+                raise self.commit_fails
+            self.order.append("position")
+            self.commits.append((tp, offset, metadata))
+
+        return StatelessLane(
+            SOURCE,
+            fold=fold,
+            publisher=cast("Any", self.publisher),
+            commit_position=commit_position,
+            **self._common(),
+        )
+
+    async def process(self, lane: Lane, *batches: Batch) -> list[Event]:
+        """Give batches to a started lane and wait for their acknowledgements."""
+        events = [Event(each) for each in batches]
+        for event in events:
+            lane.take(cast("Any", event))
+        async with asyncio.timeout(10):
+            for event in events:
+                await event.acked.wait()
+        return events
+
+    def rows_of(self, destination: tuple[str, int]) -> list[list[Row]]:
+        return [rows.get(destination, []) for rows, _ in self.writer.transactions]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RESUME_POLL_S", 0.01)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path)
+    yield world
+    world.store.close()
+
+
+@pytest.fixture
+async def lane(world: World) -> AsyncIterator[StatefulLane]:
+    lane = world.stateful()
+    lane.start()
+    yield lane
+    await lane.close()
+
+
+def bad(*offsets: int) -> list[Record]:
+    return [record(offset, b"bad") for offset in offsets]
+
+
+# -- the order of a batch --------------------------------------------------------------------------------------------------
+
+
+async def test_the_steps_of_a_batch_have_one_order_and_the_acknowledgement_is_the_last(
+    world: World, lane: StatefulLane
+) -> None:
+    event = Event(batch(record(5, b"1", key=b"a")))
+    world.hooks.hold = "stored"
+    lane.take(cast("Any", event))
+    await world.hooks.held.wait()
+    assert event.acks == 0
+    world.hooks.go.set()
+    await event.acked.wait()
+    assert world.order == ["folded", "transaction", "committed", "stored", "told"]
+    assert event.acks == 1
+
+
+async def test_the_store_is_untouched_until_the_transaction_is_committed(world: World, lane: StatefulLane) -> None:
+    world.hooks.hold = "committed"
+    lane.take(cast("Any", Event(batch(record(5, b"1", key=b"a")))))
+    await world.hooks.held.wait()
+    assert len(world.writer.transactions) == 1
+    assert world.store.get(b"a") is None
+    assert world.store.changelog_offset is None
+    world.hooks.go.set()
+    await until(lambda: world.store.get(b"a") == b"1")
+
+
+async def test_outputs_changelog_rows_position_and_offset_are_one_transaction(world: World, lane: StatefulLane) -> None:
+    await world.process(lane, batch(record(5, b"1", key=b"a"), record(6, b"2", key=b"b"), position=9))
+    [(rows, offsets)] = world.writer.transactions
+    expected = Position(9, TIME_MS + 6, Poison(seen=2)).encode()
+    assert values_of(rows[OUT]) == [b"1", b"2"]
+    assert [(row.key, row.value) for row in rows[STORED]] == [
+        (b"a", b"1"),
+        (b"b", b"2"),
+        (POSITION_KEY, expected.encode()),
+    ]
+    assert {row.timestamp_ms for row in rows[STORED]} == {TIME_MS + 6}, "derived from the source, never from the clock"
+    assert offsets == {(SOURCE.topic, SOURCE.partition): (9, expected)}
+    assert set(rows) == {OUT, STORED}
+    assert world.store.changelog_offset == world.writer.next_offset
+    assert world.store.position == expected.encode()
+
+
+async def test_later_records_of_a_batch_read_what_earlier_ones_wrote(world: World, lane: StatefulLane) -> None:
+    await world.process(lane, batch(record(1, b"1", key=b"a"), record(2, b"2", key=b"a")))
+    await world.process(lane, batch(record(3, b"4", key=b"a")))
+    assert world.store.get(b"a") == b"7"
+    assert [values_of(rows) for rows in world.rows_of(OUT)] == [[b"1", b"3"], [b"7"]]
+    assert [row.value for row in world.rows_of(STORED)[0] if row.key == b"a"] == [b"3"], "a row once a batch"
+
+
+async def test_batches_are_processed_one_after_the_other_in_order(world: World, lane: StatefulLane) -> None:
+    await world.process(lane, *(batch(record(n, b"1", key=b"a")) for n in range(10)))
+    assert world.fold.seen == list(range(10))
+    assert world.order == ["folded", "transaction", "committed", "stored", "told"] * 10
+    assert world.store.get(b"a") == b"10"
+
+
+async def test_a_transaction_in_doubt_crashes_and_touches_nothing_else(world: World, lane: StatefulLane) -> None:
+    world.writer.fails = TransactionInDoubtError("lost")
+    await world.process(lane, batch(record(1, b"1", key=b"a")))
+    await until(lambda: world.crashes)
+    assert world.crashes == [world.writer.fails]
+    assert world.store.get(b"a") is None
+    assert world.store.changelog_offset is None
+    assert world.hooks.told == []
+    assert lane.position.offset == 0
+
+
+async def test_a_crashed_lane_takes_nothing_more(world: World, lane: StatefulLane) -> None:
+    world.writer.fails = TransactionInDoubtError("lost")
+    waiting = [batch(record(n, b"1")) for n in (1, 2, 3)]
+    await world.process(lane, *waiting)
+    world.writer.fails = None
+    await world.process(lane, batch(record(4, b"1")))
+    assert world.fold.seen == [1]
+    assert world.writer.transactions == []
+    assert len(world.crashes) == 1
+
+
+async def test_other_partitions_get_their_turn_during_a_long_batch(world: World, lane: StatefulLane) -> None:
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    event = Event(batch(*(record(n, b"1") for n in range(5_000))))
+    lane.take(cast("Any", event))
+    await until(lambda: world.order)
+    task.cancel()
+    assert turns >= 9
+
+
+async def test_without_records_a_batch_keeps_the_last_known_time(tmp_path: Path) -> None:
+    world = World(tmp_path, position=Position(3, 1_234))
+    lane = world.stateful()
+    lane.start()
+    world.store.write(Changes(rows={b"a": b"1"}))
+    world.fold.due = [b"a"]
+    await world.process(lane, Batch(SOURCE, (), 3, now=99))
+    assert {row.timestamp_ms for row in world.rows_of(STORED)[0]} == {1_234}
+    await lane.close()
+    world.store.close()
+
+
+# -- poison -----------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_poison_record_leaves_no_trace_but_its_dead_letter_in_the_same_transaction(
+    world: World, lane: StatefulLane
+) -> None:
+    await world.process(lane, batch(record(1, b"1", key=b"a"), *bad(2), record(3, b"1", key=b"a")))
+    [(rows, _)] = world.writer.transactions
+    assert values_of(rows[OUT]) == [b"1", b"2"]
+    assert [row.key for row in rows[STORED]] == [b"a", POSITION_KEY]
+    [dead] = rows[DEAD]
+    letter = records.decode_dead_letter(dead.value, dead.headers)
+    assert (letter.offset, letter.value, letter.stage, letter.reason) == (2, b"bad", "track", "RecordError: no event")
+    assert world.hooks.effects[0].counts[("dead_letters", "track")] == 1
+    assert world.crashes == []
+
+
+async def test_a_foreign_exception_on_one_record_is_poison_and_its_text_is_not_kept(
+    world: World, lane: StatefulLane
+) -> None:
+    await world.process(lane, batch(record(1, b"foreign"), record(2, b"1", key=b"a")))
+    [dead] = world.rows_of(DEAD)[0]
+    assert records.decode_dead_letter(dead.value, dead.headers).reason == "ZeroDivisionError"
+    assert world.store.get(b"a") == b"1"
+
+
+async def test_of_a_partly_bad_record_the_good_part_goes_on_its_way(world: World, lane: StatefulLane) -> None:
+    await world.process(lane, batch(record(1, b"1", key=b"a"), record(2, b"partly"), record(3, b"1", key=b"b")))
+    assert values_of(world.rows_of(OUT)[0]) == [b"1", b"half", b"1"]
+    assert world.rows_of(DEAD) == [[]], "the fold made its own dead letters"
+    assert lane.poison.bad == 1, "and yet it counts"
+
+
+@pytest.mark.parametrize(("value", "error"), [(b"row", RowError), (b"memory", MemoryError)])
+async def test_a_row_that_cannot_be_read_and_a_lack_of_memory_are_no_poison_but_a_crash(
+    world: World, lane: StatefulLane, value: bytes, error: type[BaseException]
+) -> None:
+    await world.process(lane, batch(record(1, b"1", key=b"a"), record(2, value)))
+    await until(lambda: world.crashes)
+    assert [type(each) for each in world.crashes] == [error]
+    assert world.writer.transactions == []
+    assert world.store.get(b"a") is None
+
+
+async def test_a_corrupt_store_is_no_poison_but_a_crash(world: World, lane: StatefulLane) -> None:
+    def corrupt(key: bytes) -> bytes:  # noqa: ARG001 - the store's signature
+        message = "block checksum mismatch"
+        raise StoreCorruptError(message)
+
+    lane._store.get = corrupt  # type: ignore[method-assign] # a disk that fails while it is read
+    await world.process(lane, batch(record(1, b"1", key=b"a")))
+    await until(lambda: world.crashes)
+    assert [type(each) for each in world.crashes] == [StoreCorruptError]
+    assert world.writer.transactions == []
+
+
+# -- standing still and going on ------------------------------------------------------------------------------------------------
+
+
+async def stopped(world: World, lane: Lane) -> Event:
+    """Bring a lane to a stand at offset 13: 10 is good, 11 and 12 go to the dead letters, 13 is one too many."""
+    event = Event(batch(record(10, b"1", key=b"a"), *bad(11, 12, 13, 14), record(15, b"1", key=b"b"), position=20))
+    lane.take(cast("Any", event))
+    await until(lambda: any(told[0] == "stopped" for told in world.hooks.told))
+    return event
+
+
+async def test_a_partition_that_stops_commits_what_was_before_and_not_the_record_that_stopped_it(
+    world: World, lane: StatefulLane
+) -> None:
+    event = await stopped(world, lane)
+    [(rows, offsets)] = world.writer.transactions
+    assert values_of(rows[OUT]) == [b"1"]
+    assert [records.decode_dead_letter(row.value, row.headers).offset for row in rows[DEAD]] == [11, 12]
+    assert offsets[(SOURCE.topic, SOURCE.partition)][0] == 13
+    kept = Position.decode(offsets[(SOURCE.topic, SOURCE.partition)][1])
+    assert kept.poison is not None
+    assert kept.poison.stopped == "3 of the last 4 records are bad: RecordError: no event"
+    assert event.acks == 0, "Faust gives it nothing more meanwhile"
+    assert world.hooks.told == [
+        ("committed", [10, 11, 12], 13),
+        ("stopped", SOURCE, "3 of the last 4 records are bad: RecordError: no event"),
+    ]
+    assert lane.stopped == "3 of the last 4 records are bad: RecordError: no event"
+
+
+async def test_a_resumed_partition_goes_on_exactly_with_the_record_that_stopped_it(
+    world: World, lane: StatefulLane
+) -> None:
+    event = await stopped(world, lane)
+    world.fold.seen.clear()
+    world.commands.command = ("first", None)
+    await event.acked.wait()
+    assert world.fold.seen == [13, 14, 15]
+    assert ("resumed", SOURCE) in world.hooks.told
+    [_, (rows, offsets)] = world.writer.transactions
+    assert [records.decode_dead_letter(row.value, row.headers).offset for row in rows[DEAD]] == [13, 14]
+    assert values_of(rows[OUT]) == [b"1"]
+    assert offsets[(SOURCE.topic, SOURCE.partition)][0] == 20
+    assert Position.decode(offsets[(SOURCE.topic, SOURCE.partition)][1]).poison == Poison(
+        seen=3, bad=2, resume_id="first"
+    )
+
+
+async def test_a_partition_whose_cause_was_not_mended_stops_again_and_obeys_no_command_twice(
+    world: World, lane: StatefulLane
+) -> None:
+    event = Event(batch(*bad(*range(10, 20))))
+    lane.take(cast("Any", event))
+    await until(lambda: world.hooks.told)
+    world.commands.command = ("first", None)
+    await until(lambda: sum(told[0] == "stopped" for told in world.hooks.told) == 2)
+    asked = world.commands.asked
+    await until(lambda: world.commands.asked > asked + 3)
+    assert lane.stopped
+    assert event.acks == 0
+    assert [offsets[(SOURCE.topic, SOURCE.partition)][0] for _, offsets in world.writer.transactions] == [12, 14]
+    world.commands.command = ("second", 19)
+    await event.acked.wait()
+    assert world.writer.transactions[-1][1][(SOURCE.topic, SOURCE.partition)][0] == 20
+
+
+async def test_dead_letter_through_lets_all_bad_records_up_to_it_go_and_no_good_one(
+    world: World, lane: StatefulLane
+) -> None:
+    event = Event(batch(*bad(*range(10, 20)), record(20, b"1", key=b"a"), *bad(21, 22), position=23))
+    lane.take(cast("Any", event))
+    await until(lambda: world.hooks.told)
+    world.commands.command = ("only", 19)
+    await event.acked.wait()
+    dead = [records.decode_dead_letter(row.value, row.headers).offset for rows in world.rows_of(DEAD) for row in rows]
+    assert dead == [*range(10, 20), 21, 22]
+    assert world.store.get(b"a") == b"1"
+    assert lane.stopped is None
+
+
+async def test_a_stopped_partition_still_stands_after_a_restart(world: World, lane: StatefulLane) -> None:
+    await stopped(world, lane)
+    await lane.close()
+    assert world.store.position is not None
+    world.position = Position.decode(world.store.position)
+    assert world.position.offset == 13
+    world.hooks.told.clear()
+    world.fold.seen.clear()
+    world.commands.asked = 0
+
+    again = world.stateful()
+    again.start()
+    event = Event(batch(*bad(13, 14), record(15, b"1", key=b"b"), position=20))
+    again.take(cast("Any", event))
+    await until(lambda: world.commands.asked)
+    assert world.hooks.told == [("stopped", SOURCE, "3 of the last 4 records are bad: RecordError: no event")]
+    assert world.fold.seen == []
+    world.commands.command = ("first", 14)
+    await event.acked.wait()
+    assert world.store.get(b"b") == b"1"
+    await again.close()
+
+
+async def test_a_partition_that_stands_lets_nothing_fall_due(world: World) -> None:
+    world.position = Position(13, TIME_MS, Poison(stopped="too many"))
+    lane = world.stateful()
+    lane.start()
+    [event] = await world.process(lane, Batch(SOURCE, (), 13, now=99))
+    assert world.fold.ticked == []
+    assert world.writer.transactions == []
+    assert event.acks == 1
+    await lane.close()
+
+
+async def test_a_revoke_ends_the_wait_of_a_partition_that_stands(world: World, lane: StatefulLane) -> None:
+    event = await stopped(world, lane)
+    async with asyncio.timeout(2):
+        await lane.close()
+    assert event.acks == 1
+    assert world.crashes == []
+    assert len(world.writer.transactions) == 1
+
+
+# -- ticks -------------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_tick_with_nothing_due_is_no_transaction(world: World, lane: StatefulLane) -> None:
+    await world.process(lane, Batch(SOURCE, (), 7, now=99))
+    assert world.fold.ticked == [99]
+    assert world.order == []
+
+
+async def test_what_falls_due_at_a_tick_is_a_transaction_like_any_other(world: World, lane: StatefulLane) -> None:
+    world.store.write(Changes(rows={b"a": b"1"}))
+    world.fold.due = [b"a"]
+    await world.process(lane, Batch(SOURCE, (), 7, now=99))
+    [(rows, offsets)] = world.writer.transactions
+    assert rows[OUT] == [Row(b"a", None, 1)]
+    assert (rows[STORED][0].key, rows[STORED][0].value) == (b"a", None)
+    assert offsets[(SOURCE.topic, SOURCE.partition)][0] == 7
+    assert world.store.get(b"a") is None
+    assert world.order == ["folded", "transaction", "committed", "stored", "told"]
+
+
+async def test_a_change_of_the_due_index_alone_is_local(world: World, lane: StatefulLane) -> None:
+    world.fold.local = [(5, b"a")]
+    await world.process(lane, Batch(SOURCE, (), 7, now=99))
+    assert world.writer.transactions == []
+    assert world.store.due(10, 10) == [(5, b"a")]
+
+
+async def test_an_exception_of_a_tick_is_no_poison_but_a_crash(world: World, lane: StatefulLane) -> None:
+    world.fold.fails = RecordError("even this")
+    await world.process(lane, Batch(SOURCE, (), 7, now=99))
+    await until(lambda: world.crashes)
+    assert world.crashes == [world.fold.fails]
+
+
+# -- closing ------------------------------------------------------------------------------------------------------------------
+
+
+async def test_closing_finishes_the_batch_in_work_and_acknowledges_what_it_did_not_process(world: World) -> None:
+    lane = world.stateful()
+    lane.start()
+    world.hooks.hold = "folded"
+    first, second = Event(batch(record(1, b"1", key=b"a"))), Event(batch(record(2, b"1", key=b"b")))
+    lane.take(cast("Any", first))
+    lane.take(cast("Any", second))
+    await world.hooks.held.wait()
+    closing = asyncio.create_task(lane.close())
+    await asyncio.sleep(0.02)
+    assert not closing.done()
+    world.hooks.go.set()
+    async with asyncio.timeout(5):
+        await closing
+    assert (first.acks, second.acks) == (1, 1)
+    assert world.store.get(b"a") == b"1"
+    assert world.store.get(b"b") is None, "whoever owns the partition next reads it again"
+    assert len(world.writer.transactions) == 1
+    assert world.writer.closed
+    assert world.crashes == []
+
+
+async def test_a_closed_lane_acknowledges_what_it_does_not_process(world: World) -> None:
+    lane = world.stateful()
+    lane.start()
+    await lane.close()
+    [event] = await world.process(lane, batch(record(1, b"1", key=b"a")))
+    assert event.acks == 1
+    assert world.fold.seen == []
+
+
+async def test_an_idle_lane_closes_at_once_and_one_that_never_began_too(world: World) -> None:
+    lane = world.stateful()
+    lane.start()
+    async with asyncio.timeout(1):
+        await lane.close()
+        await world.stateful().close()
+
+
+# -- a stage without state ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_stage_without_state_commits_its_position_after_every_row_is_acknowledged(world: World) -> None:
+    lane = world.stateless()
+    lane.start()
+    await world.process(lane, batch(record(1, b"1", key=b"a"), *bad(2), position=4))
+    assert world.order == ["folded", "acknowledged", "published", "position", "told"]
+    assert world.commits == [(SOURCE, 4, Position(4, TIME_MS + 2, Poison(seen=2, bad=1)).encode())]
+    assert set(world.publisher.published[0]) == {OUT, DEAD}
+    assert world.writer.transactions == []
+    await lane.close()
+
+
+async def test_rows_that_are_not_acknowledged_are_a_crash_and_no_position(world: World) -> None:
+    world.publisher.fails = TimeoutError()
+    lane = world.stateless()
+    lane.start()
+    await world.process(lane, batch(record(1, b"1", key=b"a")))
+    await until(lambda: world.crashes)
+    assert world.commits == []
+    await lane.close()
+
+
+async def test_a_position_that_the_group_no_longer_takes_ends_the_lane_and_not_the_process(world: World) -> None:
+    world.commit_fails = CommitFailedError("rebalanced")
+    lane = world.stateless()
+    lane.start()
+    await world.process(lane, batch(record(1, b"1", key=b"a")), batch(record(2, b"1", key=b"a")))
+    assert world.crashes == []
+    assert world.fold.seen == [1]
+    assert lane.position.offset == 0
+    await lane.close()
+
+
+async def test_a_stage_without_state_takes_no_notice_of_ticks(world: World) -> None:
+    lane = world.stateless()
+    lane.start()
+    await world.process(lane, Batch(SOURCE, (), 7, now=99))
+    assert world.order == []
+    await lane.close()
+
+
+async def test_a_stage_without_state_stops_and_resumes_at_the_same_record(world: World) -> None:
+    lane = world.stateless()
+    lane.start()
+    event = await stopped(world, lane)
+    assert [offset for _, offset, _ in world.commits] == [13]
+    world.commands.command = ("first", 14)
+    await event.acked.wait()
+    assert [offset for _, offset, _ in world.commits] == [13, 20]
+    dead = [
+        records.decode_dead_letter(row.value, row.headers).offset
+        for rows in world.publisher.published
+        for row in rows.get(DEAD, [])
+    ]
+    assert dead == [11, 12, 13, 14]
+    await lane.close()
+
+
+# -- all lanes together ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_batch_without_a_lane_is_nobodys_and_acknowledged(world: World) -> None:
+    lanes = Lanes(close_timeout_s=1, on_crash=world.crashes.append)
+    event = Event(batch(record(1)))
+    lanes.take(cast("Any", event))
+    assert event.acks == 1
+
+
+async def test_an_opened_lane_takes_its_partitions_batches_until_all_are_closed(world: World) -> None:
+    lanes = Lanes(close_timeout_s=1, on_crash=world.crashes.append)
+    lanes.open(world.stateful())
+    assert set(lanes.by_partition) == {SOURCE}
+    event = Event(batch(record(1, b"1", key=b"a")))
+    lanes.take(cast("Any", event))
+    await event.acked.wait()
+    await lanes.close()
+    assert set(lanes.by_partition) == set()
+    assert world.store.get(b"a") == b"1"
+    await lanes.close()  # again is no harm
+    assert world.crashes == []
+
+
+async def test_a_hung_batch_does_not_hold_the_rebalance_but_ends_the_process(world: World) -> None:
+    lanes = Lanes(close_timeout_s=0.05, on_crash=world.crashes.append)
+    lanes.open(world.stateful())
+    world.hooks.hold = "folded"
+    lanes.take(cast("Any", Event(batch(record(1, b"1", key=b"a")))))
+    await world.hooks.held.wait()
+    async with asyncio.timeout(2):
+        await lanes.close()
+    assert [type(error) for error in world.crashes] == [TransactionInDoubtError]
+    world.hooks.go.set()
+    await until(lambda: world.writer.closed)

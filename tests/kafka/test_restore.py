@@ -1,0 +1,514 @@
+"""From an assignment to lanes, against real logs; only the group's assignment itself is not Kafka's here."""
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from aiokafka import AIOKafkaConsumer
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from faust.types import TP
+
+from deploy.local.broker import Broker
+from streams.kafka.application import BatchedApp
+from streams.kafka.batches import Row
+from streams.kafka.dead_letters import DeadLetters
+from streams.kafka.lanes import POSITION_KEY, Lane, StatefulLane, StatelessLane
+from streams.kafka.poison import Poison, PoisonLimit, Position
+from streams.kafka.restore import LaneTableManager, RestoreError, Restoring, StatefulStage, StatelessStage
+from streams.kafka.store import CONDEMNED, Budget, Store
+from streams.kafka.transactions import TransactionalWriter
+from tests.contracts.clients import (
+    NOW_MS,
+    end_of,
+    fenced_writer,
+    new_topic,
+    new_writer,
+    plain_transactional,
+    rows,
+    unique,
+)
+from tests.kafka.fakes import Commands, Fakes
+
+
+def due_of(row: bytes) -> int:
+    return int(struct.unpack(">Q", row[:8])[0])
+
+
+def row(due: int, text: bytes = b"") -> bytes:
+    return struct.pack(">Q", due) + text
+
+
+class World:
+    """One partition of a stateful stage, one of a stage without state, and what a worker brings to them."""
+
+    def __init__(self, broker: Broker, folder: Path, source: str, changelog: str, plain: str) -> None:
+        self.broker = broker
+        self.folder = folder
+        self.group = unique("group")
+        self.source, self.plain = TP(source, 0), TP(plain, 0)
+        self.changelog = changelog
+        self.writer_name = unique("owner")
+        self.hooks = Fakes()
+        self.writers: list[TransactionalWriter] = []
+        self.opened: list[Lane] = []
+        self.managers: list[LaneTableManager] = []
+
+    def manager(self) -> LaneTableManager:
+        """Return what a worker that starts now restores with."""
+        app = BatchedApp(self.group, store="memory://", autodiscover=False, TableManager=LaneTableManager)
+        app.restoring = Restoring(
+            stateful=(
+                StatefulStage(
+                    name="track",
+                    source_topic=self.source.topic,
+                    changelog_topic=self.changelog,
+                    table="deliveries",
+                    fold=cast("Any", None),
+                    due_of=due_of,
+                ),
+            ),
+            stateless=(StatelessStage(name="normalise", source_topic=self.plain.topic, fold=cast("Any", None)),),
+            client_options={"bootstrap_servers": self.broker.bootstrap},
+            group_id=self.group,
+            datadir=self.folder,
+            budget=Budget(cache_bytes=1 << 20, write_buffer_bytes=1 << 20),
+            new_writer=self._new_writer,
+            publisher=cast("Any", None),
+            lane_options={
+                "limit": PoisonLimit(share=0.5, window=100, minimum=5),
+                "dead_letters": DeadLetters(topic="dead", partitions=1, max_bytes=1_000),
+                "resume_commands": Commands(),
+                "hooks": self.hooks,
+                "on_crash": self.hooks.crashes.append,
+            },
+            on_crash=self.hooks.crashes.append,
+            hooks=self.hooks,
+        )
+        app.batching = cast("Any", None)
+        app._consumer = cast("Any", type("Consumer", (), {"commit_position": None})())
+        manager = app.tables
+        assert isinstance(manager, LaneTableManager)
+        self.managers.append(manager)
+        return manager
+
+    def _new_writer(self, stage: str, partition: int) -> TransactionalWriter:
+        assert (stage, partition) == ("track", 0)
+        writer = new_writer(self.broker, transactional_id=self.writer_name, group_id=self.group)
+        self.writers.append(writer)
+        return writer
+
+    async def restore(
+        self, manager: LaneTableManager | None = None, *, timeout_s: float = 20
+    ) -> tuple[StatefulLane, StatelessLane, Store]:
+        manager = self.manager() if manager is None else manager  # Faust's table manager is an empty dictionary
+        async with asyncio.timeout(timeout_s):
+            lanes = await manager._open_lanes(frozenset({self.source, self.plain, TP(self.changelog, 0)}))
+        self.opened += lanes
+        stateful, stateless = lanes
+        assert isinstance(stateful, StatefulLane)
+        assert isinstance(stateless, StatelessLane)
+        return stateful, stateless, manager.stores[self.source]
+
+    async def crash(self) -> None:
+        """Let go of everything, as the end of a process does."""
+        for writer in self.writers:
+            await writer.close()
+        for manager in self.managers:
+            manager._close_stores_but(set())
+        self.opened, self.managers = [], []
+
+    async def work(
+        self, position: int, *changelog: tuple[bytes, bytes | None], position_row: Position | None = None
+    ) -> None:
+        """Commit what a worker commits: rows, the position's row and the group's offset."""
+        kept = position_row or Position(position, NOW_MS)
+        async with fenced_writer(self.broker, transactional_id=self.writer_name, group_id=self.group) as writer:
+            await writer.commit(
+                {
+                    (self.changelog, 0): [
+                        *(Row(key, value, NOW_MS) for key, value in changelog),
+                        Row(POSITION_KEY, kept.encode().encode(), NOW_MS),
+                    ]
+                },
+                {self.source: (position, kept.encode())},
+            )
+
+    async def fill_sources(self, count: int = 20) -> None:
+        async with fenced_writer(self.broker) as writer:
+            await writer.commit(
+                {tp: rows(*(b"%d" % n for n in range(count))) for tp in (self.source, self.plain)},
+                {self.source: (0, "")},
+            )
+
+    async def commit_by_hand(self, tp: TP, offset: int, metadata: str = "") -> None:
+        async with AIOKafkaConsumer(
+            bootstrap_servers=self.broker.bootstrap, group_id=self.group, enable_auto_commit=False
+        ) as consumer:
+            consumer.assign([TopicPartition(*tp)])
+            await consumer.commit({TopicPartition(*tp): OffsetAndMetadata(offset, metadata)})
+
+    async def delete_before(self, tp: TP, offset: int) -> None:
+        admin: Any = AIOKafkaAdminClient(bootstrap_servers=self.broker.bootstrap)
+        await admin.start()
+        try:
+            await admin.delete_records({TopicPartition(*tp): RecordsToDelete(before_offset=offset)})
+        finally:
+            await admin.close()
+
+
+@pytest.fixture
+async def world(broker: Broker, tmp_path: Path) -> AsyncIterator[World]:
+    world = World(
+        broker,
+        tmp_path,
+        await new_topic(broker, "source"),
+        await new_topic(broker, "changelog", config={"cleanup.policy": "compact"}),
+        await new_topic(broker, "plain"),
+    )
+    yield world
+    await world.crash()
+
+
+# -- positions -----------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_partition_that_was_never_worked_on_starts_at_the_beginning_of_its_log(world: World) -> None:
+    await world.fill_sources()
+    stateful, stateless, store = await world.restore()
+    assert (stateful.tp, stateful.position) == (world.source, Position(0))
+    assert (stateless.tp, stateless.position) == (world.plain, Position(0))
+    assert list(store.rows()) == []
+
+
+@pytest.mark.parametrize("wrong", [3, 15])
+async def test_the_position_is_that_of_the_reserved_row_whatever_the_group_has_committed(
+    world: World, wrong: int
+) -> None:
+    await world.fill_sources()
+    await world.work(9, (b"a", row(1)), position_row=Position(9, NOW_MS, Poison(seen=9, bad=2)))
+    await world.commit_by_hand(world.source, wrong)
+    stateful, _, _ = await world.restore()
+    assert stateful.position == Position(9, NOW_MS, Poison(seen=9, bad=2))
+
+
+async def test_a_commit_that_is_still_pending_when_the_offset_is_read_is_not_missed(world: World) -> None:
+    await world.fill_sources()
+    await world.work(4)
+    # The previous owner asked for the commit and died; its markers are being written while the next one restores.
+    async with plain_transactional(world.broker, world.writer_name) as previous:
+        await previous.begin_transaction()
+        await previous.send_and_wait(
+            world.changelog, key=POSITION_KEY, value=Position(8).encode().encode(), partition=0
+        )
+        await previous.send_offsets_to_transaction({TopicPartition(*world.source): 8}, world.group)
+        await previous.commit_transaction()
+        stateful, _, _ = await world.restore()
+        assert stateful.position.offset == 8
+
+
+async def test_a_stage_without_state_goes_on_from_its_committed_offset_with_what_its_metadata_says(
+    world: World,
+) -> None:
+    await world.fill_sources()
+    kept = Position(7, NOW_MS, Poison(seen=7, bad=6, stopped="too many"))
+    await world.commit_by_hand(world.plain, 7, kept.encode())
+    _, stateless, _ = await world.restore()
+    assert stateless.position == kept
+    assert stateless.stopped == "too many"
+
+
+async def test_an_offset_moved_by_hand_is_obeyed_in_a_stage_without_state(world: World) -> None:
+    await world.fill_sources()
+    await world.commit_by_hand(world.plain, 5, "by kafka-consumer-groups.sh")
+    _, stateless, _ = await world.restore()
+    assert stateless.position == Position(5)
+
+
+async def test_records_that_retention_deleted_unread_are_skipped_and_counted(world: World) -> None:
+    await world.fill_sources()
+    await world.work(4)
+    await world.delete_before(world.source, 10)
+    stateful, _, _ = await world.restore()
+    assert stateful.position.offset == 10
+    assert world.hooks.skipped_offsets == [(world.source, 6)]
+
+
+async def test_a_source_that_ends_before_the_position_was_made_anew_and_is_refused(world: World) -> None:
+    await world.fill_sources(5)
+    await world.work(400)
+    with pytest.raises(RestoreError, match=r"ends at 6, but was processed up to 400.*worker\.app_id"):
+        await world.restore()
+
+
+# -- the changelog ----------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_store_holds_the_newest_row_of_each_key_and_the_index_finds_it(world: World) -> None:
+    await world.fill_sources()
+    await world.work(3, (b"a", row(10)), (b"b", row(20)))
+    await world.work(6, (b"a", row(30, b"newer")), (b"b", None), (b"c", row(5)))
+    _, _, store = await world.restore()
+    assert dict(store.rows()) == {b"a": row(30, b"newer"), b"c": row(5)}
+    assert {entry for entry in store.due(100, 100) if store.get(entry[1])} >= {(30, b"a"), (5, b"c")}
+    assert store.position == Position(6, NOW_MS).encode().encode()
+    assert POSITION_KEY not in dict(store.rows()), "the reserved row is no row"
+
+
+async def test_a_changelog_that_ends_in_markers_is_restored_to_its_end_and_does_not_hang(world: World) -> None:
+    await world.fill_sources()
+    await world.work(3, (b"a", row(1)))
+    async with plain_transactional(world.broker, world.writer_name) as aborted:
+        await aborted.begin_transaction()
+        await aborted.send_and_wait(world.changelog, key=b"a", value=row(66), partition=0)
+        await aborted.abort_transaction()
+    end = await end_of(world.broker, world.changelog)
+    assert end == 5  # two rows, a commit marker, a row that was never, an abort marker
+    _, _, store = await world.restore(timeout_s=10)
+    assert store.changelog_offset == end
+    assert dict(store.rows()) == {b"a": row(1)}
+
+
+async def test_what_a_previous_owner_left_open_is_ended_first_and_never_restored(world: World) -> None:
+    await world.fill_sources()
+    await world.work(3, (b"a", row(1)))
+    zombie = new_writer(world.broker, transactional_id=world.writer_name, group_id=world.group)
+    await zombie.fence()
+    producer = zombie._producer
+    assert producer is not None
+    await producer.begin_transaction()
+    await producer.send_and_wait(world.changelog, key=b"a", value=row(66), partition=0)
+
+    _, _, store = await world.restore(timeout_s=10)
+
+    assert dict(store.rows()) == {b"a": row(1)}
+    assert store.changelog_offset == await end_of(world.broker, world.changelog)
+    with pytest.raises(Exception, match=r"newer producer|fenced|Fenced|epoch"):
+        await producer.commit_transaction()
+    await zombie.close()
+
+
+async def test_every_partition_is_fenced_before_anything_is_read(world: World) -> None:
+    order: list[str] = []
+
+    async def fenced(point: str, tp: TP) -> None:
+        order.append(point)
+        assert tp == world.source
+
+    await world.fill_sources()
+    await world.work(3, (b"a", row(1)))
+    world.hooks.on_reached = fenced
+    manager = world.manager()
+    open_store = manager._open_store
+
+    def opened(*arguments: Any, **options: Any) -> int:
+        order.append("opened")
+        return open_store(*arguments, **options)
+
+    manager._open_store = opened  # type: ignore[method-assign] # only to see when
+    await world.restore(manager)
+    assert order == ["fenced", "opened"]
+
+
+async def test_a_restart_reads_only_what_its_store_lacks(world: World) -> None:
+    await world.fill_sources()
+    await world.work(3, *((b"%d" % n, row(n)) for n in range(50)))
+    await world.restore()
+    assert world.hooks.restored_rows == 51
+    await world.crash()
+    await world.work(4, (b"new", row(7)))
+    world.hooks.restored_rows = 0
+    _, _, store = await world.restore()
+    assert world.hooks.restored_rows == 2
+    assert len(dict(store.rows())) == 51
+
+
+async def test_a_store_that_is_up_to_date_reads_nothing(world: World) -> None:
+    await world.fill_sources()
+    await world.work(3, (b"a", row(1)))
+    await world.restore()
+    await world.crash()
+    world.hooks.restored_rows = 0
+    stateful, _, store = await world.restore()
+    assert world.hooks.restored_rows == 0
+    assert stateful.position.offset == 3
+    assert dict(store.rows()) == {b"a": row(1)}
+
+
+async def test_a_condemned_store_is_rebuilt_from_the_changelog(world: World) -> None:
+    await world.fill_sources()
+    await world.work(3, (b"a", row(1)))
+    _, _, store = await world.restore()
+    path = store.path
+    await world.crash()
+    (path / CONDEMNED).touch()
+    stateful, _, store = await world.restore()
+    assert dict(store.rows()) == {b"a": row(1)}
+    assert stateful.position.offset == 3
+    assert [name for name, _ in world.hooks.rebuilds] == [path.name]
+
+
+async def test_an_empty_changelog_of_a_source_that_was_worked_on_is_no_fresh_start(world: World) -> None:
+    await world.fill_sources()
+    await world.commit_by_hand(world.source, 9)
+    with pytest.raises(RestoreError, match="is empty, although its source was worked on"):
+        await world.restore()
+
+
+async def test_a_changelog_that_lost_its_beginning_is_refused(world: World) -> None:
+    await world.fill_sources()
+    world.changelog = await new_topic(world.broker, "changelog", config={"cleanup.policy": "compact,delete"})
+    await world.work(3, (b"a", row(1)))
+    await world.work(4, (b"b", row(1)))
+    await world.delete_before(TP(world.changelog, 0), 3)
+    with pytest.raises(RestoreError, match="begins at offset 3, but is needed from 0 on"):
+        await world.restore()
+
+
+async def test_a_changelog_that_is_shorter_than_the_store_is_refused(world: World) -> None:
+    await world.fill_sources()
+    await world.work(3, (b"a", row(1)))
+    await world.restore()
+    await world.crash()
+    world.changelog = await new_topic(world.broker, "changelog-made-anew", config={"cleanup.policy": "compact"})
+    with pytest.raises(RestoreError, match=r"ends at 0, but the store deliveries-0 is at 3|is empty, although"):
+        await world.restore()
+
+
+async def test_a_restore_that_fails_lets_go_of_its_producers(world: World) -> None:
+    await world.fill_sources()
+    await world.commit_by_hand(world.source, 9)
+    with pytest.raises(RestoreError):
+        await world.restore()
+    assert len(world.writers) == 1
+    assert world.writers[0]._producer is None
+
+
+async def test_stores_of_partitions_that_moved_away_are_closed_and_others_stay_open(world: World) -> None:
+    await world.fill_sources()
+    manager = world.manager()
+    stateful, _, store = await world.restore(manager)
+    await stateful.release()
+    again, _, same = await world.restore(manager)
+    assert same is store
+    await again.release()
+    await manager._open_lanes(frozenset({world.plain}))
+    assert manager.stores == {}
+
+
+# -- as Faust calls it --------------------------------------------------------------------------------------------------------------
+
+
+class App:
+    """What the table manager asks of the rest of the app at an assignment."""
+
+    def __init__(self, world: World, manager: LaneTableManager) -> None:
+        self.order: list[str] = []
+        app = manager.app
+        app.consumer_generation_id = 5
+        app._consumer = cast("Any", self)
+        app.lanes = cast("Any", self)
+        app._fetcher = cast("Any", self)
+        app.flow_control = cast("Any", self)
+        self.started: dict[TP, int] = {}
+        self.lanes: list[Lane] = []
+        self.world = world
+
+    async def commit_position(self, tp: TP, offset: int, metadata: str) -> None: ...
+
+    async def pause_all(self) -> None:
+        self.order.append("pause")
+
+    def pause_partitions(self, tps: Any) -> None: ...
+
+    def assignment(self) -> set[TP]:
+        return set()
+
+    async def start_partitions(self, offsets: dict[TP, int]) -> None:
+        self.order.append("seek")
+        self.started = offsets
+
+    def open(self, lane: Lane) -> None:
+        self.order.append("lane")
+        self.lanes.append(lane)
+        self.world.opened.append(lane)
+
+    def resume_partitions(self, tps: Any) -> None:  # noqa: ARG002 - the consumer's signature
+        self.order.append("resume")
+
+    def resume(self) -> None: ...
+
+    def resume_flow(self) -> None:
+        self.order.append("flow")
+
+    async def maybe_start(self) -> None:
+        self.order.append("fetch")
+
+
+async def restored(manager: LaneTableManager, assigned: set[TP], generation_id: int) -> None:
+    task = asyncio.create_task(manager._restore(frozenset(assigned), generation_id))
+    async with asyncio.timeout(20):
+        await task
+
+
+async def test_partitions_are_sought_and_lanes_opened_before_anything_is_delivered(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BatchedApp, "fetcher", property(lambda app: app._fetcher))
+    await world.fill_sources()
+    await world.work(9)
+    manager = world.manager()
+    app = App(world, manager)
+    await restored(manager, {world.source, world.plain}, 5)
+    assert world.hooks.crashes == []
+    assert app.order == ["seek", "lane", "lane", "resume", "flow", "fetch"]
+    assert app.started == {world.source: 9, world.plain: 0}
+    assert manager.actives_ready
+    assert not manager.restoring
+
+
+async def test_a_restore_that_was_overtaken_by_a_rebalance_opens_nothing(world: World) -> None:
+    await world.fill_sources()
+    manager = world.manager()
+    app = App(world, manager)
+    manager.app.consumer_generation_id = 6
+    await restored(manager, {world.source, world.plain}, 5)
+    assert app.order == []
+    assert not manager.actives_ready
+    assert world.hooks.crashes == []
+
+
+async def test_a_restore_that_fails_crashes_the_worker(world: World) -> None:
+    await world.fill_sources()
+    await world.commit_by_hand(world.source, 9)
+    manager = world.manager()
+    app = App(world, manager)
+    await restored(manager, {world.source, world.plain}, 5)
+    assert [type(error) for error in world.hooks.crashes] == [RestoreError]
+    assert app.order == []
+    assert not manager.actives_ready
+
+
+async def test_a_revoke_gives_up_the_restore_under_way(world: World) -> None:
+    reached = asyncio.Event()
+
+    async def hold(point: str, tp: TP) -> None:  # noqa: ARG001 - the hook's signature
+        reached.set()
+        await asyncio.sleep(60)
+
+    world.hooks.on_reached = hold
+    manager = world.manager()
+    app = App(world, manager)
+    manager._task = asyncio.create_task(manager._restore(frozenset({world.source}), 5))
+    async with asyncio.timeout(20):
+        await reached.wait()
+        assert manager.restoring
+        manager.on_partitions_revoked({world.source})
+        await asyncio.wait([manager._task])
+    assert not manager.restoring
+    assert world.hooks.crashes == []
+    assert app.order == []
+    assert world.writers[0]._producer is None, "its producer is let go of"

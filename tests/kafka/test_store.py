@@ -1,0 +1,318 @@
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streams.kafka.store import CONDEMNED, Budget, Changes, Store, StoreCorruptError, open_store
+
+BUDGET = Budget(cache_bytes=4 << 20, write_buffer_bytes=4 << 20)
+
+
+class Rebuilds:
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def __call__(self, reason: str) -> None:
+        self.reasons.append(reason)
+
+
+@pytest.fixture
+def rebuilds() -> Rebuilds:
+    return Rebuilds()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "deliveries-0"
+
+
+def aside(path: Path) -> list[Path]:
+    return list(path.parent.glob(f"{path.name}.corrupt-*"))
+
+
+def refuse(reason: str) -> None:
+    raise AssertionError(f"rebuilt: {reason}")
+
+
+@pytest.fixture
+def store(path: Path) -> "Store":
+    return open_store(path, BUDGET, on_rebuild=refuse)
+
+
+# -- what it keeps -------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_store_knows_nothing(store: Store) -> None:
+    assert store.changelog_offset is None
+    assert store.position is None
+    assert store.get(b"k") is None
+    assert list(store.rows()) == []
+    assert store.due(2**63, 10) == []
+
+
+def test_a_batch_is_there_after_the_store_was_closed_and_opened_again(store: Store, path: Path) -> None:
+    store.write(
+        Changes(rows={b"a": b"1", b"b": b""}, due_added=[(7, b"a")], changelog_offset=12, position=b'{"offset":3}')
+    )
+    store.close()
+    again = open_store(path, BUDGET, on_rebuild=refuse)
+    assert dict(again.rows()) == {b"a": b"1", b"b": b""}
+    assert again.get(b"b") == b"", "an empty row is a row"
+    assert again.due(7, 10) == [(7, b"a")]
+    assert (again.changelog_offset, again.position) == (12, b'{"offset":3}')
+    again.close()
+
+
+def test_a_deleted_row_is_gone(store: Store) -> None:
+    store.write(Changes(rows={b"a": b"1", b"b": b"2"}))
+    store.write(Changes(rows={b"a": None, b"never": None}))
+    assert dict(store.rows()) == {b"b": b"2"}
+
+
+def test_what_is_not_in_the_changelog_leaves_its_offset_alone(store: Store) -> None:
+    store.write(Changes(changelog_offset=12, position=b"p"))
+    store.write(Changes(due_added=[(1, b"a")]))
+    assert (store.changelog_offset, store.position) == (12, b"p")
+
+
+def test_a_batch_older_than_the_store_is_refused_whole(store: Store) -> None:
+    store.write(Changes(rows={b"a": b"new"}, changelog_offset=12, position=b"p12"))
+    with pytest.raises(ValueError, match="at changelog offset 12, the batch only at 11"):
+        store.write(Changes(rows={b"a": b"old", b"b": b"x"}, changelog_offset=11, position=b"p11"))
+    assert dict(store.rows()) == {b"a": b"new"}
+    assert (store.changelog_offset, store.position) == (12, b"p12")
+    store.write(Changes(rows={b"b": b"y"}, changelog_offset=12))  # the same again is no harm
+
+
+@settings(max_examples=25)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2**63), st.binary(min_size=0, max_size=30)), unique=True, min_size=1, max_size=30
+    ),
+    st.integers(0, 2**63),
+    st.integers(1, 40),
+)
+def test_the_due_index_gives_the_earliest_first_up_to_the_time_and_the_limit(
+    tmp_path_factory: pytest.TempPathFactory, entries: list[tuple[int, bytes]], until: int, limit: int
+) -> None:
+    store = open_store(tmp_path_factory.mktemp("due") / "s", BUDGET, on_rebuild=refuse)
+    store.write(Changes(rows={b"\xffrow": b"1"}, due_added=entries, position=b"meta", changelog_offset=1))
+    assert store.due(until, limit) == sorted(entry for entry in entries if entry[0] <= until)[:limit]
+    store.write(Changes(due_removed=entries))
+    assert store.due(2**63, 100) == []
+    store.close()
+
+
+@settings(max_examples=25)
+@given(st.dictionaries(st.binary(max_size=40), st.binary(max_size=40), max_size=20))
+def test_rows_of_any_key_stand_apart_from_the_index_and_from_what_the_store_knows_of_itself(
+    tmp_path_factory: pytest.TempPathFactory, rows: dict[bytes, bytes]
+) -> None:
+    store = open_store(tmp_path_factory.mktemp("rows") / "s", BUDGET, on_rebuild=refuse)
+    store.write(Changes(rows=rows, due_added=[(1, b"x")], changelog_offset=5, position=b"p"))
+    assert dict(store.rows()) == rows
+    assert all(store.get(key) == value for key, value in rows.items())
+    assert store.due(2**63, 10) == [(1, b"x")]
+    assert (store.changelog_offset, store.position) == (5, b"p")
+    store.close()
+
+
+def test_stores_of_one_process_share_their_budget(tmp_path: Path) -> None:
+    stores = [open_store(tmp_path / f"s-{n}", BUDGET, on_rebuild=refuse) for n in range(8)]
+    for first in range(0, 2_000, 200):
+        for store in stores:
+            store.write(Changes(rows={b"%d" % n: bytes(1_000) for n in range(first, first + 200)}))
+    # 16 MB were written, 2 MB to each, far below RocksDB's own limit; but all together may keep 4 MiB in memory
+    for _ in range(500):
+        if any(tmp_path.rglob("*.sst")):
+            break
+        time.sleep(0.01)
+    assert any(tmp_path.rglob("*.sst"))
+    for store in stores:
+        store.close()
+
+
+# -- a corrupt copy ---------------------------------------------------------------------------------------------------------
+
+
+def filled(path: Path) -> None:
+    """Leave a closed store with two tables on disk."""
+    for first in (0, 2_000):
+        store = open_store(path, BUDGET, on_rebuild=refuse)
+        store.write(
+            Changes(
+                rows={b"key-%06d" % n: b"%06d" % n * 20 for n in range(first, first + 2_000)},
+                changelog_offset=first + 2_000,
+                position=b"p",
+            )
+        )
+        store.close()  # flushes to a table
+
+
+def tables(path: Path) -> list[Path]:
+    return sorted(path.glob("*.sst"))
+
+
+def remove_current(path: Path) -> None:
+    (path / "CURRENT").unlink()
+
+
+def empty_current(path: Path) -> None:
+    (path / "CURRENT").write_bytes(b"")
+
+
+def current_names_nothing(path: Path) -> None:
+    (path / "CURRENT").write_bytes(b"MANIFEST-999999\n")
+
+
+def remove_table(path: Path) -> None:
+    tables(path)[0].unlink()
+
+
+def truncate_table(path: Path) -> None:
+    table = tables(path)[0]
+    table.write_bytes(table.read_bytes()[: table.stat().st_size // 2])
+
+
+def damage_manifest(path: Path) -> None:
+    manifest = next(path.glob("MANIFEST-*"))
+    damaged = bytearray(manifest.read_bytes())
+    damaged[len(damaged) // 2] ^= 0xFF
+    manifest.write_bytes(damaged)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [remove_current, empty_current, current_names_nothing, remove_table, truncate_table, damage_manifest],
+    ids=lambda damage: damage.__name__,
+)
+def test_a_store_that_cannot_be_opened_is_moved_aside_and_an_empty_one_returned(
+    path: Path, rebuilds: Rebuilds, damage: Callable[[Path], None]
+) -> None:
+    filled(path)
+    damage(path)
+
+    store = open_store(path, BUDGET, on_rebuild=rebuilds)
+
+    assert store.changelog_offset is None, "the caller reads the whole changelog"
+    assert list(store.rows()) == []
+    assert len(rebuilds.reasons) == len(aside(path))
+    store.write(Changes(rows={b"a": b"1"}, changelog_offset=1))
+    store.close()
+    again = open_store(path, BUDGET, on_rebuild=refuse)
+    assert dict(again.rows()) == {b"a": b"1"}
+    again.close()
+
+
+def test_a_truncated_manifest_opens_as_an_empty_store_that_says_so(path: Path, rebuilds: Rebuilds) -> None:
+    filled(path)
+    manifest = next(path.glob("MANIFEST-*"))
+    manifest.write_bytes(b"")
+
+    store = open_store(path, BUDGET, on_rebuild=rebuilds)
+
+    assert store.changelog_offset is None
+    assert store.position is None
+    assert list(store.rows()) == []
+    store.close()
+
+
+def flip_bits(path: Path) -> None:
+    for table in tables(path):
+        damaged = bytearray(table.read_bytes())
+        # the middle: the first block holds what opening reads, the end the table's own index
+        for at in range(len(damaged) * 4 // 10, len(damaged) * 6 // 10, 500):
+            damaged[at] ^= 1
+        table.write_bytes(damaged)
+
+
+def test_a_flipped_bit_is_found_when_it_is_read_and_the_next_start_does_not_open_that_copy_again(
+    path: Path, rebuilds: Rebuilds
+) -> None:
+    filled(path)
+    flip_bits(path)
+    store = open_store(path, BUDGET, on_rebuild=refuse)  # opening reads no data block
+
+    def read_all() -> None:
+        for n in range(4_000):
+            store.get(b"key-%06d" % n)
+
+    with pytest.raises(StoreCorruptError, match="deliveries-0"):
+        read_all()
+
+    assert (path / CONDEMNED).exists()
+    store.close()
+    again = open_store(path, BUDGET, on_rebuild=rebuilds)
+    assert again.changelog_offset is None
+    assert list(again.rows()) == []
+    assert rebuilds.reasons == ["was found corrupt in the last run"]
+    assert len(aside(path)) == 1
+    assert tables(aside(path)[0]), "the damaged copy is kept for who wants to look at it"
+    again.close()
+
+
+def test_a_flipped_bit_is_found_by_a_reader_of_all_rows_too(path: Path) -> None:
+    filled(path)
+    flip_bits(path)
+    store = open_store(path, BUDGET, on_rebuild=refuse)
+    with pytest.raises(StoreCorruptError):
+        list(store.rows())
+    assert (path / CONDEMNED).exists()
+    store.close()
+
+
+def test_a_flipped_bit_in_the_due_index_is_found_and_not_taken_for_its_end(path: Path) -> None:
+    store = open_store(path, BUDGET, on_rebuild=refuse)
+    store.write(Changes(due_added=[(n, b"key-%06d" % n) for n in range(4_000)], changelog_offset=1))
+    store.close()
+    flip_bits(path)
+    store = open_store(path, BUDGET, on_rebuild=refuse)
+    with pytest.raises(StoreCorruptError):
+        store.due(2**63, 10_000)
+    assert (path / CONDEMNED).exists()
+    store.close()
+
+
+def test_no_flipped_bit_is_ever_read_as_a_row(path: Path) -> None:
+    filled(path)
+    flip_bits(path)
+    store = open_store(path, BUDGET, on_rebuild=refuse)
+    wrong = 0
+    for n in range(4_000):
+        try:
+            wrong += store.get(b"key-%06d" % n) not in (b"%06d" % n * 20, None)
+        except StoreCorruptError:
+            continue
+    store.close()
+    assert wrong == 0
+
+
+def test_a_store_that_another_process_holds_is_refused_and_left_where_it_is(store: Store, path: Path) -> None:
+    store.write(Changes(rows={b"a": b"1"}))
+    with pytest.raises(StoreCorruptError, match="cannot be opened"):
+        open_store(path, BUDGET, on_rebuild=refuse)
+    assert aside(path) == []
+    assert store.get(b"a") == b"1"
+    store.close()
+
+
+def test_a_path_that_cannot_be_a_store_is_refused_and_left_where_it_is(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_text("somebody's file")
+    with pytest.raises((StoreCorruptError, OSError)):
+        open_store(path, BUDGET, on_rebuild=refuse)
+    assert path.read_text() == "somebody's file"
+    assert aside(path) == []
+
+
+def test_two_copies_moved_aside_do_not_meet(path: Path, rebuilds: Rebuilds) -> None:
+    for _ in range(2):
+        filled_once = open_store(path, BUDGET, on_rebuild=rebuilds)
+        filled_once.write(Changes(rows={b"a": b"1"}))
+        filled_once.close()
+        (path / CONDEMNED).touch()
+    open_store(path, BUDGET, on_rebuild=rebuilds).close()
+    assert len(aside(path)) == 2

@@ -1,0 +1,153 @@
+import threading
+import time
+
+import pytest
+from faust.types import TP
+
+from streams.kafka.progress import Standing
+from streams.kafka.watchdog import StalledError, Watchdog
+
+FIRST, SECOND = TP("mail.events", 0), TP("mail.events", 1)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = 1_000.0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("streams.kafka.watchdog.time.monotonic", lambda: clock.seconds)
+    return clock
+
+
+@pytest.fixture
+def stalls() -> list[BaseException]:
+    return []
+
+
+@pytest.fixture
+def watchdog(clock: Clock, stalls: list[BaseException]) -> Watchdog:  # noqa: ARG001 - the clock is set first
+    return Watchdog(limit_s=30, on_stall=stalls.append)
+
+
+def at(position: int, end: int = 10) -> Standing:
+    return Standing(end=end, position=position, timestamp_ms=0)
+
+
+def test_a_partition_with_lag_that_does_not_move_is_a_stall_and_told_once(
+    watchdog: Watchdog, clock: Clock, stalls: list[BaseException]
+) -> None:
+    for _ in range(40):
+        watchdog.look({FIRST: at(4)}, {FIRST}, excused=False)
+        clock.seconds += 1
+    assert [type(error) for error in stalls] == [StalledError]
+    assert str(stalls[0]) == "mail.events/0 stands at 4 with 6 offsets to go for 31 s"
+    assert watchdog.stalled == str(stalls[0])
+
+
+def look(watchdog: Watchdog, clock: Clock, standing: Standing, *, seconds: int, excused: bool = False) -> None:
+    """Look once a second, as ``Progress`` does."""
+    for _ in range(seconds):
+        clock.seconds += 1
+        watchdog.look({FIRST: standing}, {FIRST}, excused=excused)
+
+
+def test_it_is_no_stall_before_the_limit(watchdog: Watchdog, clock: Clock, stalls: list[BaseException]) -> None:
+    look(watchdog, clock, at(4), seconds=31)
+    assert stalls == []
+
+
+def test_progress_however_slow_is_no_stall(watchdog: Watchdog, clock: Clock, stalls: list[BaseException]) -> None:
+    for position in range(10):
+        look(watchdog, clock, at(position, end=1_000), seconds=29)
+    assert stalls == []
+
+
+def test_the_limit_runs_from_the_first_new_record_after_silence(
+    watchdog: Watchdog, clock: Clock, stalls: list[BaseException]
+) -> None:
+    look(watchdog, clock, at(10), seconds=1_000)
+    look(watchdog, clock, at(10, end=11), seconds=30)
+    assert stalls == []
+    look(watchdog, clock, at(10, end=11), seconds=1)
+    assert len(stalls) == 1
+
+
+def test_a_restore_excuses_and_the_limit_runs_anew_after_it(
+    watchdog: Watchdog, clock: Clock, stalls: list[BaseException]
+) -> None:
+    look(watchdog, clock, at(4), seconds=29)
+    look(watchdog, clock, at(4), seconds=1_000, excused=True)
+    look(watchdog, clock, at(4), seconds=31)
+    assert stalls == []
+    look(watchdog, clock, at(4), seconds=1)
+    assert len(stalls) == 1
+
+
+def test_the_time_in_which_no_broker_answered_does_not_count(
+    watchdog: Watchdog, clock: Clock, stalls: list[BaseException]
+) -> None:
+    look(watchdog, clock, at(4), seconds=5)
+    clock.seconds += 600  # Progress looks and gets no answer: nobody tells the watchdog
+    look(watchdog, clock, at(4), seconds=31)
+    assert stalls == []
+    look(watchdog, clock, at(4), seconds=1)
+    assert len(stalls) == 1, "the broker is back, and still nothing moves"
+
+
+def test_a_partition_that_is_not_this_workers_or_stands_on_purpose_is_no_stall(
+    watchdog: Watchdog, clock: Clock, stalls: list[BaseException]
+) -> None:
+    watchdog.look({FIRST: at(4), SECOND: at(4)}, {FIRST, SECOND}, excused=False)
+    for position in range(5, 45):
+        clock.seconds += 1
+        watchdog.look({FIRST: at(position, end=100), SECOND: at(4)}, {FIRST}, excused=False)
+    clock.seconds += 1
+    watchdog.look({FIRST: at(5), SECOND: at(4)}, {FIRST, SECOND}, excused=False)
+    assert stalls == [], "the time in which it stood on purpose does not count"
+
+
+def test_the_partitions_are_watched_one_by_one(watchdog: Watchdog, clock: Clock, stalls: list[BaseException]) -> None:
+    for second in range(40):
+        watchdog.look({FIRST: at(second, end=1_000), SECOND: at(4)}, {FIRST, SECOND}, excused=False)
+        clock.seconds += 1
+    assert watchdog.stalled is not None
+    assert "mail.events/1" in watchdog.stalled
+    assert len(stalls) == 1
+
+
+def test_a_partition_that_was_not_seen_says_nothing(watchdog: Watchdog, stalls: list[BaseException]) -> None:
+    watchdog.look({}, {FIRST}, excused=False)
+    assert stalls == []
+
+
+def test_an_event_loop_that_hangs_is_told_by_a_thread_of_its_own() -> None:
+    told = threading.Event()
+    silent: list[float] = []
+
+    def on_hang(seconds: float) -> None:
+        silent.append(seconds)
+        told.set()
+
+    watchdog = Watchdog(limit_s=0.1, on_stall=lambda _: None)
+    thread = watchdog.watch_loop(on_hang)
+    assert told.wait(5)
+    thread.join(5)
+    assert len(silent) == 1
+    assert silent[0] > 0.1
+
+
+def test_an_event_loop_that_beats_is_left_alone() -> None:
+    hung: list[float] = []
+    watchdog = Watchdog(limit_s=1.5, on_stall=lambda _: None)
+    thread = watchdog.watch_loop(hung.append)
+    until = time.monotonic() + 2.5
+    while time.monotonic() < until:
+        watchdog.beat()
+        time.sleep(0.05)
+    watchdog.stop()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert hung == []

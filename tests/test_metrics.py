@@ -1,0 +1,218 @@
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from faust.types import TP
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric
+
+from streams.agents.track import Track
+from streams.domain.events import DeliveryEvent, EventType
+from streams.kafka.batches import Batch
+from streams.kafka.lanes import Effects
+from streams.metrics import Metrics
+from streams.observe import Observer
+from streams.providers import PROVIDERS
+from streams.records import encode_event
+from tests.domain.deliveries import event
+from tests.kafka.fakes import SOURCE, batch, record
+
+UNITS = ("_seconds", "_records", "_offsets", "_rows", "_events", "_info", "_bytes")
+ADDRESS = "anna@example.com"
+
+
+def created() -> Metrics:
+    return Metrics.create(CollectorRegistry(), version="1.2.3")
+
+
+def families(metrics: Metrics) -> list[Metric]:
+    return list(metrics.registry.collect())
+
+
+def observer(metrics: Metrics) -> Observer:
+    return Observer(metrics, lambda point, tp: None)  # noqa: ARG005 - the protocol's
+
+
+def test_every_name_begins_with_ours_and_has_a_help_text() -> None:
+    for family in families(created()):
+        assert family.name.startswith("mailstreams_")
+        assert re.fullmatch(r"[a-z_]+", family.name)
+        assert len(family.documentation) > 5
+
+
+def test_times_are_in_seconds_and_no_name_says_total_by_itself() -> None:
+    for family in families(created()):
+        assert not re.search(r"_(ms|milliseconds|us|minutes|kb|total)(_|$)", family.name), family.name
+        if re.search(r"time|delay|duration|latency", family.name):
+            assert family.name.endswith("_seconds"), family.name
+        if family.type == "histogram":
+            assert family.name.endswith(UNITS), family.name
+
+
+def test_all_metrics_of_the_class_are_on_the_registry_given_and_on_no_other() -> None:
+    from prometheus_client import REGISTRY  # noqa: PLC0415 - only to see that it is not used
+
+    metrics = created()
+    names = {family.name for family in families(metrics)}
+    assert len(names) == len(Metrics.__slots__) - 1
+    assert not names & {family.name for family in REGISTRY.collect()}
+    created()  # a second worker in one process
+
+
+def test_the_version_is_told() -> None:
+    assert b'mailstreams_build_info{version="1.2.3"} 1.0' in generate_latest(created().registry)
+
+
+def test_a_batch_is_counted_once_for_all_its_records() -> None:
+    metrics = created()
+    effects = Effects()
+    effects.count("events", "sendgrid", "delivered", "applied", n=3)
+    effects.count("changes", "sendgrid", "delivered", n=2)
+    effects.count("requests", "sendgrid")
+    effects.count("clock_skew", "sendgrid")
+    effects.count("dead_letters", "track", n=4)
+    effects.count("expired", n=5)
+    observer(metrics).committed(SOURCE, batch(record(1), record(2)), effects, 0.25, "track")
+
+    def value(name: str, **labels: str) -> float | None:
+        return metrics.registry.get_sample_value(name, labels)
+
+    assert value("mailstreams_events_total", provider="sendgrid", type="delivered", outcome="applied") == 3
+    assert value("mailstreams_status_changes_total", provider="sendgrid", status="delivered") == 2
+    assert value("mailstreams_webhook_requests_normalised_total", provider="sendgrid") == 1
+    assert value("mailstreams_clock_skew_events_total", provider="sendgrid") == 1
+    assert value("mailstreams_dead_letters_total", stage="track") == 4
+    assert value("mailstreams_deliveries_expired_total") == 5
+    assert value("mailstreams_batch_seconds_sum", stage="track") == 0.25
+    assert value("mailstreams_batch_records_sum", stage="track") == 2
+
+
+def test_a_tick_counts_as_a_batch_without_records() -> None:
+    metrics = created()
+    observer(metrics).committed(SOURCE, Batch(SOURCE, (), 5, 7), Effects(), 0.1, "track")
+    assert metrics.registry.get_sample_value("mailstreams_batch_seconds_count", {"stage": "track"}) == 1
+    assert metrics.registry.get_sample_value("mailstreams_batch_records_count", {"stage": "track"}) in (None, 0)
+
+
+def test_every_count_that_a_stage_makes_is_known_to_the_observer() -> None:
+    metrics = created()
+    effects = Effects()
+    for name, labels in [
+        ("requests", 1), ("events", 3), ("changes", 2), ("expired", 0), ("clock_skew", 1), ("dead_letters", 1)
+    ]:  # fmt: skip
+        effects.count(name, *["x"] * labels)
+    observer(metrics).committed(SOURCE, batch(record(1)), effects, 0.1, "track")
+
+
+def test_a_stopped_partition_is_told_until_it_is_resumed_or_moves() -> None:
+    metrics = created()
+    watching = observer(metrics)
+    labels = {"topic": SOURCE.topic, "partition": str(SOURCE.partition)}
+    watching.stopped(SOURCE, "too many")
+    assert metrics.registry.get_sample_value("mailstreams_partition_stopped", labels) == 1
+    assert watching.stopped_partitions == {SOURCE: "too many"}
+    watching.resumed(SOURCE)
+    assert metrics.registry.get_sample_value("mailstreams_partition_stopped", labels) == 0
+    watching.stopped(SOURCE, "again")
+    watching.assigned(3)
+    assert metrics.registry.get_sample_value("mailstreams_partition_stopped", labels) is None
+    assert watching.stopped_partitions == {}
+
+
+def test_lag_of_partitions_that_moved_away_is_told_no_more() -> None:
+    metrics = created()
+    for partition in range(4):
+        metrics.lag.labels(SOURCE.topic, str(partition)).set(1)
+    observer(metrics).assigned(0)
+    assert b"mailstreams_consumer_lag_records{" not in generate_latest(metrics.registry)
+
+
+# -- bounded labels ------------------------------------------------------------------------------------------------------------------
+
+
+def series(metrics: Metrics) -> int:
+    return sum(len(family.samples) for family in families(metrics))
+
+
+def committed(metrics: Metrics, happened: Sequence[DeliveryEvent]) -> None:
+    """Let ``track`` fold events as they stand on ``mail.events``, and commit."""
+    fold = Track(
+        status_changed_topic="c",
+        status_topic="s",
+        support_contacts={},
+        warn_after_us=1,
+        expire_after_us=1,
+    )
+    effects = Effects()
+    for offset, each in enumerate(happened):
+        fold.record(
+            record(offset, encode_event(each, "mail.raw.x/0/1"), key=each.delivery_id.encode()),
+            0,
+            effects.rows.get,
+            effects,
+        )
+    observer(metrics).committed(TP("mail.events", 0), batch(record(1)), effects, 0.1, "track")
+
+
+def hostile(number: int, provider: str) -> DeliveryEvent:
+    made = event(
+        EventType.DELIVERED,
+        0,
+        event_id=f"e{number}",
+        recipient=f"payer{number}@example.com",
+        reason=f"reason {number}",
+        tags=(f"tag{number}",),
+        metadata={f"key{number}": "value"},
+        reference=f"INV-{number}",
+    )
+    return replace(
+        made,
+        provider=provider,
+        account=f"account{number}",
+        message_id=f"m{number}",
+        provider_event=f"word{number}",
+        user_agent=f"agent {number}",
+    )
+
+
+def test_a_thousand_deliveries_make_no_more_series_than_one() -> None:
+    one, many = created(), created()
+    committed(one, [hostile(0, "sendgrid")])
+    committed(many, [hostile(number, "sendgrid") for number in range(1_000)])
+    assert series(many) == series(one)
+
+
+def test_a_provider_that_nobody_knows_gets_no_series_of_its_own_and_an_address_is_never_a_label() -> None:
+    known, strange = created(), created()
+    committed(known, [hostile(0, "sendgrid")])
+    committed(strange, [hostile(number, f"payer{number}@example.com") for number in range(100)])
+    assert series(strange) <= series(known)
+    assert b"@" not in generate_latest(strange.registry)
+
+
+@given(st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=30, unique=True))
+def test_series_are_bounded_whatever_the_events_say(providers: list[str]) -> None:
+    metrics = created()
+    texts = [each for each in providers if each.encode("utf-8", "replace").decode() == each]
+    committed(metrics, [hostile(number, each) for number, each in enumerate(texts)])
+    labels = {
+        sample.labels["provider"]
+        for family in families(metrics)
+        for sample in family.samples
+        if "provider" in sample.labels
+    }
+    assert labels <= {*PROVIDERS, "unknown"}
+
+
+@pytest.mark.parametrize(
+    "name", ["provider", "type", "outcome", "status", "stage", "topic", "partition", "version", "le"]
+)
+def test_this_is_the_list_of_labels(name: str) -> None:
+    labels = {
+        label for metric in created().registry._collector_to_names for label in getattr(metric, "_labelnames", ())
+    }
+    assert labels | {"le"} == {"provider", "type", "outcome", "status", "stage", "topic", "partition", "version", "le"}
+    assert name in labels | {"le"}
