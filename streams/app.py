@@ -12,7 +12,7 @@ from faust.types import TP
 from prometheus_client import CollectorRegistry
 
 from streams import __version__, topics
-from streams.agents import normalise, track
+from streams.agents import normalise, sends, track
 from streams.kafka.application import BatchedApp
 from streams.kafka.control import ControlTopic
 from streams.kafka.dead_letters import DeadLetters
@@ -85,17 +85,16 @@ def build(settings: Settings, *, reached: Reached = nothing_reached) -> Worker:
     app.progress = Progress(
         client_options=client_options,
         group_id=settings.worker.app_id,
-        upstream_topics={topics.EVENTS: _raw_topics(settings)},
+        upstream_topics={topics.EVENTS: (*_raw_topics(settings), topics.SENDS)},
     )
     app.lanes = Lanes(close_timeout_s=settings.kafka.commit_deadline_s + 5, on_crash=on_crash)
     app.restoring = _restoring(settings, publisher, observer, on_crash)
     _declare(app, settings)
     watchdog = Watchdog(limit_s=settings.worker.watchdog_s, on_stall=on_crash)
-    assert isinstance(app.tables, LaneTableManager)
     health = Health(
         metrics=metrics,
         observer=observer,
-        tables=app.tables,
+        tables=app.lane_tables,
         lanes=app.lanes,
         progress=app.progress,
         watchdog=watchdog,
@@ -148,8 +147,10 @@ def _declare(app: BatchedApp, settings: Settings) -> None:
     """Declare to Faust what it serves: the table, the topics, the agents."""
     app.Table(topics.DELIVERIES_TABLE, key_type=bytes, value_type=bytes, partitions=settings.topics.partitions)
     raw = app.topic(*_raw_topics(settings), key_serializer="raw", value_serializer=CODEC)
+    told = app.topic(topics.SENDS, key_serializer="raw", value_serializer=CODEC)
     events = app.topic(topics.EVENTS, key_serializer="raw", value_serializer=CODEC)
     app.agent(raw, name=normalise.STAGE)(normalise.agent(app.lanes))
+    app.agent(told, name=sends.STAGE)(sends.agent(app.lanes))
     app.agent(events, name=track.STAGE)(track.agent(app.lanes))
 
 
@@ -176,7 +177,10 @@ def _restoring(
 
     return Restoring(
         stateful=(_track(settings),),
-        stateless=tuple(_normalise(settings, name, dead_letters) for name in settings.topics.providers),
+        stateless=(
+            *(_normalise(settings, name, dead_letters) for name in settings.topics.providers),
+            _sends(settings),
+        ),
         client_options=client_options,
         group_id=app_id,
         datadir=settings.worker.datadir,
@@ -234,6 +238,14 @@ def _normalise(settings: Settings, provider: str, dead_letters: DeadLetters) -> 
             events_partitions=settings.topics.partitions,
             dead_letters=dead_letters,
         ),
+    )
+
+
+def _sends(settings: Settings) -> StatelessStage:
+    return StatelessStage(
+        name=sends.STAGE,
+        source_topic=topics.SENDS,
+        fold=sends.Sends(events_topic=topics.EVENTS, events_partitions=settings.topics.partitions),
     )
 
 

@@ -27,9 +27,9 @@ from typing import Any, TypeVar
 
 from streams.codecs import DecodeError, decode, encode, typed_decoder
 from streams.domain.advice import advise
-from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
+from streams.domain.events import BounceKind, DeliveryEvent, EventType, Send, SuppressionList
 from streams.domain.status import Delivery, Fact, Kind, Status, from_micros
-from streams.providers import WebhookRequest
+from streams.providers import PROVIDERS, WebhookRequest
 
 Headers = list[tuple[str, bytes]]
 _T = TypeVar("_T", str, str | None)
@@ -512,6 +512,106 @@ def decode_raw(
     )
 
 
+# --- mail.sends ------------------------------------------------------------------------------------------------------
+
+
+def encode_send(send: Send) -> bytes:
+    """Return the value of a record of ``mail.sends``; its key is the delivery id.
+
+    Raises:
+        RecordError: what ``decode_send`` would refuse.
+    """
+    value = encode(
+        {
+            "account": send.account,
+            "provider": send.provider,
+            "message_id": send.message_id,
+            "recipient": send.recipient,
+            "reference": send.reference,
+            "sent_at": None if send.sent_at is None else _utc(send.sent_at, "sent_at"),
+            "tags": send.tags,
+            "metadata": send.metadata,
+        }
+    )
+    _check_send(send)
+    return value
+
+
+def decode_send(value: bytes | None) -> Send:
+    """Return what the application said in a record of ``mail.sends``.
+
+    Raises:
+        RecordError: it is no such record, or names no provider that we know.
+    """
+    return send_of(_object(value))
+
+
+def send_of(fields: Mapping[str, Any]) -> Send:
+    """Return the send of a decoded JSON object. The message id loses its angle brackets, the address its margins.
+
+    Nothing is cut: a reference that lost its end would name another invoice.
+
+    Raises:
+        RecordError: a field is missing, has the wrong type or is too long; the text names the field, never its value.
+    """
+    for name, allowed in _SEND_FIELDS.items():
+        if type(fields.get(name)) not in allowed:
+            message = f"{name} is missing or has the wrong type"
+            raise RecordError(message)
+    sent_at, tags, metadata = fields.get("sent_at"), fields.get("tags") or [], fields.get("metadata") or {}
+    if (tags and not _all_text(tags)) or (metadata and not _all_text(metadata.values())):
+        message = "a tag or a value of the metadata is no text"
+        raise RecordError(message)
+    send = Send(
+        account=fields["account"],
+        provider=fields["provider"],
+        message_id=fields["message_id"].strip().strip("<>").strip(),
+        recipient=fields["recipient"].strip(),
+        reference=(fields.get("reference") or "").strip() or None,
+        sent_at=None if sent_at is None else _since_1970(_time(sent_at, "sent_at"), "sent_at"),
+        tags=tuple(tags),
+        metadata=metadata,
+    )
+    _check_send(send)
+    return send
+
+
+_SEND_FIELDS: dict[str, tuple[type, ...]] = {
+    "account": _TEXT,
+    "provider": _TEXT,
+    "message_id": _TEXT,
+    "recipient": _TEXT,
+    "reference": _TEXT_OR_NONE,
+    "sent_at": _TEXT_OR_NONE,
+    "tags": (list, NoneType),
+    "metadata": (dict, NoneType),
+}
+_ADDRESS = re.compile(r"""("[^"\x00-\x1f\x7f]+"|[^\s<>",;@\x00-\x1f\x7f]+)@[^\s<>",;@\x00-\x1f\x7f]+""")
+"""An address alone: anything that is plainly a display name, a list or a slip is refused, nothing else."""
+
+
+def _check_send(send: Send) -> None:
+    """Raise RecordError unless the send keeps the rules that types do not say."""
+    texts = (send.reference or "", *send.tags, *send.metadata, *send.metadata.values())
+    if send.provider not in PROVIDERS:
+        message = f"provider is none of {', '.join(PROVIDERS)}"
+    elif not (
+        0 < len(send.account) <= LONGEST_NAME
+        and 0 < len(send.message_id) <= LONGEST_NAME
+        and 0 < len(send.recipient) <= LONGEST_NAME
+    ):
+        message = f"account, message_id or recipient is empty or has over {LONGEST_NAME} characters"
+    elif _ADDRESS.fullmatch(send.recipient) is None:
+        message = "recipient is no e-mail address alone"
+    elif len(send.tags) > MOST_LABELS or len(send.metadata) > MOST_LABELS:
+        message = f"over {MOST_LABELS} tags or entries of the metadata"
+    elif max(map(len, texts)) > LONGEST_TEXT:
+        message = f"reference, a tag or an entry of the metadata has over {LONGEST_TEXT} characters"
+    else:
+        return
+    raise RecordError(message)
+
+
 # --- mail.dead-letters -----------------------------------------------------------------------------------------------
 
 
@@ -724,11 +824,11 @@ def _utc(moment: datetime, name: str) -> datetime:
         raise RecordError(message) from None
 
 
-def _since_1970(received_at: datetime) -> datetime:
-    if received_at < _EPOCH:  # a row holds it as an unsigned number
-        message = "received_at is before 1970"
+def _since_1970(moment: datetime, name: str = "received_at") -> datetime:
+    if moment < _EPOCH:  # a row holds it as an unsigned number
+        message = f"{name} is before 1970"
         raise RecordError(message)
-    return received_at
+    return moment
 
 
 def _moment(micros: int | None) -> datetime | None:

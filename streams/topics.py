@@ -1,9 +1,10 @@
 """The topics: the one place that names them, declares them, creates them and checks them.
 
-Nothing else writes a topic's name. From ``mail.events`` on every topic has the
-same partition count, key (the delivery id) and partitioner (murmur2), so that
-one worker owns a delivery from end to end; that count can therefore never be
-changed in place, and ``check`` refuses a worker a cluster where it does not fit.
+Nothing else writes a topic's name. ``mail.sends`` and, from ``mail.events`` on,
+every topic has the same partition count, key (the delivery id) and partitioner
+(murmur2), so that one worker owns a delivery from end to end; that count can
+therefore never be changed in place, and ``check`` refuses a worker a cluster
+where it does not fit.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ from aiokafka.errors import (
 from streams.settings import Settings
 
 RAW_PREFIX: Final = "mail.raw."
+SENDS: Final = "mail.sends"
 EVENTS: Final = "mail.events"
 STATUS_CHANGED: Final = "mail.status-changed"
 STATUS: Final = "mail.status"
@@ -117,6 +119,15 @@ def all_topics(settings: Settings) -> list[TopicSpec]:
                 holds_addresses=True,
             )
             for provider in chosen.providers
+        ),
+        TopicSpec(
+            name=SENDS,
+            description="what the application handed to a provider: message id, recipient, its own reference",
+            # the broker's clock, as of the raw topics: it is the time of receipt, and the clock of ticks goes by it
+            config={**delete, **_retention(chosen.raw_retention_days), "message.timestamp.type": "LogAppendTime"},
+            partitions=chosen.partitions,
+            fixed_partitions=True,
+            holds_addresses=True,
         ),
         TopicSpec(
             name=EVENTS,

@@ -18,7 +18,7 @@ from streams.settings import Kafka, Settings, Topics, Worker
 
 _NewPartitions: Any = NewPartitions
 _ConfigResource: Any = ConfigResource
-NAMES = ("RAW_PREFIX", "EVENTS", "STATUS_CHANGED", "STATUS", "DEFERRALS", "DEAD_LETTERS", "CONTROL")
+NAMES = ("RAW_PREFIX", "SENDS", "EVENTS", "STATUS_CHANGED", "STATUS", "DEFERRALS", "DEAD_LETTERS", "CONTROL")
 
 
 @pytest.fixture
@@ -60,14 +60,22 @@ def test_there_is_a_raw_topic_for_each_provider_that_is_read() -> None:
 
 def test_every_topic_that_is_keyed_by_delivery_has_the_partition_count_of_the_changelog() -> None:
     specs = by_name(Settings(topics=Topics(partitions=5)))
-    keyed = ("mail.events", "mail.status-changed", "mail.status", "mail.deferrals", "mailstreams-deliveries-changelog")
+    keyed = (
+        "mail.sends",
+        "mail.events",
+        "mail.status-changed",
+        "mail.status",
+        "mail.deferrals",
+        "mailstreams-deliveries-changelog",
+    )
 
     assert {specs[name].partitions for name in keyed} == {5}
     assert all(specs[name].fixed_partitions for name in keyed)
 
 
-def test_raw_topics_take_large_bodies_and_carry_the_brokers_time() -> None:
-    config = by_name(Settings())["mail.raw.sendgrid"].config
+@pytest.mark.parametrize("name", ["mail.raw.sendgrid", "mail.sends"])
+def test_what_comes_from_outside_may_be_large_and_carries_the_brokers_time(name: str) -> None:
+    config = by_name(Settings())[name].config
 
     assert config["max.message.bytes"] == str(8 * 1024 * 1024)
     assert config["message.timestamp.type"] == "LogAppendTime"
@@ -133,7 +141,7 @@ def test_another_partition_count_is_refused_where_a_key_would_move(chosen: Setti
 
     problems = asyncio.run(topics.check(other))
 
-    assert len(problems) == 5
+    assert len(problems) == 6
     assert all("has 3 partitions, 2 are needed" in problem for problem in problems)
     assert all(problem.endswith("set it: MAILSTREAMS_TOPICS__PARTITIONS=3") for problem in problems)
     assert not any(topics.RAW_PREFIX in problem for problem in problems)

@@ -9,7 +9,7 @@ import hashlib
 from base64 import b32encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 
 
@@ -96,6 +96,42 @@ class DeliveryEvent:
     def delivery_id(self) -> str:
         """The identity of the delivery this event belongs to."""
         return delivery_id(self.account, self.provider, self.message_id, self.recipient)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Send:
+    """What an application says when it has handed one message to one recipient to a provider.
+
+    Some providers never report that they took a message, and an event may lack the reference: this gives both.
+    """
+
+    account: str
+    provider: str
+    message_id: str
+    """The id that the provider's API answered with, without angle brackets."""
+    recipient: str
+    """The address alone, without a display name."""
+    reference: str | None = None
+    """The application's own name for what was mailed: the invoice."""
+    sent_at: datetime | None = None
+    """When the provider took it, by the application's clock; None: when we received this."""
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def delivery_id(self) -> str:
+        """The identity of the delivery that this begins."""
+        return delivery_id(self.account, self.provider, self.message_id, self.recipient)
+
+    @property
+    def event_id(self) -> str:
+        """A fingerprint: said again in the same words it is the same event, with another reference it is another."""
+        at = "" if self.sent_at is None else self.sent_at.astimezone(UTC).isoformat()
+        digest = hashlib.sha256()
+        for part in ("mail.sends", self.delivery_id, at, self.reference or ""):
+            encoded = part.encode("utf-8", "surrogatepass")
+            digest.update(len(encoded).to_bytes(4, "big") + encoded)
+        return digest.hexdigest()
 
 
 def normalised_recipient(address: str) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams import records
@@ -147,11 +147,13 @@ def test_a_row_that_cannot_be_read_is_no_poison() -> None:
 # -- equal input, equal bytes -----------------------------------------------------------------------------------------------------
 
 
+@settings(max_examples=40)
 @given(histories)
 def test_equal_input_gives_equal_bytes(history: Sequence[DeliveryEvent]) -> None:
     assert fold(*history) == fold(*history)
 
 
+@settings(max_examples=40)
 @given(histories, st.data())
 def test_repeating_what_was_folded_already_tells_nothing_more(
     history: Sequence[DeliveryEvent], data: st.DataObject
@@ -163,6 +165,7 @@ def test_repeating_what_was_folded_already_tells_nothing_more(
     assert effects.rows.keys() == rows.keys()
 
 
+@settings(max_examples=40)
 @given(histories)
 def test_the_revisions_told_are_1_2_3(history: Sequence[DeliveryEvent]) -> None:
     revisions: dict[bytes | None, list[int]] = {}
@@ -171,6 +174,7 @@ def test_the_revisions_told_are_1_2_3(history: Sequence[DeliveryEvent]) -> None:
     assert all(each == list(range(1, len(each) + 1)) for each in revisions.values())
 
 
+@settings(max_examples=40)
 @given(histories)
 def test_cutting_a_history_into_batches_makes_no_difference(history: Sequence[DeliveryEvent]) -> None:
     whole = fold(*history)

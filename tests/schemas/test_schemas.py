@@ -10,18 +10,28 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from streams.domain.advice import ADVICE
-from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
+from streams.domain.events import BounceKind, DeliveryEvent, EventType, Send, SuppressionList
 from streams.domain.status import Status, fold
-from streams.records import decode_event, decode_status, encode_event, encode_status
+from streams.providers import PROVIDERS
+from streams.records import (
+    RecordError,
+    decode_event,
+    decode_send,
+    decode_status,
+    encode_event,
+    encode_send,
+    encode_status,
+)
 from tests.domain.deliveries import events, fold_all, histories
+from tests.test_sends_record import sends
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
 BY_NAME: dict[str, dict[str, Any]] = {
     path.name.removesuffix(".schema.json"): json.loads(path.read_text()) for path in SCHEMAS.glob("*.schema.json")
 }
 VALIDATORS = {name: Draft202012Validator(schema) for name, schema in BY_NAME.items()}
-STATUS, EVENT = VALIDATORS["status.v1"], VALIDATORS["event.v1"]
-STATUS_SCHEMA, EVENT_SCHEMA = BY_NAME["status.v1"], BY_NAME["event.v1"]
+STATUS, EVENT, SEND = VALIDATORS["status.v1"], VALIDATORS["event.v1"], VALIDATORS["send.v1"]
+STATUS_SCHEMA, EVENT_SCHEMA, SEND_SCHEMA = BY_NAME["status.v1"], BY_NAME["event.v1"], BY_NAME["send.v1"]
 VALID = sorted(SCHEMAS.glob("examples/*/*.json"))
 INVALID = sorted(SCHEMAS.glob("examples/*/invalid/*.json"))
 
@@ -63,11 +73,20 @@ def test_the_schema_names_every_field_of_an_event_and_no_other(one: DeliveryEven
     assert list(json.loads(encode_event(one, "mail.raw.sendgrid/0/0"))) == list(EVENT_SCHEMA["properties"])
 
 
+@given(sends)
+def test_every_send_that_we_write_fits_its_schema_which_names_all_its_fields(one: Send) -> None:
+    written = json.loads(encode_send(one))
+
+    SEND.validate(written)
+    assert list(written) == list(SEND_SCHEMA["properties"])
+
+
 def test_the_schemas_name_every_word_of_the_vocabulary() -> None:
     status, one = STATUS_SCHEMA["properties"], EVENT_SCHEMA["properties"]
     assert set(status["status"]["enum"]) == set(Status)
     assert set(status["previous"]["enum"]) == {*Status, None}
     assert set(one["type"]["enum"]) == set(EventType)
+    assert SEND_SCHEMA["properties"]["provider"]["enum"] == list(PROVIDERS)
     for properties in (status, one):
         assert set(properties["bounce_kind"]["enum"]) == {*BounceKind, None}
         assert set(properties["suppression_list"]["enum"]) == {*SuppressionList, None}
@@ -86,6 +105,17 @@ def test_a_valid_example_fits(path: Path) -> None:
 @pytest.mark.parametrize("path", [path for path in VALID if "event.v1" in path.parts], ids=name_of)
 def test_a_valid_event_can_be_read_and_folded(path: Path) -> None:
     assert fold(None, decode_event(path.read_bytes()))
+
+
+@pytest.mark.parametrize("path", [path for path in VALID if "send.v1" in path.parts], ids=name_of)
+def test_a_valid_send_can_be_read(path: Path) -> None:
+    assert decode_send(path.read_bytes()).reference in {"INV-4711", None}
+
+
+@pytest.mark.parametrize("path", [path for path in INVALID if "send.v1" in path.parts], ids=name_of)
+def test_what_the_schema_of_a_send_refuses_is_never_read(path: Path) -> None:
+    with pytest.raises(RecordError):
+        decode_send(path.read_bytes())
 
 
 @pytest.mark.parametrize("path", INVALID, ids=name_of)

@@ -1,0 +1,80 @@
+"""``mail.sends`` -> ``mail.events``: what the application says it sent becomes a ``sent`` event.
+
+Without state, and at least once, as ``normalise``: the event's id is a
+fingerprint, so what is said twice counts once. The event brings ``sent`` to the
+deliveries of providers that never report it, and the reference to those whose
+events lack it; the order in which it and the provider's own events come does
+not matter.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+from faust.streams import Stream
+from faust.types import StreamT
+
+from streams import records
+from streams.domain.events import DeliveryEvent, EventType, Send
+from streams.kafka.batches import Batch, Record, Row
+from streams.kafka.lanes import Effects, Lanes
+from streams.kafka.partitioner import partition_of
+
+STAGE = "sends"
+PROVIDER_EVENT = "mail.sends"
+"""The event's ``provider_event``: no provider said it, the application did."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def agent(lanes: Lanes) -> Callable[[StreamT[Any]], Awaitable[None]]:
+    """Return the agent: it hands each batch to its partition's lane, which acknowledges it when it took effect."""
+
+    async def sends(stream: StreamT[Any]) -> None:
+        async for event in cast("Stream[Batch]", stream).noack().events():
+            lanes.take(event)
+
+    return sends
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sends:
+    """The fold of ``mail.sends``."""
+
+    events_topic: str
+    events_partitions: int
+
+    def __call__(self, record: Record, effects: Effects) -> None:
+        """Turn what was said into one event.
+
+        Raises:
+            RecordError: it can never be understood.
+        """
+        event = event_of(
+            records.decode_send(record.value), received_at=_EPOCH + timedelta(milliseconds=record.timestamp)
+        )
+        delivery_id = event.delivery_id
+        source = f"{record.topic}/{record.partition}/{record.offset}"
+        value = records.encode_event(event, source, delivery_id=delivery_id)
+        # The application may have chosen another key, or none: the delivery's own partition is found anew.
+        key = delivery_id.encode()
+        effects.emit(self.events_topic, partition_of(key, self.events_partitions), Row(key, value, record.timestamp))
+
+
+def event_of(send: Send, *, received_at: datetime) -> DeliveryEvent:
+    """Return the event that a send is; without a time of its own it happened when it was received."""
+    return DeliveryEvent(
+        event_id=send.event_id,
+        provider=send.provider,
+        account=send.account,
+        message_id=send.message_id,
+        recipient=send.recipient,
+        type=EventType.SENT,
+        received_at=received_at,
+        occurred_at=received_at if send.sent_at is None else send.sent_at,
+        reference=send.reference,
+        tags=send.tags,
+        metadata=send.metadata,
+        provider_event=PROVIDER_EVENT,
+    )

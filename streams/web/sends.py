@@ -1,0 +1,255 @@
+"""``POST /sends``: an application says what it handed to a provider; it goes to ``mail.sends``.
+
+- One JSON object (``schemas/send.v1.schema.json``), or an array of at most 1,000.
+- ``Authorization: Bearer KEY``. A key belongs to an account, and tells sends of that account only. Of a key only its
+  SHA-256 is known here.
+- All or nothing: with one bad element nothing is taken, and the answer names each bad one.
+- 202 comes after all in-sync replicas of the broker have all of them; anything else means: send all of it again.
+  Said twice it counts once.
+
+Errors are ``application/problem+json`` (RFC 9457). They name fields, never values.
+"""
+
+import asyncio
+import hmac
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import sha256
+from http import HTTPStatus
+from typing import Any, Final
+
+from aiohttp import web
+from aiokafka.errors import KafkaError
+
+from streams import codecs, records
+from streams.domain.events import Send
+
+PATH: Final = "/sends"
+MOST_SENDS: Final = 1000
+"""Elements of one request."""
+MAX_BODY_BYTES: Final = 4 * 1024 * 1024
+"""Bytes of one request: room for 1,000 with 4 KiB each."""
+BODY_TIMEOUT_S: Final = 20.0
+RETRY_AFTER_S: Final = 10
+_MOST_ERRORS: Final = 20
+"""Bad elements that an answer names."""
+_KEY_BYTES: Final = 512
+"""A key longer than this is none."""
+_CHUNK_BYTES: Final = 64 * 1024
+
+
+class Outcome(StrEnum):
+    """What became of a request: a closed set, fit for a metric's label."""
+
+    ACCEPTED = "accepted"
+    UNAUTHENTICATED = "unauthenticated"  # no key, or one that is none of ours
+    FORBIDDEN = "forbidden"  # a key of another account
+    UNSUPPORTED = "unsupported"  # not JSON by its header, or compressed
+    TOO_LARGE = "too_large"
+    TOO_SLOW = "too_slow"  # the body did not come in time
+    MALFORMED = "malformed"  # not JSON
+    INVALID = "invalid"  # JSON, but some element is no send
+    UNAVAILABLE = "unavailable"  # the brokers do not take it now
+
+
+Publish = Callable[[Sequence[tuple[bytes, bytes]]], Awaitable[None]]
+"""Write (key, value) records to ``mail.sends``, partitioned by Kafka's own partitioner (murmur2 of the key), and return
+when all in-sync replicas have all of them. Raises KafkaError, OSError or TimeoutError when they do not; a part may have
+been written then."""
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+Told = Callable[[Outcome, int], None]
+"""Called once a request with what became of it and how many sends were accepted."""
+
+
+class _RefusedError(Exception):
+    """The request is answered with a problem."""
+
+    def __init__(
+        self,
+        outcome: Outcome,
+        status: HTTPStatus,
+        detail: str,
+        *,
+        errors: Sequence[Mapping[str, Any]] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.outcome = outcome
+        self.status = status
+        self.errors = errors
+        self.headers = headers or {}
+
+
+def handler(
+    *,
+    keys: Mapping[str, Sequence[str]],
+    publish: Publish,
+    told: Told = lambda _outcome, _count: None,
+    body_timeout_s: float = BODY_TIMEOUT_S,
+) -> Handler:
+    """Return what answers ``POST /sends``. It raises nothing but what a broken connection raises.
+
+    Args:
+        keys: Account -> the SHA-256 of each of its API keys, in hexadecimal.
+        publish: Writes to ``mail.sends``; see ``Publish``.
+        told: Told what became of each request, for metrics.
+        body_timeout_s: The whole body has to come within so many seconds.
+    """
+    digests = [(account, digest.lower()) for account, found in keys.items() for digest in found]
+    return _Sends(digests=digests, publish=publish, told=told, body_timeout_s=body_timeout_s).post
+
+
+def add_routes(app: web.Application, **options: Any) -> None:
+    """Add ``POST /sends`` to an application; the options are those of ``handler``."""
+    app.router.add_post(PATH, handler(**options))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sends:
+    digests: Sequence[tuple[str, str]]
+    """(account, SHA-256 of a key in hexadecimal)."""
+    publish: Publish
+    told: Told
+    body_timeout_s: float
+
+    async def post(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Take the sends of one request."""
+        try:
+            accounts = self._accounts(request)
+            sends = _sends(await self._body(request), accounts)
+            await self._publish(sends)
+        except _RefusedError as refused:
+            self.told(refused.outcome, 0)
+            return _problem(refused)
+        self.told(Outcome.ACCEPTED, len(sends))
+        answer = {"accepted": len(sends), "delivery_ids": [send.delivery_id for send in sends]}
+        return web.Response(status=HTTPStatus.ACCEPTED, body=codecs.encode(answer), content_type="application/json")
+
+    def _accounts(self, request: web.BaseRequest) -> frozenset[str]:
+        """Return the accounts that the request's key may speak for."""
+        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+        given = key.strip().encode("utf-8", "surrogateescape")
+        digest = sha256(given).hexdigest().encode()
+        # Every key is compared, each in constant time: how long it takes tells nothing.
+        matched = [account for account, ours in self.digests if hmac.compare_digest(ours.encode(), digest)]
+        if scheme.lower() != "bearer" or not 0 < len(given) <= _KEY_BYTES or not matched:
+            raise _RefusedError(
+                Outcome.UNAUTHENTICATED,
+                HTTPStatus.UNAUTHORIZED,
+                "an API key of an account is needed: Authorization: Bearer KEY",
+                headers={"WWW-Authenticate": 'Bearer realm="mailstreams"'},
+            )
+        return frozenset(matched)
+
+    async def _body(self, request: web.BaseRequest) -> bytes:
+        if not (request.content_type == "application/json" or request.content_type.endswith("+json")):
+            raise _RefusedError(
+                Outcome.UNSUPPORTED, HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the Content-Type must be application/json"
+            )
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise _RefusedError(
+                Outcome.UNSUPPORTED, HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body must not be compressed"
+            )
+        if (request.content_length or 0) > MAX_BODY_BYTES:
+            raise _too_large()
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self.body_timeout_s):
+                async for chunk in request.content.iter_chunked(_CHUNK_BYTES):
+                    body += chunk
+                    if len(body) > MAX_BODY_BYTES:
+                        raise _too_large()
+        except TimeoutError:
+            raise _RefusedError(
+                Outcome.TOO_SLOW, HTTPStatus.REQUEST_TIMEOUT, f"the body did not come within {self.body_timeout_s:g} s"
+            ) from None
+        return bytes(body)
+
+    async def _publish(self, sends: Sequence[Send]) -> None:
+        try:
+            await self.publish([(send.delivery_id.encode(), records.encode_send(send)) for send in sends])
+        except (KafkaError, OSError, TimeoutError):
+            raise _RefusedError(
+                Outcome.UNAVAILABLE,
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "the broker does not take it now; send all of it again",
+                headers={"Retry-After": str(RETRY_AFTER_S)},
+            ) from None
+
+
+def _sends(body: bytes, accounts: frozenset[str]) -> list[Send]:
+    """Return what the body says; all of it is right, and about accounts of the key."""
+    try:
+        value = codecs.decode(body)
+    except codecs.DecodeError as error:
+        raise _RefusedError(Outcome.MALFORMED, HTTPStatus.BAD_REQUEST, str(error)) from None
+    elements = value if isinstance(value, list) else [value]
+    if not 0 < len(elements) <= MOST_SENDS:
+        raise _RefusedError(
+            Outcome.INVALID, HTTPStatus.UNPROCESSABLE_ENTITY, f"an array must have 1 to {MOST_SENDS} elements"
+        )
+    sends: list[Send] = []
+    errors: list[dict[str, Any]] = []
+    foreign = False
+    for index, element in enumerate(elements):
+        try:
+            send = _send(element, accounts)
+        except records.RecordError as error:
+            errors.append({"index": index, "detail": str(error)})
+            continue
+        if send.account not in accounts:
+            foreign = True
+            errors.append({"index": index, "detail": "account is not that of the API key"})
+        sends.append(send)
+    if foreign:
+        raise _RefusedError(
+            Outcome.FORBIDDEN, HTTPStatus.FORBIDDEN, _bad(errors, elements), errors=errors[:_MOST_ERRORS]
+        )
+    if errors:
+        raise _RefusedError(
+            Outcome.INVALID, HTTPStatus.UNPROCESSABLE_ENTITY, _bad(errors, elements), errors=errors[:_MOST_ERRORS]
+        )
+    return sends
+
+
+def _send(element: Any, accounts: frozenset[str]) -> Send:
+    if not isinstance(element, dict):
+        message = "not an object"
+        raise records.RecordError(message)
+    if "account" not in element and len(accounts) == 1:  # the key says which
+        element = {**element, "account": next(iter(accounts))}
+    return records.send_of(element)
+
+
+def _bad(errors: Sequence[object], elements: Sequence[object]) -> str:
+    return f"{len(errors)} of {len(elements)} elements cannot be taken, so none was"
+
+
+def _too_large() -> _RefusedError:
+    return _RefusedError(
+        Outcome.TOO_LARGE,
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        f"a request may have {MAX_BODY_BYTES} bytes and {MOST_SENDS} elements; send several",
+    )
+
+
+def _problem(refused: _RefusedError) -> web.Response:
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": refused.status.phrase,
+        "status": refused.status.value,
+        "detail": str(refused),
+    }
+    if refused.errors:
+        body["errors"] = refused.errors
+    answer = web.Response(
+        status=refused.status,
+        body=codecs.encode(body),
+        content_type="application/problem+json",
+        headers=dict(refused.headers),
+    )
+    if refused.outcome in {Outcome.TOO_LARGE, Outcome.TOO_SLOW}:
+        answer.force_close()  # the rest of the body is not read
+    return answer
