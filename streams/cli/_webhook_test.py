@@ -1,0 +1,216 @@
+"""``mailstreams webhook test PROVIDER``: one signed event to the ingress, what came back, and what to do about it.
+
+The secrets are those of the settings, so it tries what is configured. Two things
+cannot be tried from here: SendGrid's private key is SendGrid's, and Amazon's is
+Amazon's. There a forged request is sent, which must be refused; the rest is a
+click on the provider's own page.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from secrets import token_hex
+from typing import Final
+
+import click
+
+from streams.cli import NOTHING_FOUND, Failure, Invocation, json_option, pass_invocation
+from streams.cli._output import clean, json_line, shortened
+from streams.cli.simulate import SECRETS, TIMEOUT_S, ingress_url
+from streams.domain.events import EventType
+from streams.settings import Settings
+from streams.simulate import signing
+from streams.simulate.shapes import payload
+from streams.simulate.signing import Sign
+from streams.simulate.story import PROVIDERS, Happening, Message, Plot
+
+_OK: Final = range(200, 300)
+_ANSWER_CHARACTERS: Final = 200
+
+_TRY_THERE: Final[Mapping[str, str]] = {
+    "sendgrid": "click Test Your Integration in SendGrid's Event Webhook settings, with signing switched on",
+    "amazon_ses": "send to success@simulator.amazonses.com with your configuration set",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """How the request is signed, and what must come of it."""
+
+    sign: Sign
+    forged: bool
+    """No secret of ours makes this proof: it has to be refused."""
+    proof: str
+    """In words."""
+
+
+@click.command("test")
+@click.argument("provider", type=click.Choice(PROVIDERS))
+@click.option("--account", default="default", show_default=True, help="The account in the path of the webhook's URL.")
+@click.option(
+    "--url", metavar="URL", help="The ingress, up to the path; try the public one. Default: that of the settings."
+)
+@click.option(
+    "--secrets",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=SECRETS,
+    show_default=True,
+    metavar="DIR",
+    help="What mailstreams simulate signs with, if the account is one for simulation.",
+)
+@json_option
+@pass_invocation
+def test(invocation: Invocation, provider: str, *, account: str, url: str | None, folder: Path, as_json: bool) -> None:
+    """Send one test event of a PROVIDER to the ingress, and say what came back and what to do.
+
+    It is signed with the secret that the settings hold for the account. What only the provider can sign (SendGrid,
+    Amazon SES) is forged instead, and must be refused. An accepted event is a delivery to an address under .example;
+    find it with mailstreams lookup.
+    """
+    settings = invocation.settings()
+    attempt = _attempt(settings, provider, account, folder)
+    happening = _happening(provider, account)
+    base = (url or settings.ingress.public_url or ingress_url(settings)).rstrip("/")
+    signed = attempt.sign(payload(provider, [happening]), at=datetime.now(UTC))
+    status, answer = asyncio.run(_post(f"{base}/webhooks/{provider}/{account}", signed))
+    good, said = _verdict(status, answer, attempt, happening.message)
+    if as_json:
+        json_line({"url": base, "status": status or None, "answer": answer, "good": good, "said": said})
+    else:
+        click.echo(f"POST {clean(base)}/webhooks/{provider}/{clean(account)}, {attempt.proof}")
+        click.echo(f"  -> {status or 'no answer'}{f' {answer}' if answer else ''}")
+        for line in said:
+            click.echo(line)
+    if not good:
+        raise SystemExit(NOTHING_FOUND)
+
+
+def _attempt(settings: Settings, provider: str, account: str, folder: Path) -> _Attempt:
+    """Return how to sign with what is configured.
+
+    Raises:
+        Failure: nothing is configured.
+    """
+    found = settings.accounts.get(account)
+    webhook = found.webhooks.get(provider) if found is not None else None
+    place = f"accounts.{clean(account)}.webhooks.{provider}"
+    if webhook is None or not (webhook.secrets or webhook.insecure):
+        message = f"{place} has no secrets, so the ingress refuses everything: see docs/providers/{provider}.md"
+        raise Failure(message)
+    secrets = [secret.get_secret_value() for secret in webhook.secrets.values()]
+    if webhook.insecure:
+        return _Attempt(signing.signers(signing.draw())[provider], False, f"any proof would do: {place}.insecure")
+    if provider == "mailgun":
+        return _Attempt(signing.SignMailgun(secrets[0].strip()), False, "signed with the account's signing key")
+    credentials = [secret for secret in secrets if secret.startswith(("basic:", "header:"))]
+    if provider == "postmark":
+        return _Attempt(
+            signing.SignPostmark(signing.credential(credentials[0])), False, "with the account's credential"
+        )
+    if credentials:
+        sign = signing.SignRawDelivery(signing.credential(credentials[0]))
+        return _Attempt(sign, False, "as SNS raw message delivery, with the account's credential")
+    return _simulated(provider, secrets, folder, settings) or _Attempt(
+        signing.signers(signing.draw())[provider], True, "with a forged signature"
+    )
+
+
+def _simulated(provider: str, secrets: list[str], folder: Path, settings: Settings) -> _Attempt | None:
+    """Return how the simulator signs, if the account knows its secrets."""
+    if not (folder / signing.SECRETS_FILE).exists():
+        return None
+    try:
+        own = signing.load(folder)
+    except (OSError, ValueError):
+        return None
+    trusted = settings.ingress.certificates_dir
+    if provider == "amazon_ses" and (trusted is None or not (trusted / signing.CERTIFICATE_FILE).exists()):
+        return None
+    if own.for_ingress()[provider] not in {"".join(secret.split()) for secret in secrets}:
+        return None
+    return _Attempt(signing.signers(own)[provider], False, "signed by the simulator")
+
+
+def _happening(provider: str, account: str) -> Happening:
+    now = datetime.now(UTC)
+    token = token_hex(16)
+    message = Message(
+        provider=provider,
+        account=account,
+        token=token,
+        recipient="webhook-test@mailstreams.example",
+        reference=f"WEBHOOK-TEST-{token[:8]}",
+        sent_at=now,
+    )
+    return Happening(
+        message=message,
+        number=0,
+        type=EventType.DELIVERED,
+        occurred_at=now,
+        arrives_at=now,
+        plot=Plot.DELIVERED,
+        answer="250 2.0.0 OK: this is a test",
+    )
+
+
+async def _post(url: str, signed: signing.Signed) -> tuple[int, str]:
+    """Return the status and the beginning of the answer; without an answer 0 and why."""
+    import aiohttp  # noqa: PLC0415 - takes a while to import: not for --help
+
+    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.post(url, data=signed.body, headers=dict(signed.headers), allow_redirects=False) as answer,
+        ):
+            text = (await answer.content.read(_ANSWER_CHARACTERS * 4)).decode("utf-8", "replace")
+            return answer.status, shortened(clean(text).strip(), _ANSWER_CHARACTERS)
+    except aiohttp.InvalidURL:
+        return 0, "that is no URL"
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        return 0, clean(str(error) or type(error).__name__)
+
+
+def _verdict(status: int, answer: str, attempt: _Attempt, message: Message) -> tuple[bool, list[str]]:
+    """Return whether that is what had to come back, and what to do."""
+    provider = message.provider
+    if status in _OK and attempt.forged:
+        return False, [
+            "A forged request was taken: whatever answers there does not verify. Is it the ingress of these settings?"
+        ]
+    if status in _OK:
+        lines = ["Good: it was verified, and the broker has it. With a worker running, see what became of it:"]
+        lines.append(f"  mailstreams lookup --reference {message.reference}")
+        if provider in _TRY_THERE and not attempt.forged:
+            lines.append(f"That the provider reaches you, it alone can show: {_TRY_THERE[provider]}.")
+        return True, lines
+    if status in {401, 403} and attempt.forged:
+        return True, [
+            "Good: the ingress is there, and refuses what the provider did not sign. Nobody but the provider can",
+            f"show the rest: {_TRY_THERE[provider]}.",
+        ]
+    return False, [_advice(status, answer, f"accounts.{clean(message.account)}.webhooks.{provider}", provider)]
+
+
+def _advice(status: int, answer: str, place: str, provider: str) -> str:  # noqa: PLR0911 - one return for each answer
+    if status == 0:
+        return f"Nothing answers there ({answer}). Is the ingress running (mailstreams ingress), and the port open?"
+    if 300 <= status < 400:  # noqa: PLR2004 - redirects
+        return "That is a redirect, which providers do not follow: give them the URL that it leads to."
+    if status in {401, 403}:
+        return (
+            f"It was refused ({answer}). The ingress runs with other secrets than {place}: restart it with these "
+            f"settings, or look at its log; a proxy before it must leave headers and body as they are."
+        )
+    if status == 404:  # noqa: PLR2004 - not found
+        return (
+            f"The ingress does not know this account or provider: it runs without {place}, or a proxy changes the path."
+        )
+    if status == 413:  # noqa: PLR2004 - too large
+        return "A proxy before the ingress takes only small bodies: batches reach 1 MiB and more."
+    if status in {429, 503}:
+        return f"It cannot take it now ({answer}): no broker, or too much at once. Providers will try again."
+    return f"That is no answer of an ingress; see docs/providers/{provider}.md for what the URL must be."

@@ -1,0 +1,405 @@
+"""``mailstreams simulate``: a made-up world of invoices, in every provider's own words and signatures."""
+
+import asyncio
+import re
+import signal
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from streams import codecs, records, topics
+from streams.cli import INTERRUPTED, NOTHING_FOUND, WRONG_USE, Failure, Invocation, json_option, pass_invocation
+from streams.cli._kafka import partitions_of, producer, run
+from streams.cli._output import clean, json_line, note
+from streams.settings import Settings
+from streams.simulate import signing
+from streams.simulate.driving import (
+    NO_ANSWER,
+    Answer,
+    Deliver,
+    Outgoing,
+    Summary,
+    described,
+    drive,
+    ledger_line,
+)
+from streams.simulate.story import PROFILES, PROVIDERS, SENDS, arrivals
+
+ACCOUNT: Final = "demo"
+SECRETS: Final = Path("var/simulate")
+TIMEOUT_S: Final = 15.0
+_CONNECTIONS: Final = 200
+_NEWS_EVERY_S: Final = 10.0
+_REFUSED: Final = frozenset({401, 403, 404})
+_SENDS_PATH: Final = "/sends"
+_NOBODY: Final = "no answer from {}: is the ingress running there? (mailstreams ingress)"
+
+
+@click.command("simulate")
+@click.option("--url", metavar="URL", help="The ingress. Default: the one that the settings describe, on this machine.")
+@click.option("--kafka", is_flag=True, help="Write to the raw topics, past the ingress; nothing is verified.")
+@click.option(
+    "--account", default=ACCOUNT, show_default=True, help="Our name for the account; use it for nothing else."
+)
+@click.option(
+    "--provider",
+    "providers",
+    multiple=True,
+    type=click.Choice(PROVIDERS),
+    help="Only this one; may be given several times. Default: all.",
+)
+@click.option(
+    "--profile",
+    type=click.Choice(list(PROFILES)),
+    default="demo",
+    show_default=True,
+    help="demo: deferrals end within a minute; real: within hours, opens within days; load: all within seconds.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    default=2.0,
+    show_default=True,
+    metavar="N",
+    help="Messages a second; each brings about three events.",
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="Another seed is another world.")
+@click.option("--messages", type=click.IntRange(min=1), metavar="N", help="Send N messages and tell each to its end.")
+@click.option(
+    "--duration",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="S",
+    help="End after S seconds, whatever is open.",
+)
+@click.option(
+    "--secrets",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=SECRETS,
+    show_default=True,
+    metavar="DIR",
+    help="What the simulated providers sign with; made if it is not there.",
+)
+@click.option("--show-settings", is_flag=True, help="Print the settings with which the ingress takes it all, and end.")
+@click.option(
+    "--ledger",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Add a line of JSON for each request that was answered 2xx.",
+)
+@click.option("--quiet", is_flag=True, help="No news while it runs.")
+@json_option
+@pass_invocation
+def command(
+    invocation: Invocation,
+    *,
+    url: str | None,
+    kafka: bool,
+    account: str,
+    providers: Sequence[str],
+    profile: str,
+    rate: float,
+    seed: int,
+    messages: int | None,
+    duration: float | None,
+    folder: Path,
+    show_settings: bool,
+    ledger: Path | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Play the providers: webhooks of made-up messages, in their true shapes, with signatures.
+
+    Messages are delivered, opened, deferred and then delivered or bounced, refused, dropped; people complain,
+    machines open, absent ones have their mailbox answer. Webhooks come late, in disorder, and some twice. For Postmark,
+    which reports no sent, the application tells its sends.
+
+    The schedule is fixed by --seed and --rate and waits for nobody: a latency counts from when a request was due.
+    Requests that are refused for now are sent again. Without --messages and --duration it goes on until Ctrl-C; the
+    end prints what became of all. Exit code 1: something was refused or never answered.
+
+    The ingress must know the simulated providers' secrets: --show-settings prints them as settings. They are made at
+    random, for simulation only: whoever has them can forge what the account reports.
+    """
+    if url is not None and kafka:
+        message = "--url and --kafka exclude each other"
+        raise click.UsageError(message)
+    if not _is_name(account):
+        message = "--account: letters, digits, . _ -"
+        raise click.UsageError(message)
+    try:
+        secrets = signing.load(folder)
+    except (OSError, ValueError) as error:
+        text = f"{folder}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        raise Failure(text, exit_code=WRONG_USE) from None
+    if show_settings:
+        click.echo(settings_text(secrets, folder, account), nl=False)
+        return
+    settings = invocation.settings()
+    target = None if kafka else (url or ingress_url(settings)).rstrip("/")
+    summary = Summary()
+    world = _World(
+        settings=settings,
+        url=target,
+        secrets=secrets,
+        account=account,
+        providers=tuple(providers) or PROVIDERS,
+        profile=profile,
+        rate=rate,
+        seed=seed,
+        messages=messages,
+        duration=duration,
+        summary=summary,
+        news=not quiet and not as_json,
+    )
+    with ExitStack() as files:
+        try:
+            lines = files.enter_context(ledger.open("ab", buffering=0)) if ledger is not None else None
+        except OSError as error:
+            text = f"{ledger}: {error.strerror or error}"
+            raise Failure(text, exit_code=WRONG_USE) from None
+        interrupted = run(world.play(lines))
+    _tell(summary, as_json=as_json)
+    if interrupted:
+        raise SystemExit(INTERRUPTED)
+    if summary.refused:
+        raise Failure(*_advice(summary, target, folder, account), exit_code=NOTHING_FOUND)
+
+
+def _is_name(account: str) -> bool:
+    """Tell whether a name can be an account's, in a URL and in the settings."""
+    return re.fullmatch(r"[A-Za-z0-9._-]{1,64}", account) is not None
+
+
+def ingress_url(settings: Settings) -> str:
+    """Return where the ingress of these settings listens, seen from this machine."""
+    own = settings.ingress
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(own.host, own.host)  # noqa: S104 - the name of "everywhere" is looked for
+    scheme = "http" if own.tls_certfile is None else "https"
+    return f"{scheme}://{f'[{host}]' if ':' in host and '[' not in host else host}:{own.port}"
+
+
+def settings_text(secrets: signing.Secrets, folder: Path, account: str) -> str:
+    """Return the settings, in TOML, with which an ingress takes what is simulated."""
+    quoted = codecs.encode(str((folder / signing.CERTIFICATES).absolute())).decode()
+    lines = [
+        "# For simulation only: whoever has these secrets can forge what this account reports.",
+        "[ingress]",
+        f"certificates_dir = {quoted}",
+        "",
+        f"[accounts.{codecs.encode(account).decode()}]",
+        f'api_keys = ["{sha256(secrets.send_key.encode()).hexdigest()}"]',
+    ]
+    for provider, secret in secrets.for_ingress().items():
+        lines += [
+            "",
+            f"[accounts.{codecs.encode(account).decode()}.webhooks.{provider}.secrets]",
+            f"{signing.KEY_ID} = {codecs.encode(secret).decode()}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+class _World:
+    """One run."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        url: str | None,
+        secrets: signing.Secrets,
+        account: str,
+        providers: Sequence[str],
+        profile: str,
+        rate: float,
+        seed: int,
+        messages: int | None,
+        duration: float | None,
+        summary: Summary,
+        news: bool,
+    ) -> None:
+        self._settings = settings
+        self._url = url
+        self._secrets = secrets
+        self._account = account
+        self._providers = providers
+        self._profile = profile
+        self._rate = rate
+        self._seed = seed
+        self._messages = messages
+        self._duration = duration
+        self._summary = summary
+        self._news = news
+
+    async def play(self, ledger: Any) -> bool:
+        """Send it all; return whether it was ended by a signal."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        async with self._deliverer() as deliver:
+            if self._news:
+                note(f"simulating {self._rate:g} messages/s to {self._url or 'Kafka'}; Ctrl-C ends it")
+            news = asyncio.create_task(self._tell_news())
+            start = datetime.now(UTC)
+            try:
+                await drive(
+                    arrivals(
+                        seed=self._seed,
+                        start=start,
+                        rate=self._rate,
+                        profile=PROFILES[self._profile],
+                        account=self._account,
+                        providers=self._providers,
+                        messages=self._messages,
+                        until=None if self._duration is None else start + timedelta(seconds=self._duration),
+                    ),
+                    start=start,
+                    account=self._account,
+                    signers=signing.signers(self._secrets),
+                    deliver=deliver,
+                    stop=stop,
+                    summary=self._summary,
+                    record=(lambda _line: None) if ledger is None else (lambda line: ledger.write(ledger_line(line))),
+                )
+            finally:
+                news.cancel()
+        return stop.is_set()
+
+    @asynccontextmanager
+    async def _deliverer(self) -> AsyncIterator[Deliver]:
+        if self._url is None:
+            async with _to_kafka(self._settings, self._providers) as deliver:
+                yield deliver
+        else:
+            async with to_ingress(self._url, send_key=self._secrets.send_key) as deliver:
+                yield deliver
+
+    async def _tell_news(self) -> None:
+        summary, begun = self._summary, time.monotonic()
+        while True:
+            await asyncio.sleep(_NEWS_EVERY_S)
+            if self._news:
+                refused = f", {sum(summary.refused.values()):,} refused" if summary.refused else ""
+                note(f"{time.monotonic() - begun:6.0f} s  {summary.accepted:,} requests accepted{refused}")
+
+
+@asynccontextmanager
+async def to_ingress(url: str, *, send_key: str | None) -> AsyncIterator[Deliver]:
+    """Yield what sends requests to an ingress."""
+    import aiohttp  # noqa: PLC0415 - for this way only
+
+    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+    connector = aiohttp.TCPConnector(limit=_CONNECTIONS)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as session:
+        try:  # whether anything is there: said at once, and not after all attempts
+            async with session.head(url + "/", allow_redirects=False):
+                pass
+        except aiohttp.InvalidURL:
+            message = f"{clean(url)} is no URL"
+            raise Failure(message, exit_code=WRONG_USE) from None
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            raise Failure(_NOBODY.format(clean(url))) from None
+
+        async def deliver(request: Outgoing) -> Answer:
+            path, headers = f"/webhooks/{request.target}/{request.account}", dict(request.headers)
+            if request.target == SENDS:
+                path = _SENDS_PATH
+                headers["Authorization"] = f"Bearer {send_key}"
+            try:
+                # as providers do: a redirect is not followed, it is no success
+                async with session.post(
+                    url + path, data=request.body, headers=headers, allow_redirects=False
+                ) as answer:
+                    await answer.read()
+                    return Answer(answer.status, _seconds(answer.headers.get("Retry-After")))
+            except (aiohttp.ClientError, TimeoutError, OSError):
+                return Answer(NO_ANSWER)
+
+        yield deliver
+
+
+@asynccontextmanager
+async def _to_kafka(settings: Settings, providers: Sequence[str]) -> AsyncIterator[Deliver]:
+    """Yield what writes requests to their topics as the ingress would, unverified."""
+    from aiokafka.errors import KafkaError  # noqa: PLC0415 - for this way only
+
+    for topic in (topics.SENDS, *map(topics.raw_topic, providers)):
+        await partitions_of(settings, topic)  # a missing topic is said at once, and not created by asking for it
+    async with producer(settings) as client:
+
+        async def deliver(request: Outgoing) -> Answer:
+            try:
+                if request.target == SENDS:
+                    sent = await client.send(topics.SENDS, request.body, request.key)
+                else:
+                    headers = _headers(request)
+                    sent = await client.send(topics.raw_topic(request.target), request.body, headers=headers)
+                await sent
+            except (KafkaError, TimeoutError, OSError):
+                return Answer(NO_ANSWER)
+            return Answer(200)
+
+        yield deliver
+
+
+def _headers(request: Outgoing) -> list[tuple[str, bytes]]:
+    lower = {name.lower(): text for name, text in request.headers.items()}
+    lower.pop("authorization", None)  # a credential is never kept
+    return records.encode_raw_headers(
+        provider=request.target,
+        account=request.account,
+        received_at=datetime.now(UTC),
+        content_type=lower.pop("content-type"),
+        url=f"simulated:/webhooks/{request.target}/{request.account}",
+        verified=False,
+        key_id=None,
+        http_headers=lower,
+    )
+
+
+def _seconds(header: str | None) -> float | None:
+    """Return a Retry-After in seconds; none for a date, which no ingress of ours sends."""
+    with suppress(TypeError, ValueError):
+        return min(max(float(header or ""), 0.0), 60.0)
+    return None
+
+
+def _tell(summary: Summary, *, as_json: bool) -> None:
+    if not as_json:
+        for line in described(summary):
+            click.echo(line)
+        return
+    json_line(
+        {
+            "requests": summary.requests,
+            "events": summary.events,
+            "accepted": summary.accepted,
+            "accepted_events": summary.accepted_events,
+            "refused": {str(status): count for status, count in sorted(summary.refused.items())},
+            "abandoned": summary.abandoned,
+            "retries": summary.retries,
+            "seconds": round(summary.seconds, 3),
+            "behind_s": round(summary.behind_s, 6),
+            "latency_s": {name: round(value, 6) for name, value in summary.percentiles().items()},
+        }
+    )
+
+
+def _advice(summary: Summary, url: str | None, folder: Path, account: str) -> list[str]:
+    """Say what to do about what was refused."""
+    if url is None:
+        return ["the broker did not take everything"]
+    lines = []
+    if summary.refused[NO_ANSWER]:
+        lines.append(_NOBODY.format(clean(url)))
+    if any(summary.refused[status] for status in _REFUSED):
+        options = f"--secrets {folder} --account {account} --show-settings"
+        lines.append(f"the ingress does not know the account or its secrets: mailstreams simulate {options}")
+    return lines or [f"{url} refused a part; its log says why"]

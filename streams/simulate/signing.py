@@ -1,0 +1,324 @@
+"""Signatures as the providers make them, over the very bytes that are sent; and the secrets for them.
+
+The secrets are drawn at random and kept in a folder that only its owner may read.
+They are no secrets of any provider: configure them for an account that is used for
+nothing but simulation, because whoever has the folder can forge its webhooks.
+
+- **SendGrid**: a key pair of our own; the ingress gets the public half, as it would get SendGrid's.
+- **Amazon SES**: SNS envelopes of SignatureVersion 2, signed with a self-made certificate. A true one lies on Amazon's
+  servers, which this one does not; the ingress takes it only from its setting ``ingress.certificates_dir``. Without
+  that such envelopes are good for a raw topic, or for an account whose setting says ``insecure``.
+- **Mailgun**, **Postmark**: the same secret on both sides.
+"""
+
+import hmac
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+from pathlib import Path
+from secrets import token_hex, token_urlsafe
+from tempfile import mkstemp
+from typing import Any, Final, Protocol
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+
+from streams import codecs
+from streams.simulate.shapes import REGION, TOPIC_ARN, Payload
+
+KEY_ID: Final = "simulated"
+"""Under which name the ingress should know each of these secrets."""
+CERTIFICATE_FILE: Final = "SimpleNotificationService-simulated.pem"
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A request as it goes out."""
+
+    body: bytes
+    headers: Mapping[str, str]
+
+
+class Sign(Protocol):
+    """Turns a payload into a request that carries its provider's proof."""
+
+    def __call__(self, payload: Payload, *, at: datetime) -> Signed:
+        """Return the request; ``at`` is when it is sent, for stamps."""
+        ...
+
+
+# --- the file of secrets ---
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Secrets:
+    """What the simulated providers sign with."""
+
+    sendgrid_private_key: str
+    """PEM, PKCS 8."""
+    sns_private_key: str
+    """PEM, PKCS 8."""
+    sns_certificate: str
+    """PEM, self-signed."""
+    mailgun_signing_key: str
+    postmark_user: str
+    postmark_password: str
+    send_key: str
+    """The application's API key for ``POST /sends``."""
+
+    def for_ingress(self) -> dict[str, str]:
+        """Return provider -> the secret that the ingress has to know, in the form of its setting."""
+        return {
+            "sendgrid": public_key(self.sendgrid_private_key),
+            "amazon_ses": TOPIC_ARN,
+            "mailgun": self.mailgun_signing_key,
+            "postmark": f"basic:{self.postmark_user}:{self.postmark_password}",
+        }
+
+
+def public_key(private_key: str) -> str:
+    """Return the verification key of a private key (PEM), as SendGrid's pages show theirs: base64 of DER.
+
+    Raises:
+        ValueError: it is no private key.
+    """
+    key = serialization.load_pem_private_key(private_key.encode(), None).public_key()
+    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return b64encode(der).decode()
+
+
+def draw() -> Secrets:
+    """Return new secrets, drawn at random."""
+    sns_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    return Secrets(
+        sendgrid_private_key=_pem(ec.generate_private_key(ec.SECP256R1())),
+        sns_private_key=_pem(sns_key),
+        sns_certificate=_certificate(sns_key),
+        mailgun_signing_key=token_hex(16),
+        postmark_user="postmark",
+        postmark_password=token_urlsafe(24),
+        send_key=token_urlsafe(24),
+    )
+
+
+def _pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> str:
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return pem.decode()
+
+
+def _certificate(key: rsa.RSAPrivateKey) -> str:
+    """Return a certificate like those that SNS signs with, made out by ourselves."""
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "sns.amazonaws.com")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=3650))
+        .sign(key, hashes.SHA256())
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+
+SECRETS_FILE: Final = "secrets.json"
+CERTIFICATES: Final = "certificates"
+"""The part of the folder that ``ingress.certificates_dir`` may point at."""
+
+
+def load(folder: Path) -> Secrets:
+    """Return the secrets of a folder; one that is not there is made, for its owner's eyes only.
+
+    Raises:
+        OSError: it cannot be read or written.
+        ValueError: it holds something else; the text says no secret.
+    """
+    path = folder / SECRETS_FILE
+    if not path.exists():
+        _write(folder, draw())
+    try:
+        found = _read_secrets(path.read_bytes())
+        signers(found)
+    except ValueError:
+        message = f"{path} holds no secrets of the simulator; remove it, and new ones are made"
+        raise ValueError(message) from None
+    return found
+
+
+def _write(folder: Path, made: Secrets) -> None:
+    certificates = folder / CERTIFICATES
+    certificates.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    (certificates / CERTIFICATE_FILE).write_text(made.sns_certificate)
+    # The secrets last, and at once: what is there is complete.
+    descriptor, name = mkstemp(dir=folder)  # readable by its owner alone
+    with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor
+        file.write(codecs.encode(made) + b"\n")
+    Path(name).replace(folder / SECRETS_FILE)
+
+
+_read_secrets = codecs.typed_decoder(Secrets)
+
+
+# --- the signers ---
+
+
+def signers(secrets: Secrets) -> dict[str, Sign]:
+    """Return every provider's way to sign.
+
+    Raises:
+        ValueError: a key cannot be read.
+    """
+    return {
+        "sendgrid": SignSendGrid(secrets.sendgrid_private_key),
+        "amazon_ses": SignSns(secrets.sns_private_key),
+        "mailgun": SignMailgun(secrets.mailgun_signing_key),
+        "postmark": SignPostmark(credential(f"basic:{secrets.postmark_user}:{secrets.postmark_password}")),
+    }
+
+
+class SignSendGrid:
+    """ECDSA on P-256 over the stamp and the body: the Signed Event Webhook."""
+
+    def __init__(self, private_key: str) -> None:
+        key = serialization.load_pem_private_key(private_key.encode(), None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            message = "not a key on an elliptic curve"
+            raise ValueError(message)  # noqa: TRY004 - the content is wrong, not the type of the argument
+        self._key = key
+
+    def __call__(self, payload: Payload, *, at: datetime) -> Signed:
+        """Sign a batch; the body ends in a line feed, as SendGrid's does."""
+        body = codecs.encode(payload) + b"\r\n"
+        stamp = str(int(at.timestamp()))
+        signature = self._key.sign(stamp.encode() + body, ec.ECDSA(hashes.SHA256()))
+        return Signed(
+            body,
+            {
+                "Content-Type": "application/json;charset=utf-8",
+                "User-Agent": "SendGrid Event API",
+                "X-Twilio-Email-Event-Webhook-Signature": b64encode(signature).decode(),
+                "X-Twilio-Email-Event-Webhook-Timestamp": stamp,
+            },
+        )
+
+
+class SignMailgun:
+    """HMAC-SHA256 of a stamp and a token, beside the event."""
+
+    def __init__(self, signing_key: str) -> None:
+        self._key = signing_key.encode()
+
+    def __call__(self, payload: Payload, *, at: datetime) -> Signed:
+        """Sign an event with a new token."""
+        stamp, token = str(int(at.timestamp())), token_hex(25)
+        signature = hmac.digest(self._key, f"{stamp}{token}".encode(), "sha256").hex()
+        signed = {"signature": {"timestamp": stamp, "token": token, "signature": signature}, **payload}
+        return Signed(codecs.encode(signed), {"Content-Type": "application/json", "User-Agent": "mailgun/treq-23.11.0"})
+
+
+class SignPostmark:
+    """Nothing is signed: a credential in each request."""
+
+    def __init__(self, credential: Mapping[str, str]) -> None:
+        self._credential = credential
+
+    def __call__(self, payload: Payload, *, at: datetime) -> Signed:
+        """Add the credential."""
+        del at  # there is no stamp
+        headers = {"Content-Type": "application/json", "User-Agent": "Postmark", **self._credential}
+        return Signed(codecs.encode(payload), headers)
+
+
+class SignRawDelivery:
+    """SNS raw message delivery: the bare record, with the credential of the subscription's URL."""
+
+    def __init__(self, credential: Mapping[str, str]) -> None:
+        self._credential = credential
+
+    def __call__(self, payload: Payload, *, at: datetime) -> Signed:
+        """Add the credential and the headers of SNS."""
+        del at  # there is no stamp
+        body = codecs.encode(payload)
+        return Signed(
+            body,
+            {
+                "Content-Type": "text/plain; charset=UTF-8",
+                "User-Agent": "Amazon Simple Notification Service Agent",
+                "x-amz-sns-message-type": "Notification",
+                "x-amz-sns-message-id": _notification_id(body),
+                "x-amz-sns-topic-arn": TOPIC_ARN,
+                "x-amz-sns-rawdelivery": "true",
+                **self._credential,
+            },
+        )
+
+
+class SignSns:
+    """An SNS envelope of SignatureVersion 2, signed with a certificate of our own."""
+
+    def __init__(self, private_key: str, *, topic_arn: str = TOPIC_ARN) -> None:
+        key = serialization.load_pem_private_key(private_key.encode(), None)
+        if not isinstance(key, rsa.RSAPrivateKey):
+            message = "not an RSA key"
+            raise ValueError(message)  # noqa: TRY004 - the content is wrong, not the type of the argument
+        self._key = key
+        self._topic_arn = topic_arn
+
+    def __call__(self, payload: Payload, *, at: datetime) -> Signed:
+        """Put a record into an envelope and sign that."""
+        message = codecs.encode(payload)
+        signed: dict[str, Any] = {
+            "Type": "Notification",
+            "MessageId": _notification_id(message),
+            "TopicArn": self._topic_arn,
+            "Subject": "Amazon SES Email Event Notification",
+            "Message": message.decode(),
+            "Timestamp": f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03d}Z",
+        }
+        text = "".join(f"{name}\n{signed[name]}\n" for name in sorted(signed))  # the documented order is that of names
+        signature = self._key.sign(text.encode(), padding.PKCS1v15(), hashes.SHA256())
+        host = f"https://sns.{REGION}.amazonaws.com"
+        envelope = signed | {
+            "SignatureVersion": "2",
+            "Signature": b64encode(signature).decode(),
+            "SigningCertURL": f"{host}/{CERTIFICATE_FILE}",
+            "UnsubscribeURL": f"{host}/?Action=Unsubscribe&SubscriptionArn={self._topic_arn}:0",
+        }
+        return Signed(
+            codecs.encode(envelope),
+            {
+                "Content-Type": "text/plain; charset=UTF-8",
+                "User-Agent": "Amazon Simple Notification Service Agent",
+                "x-amz-sns-message-type": "Notification",
+                "x-amz-sns-message-id": signed["MessageId"],
+                "x-amz-sns-topic-arn": self._topic_arn,
+            },
+        )
+
+
+def _notification_id(message: bytes) -> str:
+    """Return the id of a notification; a repetition has the same."""
+    digits = blake2b(message, digest_size=16).hexdigest()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def credential(secret: str) -> dict[str, str]:
+    """Return the header that carries a credential: ``basic:USER:PASSWORD`` or ``header:NAME:VALUE``.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    kind, _, rest = secret.partition(":")
+    name, _, value = rest.partition(":")
+    if kind == "basic":
+        return {"Authorization": f"Basic {b64encode(rest.encode()).decode()}"}
+    if kind == "header" and name and value:
+        return {name: value}
+    message = "neither basic:USER:PASSWORD nor header:NAME:VALUE"
+    raise ValueError(message)
