@@ -17,7 +17,8 @@ import structlog
 from streams.settings import LogFormat, Settings
 
 REPEAT_S = 10.0
-_ADDRESS = re.compile(r"[^\s@<>\"'(),:;]{1,64}@[^\s@<>\"'(),:;]{1,255}")
+_ADDRESS = re.compile(r"""(?:"[^"\n]{1,64}"|[^\s@<>"'(),:;]{1,255})(?:@|%40)[^\s@<>"'(),:;]{1,255}""")
+_TEMPLATES_KEPT = 1000  # a library that logs text made beforehand would fill the memory
 
 
 def configure(settings: Settings) -> None:
@@ -68,6 +69,8 @@ class RateLimit(logging.Filter):
         if now - last < self._repeat_s:
             self._last[key] = (last, held + 1)
             return False
+        if len(self._last) >= _TEMPLATES_KEPT:
+            self._last.clear()
         self._last[key] = (now, 0)
         if held:
             record.msg = f"{record.getMessage()} (and {held} times more since)"
@@ -77,6 +80,6 @@ class RateLimit(logging.Filter):
 
 def _without_addresses(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for name, value in event.items():
-        if isinstance(value, str) and "@" in value:
+        if isinstance(value, str) and ("@" in value or "%40" in value):
             event[name] = _ADDRESS.sub("<address>", value)
     return event

@@ -13,8 +13,14 @@ from streams.kafka.progress import Progress, Standing
 from streams.kafka.restore import LaneTableManager
 from streams.kafka.watchdog import Watchdog
 from streams.metrics import Metrics
+from streams.providers import PROVIDERS
 
 logger = logging.getLogger(__name__)
+
+UNKNOWN_PROVIDER = "unknown"
+"""The label of every provider that is not built in: the name in an event is whatever its writer put there."""
+_BY_PROVIDER = frozenset({"requests", "events", "changes", "clock_skew"})
+"""Counts whose first label is the provider."""
 
 Reached = Callable[[str, TP], Awaitable[None] | None]
 
@@ -46,6 +52,8 @@ class Observer:
             "dead_letters": metrics.dead_letters,
         }
         for (name, *labels), n in effects.counts.items():
+            if name in _BY_PROVIDER and labels[0] not in PROVIDERS:
+                labels[0] = UNKNOWN_PROVIDER
             counter = counters[name]
             (counter.labels(*labels) if labels else counter).inc(n)
         logger.debug("%s/%s: %d records in %.3f s", tp.topic, tp.partition, len(batch.records), seconds)

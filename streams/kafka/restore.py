@@ -180,22 +180,27 @@ class LaneTableManager(TableManager):
     async def _restore(self, assigned: frozenset[TP], generation_id: int) -> None:
         self.restoring = True
         began = time.monotonic()
+        lanes: list[Lane] = []
         try:
             lanes = await self._open_lanes(assigned)
             if self.app.consumer_generation_id != generation_id:
                 return
             offsets = {lane.tp: lane.position.offset for lane in lanes}
             await self.app.batch_consumer.start_partitions(offsets)
-            for lane in lanes:
-                self.app.lanes.open(lane)
+            count = len(lanes)
+            while lanes:
+                self.app.lanes.open(lanes.pop())
             await self._go()
-            logger.info("%d partitions ready after %.1f s", len(lanes), time.monotonic() - began)
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:  # noqa: BLE001 - whatever it is, this worker must not go on without its state
+            logger.info("%d partitions ready after %.1f s", count, time.monotonic() - began)
+        except BaseException as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise  # the assignment is gone; any other cancellation is some library's, and must not end in silence
             self.app.restoring.on_crash(error)
         finally:
             self.restoring = False
+            for lane in lanes:  # those that were never opened
+                await lane.release()
 
     async def _go(self) -> None:
         """Let Faust deliver: what its own recovery does at its end."""

@@ -102,7 +102,10 @@ class _Backlog:
 
 
 def _size_of(record: Record) -> int:
-    return len(record.value or b"") + len(record.key or b"") + _RECORD_OVERHEAD
+    size = len(record.value or b"") + len(record.key or b"") + _RECORD_OVERHEAD
+    if record.headers:
+        size += sum(len(name) + len(value or b"") for name, value in record.headers)
+    return size
 
 
 class BatchConsumerThread(driver.AIOKafkaConsumerThread):
@@ -213,7 +216,7 @@ class BatchConsumer(driver.Consumer):
         super().__init__(*args, **kwargs)
         self.batching: Batching = self.app.batching
         self._backlogs: dict[TP, _Backlog] = {}
-        self._ready: asyncio.Queue[TP] = asyncio.Queue()
+        self._ready: asyncio.Queue[tuple[int, TP]] = asyncio.Queue()
         self._epoch = 0  # changes when everything fetched before belongs to nobody
 
     def _new_consumer_thread(self) -> BatchConsumerThread:
@@ -286,19 +289,17 @@ class BatchConsumer(driver.Consumer):
     def _offer(self, tp: TP, backlog: _Backlog) -> None:
         if not backlog.busy and (backlog.records or backlog.tick is not None):
             backlog.busy = True
-            self._ready.put_nowait(tp)
+            self._ready.put_nowait((self._epoch, tp))
 
     @Service.task
     async def _deliver(self) -> None:
         while not self.should_stop:
-            tp = await self._ready.get()
+            epoch, tp = await self._ready.get()
             backlog = self._backlogs.get(tp)
-            if backlog is None:
-                continue  # revoked
+            if backlog is None or epoch != self._epoch:
+                continue  # revoked, or offered for an assignment that is gone
             batch = backlog.cut(tp, self.batching.max_records, self.batching.max_bytes)
-            if batch is None:
-                continue  # offered for another life of this partition
-            backlog.busy = True
+            assert batch is not None  # it was offered, and only this task takes
             self._pause_when_full(tp, backlog)
             await self.callback(self._message_of(batch))
 
