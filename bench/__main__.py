@@ -6,6 +6,9 @@ worker nothing:
 - ``status_events_per_s``: ``mail.events`` -> status-changed, status, changelog, store (the stage ``track`` alone);
 - ``end_to_end_events_per_s``: SendGrid bodies of ten events on ``mail.raw.sendgrid`` -> the same (both stages).
 
+Each with ``..._cpu_us_per_event``, the worker's own processor time, which does not
+depend on what else the machine does. With ``--ingress`` also what the ingress takes.
+
 The clock runs from the first committed batch to the last. Broker and worker
 share this machine: read the figures as ratios.
 """
@@ -24,11 +27,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupCoordinatorNotAvailableError
 from aiokafka.structs import TopicPartition
 
+from bench import ingress
 from bench.traffic import bodies_of
 from deploy.local.broker import Broker
 from streams import records, topics
@@ -55,20 +60,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--events", type=int, default=300_000, help="events of each figure (default 300,000)")
     parser.add_argument("--rounds", type=int, default=1, help="rounds; the median counts (default 1)")
+    parser.add_argument("--ingress", action="store_true", help="measure the ingress too")
     chosen = parser.parse_args(arguments)
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {chosen.events} events")
-    measured: dict[str, list[float]] = {"status_events_per_s": [], "end_to_end_events_per_s": []}
+    measured: dict[str, list[float]] = {}
     for number in range(chosen.rounds):
-        for name, source in (("status_events_per_s", "events"), ("end_to_end_events_per_s", "raw")):
-            rate = asyncio.run(_measure(source, chosen.events, seed=number))
-            print(f"  round {number + 1}: {name} {rate:,.0f}", flush=True)
-            measured[name].append(rate)
-    for name, rates in measured.items():
-        print(f"{name}={sorted(rates)[len(rates) // 2]:.0f}")
+        for name, source in (("status", "events"), ("end_to_end", "raw")):
+            rate, cpu_us = asyncio.run(_measure(source, chosen.events, seed=number))
+            print(f"  round {number + 1}: {name} {rate:,.0f} events/s, {cpu_us:.1f} us each", flush=True)
+            measured.setdefault(f"{name}_events_per_s", []).append(rate)
+            measured.setdefault(f"{name}_cpu_us_per_event", []).append(cpu_us)
+    if chosen.ingress:
+        for name, value in ingress.measure().items():
+            measured[name] = [value]
+    for name, values in measured.items():
+        print(f"{name}={sorted(values)[len(values) // 2]:.4g}")
     return 0
 
 
-async def _measure(source: str, count: int, *, seed: int) -> float:
+async def _measure(source: str, count: int, *, seed: int) -> tuple[float, float]:
+    """Return events a second, and the worker's microseconds of processor time for each."""
     with tempfile.TemporaryDirectory(prefix="mailstreams-bench-") as folder, Broker(Path(folder) / "kafka") as broker:
         settings, environment = _settings(broker, Path(folder))
         await topics.create(settings)
@@ -84,12 +95,19 @@ async def _measure(source: str, count: int, *, seed: int) -> float:
                 [sys.executable, "-m", "streams", "worker"], env={**os.environ, **environment}, stdout=log, stderr=log
             )
         try:
-            return count / await _time_from_first_to_last(
+            began = _cpu_s(worker.pid)
+            elapsed = await _time_from_first_to_last(
                 broker, settings, source_topics, worker, Path(folder) / "worker.log"
             )
+            return count / elapsed, (_cpu_s(worker.pid) - began) / count * 1e6
         finally:
             worker.terminate()
             worker.wait(60)
+
+
+def _cpu_s(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
 
 
 def _settings(broker: Broker, folder: Path) -> tuple[Settings, dict[str, str]]:
