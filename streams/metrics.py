@@ -130,3 +130,100 @@ class Metrics:
         )
         metrics.build_info.labels(version).set(1)
         return metrics
+
+
+REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+@dataclass(frozen=True, slots=True)
+class IngressMetrics:
+    """The metrics of one ingress. ``provider`` is one that is built in, or ``unknown``."""
+
+    registry: CollectorRegistry
+    build_info: Gauge
+    requests: Counter
+    rejected: Counter
+    unrecorded: Counter
+    request_seconds: Histogram
+    in_flight: Gauge
+    in_flight_bytes: Gauge
+    produce_seconds: Histogram
+    produce_failures: Counter
+    produced: Counter
+    ready: Gauge
+    certificates: Counter
+    last_request: Gauge
+    sends_requests: Counter
+    sends: Counter
+
+    @classmethod
+    def create(cls, registry: CollectorRegistry, *, version: str) -> "IngressMetrics":
+        """Define all of them on ``registry``."""
+        metrics = cls(
+            registry=registry,
+            build_info=Gauge("mailstreams_build_info", "1, by version", ["version"], registry=registry),
+            requests=Counter(
+                "mailstreams_webhook_requests",
+                "Webhook requests answered, by the code of the answer",
+                ["provider", "code"],
+                registry=registry,
+            ),
+            rejected=Counter(
+                "mailstreams_webhook_rejected",
+                "Webhook requests answered with anything but 200, by the reason",
+                ["provider", "reason"],
+                registry=registry,
+            ),
+            unrecorded=Counter(
+                "mailstreams_webhook_unrecorded",
+                "Webhook requests answered 200 that left no record: head, ping, repeated",
+                ["provider", "reason"],
+                registry=registry,
+            ),
+            request_seconds=Histogram(
+                "mailstreams_webhook_request_seconds",
+                "From a webhook request's head to its answer",
+                ["provider"],
+                buckets=REQUEST_SECONDS,
+                registry=registry,
+            ),
+            in_flight=Gauge("mailstreams_ingress_requests_in_flight", "Requests in work", registry=registry),
+            in_flight_bytes=Gauge(
+                "mailstreams_ingress_bytes_in_flight", "Bytes of the bodies of requests in work", registry=registry
+            ),
+            produce_seconds=Histogram(
+                "mailstreams_ingress_produce_seconds",
+                "From handing a batch of records to the client until all in-sync replicas have it",
+                buckets=REQUEST_SECONDS,
+                registry=registry,
+            ),
+            produce_failures=Counter(
+                "mailstreams_ingress_produce_failures", "Batches not acknowledged", registry=registry
+            ),
+            produced=Counter(
+                "mailstreams_ingress_records", "Records that all in-sync replicas have", ["topic"], registry=registry
+            ),
+            ready=Gauge(
+                "mailstreams_ready", "1 when the ingress takes requests and the broker them", registry=registry
+            ),
+            certificates=Counter(
+                "mailstreams_ingress_certificates",
+                "Downloads of signing certificates: fetched, failed",
+                ["outcome"],
+                registry=registry,
+            ),
+            last_request=Gauge(
+                "mailstreams_webhook_last_accepted_timestamp_seconds",
+                "When a webhook was last verified and written",
+                ["provider"],
+                registry=registry,
+            ),
+            sends_requests=Counter(
+                "mailstreams_sends_requests", "Requests to POST /sends, by outcome", ["outcome"], registry=registry
+            ),
+            sends=Counter("mailstreams_sends", "Sends accepted by POST /sends", registry=registry),
+        )
+        metrics.build_info.labels(version).set(1)
+        for outcome in ("fetched", "failed"):
+            metrics.certificates.labels(outcome)
+        return metrics

@@ -10,6 +10,7 @@ out in production.
 ``docs/configuration.md`` is written from these descriptions by ``reference``.
 """
 
+import ipaddress
 import os
 import re
 import ssl
@@ -24,6 +25,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    DirectoryPath,
     Field,
     FilePath,
     SecretStr,
@@ -112,6 +114,9 @@ def _split(value: Any) -> Any:
 
 
 _Names = Annotated[tuple[Annotated[str, StringConstraints(min_length=1)], ...], BeforeValidator(_split)]
+_Digests = Annotated[
+    tuple[Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$")], ...], BeforeValidator(_split)
+]
 
 
 class _Section(BaseModel):
@@ -465,6 +470,148 @@ class Web(_Section):
     )
 
 
+class Ingress(_Section):
+    """The process that takes webhooks: `mailstreams ingress`. What each answer means to a provider: docs/ingress.md."""
+
+    host: Annotated[str, StringConstraints(min_length=1)] = _setting(
+        "127.0.0.1",
+        "host name or address",
+        "The address to listen on. This machine only by default: a proxy on it speaks TLS to the outside. 0.0.0.0 in a "
+        "container.",
+    )
+    port: int = _setting(
+        19101,
+        "port",
+        "Serves `/webhooks/PROVIDER/ACCOUNT` and `/sends`, nothing else. 0 takes any free one.",
+        ge=0,
+        le=32767,
+    )
+    admin_host: Annotated[str, StringConstraints(min_length=1)] = _setting(
+        "127.0.0.1",
+        "host name or address",
+        "Where `/metrics`, `/livez` and `/readyz` are served: apart from the public port, as they have no login.",
+    )
+    admin_port: int = _setting(19102, "port", "Of `admin_host`. 0 takes any free one.", ge=0, le=32767)
+    reuse_port: bool = _setting(
+        False,
+        "true, false",
+        "Several processes share `port` and the load (SO_REUSEPORT); each needs its own `admin_port`.",
+    )
+    public_url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$")] | None = _setting(
+        None,
+        "URL",
+        "What providers call, up to the path: `https://hooks.example.net`. Some sign the URL, so it is kept with each "
+        "webhook. Without it, it is what the request says.",
+    )
+    trusted_proxies: _Names = _setting(
+        (),
+        "addresses or networks (CIDR), comma-separated",
+        "Only from these are X-Forwarded-Proto and X-Forwarded-Host believed; from anybody else they are a claim.",
+    )
+    tls_certfile: FilePath | None = _setting(
+        None, "path, PEM", "Speak TLS with this certificate and its chain; without it plain HTTP, for a proxy in front."
+    )
+    tls_keyfile: FilePath | None = _setting(
+        None, "path, PEM", "The key of `tls_certfile`, where it is not in the same file."
+    )
+    max_body_bytes: int = _setting(
+        8 * _MEBIBYTE - 64 * 1024,
+        "bytes",
+        "A larger body, as it comes or decompressed, is refused with 413. The default and the most is what fits into a "
+        "Kafka record together with its headers; SendGrid's batches reach 768 KB.",
+        ge=1024,
+        le=8 * _MEBIBYTE - 64 * 1024,
+    )
+    read_timeout_s: float = _setting(
+        10, "seconds", "A request's head, and then its whole body, must come within so long, else 408.", gt=0, le=300
+    )
+    keepalive_timeout_s: float = _setting(
+        75,
+        "seconds",
+        "An idle connection is kept so long; above the proxy's own, else the proxy sends into a closing connection.",
+        gt=0,
+        le=3600,
+    )
+    max_connections: int = _setting(
+        2000, "count", "More connections are closed at once; below the limit of open files.", ge=1, le=100_000
+    )
+    max_requests: int = _setting(
+        500, "count", "More requests in work at once are answered 503; they wait for the broker only.", ge=1, le=100_000
+    )
+    max_memory_mb: int = _setting(
+        256, "MiB", "Bodies of all requests in work together; beyond it 503. It bounds the memory of the process.", ge=8
+    )
+    rate_per_s: float = _setting(
+        5000,
+        "requests per second",
+        "Of one account at one provider, counted after the signature, so that a forger cannot use it up; beyond it 429.",
+        gt=0,
+    )
+    rate_burst: int = _setting(
+        10_000, "requests", "So many at once before `rate_per_s` holds: what a provider held back is welcome.", ge=1
+    )
+    acknowledge_timeout_s: float = _setting(
+        5,
+        "seconds",
+        "A webhook that all in-sync replicas do not have after so long is answered 503, and comes again; below the "
+        "patience of every provider (the least is 10 s).",
+        gt=0,
+        le=60,
+    )
+    shutdown_s: float = _setting(
+        20,
+        "seconds",
+        "An orderly stop lets the requests in work finish for so long; below the supervisor's patience.",
+        gt=0,
+    )
+    certificates_dir: DirectoryPath | None = _setting(
+        None,
+        "path",
+        "Amazon SNS's signing certificates by file name, taken before any download: for a machine that may not reach "
+        "the internet, and for trying things out. Whoever writes there can forge SNS messages.",
+    )
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError:
+                message = f"{network!r} is no address and no network such as 10.0.0.0/8"
+                raise ValueError(message) from None
+        return value
+
+    @field_validator("public_url")
+    @classmethod
+    def _check_public_url(cls, value: str | None) -> str | None:
+        return value.rstrip("/") if value is not None else None
+
+    @field_validator("tls_keyfile")
+    @classmethod
+    def _check_tls(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and info.data.get("tls_certfile") is None:
+            message = "needs ingress.tls_certfile"
+            raise ValueError(message)
+        return value
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """Return the context of the public port; None where it speaks plain HTTP.
+
+        Raises:
+            SettingsError: the certificate or key cannot be used.
+        """
+        if self.tls_certfile is None:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            context.load_cert_chain(self.tls_certfile, self.tls_keyfile)
+        except (ssl.SSLError, OSError) as error:
+            raise SettingsError([f"ingress.tls_certfile, ingress.tls_keyfile: {error}"]) from None
+        return context
+
+
 class Delivery(_Section):
     """What a delivery is and when it is forgotten."""
 
@@ -490,6 +637,47 @@ class Delivery(_Section):
     )
 
 
+_KeyId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+
+
+class Webhook(_Section):
+    """How one provider's webhooks for one account are verified: docs/ingress.md."""
+
+    secrets: dict[_KeyId, SecretStr] = _setting(
+        {},
+        "table: name of the secret -> secret",
+        "What proves that a request comes from the provider: SendGrid's verification key, the allowed TopicArn of Amazon "
+        "SNS, Mailgun's signing key, Postmark's `basic:USER:PASSWORD` or `header:NAME:VALUE`. Several live ones make a "
+        "rotation possible; the name is kept with each webhook. Without any, requests are refused.",
+    )
+    replay_window_s: float | None = _setting(
+        None,
+        "seconds",
+        "How old a signature's time stamp may be. Without it the provider's own default, which is as wide as its retries "
+        "need: a narrower one refuses what an outage delayed.",
+        gt=0,
+    )
+    insecure: bool = _setting(
+        False,
+        "true, false",
+        "Take requests without any proof: whoever finds the URL can mark any invoice as delivered. For trying only; each "
+        "start says so.",
+    )
+    auto_confirm: bool = _setting(
+        False,
+        "true, false",
+        "Amazon SNS: confirm a subscription of an allowed topic by itself; else `mailstreams webhook confirm` does.",
+    )
+
+    @field_validator("insecure")
+    @classmethod
+    def _check_insecure(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("secrets"):
+            message = "has no effect beside secrets; remove one of them"
+            raise ValueError(message)
+        return value
+
+
 class Account(_Section):
     """One account at a provider."""
 
@@ -498,6 +686,31 @@ class Account(_Section):
         "text",
         "Whom to ask for a manual send after a drop: an address, a number or a link; the advice shows it as it is.",
     )
+    api_keys: _Digests = _setting(
+        (),
+        "SHA-256 in hexadecimal, comma-separated",
+        "Of the keys with which the application may `POST /sends` for this account: the key itself is nowhere here. "
+        "`printf %s KEY | sha256sum` gives it.",
+    )
+    webhooks: dict[str, Webhook] = _setting(
+        {},
+        "table: provider -> the settings below",
+        "The providers that may send webhooks for this account to `/webhooks/PROVIDER/NAME`.",
+    )
+
+    @field_validator("webhooks")
+    @classmethod
+    def _check_webhooks(cls, value: dict[str, Webhook]) -> dict[str, Webhook]:
+        for name, webhook in value.items():
+            provider = PROVIDERS.get(name)
+            if provider is None:
+                message = f"unknown provider {name!r}{_suggestion(name, PROVIDERS)}"
+                raise ValueError(message)
+            for key_id, secret in webhook.secrets.items():
+                if fault := provider.secret_fault(secret.get_secret_value()):
+                    message = f"{name}.secrets.{key_id}: {fault}"
+                    raise ValueError(message)
+        return value
 
 
 _AccountName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
@@ -510,6 +723,7 @@ class Settings(_Section):
     topics: Topics = Field(default_factory=Topics)
     worker: Worker = Worker()
     web: Web = Web()
+    ingress: Ingress = Ingress()
     delivery: Delivery = Delivery()
     accounts: dict[_AccountName, Account] = Field(default_factory=dict)
 
@@ -622,18 +836,22 @@ def _reason(details: ErrorDetails) -> str:
     return message[0].lower() + message[1:] if message.startswith(("Input", "Path", "String", "Tuple")) else message
 
 
+_WEBHOOK_DEPTH: Final = 4  # accounts.NAME.webhooks.PROVIDER
+
+
 def _unknown(location: Sequence[str]) -> str:
     """Say what was probably meant: a similar name in this place, or this very name in another section."""
     *parents, name = location
     if not parents:
         return f"unknown section{_suggestion(name, Settings.model_fields)}"
-    section = _section(parents[0])
+    section = Webhook if len(parents) == _WEBHOOK_DEPTH and parents[2] == "webhooks" else _section(parents[0])
     if similar := get_close_matches(name, section.model_fields, n=1):
         return f"unknown setting; did you mean {similar[0]}?"
     for other in Settings.model_fields:
         if name in _section(other).model_fields and other != "accounts":
             return f"unknown setting; did you mean {other}.{name}?"
-    return f"unknown setting; known in {parents[0]}: {', '.join(section.model_fields)}"
+    place = ".".join(parents) if section is Webhook else parents[0]
+    return f"unknown setting; known in {place}: {', '.join(section.model_fields)}"
 
 
 def _suggestion(name: str, known: Mapping[str, Any]) -> str:
@@ -676,25 +894,35 @@ def _reference_lines() -> Iterator[str]:
     yield ""
     yield "[accounts.billing]"
     yield 'support_contact = "https://support.example.net/manual-send"'
+    yield ""
+    yield "[accounts.billing.webhooks.mailgun.secrets]"
+    yield "# by the environment: MAILSTREAMS_ACCOUNTS__BILLING__WEBHOOKS__MAILGUN__SECRETS__2026"
     yield "```"
     for section in Settings.model_fields:
-        model = _section(section)
-        heading = "accounts.NAME" if section == "accounts" else section
+        yield from _reference_of_section("accounts.NAME" if section == "accounts" else section, _section(section))
+    yield from _reference_of_section("accounts.NAME.webhooks.PROVIDER", Webhook)
+
+
+def _reference_of_section(heading: str, model: type[BaseModel]) -> Iterator[str]:
+    yield ""
+    yield f"## [{heading}]"
+    yield ""
+    yield (model.__doc__ or "").strip()
+    if model is Account:
+        yield "NAME is the account's name in the path of the webhook's URL: letters, digits, `.`, `_`, `-`."
+        yield "A name given by environment variable is in lower case."
+    for name, field in model.model_fields.items():
         yield ""
-        yield f"## [{heading}]"
+        yield f"### `{heading}.{name}`"
         yield ""
-        yield (model.__doc__ or "").strip()
-        if section == "accounts":
-            yield "NAME is the account's name in the path of the webhook's URL: letters, digits, `.`, `_`, `-`."
-            yield "A name given by environment variable is in lower case."
-        for name, field in model.model_fields.items():
-            yield ""
-            yield f"### `{heading}.{name}`"
-            yield ""
-            yield f"Default: {_default_text(field)}. Unit: {_unit(field)}."
-            yield f"Environment: `{_PREFIX}{heading.replace('.', _DELIMITER).upper()}{_DELIMITER}{name.upper()}`."
-            yield ""
-            yield field.description or ""
+        yield f"Default: {_default_text(field)}. Unit: {_unit(field)}."
+        variable = f"{_PREFIX}{heading.replace('.', _DELIMITER).upper()}{_DELIMITER}{name.upper()}"
+        if name == "secrets":
+            yield f"Environment: `{variable}{_DELIMITER}KEY`, the name of the secret in lower case."
+        elif name != "webhooks":
+            yield f"Environment: `{variable}`."
+        yield ""
+        yield field.description or ""
 
 
 def _unit(field: FieldInfo) -> str:
@@ -708,6 +936,10 @@ def _default_text(field: FieldInfo) -> str:
     assert default is not PydanticUndefined, "every setting has a default"
     if default is None:
         return "none"
+    if default == {}:
+        return "empty"
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
     if isinstance(default, tuple):
         return f"`{', '.join(default)}`" if default else "empty"
     return f"`{default}`"

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from streams import settings
 from streams.providers import PROVIDERS, WebhookRequest
-from streams.settings import Account, Kafka, Settings, SettingsError, Topics, load, shown
+from streams.settings import Account, Kafka, Settings, SettingsError, Topics, Webhook, load, shown
+from streams.topics import MAX_BODY_BYTES
 
 PAGE = Path(__file__).parent.parent / "docs" / "configuration.md"
 
@@ -116,7 +117,7 @@ def test_an_unknown_name_is_refused_with_what_was_probably_meant(tmp_path: Path,
 def test_an_unknown_variable_is_refused_too() -> None:
     assert problems({"MAILSTREAMS_KAFKA__BOOTSTRAP": "a:1", "MAILSTREAMS_NOSUCH__X": "1"}) == [
         "kafka.bootstrap: unknown setting; did you mean bootstrap_servers? (from MAILSTREAMS_KAFKA__BOOTSTRAP)",
-        "nosuch: unknown section; known: kafka, topics, worker, web, delivery, accounts (from MAILSTREAMS_NOSUCH__X)",
+        "nosuch: unknown section; known: kafka, topics, worker, web, ingress, delivery, accounts (from MAILSTREAMS_NOSUCH__X)",
     ]
 
 
@@ -156,6 +157,27 @@ def test_an_unknown_variable_is_refused_too() -> None:
         ("WEB__PORT", "32768", "web.port: input should be less than or equal to 32767"),
         ("DELIVERY__REFERENCE_KEYS", " , ", "delivery.reference_keys: tuple should have at least 1 item"),
         ("WORKER__X__Y", "1", "worker.x: unknown setting"),
+        (
+            "INGRESS__TRUSTED_PROXIES",
+            "10.0.0.0/8, proxy",
+            "ingress.trusted_proxies: 'proxy' is no address and no network",
+        ),
+        ("INGRESS__PUBLIC_URL", "hooks.example.net", "ingress.public_url: string should match pattern"),
+        ("INGRESS__TLS_KEYFILE", __file__, "ingress.tls_keyfile: needs ingress.tls_certfile"),
+        ("INGRESS__MAX_BODY_BYTES", "8388608", "ingress.max_body_bytes: input should be less than or equal to 8323072"),
+        ("INGRESS__API_KEYS", "x", "ingress.api_keys: unknown setting"),
+        ("ACCOUNTS__A__API_KEYS", "hunter2", "accounts.a.api_keys.0: string should match pattern"),
+        ("ACCOUNTS__A__WEBHOOKS__MAILGIN__INSECURE", "1", "unknown provider 'mailgin'; did you mean mailgun?"),
+        (
+            "ACCOUNTS__A__WEBHOOKS__SENDGRID__SECRETS__2026",
+            "hunter2",
+            "accounts.a.webhooks: sendgrid.secrets.2026: not a public key",
+        ),
+        (
+            "ACCOUNTS__A__WEBHOOKS__MAILGUN__SECRET",
+            "hunter2",
+            "accounts.a.webhooks.mailgun.secret: unknown setting; did you mean secrets?",
+        ),
         ("ACCOUNTS__a b__SUPPORT_CONTACT", "x", "accounts.a b: string should match pattern"),
     ],
 )
@@ -213,6 +235,50 @@ def test_a_secret_is_masked_wherever_settings_are_shown() -> None:
     assert shown(found)["kafka"]["sasl_password"] == "**********"
 
 
+def test_a_webhook_and_its_secrets_can_be_set_by_variable_and_are_masked() -> None:
+    found = load(
+        None,
+        {
+            "MAILSTREAMS_ACCOUNTS__BILLING__WEBHOOKS__MAILGUN__SECRETS__2026": "hunter2",
+            "MAILSTREAMS_ACCOUNTS__BILLING__WEBHOOKS__MAILGUN__SECRETS__2027": "hunter3",
+            "MAILSTREAMS_ACCOUNTS__BILLING__WEBHOOKS__POSTMARK__INSECURE": "true",
+        },
+    )
+
+    mailgun = found.accounts["billing"].webhooks["mailgun"]
+    assert {name: secret.get_secret_value() for name, secret in mailgun.secrets.items()} == {
+        "2026": "hunter2",
+        "2027": "hunter3",
+    }
+    assert found.accounts["billing"].webhooks["postmark"].insecure
+    assert "hunter" not in f"{found!r} {found} {shown(found)} {found.model_dump_json()}"
+
+
+def test_insecure_and_a_secret_exclude_each_other() -> None:
+    lines = problems(
+        {
+            "MAILSTREAMS_ACCOUNTS__A__WEBHOOKS__MAILGUN__SECRETS__K": "hunter2",
+            "MAILSTREAMS_ACCOUNTS__A__WEBHOOKS__MAILGUN__INSECURE": "true",
+        }
+    )
+
+    assert len(lines) == 1
+    assert "accounts.a.webhooks.mailgun.insecure: has no effect beside secrets" in lines[0]
+
+
+def test_the_largest_body_of_the_ingress_is_what_fits_into_a_record() -> None:
+    assert Settings().ingress.max_body_bytes == MAX_BODY_BYTES
+
+
+def test_the_ingress_speaks_tls_only_with_a_usable_certificate(tmp_path: Path) -> None:
+    path = tmp_path / "some.pem"
+    path.write_text("no certificate")
+
+    assert Settings().ingress.tls_context() is None
+    with pytest.raises(SettingsError, match=r"ingress\.tls_certfile"):
+        load(None, {"MAILSTREAMS_INGRESS__TLS_CERTFILE": str(path)}).ingress.tls_context()
+
+
 def test_clients_get_the_user_name_and_the_password() -> None:
     options = load(None, SASL).kafka.client_options()
 
@@ -264,7 +330,8 @@ def test_the_page_of_the_configuration_is_up_to_date() -> None:
 
 def test_every_setting_has_a_unit_and_a_reason() -> None:
     page = settings.reference()
-    for section in Settings.model_fields:
-        for name, field in settings._section(section).model_fields.items():
+    sections = {name: settings._section(name) for name in Settings.model_fields} | {"webhooks": Webhook}
+    for section, model in sections.items():
+        for name, field in model.model_fields.items():
             assert len(field.description or "") > 10, f"{section}.{name}"
             assert f"{name}`" in page

@@ -44,5 +44,9 @@ def _print_table(name: str, values: Mapping[str, Any]) -> None:
     """Print a TOML table; a JSON string, number or list of strings is a TOML one too."""
     click.echo(f"[{name}]")
     for key, value in values.items():
-        click.echo(f"# {key} is not set" if value is None else f"{key} = {codecs.encode(value).decode()}")
+        if not isinstance(value, Mapping):
+            click.echo(f"# {key} is not set" if value is None else f"{key} = {codecs.encode(value).decode()}")
     click.echo()
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            _print_table(f"{name}.{codecs.encode(key).decode()}", value)

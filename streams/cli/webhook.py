@@ -1,0 +1,86 @@
+"""``mailstreams webhook``: what has to be done by hand about webhooks."""
+
+from datetime import datetime
+from typing import Final
+
+import click
+
+from streams import records, topics
+from streams.cli import WRONG_USE, Failure, Invocation, pass_invocation
+from streams.cli._kafka import read_to_end, run
+from streams.cli._output import clean, note
+from streams.cli._webhook_test import test
+from streams.providers import PROVIDERS, Handshake, VerificationError
+from streams.records import RecordError
+from streams.settings import Settings
+
+_SNS: Final = "amazon_ses"
+_ASKS: Final = b"SubscriptionConfirmation"
+
+
+@click.group("webhook")
+def command() -> None:
+    """Try a webhook, or confirm a subscription."""
+
+
+command.add_command(test)
+
+
+@command.command("confirm")
+@click.argument("topic_arn")
+@click.option("--account", required=True, help="The account in the path of the webhook's URL.")
+@pass_invocation
+def confirm(invocation: Invocation, topic_arn: str, account: str) -> None:
+    """Confirm that Amazon SNS may send a topic's messages to an account.
+
+    SNS asks once, when the subscription is made; the ingress verified the question and keeps it in mail.raw.amazon_ses.
+    It is answered by an address built from the topic's ARN and SNS's token, never by one that came with it. SNS forgets
+    its token after three days: then ask again there (RequestConfirmation).
+    """
+    settings = invocation.settings()
+    known = settings.accounts.get(account)
+    webhook = known.webhooks.get(_SNS) if known is not None else None
+    if webhook is None or topic_arn not in {secret.get_secret_value() for secret in webhook.secrets.values()}:
+        message = (
+            f"{clean(topic_arn)} is not allowed: it must be one of accounts.{clean(account)}.webhooks.{_SNS}.secrets"
+        )
+        raise Failure(message, exit_code=WRONG_USE)
+    run(_confirm(settings, topic_arn, account))
+    note(f"{clean(topic_arn)}: subscribed for account {clean(account)}")
+
+
+async def _confirm(settings: Settings, topic_arn: str, account: str) -> None:
+    from streams.web.outbound import FetchError, GuardedClient  # noqa: PLC0415 - aiohttp's client: for this command only
+
+    asked = await _last_question(settings, topic_arn, account)
+    if asked is None:
+        message = f"SNS has not asked to confirm {clean(topic_arn)} for account {clean(account)}, or so long ago that it is deleted"
+        raise Failure(message)
+    client = GuardedClient()
+    try:
+        await client.get(asked.confirm_url)
+    except FetchError as error:
+        message = f"Amazon SNS did not take it: {error}; its token lives for three days, ask for a new one there"
+        raise Failure(message) from None
+    finally:
+        await client.close()
+
+
+async def _last_question(settings: Settings, topic_arn: str, account: str) -> Handshake | None:
+    """Return the newest verified request to confirm this topic's subscription."""
+    newest: tuple[datetime, Handshake] | None = None
+    async for found in read_to_end(settings, topics.raw_topic(_SNS)):
+        for record in found:
+            headers = dict(record.headers)
+            if _ASKS not in (record.value or b"") or headers.get(records.RAW_VERIFIED) != b"true":
+                continue
+            try:
+                request = records.decode_raw(record.value, record.headers, reference_keys=())
+                handshake = PROVIDERS[_SNS].handshake(request)
+            except (RecordError, VerificationError):
+                continue
+            if handshake is None or handshake.topic_arn != topic_arn or request.account != account:
+                continue
+            if newest is None or request.received_at >= newest[0]:
+                newest = (request.received_at, handshake)
+    return newest[1] if newest is not None else None

@@ -1,0 +1,291 @@
+"""Run the ingress until it is told to stop. A process of its own, so that webhooks are taken while workers restart.
+
+The rule: it starts without the broker and answers 503 until there is one, because a
+provider remembers a connection that is refused longer than an answer. An orderly stop
+takes no new connections, finishes the requests in work, and ends with 0.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import uvloop
+from aiohttp import web
+from aiokafka.errors import KafkaError
+from prometheus_client import CollectorRegistry
+
+from streams import __version__, topics
+from streams.logs import configure
+from streams.metrics import IngressMetrics
+from streams.providers import PROVIDERS
+from streams.settings import Settings
+from streams.web import sends
+from streams.web.certificates import Certificates
+from streams.web.health import HealthServer
+from streams.web.ingress import Endpoint, Handler, Ingress, Limits, PublicServer
+from streams.web.limits import TokenBucket
+from streams.web.outbound import GuardedClient
+from streams.web.replay import TokenMemory
+from streams.web.writer import Hooks, RecordWriter
+
+logger = logging.getLogger(__name__)
+
+EXIT_OK, EXIT_CRASHED, EXIT_CANNOT_START = 0, 1, 2
+BROKER_RETRY_S = 2.0
+_BACKLOG = 1024
+_TLS_HANDSHAKE_S = 10.0
+_LOOK_S = 0.02
+
+
+def run_ingress(settings: Settings) -> int:
+    """Run the ingress and return its exit status: 0 after an orderly stop, 1 after a crash, 2 when it cannot start."""
+    configure(settings)
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    with asyncio.Runner() as runner:
+        return runner.run(_run(settings))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """An ingress, built and not yet listening."""
+
+    settings: Settings
+    ingress: Ingress
+    public: PublicServer
+    writer: RecordWriter
+    client: GuardedClient
+    health: HealthServer
+
+
+def build(settings: Settings) -> Built:
+    """Return an ingress for these settings. Call it inside a running event loop."""
+    own = settings.ingress
+    metrics = IngressMetrics.create(CollectorRegistry(), version=__version__)
+    writer = RecordWriter(
+        client_options=settings.kafka.client_options(),
+        client_id=f"{settings.worker.app_id}-ingress",
+        timeout_s=own.acknowledge_timeout_s,
+        partitions=settings.topics.partitions,
+        hooks=_hooks(metrics),
+    )
+    client = GuardedClient()
+    ingress = Ingress(
+        endpoints=_endpoints(settings),
+        others=_others(settings, writer, metrics),
+        limits=Limits(
+            max_body_bytes=own.max_body_bytes,
+            read_timeout_s=own.read_timeout_s,
+            max_requests=own.max_requests,
+            max_memory_bytes=own.max_memory_mb << 20,
+        ),
+        writer=writer,
+        certificates=Certificates(
+            client.get, folder=own.certificates_dir, told=lambda outcome: metrics.certificates.labels(outcome).inc()
+        ),
+        client=client,
+        metrics=metrics,
+        public_url=own.public_url,
+        trusted_proxies=own.trusted_proxies,
+    )
+
+    def not_ready() -> Sequence[str]:
+        return ["stopping"] if ingress.draining else writer.why_not_ready
+
+    metrics.ready.set_function(lambda: not not_ready())
+    return Built(
+        settings=settings,
+        ingress=ingress,
+        public=PublicServer(
+            ingress,
+            head_timeout_s=own.read_timeout_s,
+            keepalive_timeout_s=own.keepalive_timeout_s,
+            max_connections=own.max_connections,
+        ),
+        writer=writer,
+        client=client,
+        health=HealthServer(
+            host=own.admin_host,
+            port=own.admin_port,
+            registry=metrics.registry,
+            not_live=list,
+            not_ready=not_ready,
+        ),
+    )
+
+
+def _hooks(metrics: IngressMetrics) -> Hooks:
+    def acknowledged(topic: str, count: int, seconds: float) -> None:
+        metrics.produced.labels(topic).inc(count)
+        metrics.produce_seconds.observe(seconds)
+
+    return Hooks(acknowledged=acknowledged, failed=metrics.produce_failures.inc)
+
+
+def _endpoints(settings: Settings) -> list[Endpoint]:
+    """Return an endpoint for each account at each provider that is read."""
+    found = []
+    for account, contents in settings.accounts.items():
+        for name in settings.topics.providers:
+            provider = PROVIDERS[name]
+            webhook = contents.webhooks.get(name)
+            window_s = provider.replay_window_s
+            if webhook is not None and webhook.replay_window_s is not None:
+                window_s = webhook.replay_window_s
+            found.append(
+                Endpoint(
+                    provider=provider,
+                    account=account,
+                    topic=topics.raw_topic(name),
+                    secrets={key: secret.get_secret_value() for key, secret in webhook.secrets.items()}
+                    if webhook
+                    else {},
+                    replay_window_s=window_s,
+                    insecure=webhook is not None and webhook.insecure,
+                    auto_confirm=webhook is not None and webhook.auto_confirm,
+                    bucket=TokenBucket(settings.ingress.rate_per_s, settings.ingress.rate_burst),
+                    tokens=TokenMemory.for_window(window_s),
+                )
+            )
+    return found
+
+
+def _others(settings: Settings, writer: RecordWriter, metrics: IngressMetrics) -> dict[tuple[str, str], Handler]:
+    """Return what else the public port serves: ``POST /sends``, where an account has a key for it."""
+    keys = {name: account.api_keys for name, account in settings.accounts.items() if account.api_keys}
+    if not keys:
+        return {}
+
+    def told(outcome: sends.Outcome, count: int) -> None:
+        metrics.sends_requests.labels(outcome.value).inc()
+        metrics.sends.inc(count)
+
+    app = web.Application()
+    sends.add_routes(
+        app,
+        keys=keys,
+        publish=lambda rows: writer.write_keyed(topics.SENDS, rows),
+        told=told,
+        body_timeout_s=settings.ingress.read_timeout_s,
+    )
+    handlers: dict[tuple[str, str], Any] = {
+        (route.method, route.resource.canonical): route.handler
+        for route in app.router.routes()
+        if route.resource is not None
+    }
+    return handlers
+
+
+async def _run(settings: Settings) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    tls = settings.ingress.tls_context()
+    built = build(settings)
+    _say_what_is_served(settings)
+    own = settings.ingress
+    place = (own.admin_host, own.admin_port)
+    try:
+        admin_port = await built.health.start()
+        place = (own.host, own.port)
+        server = await loop.create_server(
+            built.public,
+            own.host,
+            own.port,
+            ssl=tls,
+            ssl_handshake_timeout=_TLS_HANDSHAKE_S if tls is not None else None,
+            backlog=_BACKLOG,
+            reuse_port=own.reuse_port or None,
+        )
+    except OSError as error:
+        logger.error("cannot listen on %s:%s: %s", *place, error.strerror)  # noqa: TRY400 - one line says it all
+        await built.health.stop()
+        return EXIT_CANNOT_START
+    logger.info("http://%s:%d/metrics /livez /readyz", own.admin_host, admin_port)
+    scheme = "https" if tls is not None else "http"
+    logger.info("%s://%s:%d/webhooks/PROVIDER/ACCOUNT", scheme, own.host, server.sockets[0].getsockname()[1])
+    ended = [asyncio.create_task(stop.wait()), asyncio.create_task(_write(built))]
+    done, _ = await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
+    status = EXIT_OK
+    if not stop.is_set():
+        status = _reason(done)
+    await _drain(built, server)
+    for task in ended:
+        task.cancel()
+    return status
+
+
+async def _write(built: Built) -> int:
+    """Keep the writer connected, once the topics are there. Ends with an exit status where they are not."""
+    while True:
+        try:
+            problems = await topics.check(built.settings)
+        except (KafkaError, OSError, TimeoutError) as error:
+            servers = built.settings.kafka.bootstrap_servers
+            logger.warning("waiting for the broker at %s: %s", servers, type(error).__name__)
+            await asyncio.sleep(BROKER_RETRY_S)
+            continue
+        for problem in problems:
+            logger.error("%s", problem)
+        if problems:
+            return EXIT_CANNOT_START
+        await built.writer.run()
+
+
+def _reason(done: "set[asyncio.Task[Any]]") -> int:
+    for task in done:
+        if (error := task.exception()) is not None:
+            logger.error("the ingress ends: %s", type(error).__name__, exc_info=error)
+            return EXIT_CRASHED
+        if isinstance(task.result(), int) and not isinstance(task.result(), bool):
+            return int(task.result())
+    return EXIT_CRASHED
+
+
+async def _drain(built: Built, server: asyncio.Server) -> None:
+    """Take no new connections, finish the requests in work, close the rest."""
+    ingress, limit_s = built.ingress, built.settings.ingress.shutdown_s
+    logger.info("stopping: finishing %d requests", ingress.room.requests)
+    ingress.draining = True  # from now on each answer closes its connection
+    server.close()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(limit_s):
+            while ingress.room.requests:  # noqa: ASYNC110 - it is a number, there is nothing to await
+                await asyncio.sleep(_LOOK_S)
+    if ingress.room.requests:
+        logger.warning("%d requests not finished in %g s: their providers come again", ingress.room.requests, limit_s)
+    built.public.pre_shutdown()
+    await built.public.shutdown(1)
+    await built.writer.close()
+    await built.client.close()
+    await built.health.stop()
+    logger.info("stopped")
+
+
+def _say_what_is_served(settings: Settings) -> None:
+    """Say what is open at each start: it is easily forgotten."""
+    configured = [
+        (provider, account, webhook)
+        for account, contents in settings.accounts.items()
+        for provider, webhook in contents.webhooks.items()
+    ]
+    for provider, account, webhook in configured:
+        if webhook.insecure:
+            logger.warning(
+                "/webhooks/%s/%s is INSECURE: whoever finds it can mark any mail as delivered; "
+                "set accounts.%s.webhooks.%s.secrets",
+                provider,
+                account,
+                account,
+                provider,
+            )
+        elif not webhook.secrets:
+            logger.warning("/webhooks/%s/%s has no secret: all its requests are refused", provider, account)
+        elif provider not in settings.topics.providers:
+            logger.warning("/webhooks/%s/%s is not served: %s is not in topics.providers", provider, account, provider)
+    if not configured:
+        logger.warning("no webhooks are set up: all requests are refused; see accounts.NAME.webhooks.PROVIDER")

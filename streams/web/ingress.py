@@ -1,0 +1,612 @@
+"""The ingress: takes the providers' webhooks, lets only the true provider in, and answers 200 when Kafka has it.
+
+The rule, in the order of a request:
+
+1. path, method, content type and length are looked at before a byte of the body is read;
+2. the body is read within its limits of bytes, memory and time, and decompressed within the same limits;
+3. ``Provider.verify`` looks at the body, by the account's own secrets; whoever proves nothing costs us nothing more;
+4. the record is written; **200 is answered only after all in-sync replicas have it**, and whatever goes wrong before
+   is answered so that the provider comes again, if it does at all (docs/ingress.md).
+
+A signature covers the body as the provider made it. None of them documents that it signs a compressed body, and
+what lies between may compress: so the body is verified and kept decompressed, and ``content-encoding`` among the kept
+headers says how it came.
+
+Nothing of a request is ever logged or answered: no body, no header, no address. What is logged are the names of
+our own settings and reasons from closed sets.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, Final
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from prometheus_client import Counter
+
+from streams import records
+from streams.metrics import IngressMetrics
+from streams.providers import Provider, Refusal, Verification, VerificationError, WebhookRequest
+from streams.web.certificates import Certificates
+from streams.web.limits import (
+    BrokenBodyError,
+    NoRoomError,
+    Place,
+    Room,
+    TokenBucket,
+    TooLargeError,
+    UnknownEncodingError,
+    read_body,
+)
+from streams.web.outbound import FetchError, GuardedClient
+from streams.web.replay import TokenMemory, Use
+from streams.web.writer import NotWrittenError, RecordWriter
+
+logger = logging.getLogger(__name__)
+
+PREFIX: Final = "/webhooks/"
+RETRY_AFTER_S: Final = 10
+"""Told with 503: long enough for a broker to restart, short enough for the most impatient provider."""
+SERVER: Final = "mailstreams"
+UNKNOWN: Final = "unknown"
+"""The label of requests that belong to no provider."""
+COMPLAIN_S: Final = 60.0
+"""The same complaint is logged once in so long."""
+
+_UNAUTHORIZED, _FORBIDDEN, _UNAVAILABLE, _TOO_MANY = 401, 403, 503, 429
+_NEVER_403: Final = frozenset({"postmark"})
+"""To Postmark 403 means "never send this again", so a wrong password would lose events: 401 in its place.
+https://postmarkapp.com/support/article/understanding-inbound-webhook-retries-in-postmark"""
+
+_CODES: Final[Mapping[Refusal, int]] = {
+    Refusal.MISSING: _UNAUTHORIZED,
+    Refusal.MALFORMED: _UNAUTHORIZED,
+    Refusal.MISMATCH: _FORBIDDEN,
+    Refusal.STALE: _FORBIDDEN,
+    Refusal.UNTRUSTED: _FORBIDDEN,
+    Refusal.UNCONFIGURED: _FORBIDDEN,
+}
+_JSON_OR_FORM: Final = frozenset({"application/json", "application/x-www-form-urlencoded", "multipart/form-data"})
+_CONTENT_TYPES: Final[Mapping[str, frozenset[str]]] = {
+    "amazon_ses": frozenset({"application/json", "text/plain"}),  # SNS sends JSON as text/plain by default
+    "mailgun": _JSON_OR_FORM,  # its legacy webhooks are forms
+}
+_PINGS: Final = frozenset({b"", b"[]", b"{}", b"null"})
+"""Bodies that hold no event: a provider's page tries whether the URL answers."""
+_PING_BYTES: Final = 16
+
+_KEPT_HEADERS: Final = frozenset(
+    {
+        "content-encoding",
+        "user-agent",
+        "x-amz-firehose-request-id",
+        "x-amz-firehose-source-arn",
+        "x-amz-sns-message-id",
+        "x-amz-sns-message-type",
+        "x-amz-sns-rawdelivery",
+        "x-amz-sns-subscription-arn",
+        "x-amz-sns-topic-arn",
+        "x-twilio-email-event-webhook-signature",
+        "x-twilio-email-event-webhook-timestamp",
+    }
+)
+"""HTTP headers that are kept with the record. Never a cookie, never a credential."""
+_MAX_KEPT: Final = 1024
+"""Characters of a header that are kept: together they fit into a record beside the largest body."""
+_HOST: Final = re.compile(r"[A-Za-z0-9._-]{1,253}(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::[0-9]{1,5})?")
+_MAX_URL: Final = 4096
+
+_NETWORKS = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class _RefusedError(Exception):
+    """The request is answered with something else than 200."""
+
+    def __init__(self, code: int, reason: str, *, retry_after_s: float | None = None, headers: Any = None) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+        self.headers: dict[str, str] = dict(headers or {})
+        if retry_after_s is not None:
+            self.headers["Retry-After"] = str(max(1, -int(-retry_after_s // 1)))
+        if code == _UNAUTHORIZED:
+            # RFC 9110, 15.5.2; and SNS sends the credential of its URL only after it was asked for it
+            self.headers["WWW-Authenticate"] = 'Basic realm="webhooks"'
+
+
+@dataclass(slots=True, kw_only=True)
+class Endpoint:
+    """One provider's webhooks for one account."""
+
+    provider: Provider
+    account: str
+    topic: str
+    secrets: Mapping[str, str]
+    replay_window_s: float | None
+    insecure: bool
+    auto_confirm: bool
+    bucket: TokenBucket
+    tokens: TokenMemory
+    kept_headers: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        # a header that holds a credential is never kept, whatever its name
+        credentials = {
+            secret.split(":", 2)[1].lower() for secret in self.secrets.values() if secret.startswith("header:")
+        }
+        self.kept_headers = _KEPT_HEADERS - credentials
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a request may use."""
+
+    max_body_bytes: int
+    read_timeout_s: float
+    max_requests: int
+    max_memory_bytes: int
+
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+class Ingress:
+    """Answers the requests of the public port.
+
+    Args:
+        endpoints: all there are.
+        others: handlers of other paths, such as ``POST /sends``, by (method, path).
+        limits: what a request may use.
+        writer: writes records.
+        certificates: where signing certificates are got.
+        client: confirms subscriptions.
+        metrics: told everything.
+        public_url: the beginning of the URL that providers call; None: what the request says.
+        trusted_proxies: addresses and networks whose X-Forwarded headers are believed.
+    """
+
+    def __init__(
+        self,
+        *,
+        endpoints: Sequence[Endpoint],
+        others: Mapping[tuple[str, str], Handler],
+        limits: Limits,
+        writer: RecordWriter,
+        certificates: Certificates,
+        client: GuardedClient,
+        metrics: IngressMetrics,
+        public_url: str | None = None,
+        trusted_proxies: Sequence[str] = (),
+    ) -> None:
+        self._endpoints = {f"{PREFIX}{one.provider.name}/{one.account}": one for one in endpoints}
+        self._others = dict(others)
+        self._limits = limits
+        self._writer = writer
+        self._certificates = certificates
+        self._client = client
+        self._metrics = metrics
+        self._public_url = public_url
+        self._is_proxy = _trusts(trusted_proxies)
+        self._complaints: dict[tuple[str, str, str], tuple[float, int]] = {}
+        names = {UNKNOWN, *(one.provider.name for one in endpoints)}
+        self._seconds = {name: metrics.request_seconds.labels(name) for name in names}
+        self._accepted = {name: metrics.last_request.labels(name) for name in names - {UNKNOWN}}
+        self._counters: dict[tuple[str, int], Counter] = {}
+        self.room = Room(limits.max_requests, limits.max_memory_bytes)
+        self.draining = False
+        metrics.in_flight.set_function(lambda: self.room.requests)
+        metrics.in_flight_bytes.set_function(lambda: self.room.bytes)
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request; nothing that goes wrong reaches the client but its code and a word."""
+        begun = time.perf_counter()
+        path = request.raw_path.partition("?")[0]
+        other = self._others.get((request.method, path))
+        if other is not None:
+            return await self._handle_other(other, request)
+        endpoint = self._endpoints.get(path)
+        name = endpoint.provider.name if endpoint is not None else UNKNOWN
+        answer, reason = await self._answer(endpoint, request)
+        self._count(name, answer.status)
+        if reason is not None:
+            self._metrics.rejected.labels(name, reason).inc()
+            if endpoint is not None:
+                self._complain(endpoint, reason)
+        self._seconds[name].observe(time.perf_counter() - begun)
+        return answer
+
+    def _count(self, name: str, code: int) -> None:
+        counter = self._counters.get((name, code))
+        if counter is None:  # looking it up by its labels each time would cost as much as all the rest of the counting
+            counter = self._counters[name, code] = self._metrics.requests.labels(name, str(code))
+        counter.inc()
+
+    async def _answer(
+        self, endpoint: Endpoint | None, request: web.BaseRequest
+    ) -> tuple[web.StreamResponse, str | None]:
+        """Return the answer, and the reason where it is not 200."""
+        if endpoint is None:
+            return self._response(404, b"not_found\n"), "not_found"
+        try:
+            return self._response(200, await self._take(endpoint, request)), None
+        except _RefusedError as refused:
+            return self._response(refused.code, refused.reason.encode() + b"\n", refused.headers), refused.reason
+        except (web.HTTPException, ConnectionError, web.RequestPayloadError, HttpProcessingError):
+            return self._response(400, b"broken\n"), "broken"
+        except Exception as error:  # noqa: BLE001 - the client learns nothing of it, and the provider comes again
+            logger.error("a mistake of ours: %s", _described(error))  # noqa: TRY400 - the text of an error may hold data
+            return self._response(500, b"internal error\n"), "internal"
+
+    async def _take(self, endpoint: Endpoint, request: web.BaseRequest) -> bytes:
+        """Take one webhook in and return what to answer.
+
+        Raises:
+            _RefusedError: it is not taken.
+        """
+        if request.method == "HEAD":  # some ask so whether the URL is there
+            self._metrics.unrecorded.labels(endpoint.provider.name, "head").inc()
+            return b""
+        if request.method != "POST":
+            raise _RefusedError(405, "method", headers={"Allow": "POST, HEAD"})
+        name = endpoint.provider.name
+        if request.content_type not in _CONTENT_TYPES.get(name, _JSON_OR_FORM):
+            raise _RefusedError(415, "content_type")
+        if not endpoint.secrets and not endpoint.insecure:
+            raise self._refusal(endpoint, Refusal.UNCONFIGURED)
+        try:
+            place = self.room.enter()
+        except NoRoomError:
+            raise _RefusedError(_UNAVAILABLE, "busy", retry_after_s=1) from None
+        try:
+            body = await self._body(request, place)
+            return await self._take_body(endpoint, self._webhook(endpoint, request, body))
+        finally:
+            place.leave()
+
+    async def _body(self, request: web.BaseRequest, place: Place) -> bytes:
+        limits = self._limits
+        if (request.content_length or 0) > limits.max_body_bytes:
+            raise _RefusedError(413, "too_large")
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0
+        try:
+            return await read_body(
+                request.content,
+                encoding=request.headers.get("Content-Encoding", "").strip().lower(),
+                most=limits.max_body_bytes,
+                place=place,
+                timeout_s=limits.read_timeout_s,
+            )
+        except TooLargeError:
+            raise _RefusedError(413, "too_large") from None
+        except NoRoomError:
+            raise _RefusedError(_UNAVAILABLE, "busy", retry_after_s=1) from None
+        except UnknownEncodingError:
+            raise _RefusedError(415, "content_encoding", headers={"Accept-Encoding": "gzip, deflate"}) from None
+        except BrokenBodyError:
+            raise _RefusedError(400, "broken") from None
+        except TimeoutError:
+            raise _RefusedError(408, "too_slow") from None
+
+    async def _take_body(self, endpoint: Endpoint, webhook: WebhookRequest) -> bytes:
+        verification = None if endpoint.insecure else await self._verify(endpoint, webhook)
+        if wait_s := endpoint.bucket.take(time.monotonic()):
+            raise _RefusedError(_TOO_MANY, "rate", retry_after_s=wait_s)
+        if len(webhook.body) <= _PING_BYTES and webhook.body.strip() in _PINGS:
+            self._metrics.unrecorded.labels(endpoint.provider.name, "ping").inc()
+            return endpoint.provider.answer(webhook) or b""
+        token = verification.replay_token if verification is not None else None
+        if token is None:
+            await self._write(endpoint, webhook, verification)
+        else:
+            await self._write_once(endpoint, webhook, verification, token)
+        self._accepted[endpoint.provider.name].set_to_current_time()
+        return endpoint.provider.answer(webhook) or b""
+
+    async def _verify(self, endpoint: Endpoint, webhook: WebhookRequest) -> Verification:
+        provider = endpoint.provider
+        certificate, failed = None, False
+        try:
+            url = provider.certificate_url(webhook)
+            # asked for only where the body names a topic of ours: a stranger must not make us fetch anything
+            if url is not None and any(secret.encode() in webhook.body for secret in endpoint.secrets.values()):
+                try:
+                    certificate = await self._certificates.get(url)
+                except FetchError as error:
+                    failed = True
+                    self._say(endpoint, "certificate", "no signing certificate: %s", error)
+            return provider.verify(
+                webhook,
+                endpoint.secrets,
+                now=datetime.now(UTC),
+                replay_window_s=endpoint.replay_window_s,
+                certificate=certificate,
+            )
+        except VerificationError as error:
+            if failed and error.reason is Refusal.UNTRUSTED:  # not its fault: it may come again
+                raise _RefusedError(_UNAVAILABLE, "certificate", retry_after_s=RETRY_AFTER_S) from None
+            raise self._refusal(endpoint, error.reason) from None
+
+    async def _write_once(
+        self, endpoint: Endpoint, webhook: WebhookRequest, verification: Verification | None, token: str
+    ) -> None:
+        use = endpoint.tokens.begin(token, webhook.body, time.monotonic())
+        if use is Use.REPEATED:
+            self._metrics.unrecorded.labels(endpoint.provider.name, "repeated").inc()
+            return
+        if use is Use.FORGED:
+            raise _RefusedError(_FORBIDDEN, "replayed")
+        accepted = False
+        try:
+            await self._write(endpoint, webhook, verification)
+            accepted = True
+        finally:
+            endpoint.tokens.end(token, time.monotonic(), accepted=accepted)
+
+    async def _write(self, endpoint: Endpoint, webhook: WebhookRequest, verification: Verification | None) -> None:
+        headers = records.encode_raw_headers(
+            provider=endpoint.provider.name,
+            account=endpoint.account,
+            received_at=webhook.received_at,
+            content_type=webhook.headers["content-type"][:_MAX_KEPT],
+            url=webhook.url,
+            verified=verification is not None,
+            key_id=verification.key_id if verification is not None else None,
+            http_headers={
+                name: text[:_MAX_KEPT] for name, text in webhook.headers.items() if name in endpoint.kept_headers
+            },
+        )
+        try:
+            await self._writer.write(endpoint.topic, webhook.body, headers)
+        except NotWrittenError:
+            raise _RefusedError(_UNAVAILABLE, "broker", retry_after_s=RETRY_AFTER_S) from None
+        if verification is not None:
+            await self._confirm(endpoint, webhook)
+
+    async def _confirm(self, endpoint: Endpoint, webhook: WebhookRequest) -> None:
+        """Confirm a subscription, or say how to. Its topic is allowed: ``verify`` has checked that."""
+        try:
+            handshake = endpoint.provider.handshake(webhook)
+        except VerificationError as error:
+            raise self._refusal(endpoint, error.reason) from None
+        if handshake is None:
+            return
+        if not endpoint.auto_confirm:
+            logger.warning(
+                "%s asks to confirm the subscription of %s for account %s; if that is right: "
+                "mailstreams webhook confirm %s --account %s",
+                endpoint.provider.name,
+                handshake.topic_arn,
+                endpoint.account,
+                handshake.topic_arn,
+                endpoint.account,
+            )
+            return
+        try:
+            await self._client.get(handshake.confirm_url)
+        except FetchError as error:
+            logger.warning("the subscription of %s could not be confirmed: %s", handshake.topic_arn, error)
+            raise _RefusedError(_UNAVAILABLE, "confirmation", retry_after_s=RETRY_AFTER_S) from None
+        logger.info("subscribed account %s to %s", endpoint.account, handshake.topic_arn)
+
+    async def _handle_other(self, handler: Handler, request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            place = self.room.enter()
+        except NoRoomError:
+            return self._response(_UNAVAILABLE, b"busy\n", {"Retry-After": "1"})
+        try:
+            place.grow(min(request.content_length or self._limits.max_body_bytes, self._limits.max_body_bytes))
+            answer = await handler(request)
+        except NoRoomError:
+            return self._response(_UNAVAILABLE, b"busy\n", {"Retry-After": "1"})
+        except (web.HTTPException, ConnectionError, web.RequestPayloadError, HttpProcessingError):
+            return self._response(400, b"broken\n")
+        except Exception as error:  # noqa: BLE001 - as for webhooks
+            logger.error("a mistake of ours: %s", _described(error))  # noqa: TRY400 - as for webhooks
+            return self._response(500, b"internal error\n")
+        finally:
+            place.leave()
+        answer.headers["Server"] = SERVER
+        if self.draining:
+            answer.force_close()
+        return answer
+
+    def _webhook(self, endpoint: Endpoint, request: web.BaseRequest, body: bytes) -> WebhookRequest:
+        return WebhookRequest(
+            body=body,
+            headers={name.lower(): text for name, text in request.headers.items()},
+            url=self._url(request),
+            account=endpoint.account,
+            received_at=datetime.now(UTC),
+        )
+
+    def _url(self, request: web.BaseRequest) -> str:
+        """Return the URL that the provider called, as far as it can be known."""
+        if self._public_url is not None:
+            return (self._public_url + request.raw_path)[:_MAX_URL]
+        scheme, host = "https" if request.secure else "http", request.headers.get("Host", "")
+        if self._is_proxy is not None and self._is_proxy(_peer(request)):
+            # of several proxies the last one's word, the only one that is known to be ours
+            proto = request.headers.get("X-Forwarded-Proto", "").rpartition(",")[2].strip().lower()
+            scheme = proto if proto in {"http", "https"} else scheme
+            host = request.headers.get("X-Forwarded-Host", host).rpartition(",")[2].strip()
+        host = host if _HOST.fullmatch(host) else ""
+        return f"{scheme}://{host}{request.raw_path}"[:_MAX_URL]
+
+    def _response(self, code: int, body: bytes, headers: Mapping[str, str] | None = None) -> web.Response:
+        answer = web.Response(status=code, body=body, headers={"Server": SERVER, **(headers or {})})
+        if body:
+            answer.content_type = "application/json" if body[:1] == b"{" else "text/plain"
+        if self.draining or code in {400, 408, 413}:
+            answer.force_close()  # the rest of the body is not wanted
+        return answer
+
+    @staticmethod
+    def _refusal(endpoint: Endpoint, reason: Refusal) -> _RefusedError:
+        code = _CODES[reason]
+        if code == _FORBIDDEN and endpoint.provider.name in _NEVER_403:
+            code = _UNAUTHORIZED
+        return _RefusedError(code, reason.value)
+
+    def count_broken(self) -> None:
+        """Count a request that is no HTTP at all."""
+        self._count(UNKNOWN, 400)
+        self._metrics.rejected.labels(UNKNOWN, "broken").inc()
+
+    def _complain(self, endpoint: Endpoint, reason: str) -> None:
+        self._say(endpoint, reason, "refused: %s", reason)
+
+    def _say(self, endpoint: Endpoint, kind: str, text: str, *values: object) -> None:
+        """Log a warning about an endpoint, each kind of it once in a while."""
+        place = (endpoint.provider.name, endpoint.account, kind)
+        now = time.monotonic()
+        last, held = self._complaints.get(place, (-COMPLAIN_S, 0))
+        if now - last < COMPLAIN_S:
+            self._complaints[place] = (last, held + 1)
+            return
+        self._complaints[place] = (now, 0)
+        more = f" ({held} times more since)" if held else ""
+        logger.warning("%s%s/%s: %s%s", PREFIX, *place[:2], text % values, more)
+
+
+def _trusts(networks: Sequence[str]) -> Callable[[str], bool] | None:
+    """Return what tells whether an address is a trusted proxy's; None where there is none."""
+    if not networks:
+        return None
+    parsed: list[_NETWORKS] = [ipaddress.ip_network(network) for network in networks]
+
+    @lru_cache(maxsize=1024)
+    def trusted(address: str) -> bool:
+        with contextlib.suppress(ValueError):
+            found = ipaddress.ip_address(address)
+            if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
+                found = found.ipv4_mapped
+            return any(found in network for network in parsed)
+        return False
+
+    return trusted
+
+
+def _peer(request: web.BaseRequest) -> str:
+    """Return the address at the other end of the connection."""
+    name = request.transport.get_extra_info("peername") if request.transport is not None else None
+    return str(name[0]) if isinstance(name, tuple) else ""
+
+
+def _described(error: BaseException) -> str:
+    """Say what kind of error it was and where it arose, without its text, which may hold what was sent."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else "nowhere"
+    return f"{type(error).__name__} at {place}"
+
+
+class Connection(web.RequestHandler):
+    """One connection of the public port: as aiohttp's, but silent about what it was sent."""
+
+    __slots__ = ("_head_timer", "_seen")
+
+    def __init__(self, manager: "PublicServer", **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._seen = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin; a connection too many is closed at once, a silent one before long."""
+        super().connection_made(transport)
+        manager = self._manager
+        assert isinstance(manager, PublicServer)
+        manager.open_connections += 1
+        if manager.open_connections > manager.max_connections:
+            self.force_close()
+            return
+        self._head_timer = asyncio.get_running_loop().call_later(manager.head_timeout_s, self._close_if_silent)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """End."""
+        if isinstance(self._manager, PublicServer):
+            self._manager.open_connections -= 1
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+        super().connection_lost(exc)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what is no HTTP, without quoting it, in the answer or in a log line."""
+        del request, exc, message
+        if isinstance(self._manager, PublicServer):
+            self._manager.told_broken()
+        answer = web.Response(status=status, text="broken\n", headers={"Server": SERVER})
+        answer.force_close()
+        return answer
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """Say that something went wrong with a connection; the text of the error may hold what was sent."""
+        del args
+        error = kw.get("exc_info")
+        logger.debug("a connection ended: %s", _described(error) if isinstance(error, BaseException) else "")
+
+    def head_came(self) -> None:
+        """Note that a whole head was read."""
+        self._seen = True
+
+    def _close_if_silent(self) -> None:
+        if not self._seen:
+            self.force_close()
+
+
+class PublicServer(web.Server):
+    """The protocol factory of the public port.
+
+    Args:
+        ingress: what answers.
+        head_timeout_s: the first request's head must come within so long.
+        keepalive_timeout_s: an idle connection is closed after so long; so is one whose next head does not come.
+        max_connections: further ones are closed at once.
+    """
+
+    def __init__(
+        self, ingress: Ingress, *, head_timeout_s: float, keepalive_timeout_s: float, max_connections: int
+    ) -> None:
+        super().__init__(self._handle, request_factory=None)
+        self.head_timeout_s = head_timeout_s
+        self.max_connections = max_connections
+        self.open_connections = 0
+        self._ingress = ingress
+        self._connection_options: dict[str, Any] = {
+            "keepalive_timeout": keepalive_timeout_s,
+            "access_log": None,
+            "auto_decompress": False,  # ours stops at the limit
+            "max_line_size": 4096,
+            "max_field_size": 8190,
+            "max_headers": 64,
+            "lingering_time": 1.0,  # so that a refused client gets to read its answer
+        }
+
+    def __call__(self) -> web.RequestHandler:
+        """Return the handler of a new connection."""
+        return Connection(self, loop=asyncio.get_running_loop(), **self._connection_options)
+
+    def told_broken(self) -> None:
+        """Count a request that is no HTTP."""
+        self._ingress.count_broken()
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if isinstance(request.protocol, Connection):
+            request.protocol.head_came()
+        return await self._ingress.handle(request)

@@ -1,0 +1,342 @@
+"""Writes records, and returns when all in-sync replicas have them: what the ingress promises by a 2xx.
+
+The rule: **a record is written when the broker has acknowledged it, and a write that
+fails or takes too long is told as failed**, although the record may turn up later: who
+asked repeats it, and repetitions are absorbed by event ids. A producer that failed once
+is never used again.
+
+Group commit: while a batch is on its way, what comes next gathers into the next one.
+An idle ingress sends each record at once, a busy one sends few, large batches.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from streams.kafka.partitioner import partition_of
+from streams.kafka.transactions import MAX_BATCH_BYTES, REPLACE_AFTER_ROWS, RETRY_BACKOFF_MS
+from streams.records import Headers
+
+logger = logging.getLogger(__name__)
+
+MAX_SENDERS: Final = 4
+"""Batches of one topic on their way at once, each to another partition."""
+STALLED_S: Final = 0.05
+"""A record that waits for so long begins another sender: the partition of the first may have lost its leader."""
+LINGER_S: Final = 0.001
+_SWEEP_S: Final = 0.1
+_MAX_BATCH_RECORDS: Final = 2000
+_RETRY_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
+_RETIRE_TIMEOUT_S: Final = 30.0
+_OVERHEAD_BYTES: Final = 1500
+"""Of a record's headers, roughly: what does not fit after all goes with the next batch."""
+
+# aiokafka's clients are annotated in part only
+_Producer: Any = AIOKafkaProducer
+
+
+class NotWrittenError(TimeoutError):
+    """The broker has not acknowledged a record. It may have it all the same."""
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    key: bytes | None
+    value: bytes
+    headers: Headers
+    since: float
+    done: "asyncio.Future[None]"
+
+    @property
+    def size(self) -> int:
+        return len(self.value) + _OVERHEAD_BYTES
+
+
+@dataclass(slots=True)
+class _Queue:
+    """What waits for one topic, or for one partition of it where the key decides."""
+
+    topic: str
+    partition: int | None
+    max_senders: int
+    waiting: dict[int, _Entry] = field(default_factory=dict)
+    """By the entry's id, in the order of arrival."""
+    senders: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Told what happens, for metrics."""
+
+    acknowledged: Callable[[str, int, float], None]
+    """Topic, records, seconds."""
+    failed: Callable[[], None]
+
+
+class RecordWriter:
+    """One idempotent producer for the whole process, replaced when it fails.
+
+    Args:
+        client_options: how aiokafka reaches the brokers.
+        client_id: how the brokers see this process.
+        timeout_s: a record that is not acknowledged after so long counts as not written.
+        partitions: of the topics that are keyed.
+        hooks: told what happens.
+    """
+
+    def __init__(
+        self,
+        *,
+        client_options: Mapping[str, Any],
+        client_id: str,
+        timeout_s: float,
+        partitions: int,
+        hooks: Hooks,
+        linger_s: float = LINGER_S,
+        replace_after_rows: int = REPLACE_AFTER_ROWS,
+    ) -> None:
+        self._options: dict[str, Any] = dict(client_options) | {
+            "client_id": client_id,
+            "enable_idempotence": True,
+            "acks": "all",
+            "request_timeout_ms": int(timeout_s * 1000),  # also how long a batch is tried: nobody waits for it longer
+            "retry_backoff_ms": RETRY_BACKOFF_MS,
+            "max_batch_size": MAX_BATCH_BYTES,
+            "compression_type": "lz4",
+        }
+        self._timeout_s = timeout_s
+        self._partitions = partitions
+        self._hooks = hooks
+        self._linger_s = linger_s
+        self._replace_after_rows = replace_after_rows
+        self._queues: dict[tuple[str, int | None], _Queue] = {}
+        self._producer: Any = None
+        self._producer_since = 0.0
+        self._rows_sent = 0
+        self._there = asyncio.Event()
+        self._wanted = asyncio.Event()
+        self._wanted.set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._turn = 0
+        self._busy: set[tuple[str, int]] = set()
+        self._unanswered: dict[int, _Entry] = {}
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._failing = False
+
+    async def run(self) -> None:
+        """Start a producer whenever one is wanted, and try again until the broker is there; writes wait for it."""
+        failures = 0
+        while True:
+            await self._wanted.wait()
+            producer = _Producer(**self._options)
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    await producer.start()
+            except (KafkaError, OSError, TimeoutError) as error:
+                self._complain(type(error).__name__)
+                self._spawn(self._stop(producer))
+                await asyncio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
+                failures += 1
+                continue
+            failures = 0
+            self._producer, self._producer_since = producer, time.monotonic()
+            self._recovered()
+            self._wanted.clear()
+            self._there.set()
+
+    @property
+    def why_not_ready(self) -> list[str]:
+        """Why a write would probably fail now."""
+        return [] if self._there.is_set() and not self._failing else ["the broker does not acknowledge records"]
+
+    async def write(self, topic: str, value: bytes, headers: Headers) -> None:
+        """Write a record to any partition of a topic.
+
+        Raises:
+            NotWrittenError: it was not acknowledged in time.
+        """
+        await self._acknowledged([self._put(self._queue(topic, None), None, value, headers)])
+
+    async def write_keyed(self, topic: str, rows: Sequence[tuple[bytes, bytes]]) -> None:
+        """Write (key, value) records, each to the partition of its key.
+
+        Raises:
+            NotWrittenError: not all were acknowledged in time.
+        """
+        queues = [self._queue(topic, partition_of(key, self._partitions)) for key, _ in rows]
+        await self._acknowledged(
+            [self._put(queue, key, value, []) for queue, (key, value) in zip(queues, rows, strict=True)]
+        )
+
+    async def close(self) -> None:
+        """Release the connections. Whatever was asked for must have been answered before."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(producer.stop(), timeout=2)
+
+    def _queue(self, topic: str, partition: int | None) -> _Queue:
+        queue = self._queues.get((topic, partition))
+        if queue is None:
+            queue = _Queue(topic, partition, MAX_SENDERS if partition is None else 1)
+            self._queues[topic, partition] = queue
+        return queue
+
+    def _put(self, queue: _Queue, key: bytes | None, value: bytes, headers: Headers) -> tuple[_Queue, _Entry]:
+        now = time.monotonic()
+        entry = _Entry(key, value, headers, now, asyncio.get_running_loop().create_future())
+        queue.waiting[id(entry)] = entry
+        self._unanswered[id(entry)] = entry
+        if self._sweeper is None:
+            self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
+        if queue.senders == 0 or (
+            queue.senders < queue.max_senders and now - next(iter(queue.waiting.values())).since > STALLED_S
+        ):
+            queue.senders += 1
+            self._spawn(self._send(queue))
+        return queue, entry
+
+    async def _acknowledged(self, put: Sequence[tuple[_Queue, _Entry]]) -> None:
+        try:
+            for _, entry in put:
+                await entry.done
+        finally:
+            for queue, entry in put:  # nobody waits for the others either
+                queue.waiting.pop(id(entry), None)
+                self._unanswered.pop(id(entry), None)
+                if not entry.done.cancel() and not entry.done.cancelled():
+                    entry.done.exception()  # seen
+
+    def _sweep(self) -> None:
+        """Give up what took too long. One timer for all: all have the same patience, so the oldest comes first."""
+        self._sweeper = None
+        now = time.monotonic()
+        for number, entry in list(self._unanswered.items()):
+            if now - entry.since < self._timeout_s:
+                break
+            del self._unanswered[number]
+            if not entry.done.done():
+                entry.done.set_exception(NotWrittenError())
+                self._late(entry)
+        if self._unanswered:
+            self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
+
+    def _late(self, entry: _Entry) -> None:
+        """Doubt a producer that had all the time there is; that a new one can start shows that the broker is back."""
+        if self._producer is None or entry.since >= self._producer_since:
+            self._complain(f"nothing after {self._timeout_s:g} s")
+            self._retire(self._producer)
+
+    async def _send(self, queue: _Queue) -> None:
+        """Send what waits, batch after batch, until nothing does."""
+        try:
+            while queue.waiting:
+                await asyncio.sleep(self._linger_s)
+                await self._there.wait()
+                if entries := self._take(queue):
+                    await self._send_batch(queue, entries)
+        finally:
+            queue.senders -= 1
+
+    @staticmethod
+    def _take(queue: _Queue) -> list[_Entry]:
+        entries: list[_Entry] = []
+        size = 0
+        for entry in queue.waiting.values():
+            size += entry.size
+            if entries and (size > MAX_BATCH_BYTES or len(entries) >= _MAX_BATCH_RECORDS):
+                break
+            entries.append(entry)
+        for entry in entries:
+            del queue.waiting[id(entry)]
+        return entries
+
+    async def _send_batch(self, queue: _Queue, entries: list[_Entry]) -> None:
+        producer = self._producer
+        begun = time.monotonic()
+        try:
+            async with asyncio.timeout(self._timeout_s):  # nobody waits for longer, and the next batch needs its turn
+                await self._produce(producer, queue, entries)
+        except Exception as error:  # noqa: BLE001 - whatever it is, these records are not known to be written
+            self._failed(producer, error)
+            for entry in entries:
+                if not entry.done.done():
+                    entry.done.set_exception(NotWrittenError())
+            return
+        self._recovered()
+        self._hooks.acknowledged(queue.topic, len(entries), time.monotonic() - begun)
+        for entry in entries:
+            if not entry.done.done():
+                entry.done.set_result(None)
+        if self._rows_sent >= self._replace_after_rows:
+            self._retire(producer)
+
+    async def _produce(self, producer: Any, queue: _Queue, entries: list[_Entry]) -> None:
+        """Send the entries as one batch and wait for its acknowledgement; those that do not fit go back to the queue."""
+        partition = queue.partition
+        if partition is None:
+            partition = self._next_partition(queue.topic, await producer.partitions_for(queue.topic))
+        place = (queue.topic, partition)
+        self._busy.add(place)
+        try:
+            batch = producer.create_batch()
+            for number, entry in enumerate(entries):
+                if batch.append(key=entry.key, value=entry.value, timestamp=None, headers=entry.headers) is None:
+                    queue.waiting = {id(left): left for left in entries[number:]} | queue.waiting
+                    del entries[number:]
+                    break
+            self._rows_sent += len(entries)
+            # shielded: aiokafka does not expect that somebody cancels what it is going to acknowledge
+            await asyncio.shield(await producer.send_batch(batch, queue.topic, partition=partition))
+        finally:
+            self._busy.discard(place)
+
+    def _next_partition(self, topic: str, all_partitions: Collection[int]) -> int:
+        """Return the next partition in turn, of those to which nothing is on its way if there is one."""
+        partitions = sorted(all_partitions)
+        self._turn += 1
+        free = [partition for partition in partitions if (topic, partition) not in self._busy]
+        chosen = free or partitions
+        return chosen[self._turn % len(chosen)]
+
+    def _failed(self, producer: Any, error: Exception) -> None:
+        self._hooks.failed()
+        if producer is self._producer:
+            self._complain(type(error).__name__)
+            self._retire(producer)
+
+    def _complain(self, why: str) -> None:
+        if not self._failing:
+            self._failing = True
+            logger.warning("the broker does not acknowledge records: %s", why)
+
+    def _recovered(self) -> None:
+        if self._failing:
+            self._failing = False
+            logger.info("the broker is back")
+
+    def _retire(self, producer: Any) -> None:
+        """Use this producer no more; what it has on its way may still be acknowledged."""
+        if producer is None or producer is not self._producer:
+            return
+        self._producer, self._rows_sent = None, 0
+        self._there.clear()
+        self._wanted.set()
+        self._spawn(self._stop(producer))
+
+    @staticmethod
+    async def _stop(producer: Any) -> None:
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(producer.stop(), _RETIRE_TIMEOUT_S)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

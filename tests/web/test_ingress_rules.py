@@ -1,0 +1,335 @@
+"""Rules of the ingress that need a writer that fails, a clock, or another place in the network: no broker here."""
+
+import asyncio
+import dataclasses
+import logging
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from aiohttp import ClientSession, TCPConnector
+from prometheus_client import CollectorRegistry
+
+from streams.metrics import IngressMetrics
+from streams.providers import PROVIDERS
+from streams.records import Headers
+from streams.settings import Ingress as IngressSettings
+from streams.web.certificates import Certificates
+from streams.web.ingress import Endpoint, Ingress, Limits, PublicServer
+from streams.web.limits import TokenBucket
+from streams.web.outbound import FetchError, GuardedClient
+from streams.web.replay import TokenMemory
+from streams.web.writer import NotWrittenError, RecordWriter
+from tests.providers import signing
+from tests.web import edge as world
+
+
+class Writer:
+    """Keeps what it is given; fails or waits as it is told."""
+
+    def __init__(self) -> None:
+        self.written: list[tuple[str, bytes, dict[str, bytes]]] = []
+        self.error: Exception | None = None
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+
+    async def write(self, topic: str, value: bytes, headers: Headers) -> None:
+        await self.go_on.wait()
+        if self.error is not None:
+            raise self.error
+        self.written.append((topic, value, dict(headers)))
+
+
+class Client:
+    """Keeps what it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.error: Exception | None = None
+
+    async def get(self, url: str) -> bytes:
+        self.asked.append(url)
+        if self.error is not None:
+            raise self.error
+        return world.live_certificate()
+
+
+def endpoint(name: str = "sendgrid", **changes: Any) -> Endpoint:
+    secrets = {
+        "sendgrid": {"2026": signing.public_base64(signing.p256("first"))},
+        "mailgun": {"2026": signing.MAILGUN_KEY},
+        "amazon_ses": {"events": signing.TOPIC},
+        "postmark": {"2026": "basic:postmark:corréct horse"},
+    }[name]
+    options: dict[str, Any] = {
+        "provider": PROVIDERS[name],
+        "account": "acme",
+        "topic": f"mail.raw.{name}",
+        "secrets": secrets,
+        "replay_window_s": PROVIDERS[name].replay_window_s,
+        "insecure": False,
+        "auto_confirm": False,
+        "bucket": TokenBucket(1e6, 1_000_000),
+        "tokens": TokenMemory.for_window(3600),
+    }
+    return Endpoint(**(options | changes))
+
+
+LIMITS = Limits(max_body_bytes=1 << 20, read_timeout_s=5, max_requests=50, max_memory_bytes=64 << 20)
+
+
+@dataclasses.dataclass
+class World:
+    writer: Writer
+    client: Client
+    ingress: Ingress
+    server: PublicServer
+    url: str
+
+    async def post(
+        self, signed: signing.Signed, headers: dict[str, str] | None = None, method: str = "POST"
+    ) -> tuple[int, dict[str, str]]:
+        async with (
+            ClientSession(connector=TCPConnector(force_close=True, ssl=False)) as client,
+            client.request(
+                method,
+                f"{self.url}/webhooks/{signed.provider}/acme",
+                data=signed.request.body,
+                headers={**signed.request.headers, **(headers or {})},
+            ) as answer,
+        ):
+            return answer.status, dict(answer.headers)
+
+
+Make = Callable[..., Awaitable[World]]
+
+
+@pytest.fixture
+async def make() -> AsyncIterator[Make]:
+    servers: list[tuple[asyncio.Server, PublicServer]] = []
+
+    async def make_world(
+        *endpoints: Endpoint,
+        limits: Limits = LIMITS,
+        max_connections: int = 100,
+        tls: ssl.SSLContext | None = None,
+        **options: Any,
+    ) -> World:
+        writer, client = Writer(), Client()
+        ingress = Ingress(
+            endpoints=endpoints or [endpoint()],
+            others={},
+            limits=limits,
+            writer=cast("RecordWriter", writer),
+            certificates=Certificates(client.get),
+            client=cast("GuardedClient", client),
+            metrics=IngressMetrics.create(CollectorRegistry(), version="1"),
+            **options,
+        )
+        public = PublicServer(ingress, head_timeout_s=5, keepalive_timeout_s=5, max_connections=max_connections)
+        server = await asyncio.get_running_loop().create_server(public, "127.0.0.1", 0, ssl=tls)
+        servers.append((server, public))
+        scheme = "https" if tls else "http"
+        return World(writer, client, ingress, public, f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+
+    yield make_world
+    for server, public in servers:
+        server.close()
+        public.pre_shutdown()
+        await public.shutdown(1)
+
+
+async def test_beyond_its_rate_an_account_gets_429_and_is_told_when_to_come_again(make: Make) -> None:
+    here = await make(endpoint(bucket=TokenBucket(0.5, 2)))
+
+    answers = [await here.post(world.sendgrid()) for _ in range(3)]
+
+    assert [status for status, _ in answers] == [200, 200, 429]
+    assert answers[2][1]["Retry-After"] == "2"
+    assert len(here.writer.written) == 2
+
+
+async def test_forged_requests_do_not_use_up_the_providers_rate(make: Make) -> None:
+    here = await make(endpoint(bucket=TokenBucket(0.01, 1)))
+
+    assert {(await here.post(world.sendgrid(key="a stranger's")))[0] for _ in range(5)} == {403}
+    assert (await here.post(world.sendgrid()))[0] == 200
+
+
+async def test_beyond_so_many_requests_or_bytes_in_work_the_answer_is_503(make: Make) -> None:
+    size = len(world.sendgrid().request.body)
+    for limits in (
+        dataclasses.replace(LIMITS, max_requests=1),
+        dataclasses.replace(LIMITS, max_memory_bytes=size + size // 2),
+    ):
+        here = await make(limits=limits)
+        here.writer.go_on.clear()
+        first = asyncio.create_task(here.post(world.sendgrid()))
+        while not here.ingress.room.bytes:
+            await asyncio.sleep(0.01)
+        status, headers = await here.post(world.sendgrid())
+        assert (status, headers["Retry-After"]) == (503, "1")
+        here.writer.go_on.set()
+        assert (await first)[0] == 200
+        assert (here.ingress.room.requests, here.ingress.room.bytes) == (0, 0)
+
+
+async def test_what_is_not_acknowledged_is_answered_503_and_leaves_its_token_to_the_retry(make: Make) -> None:
+    here = await make(endpoint("mailgun"))
+    signed = world.mailgun()
+    here.writer.error = NotWrittenError()
+
+    status, headers = await here.post(signed)
+    here.writer.error = None
+
+    assert (status, headers["Retry-After"]) == (503, "10")
+    assert (await here.post(signed))[0] == 200
+    assert len(here.writer.written) == 1
+
+
+async def test_a_mistake_of_ours_is_answered_500_without_a_word_of_it(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = await make()
+    here.writer.error = RuntimeError("jo@customer.example and a-secret")
+
+    assert (await here.post(world.sendgrid()))[0] == 500
+
+    assert "RuntimeError at " in caplog.text
+    assert "a-secret" not in caplog.text
+    assert "@" not in caplog.text
+
+
+async def test_a_verify_that_breaks_lets_nothing_in(make: Make) -> None:
+    def broken(*_: object, **__: object) -> Any:
+        raise ZeroDivisionError
+
+    here = await make(endpoint(provider=dataclasses.replace(PROVIDERS["sendgrid"], verify=broken), secrets={"k": "s"}))
+
+    assert (await here.post(world.sendgrid()))[0] == 500
+    assert here.writer.written == []
+
+
+# --- where it was called ---
+
+
+@pytest.mark.parametrize(
+    ("options", "headers", "url"),
+    [
+        ({}, {}, "http://hooks.test"),
+        ({}, {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "evil.test"}, "http://hooks.test"),
+        ({"trusted_proxies": ["10.0.0.0/8"]}, {"X-Forwarded-Proto": "https"}, "http://hooks.test"),
+        ({"trusted_proxies": ["127.0.0.1"]}, {"X-Forwarded-Proto": "https"}, "https://hooks.test"),
+        (
+            {"trusted_proxies": ["127.0.0.0/8"]},
+            {"X-Forwarded-Proto": "http, https", "X-Forwarded-Host": "evil.test, out.test:8443"},
+            "https://out.test:8443",
+        ),
+        ({"trusted_proxies": ["127.0.0.1"]}, {"X-Forwarded-Host": "a b<script>"}, "http://"),
+        ({"public_url": "https://hooks.example.net"}, {"X-Forwarded-Host": "evil.test"}, "https://hooks.example.net"),
+    ],
+)
+async def test_forwarded_headers_are_believed_from_trusted_proxies_only(
+    make: Make, options: dict[str, Any], headers: dict[str, str], url: str
+) -> None:
+    here = await make(**options)
+
+    assert (await here.post(world.sendgrid(), {"Host": "hooks.test", **headers}))[0] == 200
+
+    assert here.writer.written[0][2]["url"] == f"{url}/webhooks/sendgrid/acme".encode()
+
+
+# --- subscriptions ---
+
+
+async def test_an_allowed_topic_is_confirmed_by_the_address_built_from_arn_and_token(make: Make) -> None:
+    here = await make(endpoint("amazon_ses", auto_confirm=True))
+
+    assert (await here.post(world.confirmation(SubscribeURL="https://evil.test/")))[0] == 200
+
+    certificate, confirmed = here.client.asked
+    assert certificate == signing.CERTIFICATE_URL
+    assert confirmed.startswith("https://sns.eu-west-1.amazonaws.com/?Action=ConfirmSubscription&TopicArn=arn")
+
+
+async def test_a_confirmation_that_fails_is_answered_503_so_that_sns_asks_again(make: Make) -> None:
+    here = await make(endpoint("amazon_ses", auto_confirm=True))
+    await here.post(world.sns())  # the certificate is kept from now on
+    here.client.error = FetchError("away")
+
+    assert (await here.post(world.confirmation()))[0] == 503
+
+
+async def test_without_its_certificate_a_message_of_our_topic_is_answered_503_not_403(make: Make) -> None:
+    here = await make(endpoint("amazon_ses"))
+    here.client.error = FetchError("away")
+
+    assert (await here.post(world.sns()))[0] == 503
+    assert here.writer.written == []
+
+
+async def test_without_auto_confirm_nothing_is_confirmed(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    here = await make(endpoint("amazon_ses"))
+
+    with caplog.at_level(logging.WARNING):
+        assert (await here.post(world.confirmation(Token="the-token")))[0] == 200
+
+    assert here.client.asked == [signing.CERTIFICATE_URL]
+    assert f"mailstreams webhook confirm {signing.TOPIC} --account acme" in caplog.text
+    assert "the-token" not in caplog.text
+
+
+# --- connections ---
+
+
+async def test_a_connection_too_many_is_closed_and_the_others_are_served(make: Make) -> None:
+    here = await make(max_connections=2)
+    host, port = "127.0.0.1", int(here.url.rpartition(":")[2])
+    idle = [await asyncio.open_connection(host, port) for _ in range(2)]
+    reader, writer = await asyncio.open_connection(host, port)
+
+    assert await asyncio.wait_for(reader.read(), 5) == b""
+    signed = world.sendgrid()
+    idle[0][1].write(world.head(signed) + signed.request.body)
+    assert (await idle[0][0].readline()).startswith(b"HTTP/1.1 200")
+    for _, one in (*idle, (reader, writer)):
+        one.close()
+    await asyncio.sleep(0.1)
+    assert here.server.open_connections == 0
+    assert (await here.post(world.sendgrid()))[0] == 200
+
+
+async def test_requests_one_after_the_other_on_one_connection_are_each_answered(make: Make) -> None:
+    here = await make()
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(here.url.rpartition(":")[2]))
+    many = [world.sendgrid() for _ in range(40)]
+    writer.write(b"".join(world.head(one) + one.request.body for one in many))
+
+    for _ in many:
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+
+    writer.close()
+    assert [value for _, value, _ in here.writer.written] == [one.request.body for one in many]
+
+
+async def test_complaints_about_one_endpoint_are_logged_once_in_a_while(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = await make()
+
+    with caplog.at_level(logging.WARNING):
+        for _ in range(5):
+            await here.post(world.sendgrid(key="a stranger's"))
+
+    assert caplog.text.count("refused: mismatch") == 1
+
+
+async def test_it_speaks_tls_itself_with_a_certificate(make: Make, tmp_path: Path) -> None:
+    pem = world.self_signed(tmp_path / "server.pem", "hooks.test")
+    here = await make(tls=IngressSettings(tls_certfile=pem).tls_context())
+
+    assert (await here.post(world.sendgrid(), {"Host": "hooks.test"}))[0] == 200
+
+    assert here.writer.written[0][2]["url"] == b"https://hooks.test/webhooks/sendgrid/acme"

@@ -1,0 +1,47 @@
+"""A token is used up by the request that was accepted."""
+
+from streams.web.replay import TokenMemory, Use
+
+
+def test_a_token_is_used_up_when_its_request_was_accepted() -> None:
+    memory = TokenMemory(keep_s=100)
+    assert memory.begin("t", b"one", 0) is Use.NEW
+    memory.end("t", 0, accepted=True)
+    assert memory.begin("t", b"one", 1) is Use.REPEATED
+    assert memory.begin("t", b"two", 1) is Use.FORGED
+
+
+def test_a_request_that_failed_leaves_its_token_to_the_retry() -> None:
+    memory = TokenMemory(keep_s=100)
+    memory.begin("t", b"one", 0)
+    memory.end("t", 0, accepted=False)
+    assert memory.begin("t", b"one", 1) is Use.NEW
+
+
+def test_while_a_token_is_in_use_another_body_is_a_forgery_and_the_same_a_repetition_that_may_be_needed() -> None:
+    memory = TokenMemory(keep_s=100)
+    memory.begin("t", b"one", 0)
+    assert memory.begin("t", b"two", 0) is Use.FORGED
+    assert memory.begin("t", b"one", 0) is Use.NEW
+    memory.end("t", 0, accepted=False)
+    assert memory.begin("t", b"two", 0) is Use.FORGED
+    memory.end("t", 0, accepted=True)
+    assert memory.begin("t", b"one", 0) is Use.REPEATED
+
+
+def test_a_token_is_remembered_for_longer_than_its_stamp_is_accepted() -> None:
+    memory = TokenMemory.for_window(3600)
+    memory.begin("t", b"one", 0)
+    memory.end("t", 0, accepted=True)
+    assert memory.begin("t", b"two", 3600 + 300) is Use.FORGED  # 300 s: the clock's skew
+    assert memory.begin("t", b"two", 3600 + 601) is Use.NEW
+
+
+def test_the_memory_is_bounded() -> None:
+    memory = TokenMemory(keep_s=1e9, most=10)
+    for number in range(1000):
+        memory.begin(f"t{number}", b"x", number)
+        memory.end(f"t{number}", number, accepted=True)
+    assert len(memory._used) == 10
+    assert not memory._in_work
+    assert memory.begin("t999", b"y", 1000) is Use.FORGED
