@@ -109,7 +109,7 @@ class RecordWriter:
             "request_timeout_ms": int(timeout_s * 1000),  # also how long a batch is tried: nobody waits for it longer
             "retry_backoff_ms": RETRY_BACKOFF_MS,
             "max_batch_size": MAX_BATCH_BYTES,
-            "compression_type": "lz4",
+            "compression_type": "zstd",
         }
         self._timeout_s = timeout_s
         self._partitions = partitions
