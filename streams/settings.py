@@ -422,9 +422,10 @@ class Worker(_Section):
         0.5,
         "share, 0-1",
         "A source partition stops when more than this share of its last `poison_window` records could not be "
-        "understood: then our code or the provider's format is wrong, not the records.",
+        "understood: then our code or the provider's format is wrong, not the records. Older records fade, so that a "
+        "share above 0.9 could never be reached.",
         gt=0,
-        le=1,
+        le=0.9,
     )
     poison_window: int = _setting(1000, "records", "The records that `poison_share` looks back on.", ge=1, le=100_000)
     poison_minimum: int = _setting(

@@ -150,7 +150,7 @@ def test_an_unknown_variable_is_refused_too() -> None:
         ("KAFKA__SSL_CAFILE", "/no/such.pem", "kafka.ssl_cafile: path does not point to a file"),
         ("TOPICS__MIN_INSYNC_REPLICAS", "2", "must be at most topics.replication_factor (1)"),
         ("TOPICS__PROVIDERS", "sendgird", "unknown provider 'sendgird'; did you mean sendgrid?"),
-        ("WORKER__POISON_SHARE", "1.5", "worker.poison_share: input should be less than or equal to 1"),
+        ("WORKER__POISON_SHARE", "1.5", "worker.poison_share: input should be less than or equal to 0.9"),
         ("WORKER__POISON_MINIMUM", "1001", "must be at most worker.poison_window (1000)"),
         ("WORKER__WATCHDOG_S", "20", "watchdog_s (20 s) must be above kafka.commit_deadline_s (20 s)"),
         ("WORKER__LOG_LEVEL", "loud", "worker.log_level: input should be 'debug', 'info', 'warning' or 'error'"),
