@@ -8,9 +8,11 @@ KAFKA ?= 4.1.0##              version of the embedded broker
 KAFKA_PORT ?= 19092##         its port for clients, on 127.0.0.1 (run)
 CONTROLLER_PORT ?= 19093##    its second port (run)
 WEB_PORT ?= 19100##           /metrics, /livez and /readyz of the worker (run)
+INGRESS_PORT ?= 19101##       where webhooks are taken (run)
+INGRESS_ADMIN_PORT ?= 19102## /metrics, /livez and /readyz of the ingress (run)
 BROKER ?=##                   host:port of an existing cluster to use instead (run); TLS and SASL by MAILSTREAMS_KAFKA__...
-DEMO ?=##                     1 feeds the demo payloads to that cluster too (run)
-ARGS ?=##                     more arguments for pytest, the benchmark or the locks (test, bench, lock)
+DEMO ?=##                     1 simulates providers on that cluster too (run)
+ARGS ?=##                     more arguments for the system, pytest, the benchmark or the locks (run, test, bench, lock)
 
 BIN := $(VENV)/bin
 # What runs, and what tests and checks; each stamp is newer than what it was made from.
@@ -28,12 +30,13 @@ help: ## Print this.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "Variables, as in: make run KAFKA_PORT=20092"
-	@awk -F ' *[?]= *|## *' '/^[A-Z_]+ [?]=.*## / { printf "  %-16s %s%s\n", $$1, $$3, ($$2 == "" ? "" : " [" $$2 "]") }' $(MAKEFILE_LIST)
+	@awk -F ' *[?]= *|## *' '/^[A-Z_]+ [?]=.*## / { printf "  %-18s %s%s\n", $$1, $$3, ($$2 == "" ? "" : " [" $$2 "]") }' $(MAKEFILE_LIST)
 
-run: $(RUNTIME) ## Run the whole system on this machine until Ctrl-C, fed with demo payloads.
+run: $(RUNTIME) ## Run the whole system on this machine until Ctrl-C, with simulated providers.
 	@$(BIN)/python -m deploy.local.run --kafka $(KAFKA) --kafka-port $(KAFKA_PORT) \
 		--controller-port $(CONTROLLER_PORT) --web-port $(WEB_PORT) \
-		$(if $(BROKER),--broker $(BROKER)) $(if $(filter-out 0,$(DEMO)),--demo)
+		--ingress-port $(INGRESS_PORT) --ingress-admin-port $(INGRESS_ADMIN_PORT) \
+		$(if $(BROKER),--broker $(BROKER)) $(if $(filter-out 0,$(DEMO)),--demo) $(ARGS)
 
 smoke: $(RUNTIME) ## The same on temporary data, compared with what must come out, and gone again.
 	@$(BIN)/python -m deploy.local.smoke --kafka $(KAFKA)

@@ -1,26 +1,38 @@
 """``make run``: the whole system on this machine, alive until Ctrl-C.
 
-A broker of our own with its data in ``var/run`` (or an existing cluster, ``--broker``), the topics, a worker under
-the supervisor, demo payloads that trickle in, and in the terminal the statuses as they change.
+A broker of our own with its data in ``var/run`` (or an existing cluster, ``--broker``), the topics, a worker and an
+ingress under supervisors, simulated providers that send it webhooks, and in the terminal the statuses as they change.
 """
 
 import argparse
 import re
+import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from deploy.local import ROOT, LocalError, demo, jars
 from deploy.local.broker import CONTROLLER_PORT, PORT, Broker
-from deploy.local.stack import COMMAND, WEB_PORT, Stack, environment, interrupts
+from deploy.local.stack import (
+    COMMAND,
+    INGRESS_ADMIN_PORT,
+    INGRESS_PORT,
+    WEB_PORT,
+    Edge,
+    Stack,
+    environment,
+    interrupts,
+)
 
 __all__ = ["main"]
 
 _POLL_S = 0.1
 _BEFORE_DEMO_S = 2.0  # the live view begins with what comes after it has found the broker
-_BETWEEN_PAYLOADS_S = 1.5  # so that one can watch
+_RATE = "0.7"  # messages a second, about two statuses: one can read along
+_SEEDS = 1 << 31
+_REFUSED = re.compile(rb"[0-9,]+ refused")
 
 
 def main(arguments: Sequence[str] | None = None, *, command: Sequence[str] = COMMAND) -> int:
@@ -38,14 +50,22 @@ def main(arguments: Sequence[str] | None = None, *, command: Sequence[str] = COM
     cluster = options.broker or Broker(
         folder / "broker", port=options.kafka_port, controller_port=options.controller_port, version=options.kafka
     )
-    env = environment(with_settings=True)
-    stack = Stack(folder, cluster=cluster, web_port=options.web_port, env=env, say=_say, command=command)
+    with_demo = options.demo or not options.broker
+    stack = Stack(
+        folder,
+        cluster=cluster,
+        web_port=options.web_port,
+        edge=Edge(port=options.ingress_port, admin_port=options.ingress_admin_port, simulated=with_demo),
+        env=environment(with_settings=True),
+        say=_say,
+        command=command,
+    )
     code = 0
     with interrupts():
         try:
             stack.start()
             _introduce(stack)
-            _live(stack, with_demo=options.demo or not options.broker)
+            _live(stack, with_demo=with_demo)
         except KeyboardInterrupt:
             _say("stopping ...")
         except LocalError as error:
@@ -61,23 +81,56 @@ def main(arguments: Sequence[str] | None = None, *, command: Sequence[str] = COM
 
 
 def _live(stack: Stack, *, with_demo: bool) -> None:
-    """Show statuses as they change, and feed the demo meanwhile; ends by KeyboardInterrupt or LocalError only."""
+    """Show statuses as they change, and play the providers meanwhile; ends by KeyboardInterrupt or LocalError only."""
     watch = stack.spawn("watch", "--from-now")
-    payloads = iter(demo.payloads() if with_demo else [])
-    next_at = time.monotonic() + _BEFORE_DEMO_S
+    begin_at = time.monotonic() + _BEFORE_DEMO_S
+    simulation = None
     while True:
         stack.check()
         _check(watch)
-        if time.monotonic() >= next_at:
-            payload = next(payloads, None)
-            if payload is None:
-                next_at = float("inf")
-                if with_demo:
-                    _say("\nThat was the demo; the next start feeds new messages.\n")
-            else:
-                stack.call("feed", payload.provider, payload.path, "--as-now", "--account", demo.ACCOUNT)
-                next_at = time.monotonic() + _BETWEEN_PAYLOADS_S
+        if with_demo and simulation is None and time.monotonic() >= begin_at:
+            simulation = _Simulation(stack, _say)
+        if simulation:
+            simulation.look()
         time.sleep(_POLL_S)
+
+
+class _Simulation:
+    """The providers, played with a new seed at each start, so that each start shows new messages.
+
+    It is not what the system is for: when it fails, that is said once, and all else goes on.
+    """
+
+    def __init__(self, stack: Stack, say: Callable[[str], None]) -> None:
+        assert stack.edge is not None, "it sends to the ingress"
+        self.log = simulation_log(stack)
+        self._say = say
+        self._told_refused = self._told_end = False
+        with self.log.open("wb") as log:  # each run's own: the child has it open on its own account
+            self._child = stack.spawn(
+                *("simulate", "--url", stack.edge.url, "--account", demo.ACCOUNT, "--secrets", stack.secrets),
+                *("--profile", "demo", "--rate", _RATE, "--seed", str(secrets.randbelow(_SEEDS))),
+                output=log,
+                errors=subprocess.STDOUT,
+            )
+
+    def look(self) -> None:
+        """Say what went wrong since the last look."""
+        if self._told_end:
+            return
+        code = self._child.poll()
+        if code is not None:
+            self._told_end = True
+            last = self.log.read_text(errors="replace").strip().rpartition("\n")[2]
+            self._say(f"\nthe simulated providers ended (exit code {code}): {last}\n  see {_shown(self.log)}\n")
+        elif not self._told_refused and _REFUSED.search(self.log.read_bytes()):
+            self._told_refused = True
+            self._say(f"\nthe ingress refuses simulated webhooks; see {_shown(self.log)} and ingress.log beside it\n")
+
+
+def simulation_log(stack: Stack) -> Path:
+    """Return where the news of the simulated providers are."""
+    return stack.folder / "simulate.log"
 
 
 def _check(watch: subprocess.Popen[bytes]) -> None:
@@ -87,13 +140,17 @@ def _check(watch: subprocess.Popen[bytes]) -> None:
 
 
 def _introduce(stack: Stack) -> None:
+    assert stack.edge is not None, "it is started by main"
     lines = {
+        "webhooks": f"{stack.edge.url}/webhooks/PROVIDER/ACCOUNT",
         "broker": stack.bootstrap,
-        "metrics": f"{stack.web}/metrics",
-        "alive": f"{stack.web}/livez",
-        "ready": f"{stack.web}/readyz",
-        "worker's log": _shown(stack.worker_log),
+        "worker": f"{stack.web}/metrics /livez /readyz",
+        "ingress": f"{stack.edge.admin}/metrics /livez /readyz",
+        "logs": f"{_shown(stack.worker_log)}, {stack.ingress_log.name}",
     }
+    if stack.edge.simulated:
+        lines["logs"] += f", {simulation_log(stack).name}"
+        lines["account"] = f"{demo.ACCOUNT}: simulated providers, with the secrets in {_shown(stack.secrets)}"
     if isinstance(stack.cluster, Broker):
         lines["broker's log"] = _shown(stack.cluster.log)
     _say("\nmailstreams is running; Ctrl-C stops it.\n")
@@ -121,9 +178,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--controller-port", type=int, default=CONTROLLER_PORT, help="the broker's second one (default: %(default)s)"
     )
-    parser.add_argument("--web-port", type=int, default=WEB_PORT, help="of /metrics (default: %(default)s)")
-    parser.add_argument("--broker", metavar="HOST:PORT", help="use this cluster, start none, feed nothing")
-    parser.add_argument("--demo", action="store_true", help="feed the demo payloads to --broker too")
+    parser.add_argument("--web-port", type=int, default=WEB_PORT, help="of the worker (default: %(default)s)")
+    parser.add_argument("--ingress-port", type=int, default=INGRESS_PORT, help="for webhooks (default: %(default)s)")
+    parser.add_argument(
+        "--ingress-admin-port", type=int, default=INGRESS_ADMIN_PORT, help="of its /metrics (default: %(default)s)"
+    )
+    parser.add_argument("--broker", metavar="HOST:PORT", help="use this cluster, start none, simulate nothing")
+    parser.add_argument("--demo", action="store_true", help="simulate providers with --broker too")
     parser.add_argument("--kafka", default=jars.KAFKA_VERSION, metavar="VERSION", help="default: %(default)s")
     parser.add_argument("--data", type=Path, default=ROOT / "var" / "run", help="its folder (default: %(default)s)")
     return parser.parse_args(arguments)

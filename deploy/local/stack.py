@@ -1,4 +1,4 @@
-"""A worker on a cluster, as an operator runs it: topics, the supervised worker, and the orderly end of all of it.
+"""Worker and ingress on a cluster, as an operator runs them: topics, both supervised, and the orderly end of it all.
 
 Everything is done by the public command line, in processes of their own. Whatever is started here is ended by
 ``stop``, last first, and nothing else is: see ``processes``.
@@ -13,34 +13,74 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import IO, Any
 
-from deploy.local import LocalError, ports, processes
+from deploy.local import LocalError, demo, ports, processes
 from deploy.local.broker import Broker
 from deploy.local.supervisor import Supervisor
 
-__all__ = ["COMMAND", "WEB_PORT", "Stack", "environment", "interrupts"]
+__all__ = [
+    "COMMAND",
+    "INGRESS_ADMIN_PORT",
+    "INGRESS_PORT",
+    "WEB_PORT",
+    "Edge",
+    "Stack",
+    "environment",
+    "interrupts",
+    "variables",
+]
 
 COMMAND = (sys.executable, "-m", "streams")
 WEB_PORT = 19100
 """The default of the package's own setting ``web.port``."""
+INGRESS_PORT = 19101
+"""Of ``ingress.port``."""
+INGRESS_ADMIN_PORT = 19102
+"""Of ``ingress.admin_port``."""
 
 _POLL_S = 0.1
+_READY_S = 90.0
 STDERR = 2
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edge:
+    """The ingress of a stack."""
+
+    port: int = INGRESS_PORT
+    """Where it takes webhooks."""
+    admin_port: int = INGRESS_ADMIN_PORT
+    """Of its endpoints for operators."""
+    simulated: bool = False
+    """Whether it takes what ``mailstreams simulate`` signs, for the account ``demo``."""
+
+    @property
+    def url(self) -> str:
+        """Where it takes webhooks."""
+        return f"http://{ports.HOST}:{self.port}"
+
+    @property
+    def admin(self) -> str:
+        """Where its endpoints for operators are."""
+        return f"http://{ports.HOST}:{self.admin_port}"
+
+
 class Stack:
-    """A broker of ours or somebody's cluster, its topics and one worker.
+    """A broker of ours or somebody's cluster, its topics, one worker and perhaps an ingress.
 
     Args:
         folder: Where all of it keeps its files; one stack at a time uses it.
         cluster: Our broker, or the address of a cluster that exists.
         web_port: Of the worker's endpoints.
+        edge: The ingress; None: there is none.
         env: What the command line finds in its environment, besides what this class sets.
         say: Is told what happens, a line each.
         command: The command line's program.
@@ -52,6 +92,7 @@ class Stack:
         *,
         cluster: Broker | str,
         web_port: int,
+        edge: Edge | None = None,
         env: Mapping[str, str],
         say: Callable[[str], None],
         command: Sequence[str] = COMMAND,
@@ -59,15 +100,18 @@ class Stack:
         self.folder = folder
         self.cluster = cluster
         self.web = f"http://{ports.HOST}:{web_port}"
+        self.edge = edge
         self.worker_log = folder / "worker.log"
+        self.ingress_log = folder / "ingress.log"
+        self.secrets = folder / "simulate"
+        """What the simulated providers sign with."""
         self._web_port = web_port
         self._env = dict(env)
         self._say = say
         self._command = command
         self._owned = contextlib.ExitStack()
         self._children: list[processes.Process] = []
-        self._supervisor: Supervisor | None = None
-        self._supervision: threading.Thread | None = None
+        self._services: list[_Service] = []
 
     @property
     def bootstrap(self) -> str:
@@ -75,7 +119,7 @@ class Stack:
         return self.cluster if isinstance(self.cluster, str) else self.cluster.bootstrap
 
     def start(self) -> None:
-        """Start what is missing, and wait until the worker is ready.
+        """Start what is missing, and wait until all of it is ready.
 
         Raises:
             LocalError: something stands in the way.
@@ -83,6 +127,9 @@ class Stack:
         self._lock()
         self._end_leftovers()
         ports.check(self._web_port, "WEB_PORT")
+        if self.edge:
+            ports.check(self.edge.port, "INGRESS_PORT")
+            ports.check(self.edge.admin_port, "INGRESS_ADMIN_PORT")
         if isinstance(self.cluster, Broker):
             self.cluster.start()
         self._env |= {
@@ -92,27 +139,21 @@ class Stack:
             "MAILSTREAMS_WORKER__DATADIR": str(self.folder / "store"),
         }
         self.call("topics", "create")
-        log = self._owned.enter_context(self.worker_log.open("ab"))
-        self._supervisor = Supervisor(
-            [*self._command, "worker"],
-            log=log,
-            env=self._env,
-            pid_file=self.folder / "worker.pid",
-            say=lambda line: self._say(f"worker {line}"),
-        )
-        self._supervision = threading.Thread(target=self._supervisor.run, name="supervisor", daemon=True)
-        self._supervision.start()
-        self._wait_until_ready(timeout_s=90)
+        self._serve("worker", self.web, self.worker_log, self._env)
+        if self.edge:
+            self._serve("ingress", self.edge.admin, self.ingress_log, self._env | self._ingress_settings(self.edge))
+        deadline = time.monotonic() + _READY_S
+        for service in self._services:
+            self._wait_until_ready(service, deadline)
 
     def check(self) -> None:
         """Make sure that what was started still runs.
 
         Raises:
-            LocalError: the worker was given up, or the broker is gone; the text holds the worker's last lines.
+            LocalError: worker or ingress was given up, or the broker is gone; the text holds the last lines.
         """
-        if self._supervisor and self._supervision and not self._supervision.is_alive():
-            how = "was given up after its crashes" if self._supervisor.gave_up else "ended by itself"
-            raise LocalError("\n  ".join([f"the worker {how}; see {self.worker_log}", *self._supervisor.last_lines]))
+        for service in self._services:
+            service.check()
         if isinstance(self.cluster, Broker) and self.cluster.process is None:
             message = f"the broker ended; see {self.cluster.log}"
             raise LocalError(message)
@@ -135,24 +176,30 @@ class Stack:
             raise LocalError(message)
         return output.decode()
 
-    def spawn(self, *arguments: str, output: IO[bytes] | int | None = None) -> subprocess.Popen[bytes]:
+    def spawn(
+        self, *arguments: str | Path, output: IO[bytes] | int | None = None, errors: int = STDERR
+    ) -> subprocess.Popen[bytes]:
         """Start the command line and leave it running until ``stop``.
 
         Args:
             arguments: The command and its options.
-            output: Where its output goes, as for ``subprocess``; None: where ours goes. Its errors go where ours go.
+            output: Where its output goes, as for ``subprocess``; None: where ours goes.
+            errors: Where its errors go, likewise; where ours go unless said.
         """
-        child, _ = self._spawn(arguments, output=output, errors=None if output is None else STDERR)
+        child, _ = self._spawn(arguments, output=output, errors=errors)
         return child
 
     def stop(self) -> None:
-        """Stop everything that was started, in good order."""
-        for process in list(self._children):
+        """Stop everything that was started, in good order: whoever asks before whoever answers, the broker last."""
+        children = list(self._children)
+        for process in children:
+            process.signal(signal.SIGTERM)  # all at once, so that they end side by side
+        for process in children:
             process.end(grace_s=5)
             self._forget(process)
-        if self._supervisor:
-            self._supervisor.stop()
-            self._join()
+        for service in self._services:
+            service.supervisor.stop()
+        self._join()
         if isinstance(self.cluster, Broker):
             self.cluster.stop()
         self._owned.close()
@@ -162,12 +209,38 @@ class Stack:
         for process in list(self._children):
             process.kill()
             self._forget(process)
-        if self._supervisor:
-            self._supervisor.kill()
-            self._join()
+        for service in self._services:
+            service.supervisor.kill()
+        self._join()
         if isinstance(self.cluster, Broker):
             self.cluster.kill()
         self._owned.close()
+
+    def _serve(self, name: str, url: str, log: Path, env: Mapping[str, str]) -> None:
+        """Start a command of the package under a supervisor."""
+        supervisor = Supervisor(
+            [*self._command, name],
+            log=self._owned.enter_context(log.open("ab")),
+            env=env,
+            pid_file=self.folder / f"{name}.pid",
+            say=lambda line: self._say(f"{name} {line}"),
+        )
+        thread = threading.Thread(target=supervisor.run, name=f"supervisor of {name}", daemon=True)
+        self._services.append(_Service(name=name, url=url, log=log, supervisor=supervisor, thread=thread))
+        thread.start()
+
+    def _ingress_settings(self, edge: Edge) -> dict[str, str]:
+        own = {
+            "MAILSTREAMS_INGRESS__HOST": ports.HOST,
+            "MAILSTREAMS_INGRESS__PORT": str(edge.port),
+            "MAILSTREAMS_INGRESS__ADMIN_HOST": ports.HOST,
+            "MAILSTREAMS_INGRESS__ADMIN_PORT": str(edge.admin_port),
+        }
+        if not edge.simulated:
+            return own
+        # As variables and in no file: whatever settings file holds, holds beside them.
+        shown = self.call("simulate", "--show-settings", "--account", demo.ACCOUNT, "--secrets", self.secrets)
+        return own | variables(tomllib.loads(shown))
 
     def _spawn(
         self, arguments: Sequence[str | Path], *, output: IO[bytes] | int | None, errors: int | None
@@ -185,8 +258,8 @@ class Stack:
         return self.folder / f"child-{process.pid}.pid"
 
     def _join(self) -> None:
-        if self._supervision:
-            self._supervision.join()
+        for service in self._services:
+            service.thread.join()
 
     def _lock(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -208,21 +281,60 @@ class Stack:
             self._say(f"ending the broker, process {left.pid}, which an earlier run left behind")
             self.cluster.stop()
 
-    def _wait_until_ready(self, timeout_s: float) -> None:
-        deadline = time.monotonic() + timeout_s
+    def _wait_until_ready(self, service: "_Service", deadline: float) -> None:
         why = "no answer"
         while time.monotonic() < deadline:
             self.check()
             try:
-                with urllib.request.urlopen(f"{self.web}/readyz", timeout=2):  # noqa: S310 - our own http address
+                with urllib.request.urlopen(f"{service.url}/readyz", timeout=2):  # noqa: S310 - our own http address
                     return
             except urllib.error.HTTPError as error:
                 why = error.read().decode(errors="replace").strip() or str(error)
             except OSError as error:
                 why = str(error)
             time.sleep(_POLL_S)
-        message = f"the worker was not ready after {timeout_s:.0f} s ({why}); see {self.worker_log}"
+        message = f"the {service.name} was not ready after {_READY_S:.0f} s ({why}); see {service.log}"
         raise LocalError(message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Service:
+    """A process of the stack that is brought back when it crashes."""
+
+    name: str
+    url: str
+    """Of its ``/readyz``, without the path."""
+    log: Path
+    supervisor: Supervisor
+    thread: threading.Thread
+
+    def check(self) -> None:
+        """Make sure that it runs or is being brought back.
+
+        Raises:
+            LocalError: neither.
+        """
+        if not self.thread.is_alive():
+            how = "was given up after its crashes" if self.supervisor.gave_up else "ended by itself"
+            raise LocalError("\n  ".join([f"the {self.name} {how}; see {self.log}", *self.supervisor.last_lines]))
+
+
+def variables(settings: Mapping[str, Any], *above: str) -> dict[str, str]:
+    """Return settings, nested as in the file, as the environment variables that say the same.
+
+    Args:
+        settings: The contents of a section, or all of them.
+        above: The names of the sections around it.
+    """
+    found: dict[str, str] = {}
+    for name, value in settings.items():
+        path = (*above, name)
+        if isinstance(value, Mapping):
+            found |= variables(value, *path)
+        else:
+            text = ",".join(value) if isinstance(value, list) else str(value)
+            found[f"MAILSTREAMS_{'__'.join(path).upper()}"] = text
+    return found
 
 
 def environment(*, with_settings: bool) -> dict[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deploy.local import ROOT, broker, jars, stack
-from streams.settings import Kafka, Web
+from streams.settings import Ingress, Kafka, Web
 
 MAKEFILE = (ROOT / "Makefile").read_text()
 COMPOSE = (ROOT / "deploy" / "compose.yaml").read_text()
@@ -34,16 +34,26 @@ def test_make_alone_prints_every_target_and_variable() -> None:
     assert phony is not None
     for target in phony[1].split():
         assert f"  make {target} " in printed
-    for variable in ("KAFKA_PORT", "CONTROLLER_PORT", "WEB_PORT", "BROKER", "DEMO"):
+    for variable in (
+        "KAFKA_PORT",
+        "CONTROLLER_PORT",
+        "WEB_PORT",
+        "INGRESS_PORT",
+        "INGRESS_ADMIN_PORT",
+        "BROKER",
+        "DEMO",
+    ):
         assert f"  {variable} " in printed
 
 
 def test_every_port_of_run_is_a_variable_that_reaches_it() -> None:
-    commands = make(
-        "--dry-run", "--assume-old=.venv/.runtime", "run", "KAFKA_PORT=1", "CONTROLLER_PORT=2", "WEB_PORT=3"
-    )
+    names = ("KAFKA_PORT", "CONTROLLER_PORT", "WEB_PORT", "INGRESS_PORT", "INGRESS_ADMIN_PORT")
+    given = [f"{name}={number}" for number, name in enumerate(names, 1)]
 
-    assert re.search(r"--kafka-port 1\b.*--controller-port 2\b.*--web-port 3\b", commands, re.DOTALL)
+    commands = make("--dry-run", "--assume-old=.venv/.runtime", "run", *given)
+
+    for number, name in enumerate(names, 1):
+        assert f"--{name.lower().replace('_', '-')} {number} " in commands
     assert "--broker" not in commands
     assert "--demo" not in commands
 
@@ -68,6 +78,10 @@ def test_the_ports_are_the_ones_at_which_the_package_looks_by_default() -> None:
     assert default("WEB_PORT") == str(stack.WEB_PORT)
     assert Kafka().bootstrap_servers == f"127.0.0.1:{broker.PORT}"
     assert Web().port == stack.WEB_PORT
+    assert default("INGRESS_PORT") == str(stack.INGRESS_PORT) == str(Ingress().port)
+    assert default("INGRESS_ADMIN_PORT") == str(stack.INGRESS_ADMIN_PORT) == str(Ingress().admin_port)
+    assert f"127.0.0.1:{stack.INGRESS_PORT}:{stack.INGRESS_PORT}" in COMPOSE
+    assert f"http://127.0.0.1:{stack.INGRESS_ADMIN_PORT}/livez" in COMPOSE
     assert f"MAILSTREAMS_WEB__PORT={stack.WEB_PORT}" in DOCKERFILE
     assert f"127.0.0.1:{stack.WEB_PORT}:{stack.WEB_PORT}" in COMPOSE
 

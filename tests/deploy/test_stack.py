@@ -1,37 +1,53 @@
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from deploy.local import ROOT, LocalError, demo, ports, processes, run
-from deploy.local.stack import Stack, environment
+from deploy.local import ROOT, LocalError, ports, processes, run
+from deploy.local.stack import COMMAND as REAL
+from deploy.local.stack import Edge, Stack, environment, variables
+from streams import settings
 
-# Stands for the package's command line; what it does when it is called as a worker is in FAKE.
+# Stands for the package's command line; how it goes wrong is in FAKE.
 STAND_IN = """
-import http.server, os, pathlib, sys, time
+import http.server, json, os, pathlib, sys, time
 command, fake = sys.argv[1], os.environ["FAKE"]
+if command == "simulate" and "--show-settings" in sys.argv:
+    print('accounts.demo.webhooks.postmark.secrets.simulated = "basic:a:b"')
+    sys.exit()
 print(*sys.argv[1:], flush=True)
 pathlib.Path(os.environ["CALLS"]).open("a").write(" ".join(sys.argv[1:]) + "\\n")
 if command == "topics" and fake == "no cluster":
     sys.exit("mailstreams: the brokers do not answer")
-if command == "watch":
+if command == "simulate" and fake == "simulation ends":
+    sys.exit("mailstreams: no certificate")
+if command == "simulate" and fake == "simulation refused":
+    print("    10 s  0 requests accepted, 7 refused", flush=True)
+if command in ("watch", "simulate"):
     time.sleep(60)
-if command == "worker":
-    if fake == "crash":
+if command in ("worker", "ingress"):
+    if fake == "crash" and command == "worker":
         sys.exit("the changelog is empty but offsets are committed")
+    if fake == "ingress crash" and command == "ingress":
+        sys.exit("accounts.billing: unknown setting")
+    ours = {name: value for name, value in os.environ.items() if name.startswith("MAILSTREAMS_")}
+    pathlib.Path(os.environ["CALLS"]).with_name(command + ".json").write_text(json.dumps(ours))
     class Endpoints(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(200 if self.path == "/readyz" else 404)
             self.end_headers()
         def log_message(self, *_):
             pass
-    http.server.HTTPServer(("127.0.0.1", int(os.environ["MAILSTREAMS_WEB__PORT"])), Endpoints).serve_forever()
+    port = "MAILSTREAMS_INGRESS__ADMIN_PORT" if command == "ingress" else "MAILSTREAMS_WEB__PORT"
+    http.server.HTTPServer(("127.0.0.1", int(os.environ[port])), Endpoints).serve_forever()
 """
 COMMAND = (sys.executable, "-c", STAND_IN)
 CLUSTER = "kafka.example.net:9092"  # nobody asks it: the stand-in does not
@@ -51,23 +67,32 @@ class Place:
         self.folder = folder
         self.calls_file = folder.parent / "calls"
         self.said: list[str] = []
-        self.web_port = ports.find(1)[0]
+        self.web_port, self.ingress_port, self.admin_port = ports.find(3)
         self.stacks: list[Stack] = []
 
     def env(self, fake: str) -> dict[str, str]:
         return {**os.environ, "FAKE": fake, "CALLS": str(self.calls_file)}
 
-    def stack(self, fake: str = "works") -> Stack:
+    def stack(self, fake: str = "works", *, edge: Edge | None = None) -> Stack:
         stack = Stack(
             self.folder,
             cluster=CLUSTER,
             web_port=self.web_port,
+            edge=edge,
             env=self.env(fake),
             say=self.said.append,
             command=COMMAND,
         )
         self.stacks.append(stack)
         return stack
+
+    def edge(self, *, simulated: bool = False) -> Edge:
+        return Edge(port=self.ingress_port, admin_port=self.admin_port, simulated=simulated)
+
+    def settings_of(self, process: str) -> dict[str, str]:
+        """Return the settings with which a process was started."""
+        found: dict[str, str] = json.loads(self.calls_file.with_name(f"{process}.json").read_text())
+        return found
 
     @property
     def calls(self) -> list[str]:
@@ -96,11 +121,61 @@ def test_the_topics_are_created_before_the_worker_starts(place: Place) -> None:
     assert stack.worker_log.read_text() == "worker\n"
 
 
+def test_the_ingress_has_a_log_and_ports_of_its_own_and_is_waited_for(place: Place) -> None:
+    stack = place.stack(edge=place.edge())
+
+    stack.start()
+
+    assert sorted(place.calls) == ["ingress", "topics create", "worker"]
+    assert stack.ingress_log.read_text() == "ingress\n"
+    given = place.settings_of("ingress")
+    assert given["MAILSTREAMS_INGRESS__PORT"] == str(place.ingress_port)
+    assert given["MAILSTREAMS_INGRESS__ADMIN_PORT"] == str(place.admin_port)
+    assert given["MAILSTREAMS_INGRESS__HOST"] == given["MAILSTREAMS_INGRESS__ADMIN_HOST"] == ports.HOST
+    assert given["MAILSTREAMS_KAFKA__BOOTSTRAP_SERVERS"] == CLUSTER
+
+
+def test_only_the_ingress_of_a_simulation_gets_the_simulated_secrets(place: Place) -> None:
+    secret = "MAILSTREAMS_ACCOUNTS__DEMO__WEBHOOKS__POSTMARK__SECRETS__SIMULATED"
+    stack = place.stack(edge=place.edge(simulated=True))
+    stack.start()
+    assert place.settings_of("ingress")[secret] == "basic:a:b"
+    assert secret not in place.settings_of("worker")
+    stack.stop()
+
+    place.stack(edge=place.edge()).start()
+
+    assert secret not in place.settings_of("ingress")
+
+
+def test_the_simulated_secrets_as_variables_are_the_settings_that_simulate_shows_beside_the_users_own(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "own.toml").write_text('[accounts.billing.webhooks.postmark.secrets]\nmine = "basic:me:secret"\n')
+    shown = subprocess.run(
+        [*REAL, "simulate", "--show-settings", "--secrets", tmp_path / "secrets"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment(with_settings=False),
+    ).stdout
+    (tmp_path / "shown.toml").write_text(shown)
+
+    both = settings.load(tmp_path / "own.toml", variables(tomllib.loads(shown)))
+
+    wanted = settings.load(tmp_path / "shown.toml", {})
+    assert set(both.accounts) == {"billing", "demo"}
+    assert both.accounts["demo"] == wanted.accounts["demo"]
+    assert set(wanted.accounts["demo"].webhooks) == {"sendgrid", "amazon_ses", "mailgun", "postmark"}
+    assert wanted.accounts["demo"].api_keys
+    assert both.ingress.certificates_dir == wanted.ingress.certificates_dir is not None
+
+
 def test_stop_ends_everything_that_was_started(place: Place) -> None:
-    stack = place.stack()
+    stack = place.stack(edge=place.edge())
     stack.start()
     watch = stack.spawn("watch", output=subprocess.PIPE)
-    assert len(place.running) == 2
+    assert len(place.running) == 3
 
     stack.stop()
 
@@ -127,9 +202,21 @@ def test_a_worker_that_crashes_again_and_again_is_told_with_its_last_lines(place
     assert any("restart in 0.5 s" in line for line in place.said)
 
 
-def test_a_used_web_port_is_refused_before_anything_starts(place: Place) -> None:
-    with socket.create_server((ports.HOST, place.web_port)), pytest.raises(LocalError, match="WEB_PORT"):
-        place.stack().start()
+def test_an_ingress_that_cannot_start_is_told_with_its_last_lines(place: Place) -> None:
+    with pytest.raises(LocalError) as error:
+        place.stack("ingress crash", edge=place.edge()).start()
+
+    assert "the ingress was given up after its crashes" in str(error.value)
+    assert "accounts.billing: unknown setting" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("taken", "named"),
+    [("web_port", "WEB_PORT"), ("ingress_port", "INGRESS_PORT"), ("admin_port", "INGRESS_ADMIN_PORT")],
+)
+def test_a_used_port_is_refused_before_anything_starts(place: Place, taken: str, named: str) -> None:
+    with socket.create_server((ports.HOST, getattr(place, taken))), pytest.raises(LocalError, match=f" {named}="):
+        place.stack(edge=place.edge()).start()
 
     assert not place.calls
 
@@ -156,8 +243,14 @@ RUN = f"import sys; from deploy.local import run; sys.exit(run.main(sys.argv[1:]
 
 
 def start_run(place: Place, *options: str, fake: str = "works") -> subprocess.Popen[str]:
+    own_ports = {
+        "--web-port": place.web_port,
+        "--ingress-port": place.ingress_port,
+        "--ingress-admin-port": place.admin_port,
+    }
+    own = [text for option, port in own_ports.items() for text in (option, str(port))]
     return subprocess.Popen(
-        [sys.executable, "-c", RUN, "--data", str(place.folder.parent), "--web-port", str(place.web_port), *options],
+        [sys.executable, "-c", RUN, "--data", str(place.folder.parent), *own, *options],
         cwd=ROOT,
         env=place.env(fake),
         text=True,
@@ -184,23 +277,63 @@ def test_run_ends_well_and_leaves_nothing_behind_when_it_is_interrupted(
     assert child.returncode == 0
     assert not cluster_place.running
     assert f"http://127.0.0.1:{cluster_place.web_port}/metrics" in output
+    assert f"http://127.0.0.1:{cluster_place.ingress_port}/webhooks/PROVIDER/ACCOUNT" in output
+    assert f"http://127.0.0.1:{cluster_place.admin_port}/metrics" in output
     assert CLUSTER in output
     assert output.endswith("stopping ...\nstopped\n")
 
 
-def test_an_existing_cluster_is_fed_nothing_unless_asked(cluster_place: Place) -> None:
+def simulations(place: Place) -> list[str]:
+    return [call for call in place.calls if call.startswith("simulate")]
+
+
+def test_an_existing_cluster_has_an_ingress_but_no_simulation_unless_asked(cluster_place: Place) -> None:
     with start_run(cluster_place, "--broker", CLUSTER) as child:
         until(lambda: "watch --from-now" in cluster_place.calls)
         time.sleep(run._BEFORE_DEMO_S + 1)
         child.send_signal(signal.SIGINT)
         child.communicate(timeout=10)
-    assert not [call for call in cluster_place.calls if call.startswith("feed")]
+    assert "ingress" in cluster_place.calls
+    assert not simulations(cluster_place)
+    assert not [name for name in cluster_place.settings_of("ingress") if "__ACCOUNTS__DEMO" in name]
 
-    first = demo.payloads()[0]
     with start_run(cluster_place, "--broker", CLUSTER, "--demo") as child:
-        until(lambda: f"feed {first.provider} {first.path} --as-now --account demo" in cluster_place.calls)
+        until(lambda: simulations(cluster_place))
         child.send_signal(signal.SIGINT)
-        child.communicate(timeout=10)
+        output, _ = child.communicate(timeout=10)
+    assert f"--url http://127.0.0.1:{cluster_place.ingress_port} --account demo " in simulations(cluster_place)[0]
+    assert "ended" not in output
+    assert not cluster_place.running
+
+
+def test_each_start_simulates_another_world(cluster_place: Place) -> None:
+    for number in (1, 2):
+        with start_run(cluster_place, "--broker", CLUSTER, "--demo") as child:
+            until(lambda: len(simulations(cluster_place)) == number)  # noqa: B023 - it is used in this turn only
+            child.send_signal(signal.SIGINT)
+            child.communicate(timeout=10)
+
+    first, second = (call.partition("--seed ")[2] for call in simulations(cluster_place))
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    ("fake", "said"),
+    [
+        ("simulation ends", "the simulated providers ended (exit code 1): mailstreams: no certificate"),
+        ("simulation refused", "the ingress refuses simulated webhooks; see "),
+    ],
+)
+def test_a_simulation_that_fails_is_told_once_and_the_rest_goes_on(cluster_place: Place, fake: str, said: str) -> None:
+    with start_run(cluster_place, "--broker", CLUSTER, "--demo", fake=fake) as child:
+        until(lambda: simulations(cluster_place))
+        time.sleep(1)
+        assert child.poll() is None
+        child.send_signal(signal.SIGINT)
+        output, _ = child.communicate(timeout=10)
+
+    assert child.returncode == 0
+    assert output.count(said) == 1
 
 
 def test_run_ends_with_the_reason_when_the_worker_was_given_up(cluster_place: Place) -> None:
@@ -231,7 +364,7 @@ def test_what_a_killed_run_left_behind_is_ended_at_the_next_start_and_nothing_el
         until(lambda: "watch --from-now" in cluster_place.calls)
         left = cluster_place.running
         child.kill()  # nobody can clean up after that
-    assert len(left) == 2
+    assert len(left) == 3
     assert all(process.alive for process in left)
     us = cluster_place.folder / "reused-id.pid"
     us.write_text(f'{{"pid": {os.getpid()}, "started": "another moment"}}')
