@@ -48,7 +48,10 @@ def configure(settings: Settings) -> None:
     root.handlers[:] = [handler]
     root.setLevel(settings.worker.log_level.upper())
     for noisy in ("faust", "mode", "aiokafka"):
-        logging.getLogger(noisy).setLevel(max(root.level, logging.WARNING))
+        theirs = logging.getLogger(noisy)
+        theirs.handlers[:] = []  # whoever set one before: from here on all goes one way
+        theirs.propagate = True
+        theirs.setLevel(max(root.level, logging.WARNING))
 
 
 class RateLimit(logging.Filter):
