@@ -524,7 +524,12 @@ class Ingress(_Section):
         le=8 * _MEBIBYTE - 64 * 1024,
     )
     read_timeout_s: float = _setting(
-        10, "seconds", "A request's head, and then its whole body, must come within so long, else 408.", gt=0, le=300
+        10,
+        "seconds",
+        "A request's head, and then its whole body, must come within so long, else 408. A client that reads none of its "
+        "answers for so long is cut off.",
+        gt=0,
+        le=300,
     )
     keepalive_timeout_s: float = _setting(
         75,
@@ -537,7 +542,12 @@ class Ingress(_Section):
         2000, "count", "More connections are closed at once; below the limit of open files.", ge=1, le=100_000
     )
     max_requests: int = _setting(
-        500, "count", "More requests in work at once are answered 503; they wait for the broker only.", ge=1, le=100_000
+        500,
+        "count",
+        "More requests in work at once are answered 503. One is in work when all of its body is there, so they wait for "
+        "the broker only; bodies that are still coming are bounded by `max_memory_mb` and `max_connections`.",
+        ge=1,
+        le=100_000,
     )
     max_memory_mb: int = _setting(
         256, "MiB", "Bodies of all requests in work together; beyond it 503. It bounds the memory of the process.", ge=8

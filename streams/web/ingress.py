@@ -151,7 +151,9 @@ class Limits:
 
     max_body_bytes: int
     read_timeout_s: float
+    """For a body to come; and for an answer to be read, else its connection is cut."""
     max_requests: int
+    """Whose bodies are there and that are not answered."""
     max_memory_bytes: int
 
 
@@ -188,7 +190,7 @@ class Ingress:
     ) -> None:
         self._endpoints = {f"{PREFIX}{one.provider.name}/{one.account}": one for one in endpoints}
         self._others = dict(others)
-        self._limits = limits
+        self.limits = limits
         self._writer = writer
         self._certificates = certificates
         self._client = client
@@ -202,7 +204,7 @@ class Ingress:
         self._counters: dict[tuple[str, int], Counter] = {}
         self.room = Room(limits.max_requests, limits.max_memory_bytes)
         self.draining = False
-        metrics.in_flight.set_function(lambda: self.room.requests)
+        metrics.in_flight.set_function(lambda: self.room.working)
         metrics.in_flight_bytes.set_function(lambda: self.room.bytes)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -261,18 +263,19 @@ class Ingress:
             raise _RefusedError(415, "content_type")
         if not endpoint.secrets and not endpoint.insecure:
             raise self._refusal(endpoint, Refusal.UNCONFIGURED)
-        try:
-            place = self.room.enter()
-        except NoRoomError:
-            raise _RefusedError(_UNAVAILABLE, "busy", retry_after_s=1) from None
+        place = self.room.enter()
         try:
             body = await self._body(request, place)
+            try:
+                place.work()  # only now: a body that does not come takes no place from those that do
+            except NoRoomError:
+                raise _RefusedError(_UNAVAILABLE, "busy", retry_after_s=1) from None
             return await self._take_body(endpoint, self._webhook(endpoint, request, body))
         finally:
             place.leave()
 
     async def _body(self, request: web.BaseRequest, place: Place) -> bytes:
-        limits = self._limits
+        limits = self.limits
         if (request.content_length or 0) > limits.max_body_bytes:
             raise _RefusedError(413, "too_large")
         if request.headers.get("Expect", "").lower() == "100-continue":
@@ -399,12 +402,10 @@ class Ingress:
         logger.info("subscribed account %s to %s", endpoint.account, handshake.topic_arn)
 
     async def _handle_other(self, handler: Handler, request: web.BaseRequest) -> web.StreamResponse:
+        place = self.room.enter()
         try:
-            place = self.room.enter()
-        except NoRoomError:
-            return self._response(_UNAVAILABLE, b"busy\n", {"Retry-After": "1"})
-        try:
-            place.grow(min(request.content_length or self._limits.max_body_bytes, self._limits.max_body_bytes))
+            place.work()  # before the body: these handlers wait for one only after they know by its key who sends it
+            place.grow(min(request.content_length or self.limits.max_body_bytes, self.limits.max_body_bytes))
             answer = await handler(request)
         except NoRoomError:
             return self._response(_UNAVAILABLE, b"busy\n", {"Retry-After": "1"})
@@ -512,18 +513,26 @@ def _described(error: BaseException) -> str:
 
 
 class Connection(web.RequestHandler):
-    """One connection of the public port: as aiohttp's, but silent about what it was sent."""
+    """One connection of the public port: as aiohttp's, but silent about what it was sent.
 
-    __slots__ = ("_head_timer", "_seen")
+    It does not wait for a client that does not read. While an answer cannot be written no other timer runs, and a
+    closed transport too lives on until its last byte is read: both times it is cut after a while, else a few clients
+    could hold all connections for as long as they like.
+    """
+
+    __slots__ = ("_head_timer", "_seen", "_unread_timer", "_wire")
 
     def __init__(self, manager: "PublicServer", **options: Any) -> None:
         super().__init__(manager, **options)
         self._head_timer: asyncio.TimerHandle | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None
+        self._wire: asyncio.Transport | None = None  # aiohttp forgets its own once it is closing
         self._seen = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin; a connection too many is closed at once, a silent one before long."""
         super().connection_made(transport)
+        self._wire = self.transport
         manager = self._manager
         assert isinstance(manager, PublicServer)
         manager.open_connections += 1
@@ -536,9 +545,45 @@ class Connection(web.RequestHandler):
         """End."""
         if isinstance(self._manager, PublicServer):
             self._manager.open_connections -= 1
+        self._wire = None
         if self._head_timer is not None:
             self._head_timer.cancel()
+        self._stop_unread_timer()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Write no more for now: the client does not read. It has some time to."""
+        super().pause_writing()
+        self._start_unread_timer()
+
+    def resume_writing(self) -> None:
+        """Go on: the client has read."""
+        if self._wire is None or not self._wire.is_closing():
+            self._stop_unread_timer()
+        super().resume_writing()
+
+    async def start(self) -> None:
+        """Answer one request after the other; then what is still unread has some time to be read."""
+        try:
+            await super().start()
+        finally:
+            self._start_unread_timer()
+
+    def force_close(self) -> None:
+        """Close, once what was answered is read or its time is over."""
+        super().force_close()
+        self._start_unread_timer()
+
+    def _start_unread_timer(self) -> None:
+        """Cut the connection in a while; the first such while counts."""
+        manager = self._manager
+        if self._unread_timer is None and self._wire is not None and isinstance(manager, PublicServer):
+            self._unread_timer = asyncio.get_running_loop().call_later(manager.unread_timeout_s, self._wire.abort)
+
+    def _stop_unread_timer(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
 
     def handle_error(
         self,
@@ -585,6 +630,7 @@ class PublicServer(web.Server):
     ) -> None:
         super().__init__(self._handle, request_factory=None)
         self.head_timeout_s = head_timeout_s
+        self.unread_timeout_s = ingress.limits.read_timeout_s
         self.max_connections = max_connections
         self.open_connections = 0
         self._ingress = ingress

@@ -35,21 +35,22 @@ class BrokenBodyError(Exception):
 
 @dataclass(slots=True)
 class Room:
-    """How many requests are in work, and what their bodies use; and how much that may be."""
+    """How many requests are in work, and what their bodies use; and how much that may be.
+
+    A request whose body is still coming is not in work: whoever sends none would keep everybody out. What such
+    requests may use is bounded by their bytes, by the time for a body and by the number of connections.
+    """
 
     max_requests: int
+    """So many may be in work."""
     max_bytes: int
     requests: int = 0
+    """Begun and not answered: in work, or their bodies are coming."""
+    working: int = 0
     bytes: int = 0
 
     def enter(self) -> "Place":
-        """Begin a request.
-
-        Raises:
-            NoRoomError: too many are in work.
-        """
-        if self.requests >= self.max_requests:
-            raise NoRoomError
+        """Begin a request; it is not in work yet."""
         self.requests += 1
         return Place(self)
 
@@ -60,6 +61,18 @@ class Place:
 
     room: Room
     bytes: int = 0
+    working: bool = False
+
+    def work(self) -> None:
+        """Begin to work on it, once: its body is there.
+
+        Raises:
+            NoRoomError: too many are in work.
+        """
+        if self.room.working >= self.room.max_requests:
+            raise NoRoomError
+        self.room.working += 1
+        self.working = True
 
     def grow(self, size: int) -> None:
         """Take ``size`` more bytes.
@@ -75,6 +88,8 @@ class Place:
     def leave(self) -> None:
         """Give back what it used."""
         self.room.requests -= 1
+        self.room.working -= self.working
+        self.working = False
         self.room.bytes -= self.bytes
         self.bytes = 0
 

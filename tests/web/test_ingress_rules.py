@@ -1,8 +1,10 @@
 """Rules of the ingress that need a writer that fails, a clock, or another place in the network: no broker here."""
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -114,6 +116,7 @@ async def make() -> AsyncIterator[Make]:
         *endpoints: Endpoint,
         limits: Limits = LIMITS,
         max_connections: int = 100,
+        keepalive_timeout_s: float = 5,
         tls: ssl.SSLContext | None = None,
         **options: Any,
     ) -> World:
@@ -128,8 +131,12 @@ async def make() -> AsyncIterator[Make]:
             metrics=IngressMetrics.create(CollectorRegistry(), version="1"),
             **options,
         )
-        public = PublicServer(ingress, head_timeout_s=5, keepalive_timeout_s=5, max_connections=max_connections)
+        public = PublicServer(
+            ingress, head_timeout_s=5, keepalive_timeout_s=keepalive_timeout_s, max_connections=max_connections
+        )
         server = await asyncio.get_running_loop().create_server(public, "127.0.0.1", 0, ssl=tls)
+        # small, so that an answer that is not read is soon with us: accepted connections inherit it
+        server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
         servers.append((server, public))
         scheme = "https" if tls else "http"
         return World(writer, client, ingress, public, f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}")
@@ -312,6 +319,96 @@ async def test_requests_one_after_the_other_on_one_connection_are_each_answered(
 
     writer.close()
     assert [value for _, value, _ in here.writer.written] == [one.request.body for one in many]
+
+
+UNREAD = b"GET /n HTTP/1.1\r\nhost: h\r\n\r\n" * 100
+"""Their answers fill the socket's buffer in a few rounds, and ours not at once."""
+
+
+async def connect(here: World, *, tls: bool = False) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", int(here.url.rpartition(":")[2])))
+    context = ssl._create_unverified_context() if tls else None
+    return await asyncio.open_connection(sock=sock, ssl=context, server_hostname="h" if tls else None, limit=1024)
+
+
+async def closed(here: World, within_s: float) -> bool:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            while here.server.open_connections:
+                await asyncio.sleep(0.02)
+    return not here.server.open_connections
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_connections_whose_answers_are_not_read_are_closed_in_time_and_others_are_served(
+    make: Make, tmp_path: Path, *, tls: bool
+) -> None:
+    pem = world.self_signed(tmp_path / "server.pem", "hooks.test")
+    context = IngressSettings(tls_certfile=pem).tls_context() if tls else None
+    here = await make(limits=dataclasses.replace(LIMITS, read_timeout_s=0.5), max_connections=3, tls=context)
+    greedy = [await connect(here, tls=tls) for _ in range(3)]
+
+    async def ask(writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(UNREAD)
+                await writer.drain()
+
+    async with asyncio.TaskGroup() as group:
+        asking = [group.create_task(ask(writer)) for _, writer in greedy]
+        assert await closed(here, 5)
+        assert (await here.post(world.sendgrid(), {"Host": "hooks.test"}))[0] == 200
+        for one in asking:
+            one.cancel()
+    for _, writer in greedy:
+        writer.transport.abort()
+
+
+async def test_an_idle_connection_is_closed_even_if_its_last_answers_are_never_read(make: Make) -> None:
+    here = await make(limits=dataclasses.replace(LIMITS, read_timeout_s=0.5), keepalive_timeout_s=0.5)
+    _, writer = await connect(here)
+    while len(here.server.connections) < 1:
+        await asyncio.sleep(0.01)
+    transport = here.server.connections[0].transport
+    assert transport is not None
+    while not transport.get_write_buffer_size():  # a little is left with us, not so much that we stop to write
+        writer.write(UNREAD)
+        await asyncio.sleep(0.05)
+
+    assert await closed(here, 5)
+    writer.transport.abort()
+
+
+async def test_a_slow_reader_that_does_read_gets_all_its_answers(make: Make) -> None:
+    here = await make(limits=dataclasses.replace(LIMITS, read_timeout_s=0.5))
+    reader, writer = await connect(here)
+    writer.write(UNREAD * 20)
+    await asyncio.sleep(0.3)  # what came is more than fits anywhere, but it is read in time
+
+    for _ in range(2000):
+        assert (await reader.readuntil(b"not_found\n")).startswith(b"HTTP/1.1 404")
+
+    writer.close()
+
+
+async def test_bodies_that_do_not_come_take_no_place_from_those_that_do(make: Make) -> None:
+    here = await make(limits=dataclasses.replace(LIMITS, max_requests=2))
+    signed = world.sendgrid()
+    heads = [await connect(here) for _ in range(6)]
+    for _, writer in heads:
+        writer.write(world.head(signed))
+    await asyncio.sleep(0.3)
+
+    assert (await here.post(world.sendgrid()))[0] == 200
+
+    for reader, writer in heads:  # and each of them is taken as soon as its body does come
+        writer.write(signed.request.body)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        writer.close()
+    assert (here.ingress.room.requests, here.ingress.room.working, here.ingress.room.bytes) == (0, 0, 0)
 
 
 async def test_complaints_about_one_endpoint_are_logged_once_in_a_while(

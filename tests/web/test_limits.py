@@ -83,13 +83,17 @@ def test_a_bucket_never_gives_more_than_burst_and_rate_allow(rate: int, burst: i
 
 def test_a_room_takes_so_many_requests_and_so_many_bytes_and_gets_all_back() -> None:
     room = Room(max_requests=2, max_bytes=100)
-    first, second = room.enter(), room.enter()
+    first, second, third = room.enter(), room.enter(), room.enter()
+    first.work()
+    second.work()
     with pytest.raises(NoRoomError):
-        room.enter()
+        third.work()
+    third.leave()
+    assert (room.requests, room.working) == (2, 2)
     first.grow(60)
     with pytest.raises(NoRoomError):
         second.grow(41)
     second.grow(40)
     first.leave()
     second.leave()
-    assert (room.requests, room.bytes) == (0, 0)
+    assert (room.requests, room.working, room.bytes) == (0, 0, 0)
