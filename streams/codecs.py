@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 import orjson
 
-__all__ = ["DecodeError", "decode", "encode", "typed_decoder"]
+__all__ = ["DecodeError", "decode", "encode", "members_decoder", "typed_decoder"]
 
 _T = TypeVar("_T")
 
@@ -33,6 +33,27 @@ def decode(data: bytes | str) -> Any:
     except RecursionError:
         message = "JSON is nested too deeply"
         raise DecodeError(message) from None
+
+
+def members_decoder(*names: str) -> Callable[[bytes], dict[str, bytes]]:
+    """Return a function from a JSON object to its members of these names, each as its own JSON text.
+
+    Nothing else of the object is built. So it costs a few milliseconds a megabyte whatever the bytes, where ``decode``
+    may cost a hundred: for what a stranger sends. Of members of one name the last counts, as in ``decode``; a value
+    may hold what ``decode`` would refuse. The function raises ``DecodeError`` when the text is no JSON object.
+    """
+    struct = msgspec.defstruct("Members", [(name, msgspec.Raw, msgspec.Raw()) for name in names])
+    decode_struct = msgspec.json.Decoder(struct).decode
+
+    def decode_or_raise(data: bytes) -> dict[str, bytes]:
+        try:
+            found = decode_struct(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            message = "not a JSON object"
+            raise DecodeError(message) from None
+        return {name: member for name in names if (member := bytes(getattr(found, name)))}
+
+    return decode_or_raise
 
 
 def encode(value: Any) -> bytes:

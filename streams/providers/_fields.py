@@ -56,9 +56,9 @@ def required(value: T | None, reason: str) -> T:
 
 # --- whole bodies ---
 
-# Each JSON escape is one match, so that the "u" of an escaped backslash is never taken for an escape. Group 1: half a pair.
+# Escaped backslashes are matches too, so that the "u" after one is never taken for an escape. Group 1: half a pair.
 _ESCAPES = re.compile(
-    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+    rb"(?:\\\\)+|(?:\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})+|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
 )
 
 

@@ -21,6 +21,10 @@ from streams.providers._contract import Refusal, Verification, VerificationError
 CLOCK_SKEW_S = 300
 """How far ahead of our clock a stamp may be, in seconds, where there is a window at all."""
 
+PARSED_LIMIT = 1 << 20
+"""Bytes of a body that is parsed before its sender has proved anything. A larger one is refused, unless a header proves
+it: what a stranger can make us do for one request has to be bounded, and a compressed body is quickly sent."""
+
 
 def check_stamp(stamp_s: float, *, now: datetime, replay_window_s: float | None) -> None:
     """Hold a stamp, in seconds since the epoch, against the replay window.

@@ -7,11 +7,15 @@ https://docs.aws.amazon.com/sns/latest/dg/sns-verify-signature-of-message.html
   be believed (amazon_ses looks into ``Message`` before all else).
 - **Versions**: 1 is RSA with SHA-1, the default of a topic; 2 is RSA with SHA-256 (topic attribute
   ``SignatureVersion``). SHA-1 has no second preimages, and only Amazon chooses what is signed.
-- **Trust**: the certificate has to lie at ``https://sns.REGION.amazonaws.com/SimpleNotificationService-....pem``, to
-  be within its dates and to be made out to SNS. Its chain is not checked, because the file holds the last certificate
+- **Trust**: the certificate has to lie at ``https://sns.REGION.amazonaws.com/SimpleNotificationService-....pem``, the
+  region being the topic's (a bucket named "sns" has a host such as ``sns.s3-us-west-2.amazonaws.com``), to be within
+  its dates and to be made out to SNS. Its chain is not checked, because the file holds the last certificate
   only: that it came from Amazon is what the TLS of the download proves.
 - Anybody with an AWS account can make SNS sign messages of a topic of theirs. What makes a request ours is the
   ``TopicArn``.
+- **Size**: a topic with HTTP(S) subscribers takes messages of at most 256 KiB
+  (https://docs.aws.amazon.com/sns/latest/dg/large-message-payloads.html), which escaping in the envelope may double.
+  So a body over ``PARSED_LIMIT`` (1 MiB) is no message of SNS and is not parsed.
 - **Raw message delivery** has no signature: use a basic credential in the subscription's URL for it.
 """
 
@@ -26,9 +30,10 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
+from streams import codecs
 from streams.providers import _fields as fields
 from streams.providers import _proof as proof
-from streams.providers._contract import Handshake, PoisonError, Refusal, VerificationError
+from streams.providers._contract import Handshake, Refusal, VerificationError
 
 NOTIFICATION = "Notification"
 SUBSCRIPTION = "SubscriptionConfirmation"
@@ -51,8 +56,9 @@ _FORMS: dict[str, re.Pattern[str]] = {
     ),
     "Type": re.compile("|".join(_SIGNED)),
 }
+_members = codecs.members_decoder(*_FORMS, "Signature", "SignatureVersion", "SigningCertURL")
 _CERTIFICATE_URL = re.compile(
-    r"https://sns\.[a-z0-9-]{3,30}\.amazonaws\.com(?:\.cn)?/SimpleNotificationService-[0-9A-Za-z_-]{1,100}\.pem"
+    r"https://(?P<host>[a-z0-9.-]{1,100})/SimpleNotificationService-[0-9A-Za-z_-]{1,100}\.pem"
 )
 _CERTIFICATE_NAME = re.compile(r"sns(?:[.-][a-z0-9.-]{1,60})?\.amazonaws\.com(?:\.cn)?")  # sns.amazonaws.com, mostly
 _HASHES: dict[str, hashes.HashAlgorithm] = {"1": hashes.SHA1(), "2": hashes.SHA256()}  # noqa: S303 the version that SNS uses unless told otherwise
@@ -61,15 +67,21 @@ _HASHES: dict[str, hashes.HashAlgorithm] = {"1": hashes.SHA1(), "2": hashes.SHA2
 def envelope(body: bytes) -> dict[str, Any] | None:
     """Return the SNS envelope of a body, its signed fields in their documented form; ``None`` if it is no envelope.
 
+    A body over ``PARSED_LIMIT`` is none. Only what proves something is decoded, each field a string, ``None``, or the
+    bytes of whatever it is instead.
+
     Raises:
         VerificationError: an envelope, and a field has another form.
     """
+    if len(body) > proof.PARSED_LIMIT:
+        return None
     try:
-        value = fields.decode_body(body)
-    except PoisonError:
+        members = _members(body)
+    except codecs.DecodeError:
         return None
-    if not isinstance(value, dict) or not ("Signature" in value or "TopicArn" in value):
+    if not ("Signature" in members or "TopicArn" in members):
         return None
+    value = {name: _shallow(member) for name, member in members.items()}
     signed = _SIGNED.get(fields.text(value.get("Type")) or "")
     if signed is None:
         raise VerificationError(Refusal.MALFORMED, "an SNS message of an unknown type")
@@ -82,6 +94,18 @@ def envelope(body: bytes) -> dict[str, Any] | None:
     return value
 
 
+def _shallow(member: bytes) -> str | bytes | None:
+    if member == b"null":
+        return None
+    if not member.startswith(b'"'):
+        return member
+    try:
+        found: str = codecs.decode(member)
+    except codecs.DecodeError:  # half of a surrogate pair: SNS takes UTF-8 only
+        return member
+    return found
+
+
 def is_topic(arn: str) -> bool:
     """Whether this is the ARN of an SNS topic."""
     return _FORMS["TopicArn"].fullmatch(arn) is not None
@@ -91,12 +115,13 @@ def certificate_url(message: dict[str, Any]) -> str:
     """Return where the certificate of an envelope lies.
 
     Raises:
-        VerificationError: there is no address, or it is not one of Amazon SNS.
+        VerificationError: there is no address, or it is not one of Amazon SNS in the topic's region.
     """
     url = message.get("SigningCertURL")
     if url is None:
         raise VerificationError(Refusal.MISSING, "the SNS message names no certificate")
-    if not isinstance(url, str) or not _CERTIFICATE_URL.fullmatch(url):
+    found = _CERTIFICATE_URL.fullmatch(url) if isinstance(url, str) else None
+    if not isinstance(url, str) or found is None or found["host"] != _host(message["TopicArn"]):
         raise VerificationError(Refusal.UNTRUSTED, "the certificate is not at Amazon SNS")
     return url
 
@@ -140,12 +165,19 @@ def handshake(message: dict[str, Any]) -> Handshake | None:
 
     https://docs.aws.amazon.com/sns/latest/api/API_ConfirmSubscription.html
     """
-    topic = _FORMS["TopicArn"].fullmatch(message["TopicArn"])
-    if message["Type"] != SUBSCRIPTION or topic is None:
+    host = _host(message["TopicArn"])
+    if message["Type"] != SUBSCRIPTION or host is None:
         return None
-    host = f"sns.{topic['region']}.amazonaws.com" + (".cn" if topic["partition"] == "aws-cn" else "")
     query = urlencode({"Action": "ConfirmSubscription", "TopicArn": message["TopicArn"], "Token": message["Token"]})
     return Handshake(topic_arn=message["TopicArn"], confirm_url=f"https://{host}/?{query}")
+
+
+def _host(topic_arn: str) -> str | None:
+    """Return the host of SNS in a topic's region; ``None`` if it is no topic."""
+    topic = _FORMS["TopicArn"].fullmatch(topic_arn)
+    if topic is None:
+        return None
+    return f"sns.{topic['region']}.amazonaws.com" + (".cn" if topic["partition"] == "aws-cn" else "")
 
 
 def _signed_text(message: dict[str, Any]) -> bytes:

@@ -492,15 +492,19 @@ def verify(
     credentials = {key_id: secret for key_id, secret in secrets.items() if proof.credential(secret) is not None}
     if not topics and not credentials:
         raise VerificationError(Refusal.UNCONFIGURED, "neither a topic nor a credential is configured")
-    message = sns.envelope(request.body)
-    if message is None or (message["Type"] == sns.NOTIFICATION and credentials):
+    proven, refusal = None, VerificationError(Refusal.MISSING, "no signature of SNS")
+    if credentials:  # first, because it costs nothing, whatever the body
         try:
-            return proof.verify_credentials(request, credentials)
+            proven = proof.verify_credentials(request, credentials)
         except VerificationError as error:
-            if message is None:
-                if error.reason is Refusal.UNCONFIGURED:  # topics only
-                    raise VerificationError(Refusal.MISSING, "no signature of SNS") from None
-                raise
+            refusal = error
+    message = sns.envelope(request.body)
+    if proven is not None and (message is None or message["Type"] == sns.NOTIFICATION):
+        return proven
+    if message is None:
+        if refusal.reason is Refusal.MISSING and len(request.body) > proof.PARSED_LIMIT:
+            raise VerificationError(Refusal.MALFORMED, "too large for a message of SNS")
+        raise refusal
     topic = next((key_id for key_id, arn in topics.items() if arn == message["TopicArn"]), None)
     if topic is None:
         raise VerificationError(Refusal.UNTRUSTED, "a topic that is not among ours")
@@ -516,17 +520,17 @@ def secret_fault(secret: str) -> str | None:
 
 
 def certificate_url(request: WebhookRequest) -> str | None:
-    """Return where the certificate of an SNS message lies; ``None`` if it is none, or not signed.
+    """Return where the certificate of an SNS message lies; ``None`` if it is none, too large for one, or not signed.
 
     Raises:
-        VerificationError: the address is not one of Amazon SNS.
+        VerificationError: a malformed SNS message, or the address is not one of Amazon SNS in the topic's region.
     """
     message = sns.envelope(request.body)
     return sns.certificate_url(message) if message is not None and "Signature" in message else None
 
 
 def handshake(request: WebhookRequest) -> Handshake | None:
-    """Return the subscription that SNS asks to confirm; ``None`` if it asks for none.
+    """Return the subscription that SNS asks to confirm; ``None`` if it asks for none, or is too large for that.
 
     Raises:
         VerificationError: a malformed SNS message.

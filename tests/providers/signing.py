@@ -2,6 +2,7 @@
 
 import hmac
 import json
+import time
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -240,6 +241,29 @@ def postmark(credential: str = "postmark:corréct horse") -> Signed:
         request=request(body, {"authorization": basic(credential)}),
         secrets={"2026": "basic:postmark:corréct horse"},
     )
+
+
+# --- what a stranger may send ---
+
+HOSTILE_JSON: dict[str, Callable[[int], bytes]] = {  # by size in bytes
+    "lists": lambda size: b"[" + b"[]," * (size // 3 - 2) + b"[]]",
+    "lists in an object": lambda size: b'{"signature":[' + b"[]," * (size // 3 - 8) + b"[]]}",
+    "names": lambda size: b"{" + b",".join(b'"%07x":1' % n for n in range(size // 12)) + b"}",
+    "half a pair, then escapes": lambda size: b'"\\ud800' + b"\\n" * (size // 2 - 5) + b'"',
+    "halves of pairs": lambda size: b'"' + b"\\ud800" * (size // 6 - 1) + b'"',
+    "depth": lambda size: b"[" * size,
+    "objects in depth": lambda size: b'{"a":' * (size // 5),
+}
+
+
+def cpu_s(work: Callable[[], None]) -> float:
+    """Return the seconds of CPU that the work costs: the least of three, because others share the machine."""
+    costs = []
+    for _ in range(3):
+        start = time.process_time()
+        work()
+        costs.append(time.process_time() - start)
+    return min(costs)
 
 
 GENUINE: dict[str, Callable[[], Signed]] = {

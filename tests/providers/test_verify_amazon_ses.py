@@ -3,6 +3,7 @@
 import json
 from base64 import b64encode
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -12,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.providers import PROVIDERS, Refusal, VerificationError, _sns
+from streams.providers import PROVIDERS, Refusal, VerificationError, _proof, _sns
 from tests.providers.signing import (
-    CERTIFICATE_URL,
+    HOSTILE_JSON,
     NOW,
     SES_RECORD,
     TOPIC,
@@ -22,6 +23,7 @@ from tests.providers.signing import (
     basic,
     certificate,
     confirmation,
+    cpu_s,
     notification,
     request,
     sign_sns,
@@ -216,6 +218,10 @@ BAD_URLS = [
     "https://sns.amazonaws.com/SimpleNotificationService-0.pem",
     "https://sns.a.b.amazonaws.com/SimpleNotificationService-0.pem",
     "https://sns.s3.amazonaws.com/SimpleNotificationService-0.pem",
+    "https://sns.s3-us-west-2.amazonaws.com/SimpleNotificationService-0.pem",  # a bucket named "sns"
+    "https://sns.s3-eu-west-1.amazonaws.com/SimpleNotificationService-0.pem",
+    "https://sns.us-east-1.amazonaws.com/SimpleNotificationService-0.pem",  # not the topic's region
+    "https://sns.eu-west-1.amazonaws.com.cn/SimpleNotificationService-0.pem",
     "https://sns.bücket.amazonaws.com/SimpleNotificationService-0.pem",
     "https://evil-sns.eu-west-1.amazonaws.com/SimpleNotificationService-0.pem",
     "https://s3.amazonaws.com/sns/SimpleNotificationService-0.pem",
@@ -245,15 +251,24 @@ def test_a_certificate_from_elsewhere_is_untrusted_and_its_address_is_not_given_
 
 
 @pytest.mark.parametrize(
-    "url",
+    ("arn", "host"),
     [
-        CERTIFICATE_URL,
-        "https://sns.us-gov-west-1.amazonaws.com/SimpleNotificationService-f3ecfb7224c7233fe7bb5f59f96de52f.pem",
-        "https://sns.cn-north-1.amazonaws.com.cn/SimpleNotificationService-f3ecfb7224c7233fe7bb5f59f96de52f.pem",
+        (TOPIC, "sns.eu-west-1.amazonaws.com"),
+        ("arn:aws-us-gov:sns:us-gov-west-1:123456789012:t", "sns.us-gov-west-1.amazonaws.com"),
+        ("arn:aws-cn:sns:cn-north-1:123456789012:t", "sns.cn-north-1.amazonaws.com.cn"),
     ],
 )
-def test_a_certificate_of_sns_is_fetched_from_where_the_message_says(url: str) -> None:
-    assert SES.certificate_url(sns().with_json(put(SigningCertURL=url)).request) == url
+def test_a_certificate_of_sns_is_fetched_from_where_the_message_says(arn: str, host: str) -> None:
+    url = f"https://{host}/SimpleNotificationService-f3ecfb7224c7233fe7bb5f59f96de52f.pem"
+    assert SES.certificate_url(sns().with_json(put(TopicArn=arn, SigningCertURL=url)).request) == url
+
+
+def test_a_region_is_never_the_legacy_address_of_a_bucket() -> None:
+    url = "https://sns.s3-us-west-2.amazonaws.com/SimpleNotificationService-0.pem"
+    signed = sns().with_json(put(TopicArn="arn:aws:sns:s3-us-west-2:123456789012:t", SigningCertURL=url))
+    with pytest.raises(VerificationError) as refused:
+        SES.certificate_url(signed.request)
+    assert refused.value.reason is Refusal.MALFORMED
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"7", SES_RECORD.encode(), b"{", b"\xff"])
@@ -410,6 +425,43 @@ def test_a_credential_does_not_confirm_a_subscription() -> None:
     assert attempt.refusal() is Refusal.UNTRUSTED
     only_credentials = replace(attempt, secrets={"raw": "basic:sns:pw"})
     assert only_credentials.refusal() is Refusal.UNTRUSTED
+
+
+# --- what it may cost before anything is proved ---
+
+
+@pytest.mark.parametrize("size", [_proof.PARSED_LIMIT, 8 * _proof.PARSED_LIMIT])
+@pytest.mark.parametrize("name", sorted(HOSTILE_JSON))
+def test_a_stranger_cannot_make_us_work(name: str, size: int) -> None:
+    signed = json.dumps({"Type": "Notification", "TopicArn": TOPIC, "SigningCertURL": "", "Signature": "AAAA"}).encode()
+    for body in (HOSTILE_JSON[name](size), signed[:-1] + b',"Message":' + HOSTILE_JSON[name](size - 200) + b"}"):
+        attempt = replace(sns().with_body(body), secrets=UNSIGNED.secrets)
+
+        def refused(attempt: Signed = attempt) -> None:
+            for ask in (SES.certificate_url, SES.handshake):
+                with suppress(VerificationError):
+                    ask(attempt.request)
+            assert attempt.refusal() is not None
+
+        assert cpu_s(refused) < 0.5  # some 7 ms; it was 1 to 3 s before the limit, which no slow machine explains
+
+
+def test_a_signed_message_over_the_limit_is_malformed_and_not_parsed() -> None:
+    fits = sns(notification(Message="x" * 262_144))
+    assert fits.refusal() is None
+    large = sns(notification(Message="x" * _proof.PARSED_LIMIT))
+    assert large.refusal() is Refusal.MALFORMED
+    assert replace(large, secrets=UNSIGNED.secrets).refusal() is Refusal.MALFORMED
+    assert SES.certificate_url(large.request) is None
+    assert SES.handshake(sns(confirmation(Message="x" * _proof.PARSED_LIMIT)).request) is None
+
+
+def test_a_credential_proves_a_body_of_any_size() -> None:
+    large = UNSIGNED.with_body(b'{"records":[]}' + b" " * 8 * _proof.PARSED_LIMIT)
+    assert large.verify().key_id == "firehose"
+    assert large.with_headers(**{FIREHOSE_KEY: "a-long-random-kez"}).refusal() is Refusal.MISMATCH
+    assert SES.certificate_url(large.request) is None
+    assert SES.handshake(large.request) is None
 
 
 def test_firehose_is_answered_with_its_own_id() -> None:
