@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import NamedTuple
 
-from streams.providers._contract import Refusal, Verification, VerificationError, WebhookRequest
+from streams.providers import _fields as fields
+from streams.providers._contract import PoisonError, Refusal, Verification, VerificationError, WebhookRequest
 
 CLOCK_SKEW_S = 300
 """How far ahead of our clock a stamp may be, in seconds, where there is a window at all."""
@@ -118,3 +119,17 @@ def _bytes(text: str) -> bytes:
 
 def _digest(sent: bytes) -> bytes:
     return hashlib.sha256(sent).digest()
+
+
+def check_json(body: bytes) -> None:
+    """Refuse a body that is no JSON although what is signed in it is genuine: somebody changed the rest.
+
+    Called after the proof only: it costs what reading the body costs.
+
+    Raises:
+        VerificationError: it is no JSON.
+    """
+    try:
+        fields.decode_body(body)
+    except PoisonError:
+        raise VerificationError(Refusal.MALFORMED, "genuine, but what is not signed of it is no JSON") from None

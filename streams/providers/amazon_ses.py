@@ -509,6 +509,7 @@ def verify(
     if topic is None:
         raise VerificationError(Refusal.UNTRUSTED, "a topic that is not among ours")
     sns.check_signature(message, certificate=certificate, now=now, replay_window_s=replay_window_s)
+    proof.check_json(request.body)
     return Verification(key_id=topic)
 
 

@@ -446,7 +446,8 @@ def check_records(taken: dict[str, list[Record]], fuzz: Fuzz) -> None:
 
 
 async def test_whatever_is_sent_only_the_genuine_gets_in_and_nothing_is_harmed(edge: Edge) -> None:
-    seed = int(os.environ.get("FUZZ_SEED") or int(token_hex(4), 16))
+    fixed = "1" if os.environ.get("CI") else ""  # what lands is judged by the same choices each time
+    seed = int(os.environ.get("FUZZ_SEED") or fixed or int(token_hex(4), 16))
     print(f"FUZZ_SEED={seed} FUZZ_SECONDS={SECONDS:g}")
     fuzz, codes = Fuzz(random.Random(seed)), Counter[str]()
     found: list[str] = []
