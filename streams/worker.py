@@ -8,6 +8,7 @@ the group, so that others take over without waiting.
 
 import asyncio
 import faulthandler
+import gc
 import logging
 import os
 import signal
@@ -29,11 +30,14 @@ logger = logging.getLogger(__name__)
 EXIT_OK, EXIT_CRASHED, EXIT_CANNOT_START, EXIT_STALLED = 0, 1, 2, 75
 LEAVE_TIMEOUT_S = 3.0
 BROKER_RETRY_S = 2.0
+GC_THRESHOLD = (100_000, 50, 100)
 
 
 def run_worker(settings: Settings, *, reached: Reached = nothing_reached) -> int:
     """Run a worker and return its exit status: 0 after an orderly stop, 1 after a crash, 2 when it cannot start."""
     configure(settings)
+    gc.freeze()  # what start-up made lives for ever, and a batch makes thousands of objects without a cycle:
+    gc.set_threshold(*GC_THRESHOLD)  # looking for garbage at the default pace is wasted
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # also for the consumer's thread, which makes its own loop
     with asyncio.Runner() as runner:
         return runner.run(_run(settings, reached))
