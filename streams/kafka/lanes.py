@@ -20,6 +20,7 @@ process ends, and the next one starts from what was committed.
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
@@ -116,7 +117,7 @@ class LaneClosedError(Exception):
     """The partition was revoked while the lane waited."""
 
 
-class Lane:
+class Lane(ABC):
     """The common part: batches in order, poison, standing still and going on."""
 
     def __init__(
@@ -168,7 +169,7 @@ class Lane:
             await asyncio.wait([self._task])
         await self.release()
 
-    async def release(self) -> None:
+    async def release(self) -> None:  # noqa: B027 - a lane may hold nothing
         """Let go of what the lane holds."""
 
     async def _run(self) -> None:
@@ -273,14 +274,17 @@ class Lane:
         if waited is not None:
             await waited
 
+    @abstractmethod
     def _fold_record(self, record: Record, effects: Effects) -> None:
-        raise NotImplementedError
+        """Fold one record; whatever it raises is poison, but for NOT_POISON."""
 
+    @abstractmethod
     async def _tick(self, batch: Batch) -> None:
-        raise NotImplementedError
+        """Do what has fallen due."""
 
+    @abstractmethod
     async def _commit(self, batch: Batch, effects: Effects) -> None:
-        raise NotImplementedError
+        """Make the effects true, and the position with them."""
 
 
 class StatefulLane(Lane):
