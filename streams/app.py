@@ -12,7 +12,7 @@ from faust.types import TP
 from prometheus_client import CollectorRegistry
 
 from streams import __version__, topics
-from streams.agents import normalise, sends, track
+from streams.agents import monitor, normalise, sends, track
 from streams.kafka.application import BatchedApp
 from streams.kafka.control import ControlTopic
 from streams.kafka.dead_letters import DeadLetters
@@ -27,8 +27,9 @@ from streams.kafka.transport import CODEC, SCHEME, Batching, register
 from streams.kafka.watchdog import Watchdog
 from streams.metrics import Metrics
 from streams.observe import Health, Observer, Reached
+from streams.policies import policies_of
 from streams.providers import PROVIDERS
-from streams.records import due_of_row
+from streams.records import due_of_row, watch_of_row
 from streams.settings import Settings
 from streams.web.health import HealthServer
 
@@ -78,17 +79,21 @@ def build(settings: Settings, *, reached: Reached = nothing_reached) -> Worker:
     app.batching = Batching(
         max_records=settings.worker.batch_records,
         max_bytes=settings.worker.batch_bytes,
-        tick_topics=frozenset({topics.EVENTS}),
+        tick_topics=frozenset({topics.EVENTS, topics.DEFERRALS}),
         tick_interval_s=settings.worker.tick_interval_s,
         client_options=client_options,
     )
     app.progress = Progress(
         client_options=client_options,
         group_id=settings.worker.app_id,
-        upstream_topics={topics.EVENTS: (*_raw_topics(settings), topics.SENDS)},
+        upstream_topics={
+            topics.EVENTS: (*_raw_topics(settings), topics.SENDS),
+            topics.DEFERRALS: (*_raw_topics(settings), topics.SENDS, topics.EVENTS),
+        },
+        shared_topics=frozenset(_raw_topics(settings)),
     )
     app.lanes = Lanes(close_timeout_s=settings.kafka.commit_deadline_s + 5, on_crash=on_crash)
-    app.restoring = _restoring(settings, publisher, observer, on_crash)
+    app.restoring = _restoring(settings, publisher, observer, on_crash, app.progress)
     _declare(app, settings)
     watchdog = Watchdog(limit_s=settings.worker.watchdog_s, on_stall=on_crash)
     health = Health(
@@ -144,18 +149,25 @@ def _faust_app(settings: Settings) -> BatchedApp:
 
 
 def _declare(app: BatchedApp, settings: Settings) -> None:
-    """Declare to Faust what it serves: the table, the topics, the agents."""
-    app.Table(topics.DELIVERIES_TABLE, key_type=bytes, value_type=bytes, partitions=settings.topics.partitions)
+    """Declare to Faust what it serves: the tables, the topics, the agents."""
+    for table in (topics.DELIVERIES_TABLE, topics.OPEN_DEFERRALS_TABLE):
+        app.Table(table, key_type=bytes, value_type=bytes, partitions=settings.topics.partitions)
     raw = app.topic(*_raw_topics(settings), key_serializer="raw", value_serializer=CODEC)
     told = app.topic(topics.SENDS, key_serializer="raw", value_serializer=CODEC)
     events = app.topic(topics.EVENTS, key_serializer="raw", value_serializer=CODEC)
+    deferrals = app.topic(topics.DEFERRALS, key_serializer="raw", value_serializer=CODEC)
     app.agent(raw, name=normalise.STAGE)(normalise.agent(app.lanes))
     app.agent(told, name=sends.STAGE)(sends.agent(app.lanes))
     app.agent(events, name=track.STAGE)(track.agent(app.lanes))
+    app.agent(deferrals, name=monitor.STAGE)(monitor.agent(app.lanes))
 
 
 def _restoring(
-    settings: Settings, publisher: Publisher, observer: Observer, on_crash: Callable[[BaseException], None]
+    settings: Settings,
+    publisher: Publisher,
+    observer: Observer,
+    on_crash: Callable[[BaseException], None],
+    progress: Progress,
 ) -> Restoring:
     app_id = settings.worker.app_id
     client_options = settings.kafka.client_options()
@@ -176,7 +188,7 @@ def _restoring(
         )
 
     return Restoring(
-        stateful=(_track(settings),),
+        stateful=(_track(settings), _monitor(settings, observer.metrics, progress)),
         stateless=(
             *(_normalise(settings, name, dead_letters) for name in settings.topics.providers),
             _sends(settings),
@@ -215,16 +227,44 @@ def _track(settings: Settings) -> StatefulStage:
         fold=track.Track(
             status_changed_topic=topics.STATUS_CHANGED,
             status_topic=topics.STATUS,
-            support_contacts={
-                name: account.support_contact
-                for name, account in settings.accounts.items()
-                if account.support_contact is not None
-            },
-            warn_after_us=int(settings.delivery.warn_after_s * MICROSECONDS),
+            deferrals_topic=topics.DEFERRALS,
+            support_contacts=_support_contacts(settings),
+            warn_after_us=int(settings.deferrals.warn_after_s * MICROSECONDS),
             expire_after_us=int(settings.delivery.expire_after_days * DAY_US),
+            objective_us=int(settings.deferrals.objective_s * MICROSECONDS),
         ),
         due_of=due_of_row,
+        watch_of=watch_of_row,
     )
+
+
+def _monitor(settings: Settings, metrics: Metrics, progress: Progress) -> StatefulStage:
+    fold = monitor.Monitor(
+        alerts_topic=topics.DEFERRAL_ALERTS,
+        policies=policies_of(settings),
+        support_contacts=_support_contacts(settings),
+        held=lambda provider: progress.stopped(topics.raw_topic(provider)),
+        gauges=metrics.open_deferrals,
+    )
+    for provider, policy in fold.policies.default.items():
+        metrics.retry_window.labels(provider).set(policy.retry_window / MICROSECONDS)
+    return StatefulStage(
+        name=monitor.STAGE,
+        source_topic=topics.DEFERRALS,
+        changelog_topic=topics.changelog_topic(settings.worker.app_id, topics.OPEN_DEFERRALS_TABLE),
+        table=topics.OPEN_DEFERRALS_TABLE,
+        fold=fold,
+        due_of=fold.due_of,
+        watch_of=lambda _row: None,
+    )
+
+
+def _support_contacts(settings: Settings) -> dict[str, str]:
+    return {
+        name: account.support_contact
+        for name, account in settings.accounts.items()
+        if account.support_contact is not None
+    }
 
 
 def _normalise(settings: Settings, provider: str, dead_letters: DeadLetters) -> StatelessStage:

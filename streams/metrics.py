@@ -9,7 +9,18 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from streams.collectors import BulkHistogram, OpenDeferrals
+from streams.domain.deferrals import Level
+from streams.domain.destinations import DESTINATIONS
+from streams.domain.objective import Judgement
+from streams.domain.reasons import ReasonClass
+from streams.domain.status import Status
+from streams.providers import PROVIDERS, UNKNOWN
+
 BATCH_SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+DELIVERY_SECONDS = (1, 5, 15, 30, 60, 120, 300, 900, 1800, 3600, 14_400, 43_200, 86_400, 259_200)
+PROVIDER_LABELS = (*PROVIDERS, UNKNOWN)
+ALERTS = (Level.RAISED, Level.ESCALATED, Level.OVERDUE)
 DELAY_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 
 
@@ -23,6 +34,16 @@ class Metrics:
     events: Counter
     status_changes: Counter
     expired: Counter
+    time_to_deliver: BulkHistogram
+    objective: Counter
+    without_word: Counter
+    deferrals: Counter
+    alerts: Counter
+    open_deferrals: OpenDeferrals
+    retry_window: Gauge
+    monitor_run: Histogram
+    monitor_last_run: Gauge
+    monitor_clock: Gauge
     clock_skew: Counter
     dead_letters: Counter
     batches: Histogram
@@ -60,11 +81,63 @@ class Metrics:
             status_changes=Counter(
                 "mailstreams_status_changes",
                 "Status-changed records, by the status after the change",
-                ["provider", "status"],
+                ["provider", "destination", "status"],
                 registry=registry,
             ),
             expired=Counter(
                 "mailstreams_deliveries_expired", "Deliveries forgotten after their time", registry=registry
+            ),
+            time_to_deliver=BulkHistogram(
+                "mailstreams_time_to_deliver_seconds",
+                "From the provider's acceptance of a message to its delivery; what is not delivered is not in it",
+                ["provider", "destination"],
+                DELIVERY_SECONDS,
+                registry,
+            ),
+            objective=Counter(
+                "mailstreams_objective",
+                "Messages by whether they were delivered in time; each counted once, at its delivery or its deadline",
+                ["provider", "outcome"],
+                registry=registry,
+            ),
+            without_word=Counter(
+                "mailstreams_deliveries_without_word",
+                "Messages of which the provider said nothing for 24 h after it took them",
+                ["provider"],
+                registry=registry,
+            ),
+            deferrals=Counter(
+                "mailstreams_deferrals",
+                "Deferred attempts, by why",
+                ["provider", "destination", "reason_class"],
+                registry=registry,
+            ),
+            alerts=Counter(
+                "mailstreams_deferral_alerts", "Alerts told of deferrals", ["provider", "level"], registry=registry
+            ),
+            open_deferrals=OpenDeferrals("mailstreams", ALERTS, registry),
+            retry_window=Gauge(
+                "mailstreams_retry_window_seconds",
+                "How long the provider tries again, as far as the settings know",
+                ["provider"],
+                registry=registry,
+            ),
+            monitor_run=Histogram(
+                "mailstreams_monitor_run_seconds",
+                "Time of one tick of the monitor, of one partition",
+                buckets=BATCH_SECONDS,
+                registry=registry,
+            ),
+            monitor_last_run=Gauge(
+                "mailstreams_monitor_last_run_timestamp_seconds",
+                "When a tick of the monitor was last done",
+                registry=registry,
+            ),
+            monitor_clock=Gauge(
+                "mailstreams_monitor_clock_timestamp_seconds",
+                "What time it was for the last tick of each partition; behind while something upstream is unread",
+                ["partition"],
+                registry=registry,
             ),
             clock_skew=Counter(
                 "mailstreams_clock_skew_events",
@@ -129,7 +202,22 @@ class Metrics:
             ),
         )
         metrics.build_info.labels(version).set(1)
+        metrics._initialise()
         return metrics
+
+    def _initialise(self) -> None:
+        """Give every series its 0 that can be known beforehand: one that is born at 20 loses its first step."""
+        for provider in PROVIDER_LABELS:
+            self.without_word.labels(provider)
+            for judgement in Judgement:
+                self.objective.labels(provider, judgement)
+            for level in Level:
+                self.alerts.labels(provider, level)
+            for destination in DESTINATIONS:
+                for status in Status:
+                    self.status_changes.labels(provider, destination, status)
+                for reason_class in ReasonClass:
+                    self.deferrals.labels(provider, destination, reason_class)
 
 
 REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -226,4 +314,77 @@ class IngressMetrics:
         metrics.build_info.labels(version).set(1)
         for outcome in ("fetched", "failed"):
             metrics.certificates.labels(outcome)
+        return metrics
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryMetrics:
+    """The metrics of one history service. ``page`` is the name of a route, of a closed set."""
+
+    registry: CollectorRegistry
+    build_info: Gauge
+    records: Counter
+    batch_seconds: Histogram
+    delay: Histogram
+    lag: Gauge
+    skipped_offsets: Counter
+    forgotten: Counter
+    ready: Gauge
+    requests: Counter
+    request_seconds: Histogram
+    streams: Gauge
+
+    @classmethod
+    def create(cls, registry: CollectorRegistry, *, version: str) -> "HistoryMetrics":
+        """Define all of them on ``registry``."""
+        metrics = cls(
+            registry=registry,
+            build_info=Gauge("mailstreams_build_info", "1, by version", ["version"], registry=registry),
+            records=Counter(
+                "mailstreams_history_records",
+                "Records read, by what became of them: applied, known, malformed",
+                ["topic", "outcome"],
+                registry=registry,
+            ),
+            batch_seconds=Histogram(
+                "mailstreams_history_batch_seconds",
+                "Time of one transaction of the projection, decoding included",
+                buckets=BATCH_SECONDS,
+                registry=registry,
+            ),
+            delay=Histogram(
+                "mailstreams_history_delay_seconds",
+                "From the broker's timestamp of a batch's first record until it can be seen",
+                buckets=DELAY_SECONDS,
+                registry=registry,
+            ),
+            lag=Gauge("mailstreams_history_lag_records", "Offsets not yet read", ["topic"], registry=registry),
+            skipped_offsets=Counter(
+                "mailstreams_history_skipped_offsets",
+                "Offsets that retention deleted before they were read",
+                ["topic"],
+                registry=registry,
+            ),
+            forgotten=Counter(
+                "mailstreams_history_deliveries_forgotten", "Deliveries deleted after their time", registry=registry
+            ),
+            ready=Gauge(
+                "mailstreams_ready", "1 when the history can be seen and follows the topics", registry=registry
+            ),
+            requests=Counter(
+                "mailstreams_history_requests",
+                "Requests answered, by page and code",
+                ["page", "code"],
+                registry=registry,
+            ),
+            request_seconds=Histogram(
+                "mailstreams_history_request_seconds",
+                "From a request's head to its answer",
+                ["page"],
+                buckets=REQUEST_SECONDS,
+                registry=registry,
+            ),
+            streams=Gauge("mailstreams_history_streams", "Live views that are open", registry=registry),
+        )
+        metrics.build_info.labels(version).set(1)
         return metrics

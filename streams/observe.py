@@ -4,23 +4,27 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 from faust.types import TP
 
+from streams.agents.monitor import STAGE as MONITOR
+from streams.collectors import Open
 from streams.kafka.batches import Batch
 from streams.kafka.lanes import Effects, Lanes
 from streams.kafka.progress import Progress, Standing
 from streams.kafka.restore import LaneTableManager
 from streams.kafka.watchdog import Watchdog
 from streams.metrics import Metrics
-from streams.providers import PROVIDERS
+from streams.providers import label_of
 
 logger = logging.getLogger(__name__)
 
-UNKNOWN_PROVIDER = "unknown"
-"""The label of every provider that is not built in: the name in an event is whatever its writer put there."""
-_BY_PROVIDER = frozenset({"requests", "events", "changes", "clock_skew"})
-"""Counts whose first label is the provider."""
+_BY_PROVIDER = frozenset(
+    {"requests", "events", "changes", "clock_skew", "objective", "without_word", "deferrals", "alerts"}
+)
+"""Counts whose first label is the provider: the name in an event is whatever its writer put there."""
+MICROSECONDS = 1_000_000
 
 Reached = Callable[[str, TP], Awaitable[None] | None]
 
@@ -43,6 +47,19 @@ class Observer:
         if batch.records:
             metrics.batch_records.labels(stage).observe(len(batch.records))
             metrics.processing_delay.labels(stage).observe(max(now - batch.records[-1].timestamp / 1000, 0))
+        self._count(tp.partition, effects)
+        logger.debug("%s/%s: %d records in %.3f s", tp.topic, tp.partition, len(batch.records), seconds)
+
+    def ticked(self, tp: TP, batch: Batch, effects: Effects, seconds: float, stage: str) -> None:
+        """Count what a tick did, and that the monitor is alive."""
+        self._count(tp.partition, effects)
+        if stage == MONITOR and batch.now is not None:
+            self.metrics.monitor_run.observe(seconds)
+            self.metrics.monitor_last_run.set(time.time())
+            self.metrics.monitor_clock.labels(str(tp.partition)).set(batch.now / MICROSECONDS)
+
+    def _count(self, partition: int, effects: Effects) -> None:
+        metrics = self.metrics
         counters = {
             "requests": metrics.requests,
             "events": metrics.events,
@@ -50,13 +67,21 @@ class Observer:
             "expired": metrics.expired,
             "clock_skew": metrics.clock_skew,
             "dead_letters": metrics.dead_letters,
+            "objective": metrics.objective,
+            "without_word": metrics.without_word,
+            "deferrals": metrics.deferrals,
+            "alerts": metrics.alerts,
         }
         for (name, *labels), n in effects.counts.items():
-            if name in _BY_PROVIDER and labels[0] not in PROVIDERS:
-                labels[0] = UNKNOWN_PROVIDER
-            counter = counters[name]
+            if name == "open_deferrals":
+                metrics.open_deferrals.add(partition, cast("Open", tuple(labels)), n)
+                continue
+            if name in _BY_PROVIDER:
+                labels[0] = label_of(str(labels[0]))
+            counter = counters[str(name)]
             (counter.labels(*labels) if labels else counter).inc(n)
-        logger.debug("%s/%s: %d records in %.3f s", tp.topic, tp.partition, len(batch.records), seconds)
+        for (_, provider, destination), values in effects.observations.items():
+            metrics.time_to_deliver.observe((label_of(provider), destination), values)
 
     def stopped(self, tp: TP, reason: str) -> None:
         """Say that a partition stands, and how to go on."""
@@ -97,6 +122,7 @@ class Observer:
         self.stopped_partitions.clear()
         self.metrics.partitions_stopped.clear()
         self.metrics.lag.clear()
+        self.metrics.monitor_clock.clear()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

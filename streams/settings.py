@@ -134,6 +134,16 @@ def _below(value: float, info: ValidationInfo, *others: str, section: str = "kaf
     return value
 
 
+def _checked_networks(value: tuple[str, ...]) -> tuple[str, ...]:
+    for network in value:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError:
+            message = f"{network!r} is no address and no network such as 10.0.0.0/8"
+            raise ValueError(message) from None
+    return value
+
+
 class Kafka(_Section):
     """How to reach the brokers, and how long to wait for them."""
 
@@ -335,7 +345,10 @@ class Topics(_Section):
         7, "days", "Of `mail.events` and `mail.deferrals`: the timeline that `lookup` can show.", gt=0
     )
     status_changed_retention_days: float = _setting(
-        30, "days", "Of `mail.status-changed`: the longest time a subscriber may be away.", gt=0
+        30,
+        "days",
+        "Of `mail.status-changed` and `mail.deferral-alerts`: the longest time a subscriber may be away.",
+        gt=0,
     )
     dead_letter_retention_days: float = _setting(
         30, "days", "Of `mail.dead-letters`: the time to find, mend and replay what could not be understood.", gt=0
@@ -550,7 +563,11 @@ class Ingress(_Section):
         le=100_000,
     )
     max_memory_mb: int = _setting(
-        256, "MiB", "Bodies of all requests in work together; beyond it 503. It bounds the memory of the process.", ge=8
+        256,
+        "MiB",
+        "Bodies of all requests together, what came of those still coming included. Beyond it the body that has been "
+        "coming for longest makes room, else 503. It bounds the memory of the process.",
+        ge=8,
     )
     rate_per_s: float = _setting(
         5000,
@@ -585,13 +602,7 @@ class Ingress(_Section):
     @field_validator("trusted_proxies")
     @classmethod
     def _check_proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for network in value:
-            try:
-                ipaddress.ip_network(network)
-            except ValueError:
-                message = f"{network!r} is no address and no network such as 10.0.0.0/8"
-                raise ValueError(message) from None
-        return value
+        return _checked_networks(value)
 
     @field_validator("public_url")
     @classmethod
@@ -623,6 +634,97 @@ class Ingress(_Section):
         return context
 
 
+class History(_Section):
+    """The pages and the JSON interface where the sender looks: `mailstreams history`. See docs/history.md."""
+
+    host: Annotated[str, StringConstraints(min_length=1)] = _setting(
+        "127.0.0.1",
+        "host name or address",
+        "The address to listen on. This machine only by default. Any other one needs `trusted_proxies` or an account's "
+        "`history_keys`: without them whoever reaches the port sees every recipient.",
+    )
+    port: int = _setting(
+        19103, "port", "Serves the pages and `/api/v1`, nothing else. 0 takes any free one.", ge=0, le=32767
+    )
+    admin_host: Annotated[str, StringConstraints(min_length=1)] = _setting(
+        "127.0.0.1",
+        "host name or address",
+        "Where `/metrics`, `/livez` and `/readyz` are served: apart from the pages, as they have no login.",
+    )
+    admin_port: int = _setting(19104, "port", "Of `admin_host`. 0 takes any free one.", ge=0, le=32767)
+    database_url: SecretStr = _setting(
+        SecretStr("sqlite:///./var/history/history.db"),
+        "URL",
+        "Where the history is kept: `sqlite:///PATH` (four slashes before an absolute path), or "
+        "`postgresql://USER:PASSWORD@HOST/DATABASE`, for which `mailstreams[postgresql]` is installed. The tables are made "
+        "and migrated at each start. One process writes to a database.",
+    )
+    trusted_proxies: _Names = _setting(
+        (),
+        "addresses or networks (CIDR), comma-separated",
+        "Only from these is `accounts_header` believed; from anybody else it is a claim, and counts for nothing.",
+    )
+    accounts_header: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,64}$")] = _setting(
+        "X-Mailstreams-Accounts",
+        "name of a header",
+        "In which a trusted proxy says whose deliveries the person may see: accounts, comma-separated, or `*` for all. "
+        "The proxy has to remove it from what comes from outside.",
+    )
+    public_hosts: _Names = _setting(
+        (),
+        "host names, comma-separated",
+        "What browsers call it by, without a port, besides this machine's own names and `host`. Requests for another "
+        "name are refused, so that no foreign page can read the history by pointing its own name here (DNS rebinding).",
+    )
+    page_size: int = _setting(
+        50, "deliveries", "On one page, and in one answer of the interface unless it asks.", ge=1, le=200
+    )
+    export_rows: int = _setting(10_000, "deliveries", "A CSV file has at most so many.", ge=1, le=1_000_000)
+    retention_days: float = _setting(
+        400,
+        "days",
+        "After its last news a delivery is deleted here, with its timeline; a year and a month by default, for the yearly "
+        "accounts. It may be longer than the topics keep: then `mailstreams history rebuild` cannot bring back all of it.",
+        ge=1,
+    )
+    batch_records: int = _setting(
+        5000, "records", "Most records in one transaction; more is faster while catching up.", ge=1, le=50_000
+    )
+    query_timeout_s: float = _setting(
+        5, "seconds", "A question to the database that takes longer is given up and answered 503.", gt=0, le=300
+    )
+    read_timeout_s: float = _setting(
+        10, "seconds", "The body of a request must come within so long, else 408.", gt=0, le=300
+    )
+    max_requests: int = _setting(100, "count", "More requests in work at once are answered 503.", ge=1, le=10_000)
+    max_streams: int = _setting(
+        500,
+        "count",
+        "More live views at once are answered 503; a page without one shows the same, once.",
+        ge=0,
+        le=100_000,
+    )
+    shutdown_s: float = _setting(
+        10,
+        "seconds",
+        "An orderly stop lets the requests in work finish for so long; below the supervisor's patience.",
+        gt=0,
+    )
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return _checked_networks(value)
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database(cls, value: SecretStr) -> SecretStr:
+        if re.match(r"^(sqlite:///.|postgresql(\+psycopg)?://.)", value.get_secret_value()) is None:
+            message = "neither sqlite:///PATH nor postgresql://USER:PASSWORD@HOST/DATABASE"
+            raise ValueError(message)
+        return value
+
+
 class Delivery(_Section):
     """What a delivery is and when it is forgotten."""
 
@@ -632,13 +734,6 @@ class Delivery(_Section):
         "After its last event a delivery is forgotten and its record in `mail.status` removed; longer than any "
         "provider reports on a message, so that no late event begins it anew.",
         ge=1,
-    )
-    warn_after_s: float = _setting(
-        3600,
-        "seconds",
-        "The advice for a deferred delivery says to contact the recipient from so long after the first deferral on; "
-        "greylisting and short outages are over by then.",
-        ge=0,
     )
     reference_keys: _Names = _setting(
         ("reference", "invoice", "invoice_id", "invoice_number"),
@@ -689,6 +784,74 @@ class Webhook(_Section):
         return value
 
 
+RETRY_WINDOWS_S: Final[Mapping[str, float]] = {
+    "sendgrid": 72 * 3600,
+    "amazon_ses": 14 * 3600,  # the most, and the default, of its MaxDeliverySeconds
+    "mailgun": 8 * 3600,
+}
+"""How long each provider tries again by default, in seconds."""
+OTHER_RETRY_WINDOW_S: Final = 72 * 3600.0
+
+
+class Deferrals(_Section):
+    """When the monitor alerts on deliveries that stay deferred, and what "in time" means: docs/deferrals.md."""
+
+    warn_after_s: float = _setting(
+        3600,
+        "seconds",
+        "A delivery deferred for so long is raised on `mail.deferral-alerts`, and its advice says to contact the "
+        "recipient from then on; greylisting and short outages are over by then.",
+        gt=0,
+    )
+    escalate_after_s: float | None = _setting(
+        None,
+        "seconds",
+        "And escalated after so long. Without it the smaller of 12 h and three quarters of the provider's retry window, "
+        "so that there is time to send it by another way.",
+        gt=0,
+    )
+    retry_window_s: float | None = _setting(
+        None,
+        "seconds",
+        "How long the provider tries again, where it names no end itself. Without it what the provider documents: "
+        "SendGrid 72 h, Amazon SES 14 h, Mailgun 8 h, else 72 h.",
+        gt=0,
+    )
+    overdue_slack_s: float = _setting(
+        3600,
+        "seconds",
+        "The provider's final word may come so long after the end of its retry window; then the delivery is overdue.",
+        ge=0,
+    )
+    objective_s: float = _setting(
+        900,
+        "seconds",
+        "A message delivered within so long after the provider took it met the objective; "
+        "`mailstreams_objective_total` counts them.",
+        gt=0,
+    )
+
+    @field_validator("escalate_after_s")
+    @classmethod
+    def _check_escalation(cls, value: float | None, info: ValidationInfo) -> float | None:
+        warn_after_s = info.data.get("warn_after_s")
+        if value is not None and warn_after_s is not None and value <= warn_after_s:
+            message = f"{value:g} s must be above warn_after_s ({warn_after_s:g} s)"
+            raise ValueError(message)
+        return value
+
+
+class DeferralOverrides(_Section):
+    """What differs from `deferrals` for one account at one provider."""
+
+    warn_after_s: float | None = _setting(None, "seconds", "Instead of `deferrals.warn_after_s`.", gt=0)
+    escalate_after_s: float | None = _setting(None, "seconds", "Instead of `deferrals.escalate_after_s`.", gt=0)
+    retry_window_s: float | None = _setting(
+        None, "seconds", "Instead of `deferrals.retry_window_s`: what is set up at the provider for this account.", gt=0
+    )
+    overdue_slack_s: float | None = _setting(None, "seconds", "Instead of `deferrals.overdue_slack_s`.", ge=0)
+
+
 class Account(_Section):
     """One account at a provider."""
 
@@ -703,11 +866,32 @@ class Account(_Section):
         "Of the keys with which the application may `POST /sends` for this account: the key itself is nowhere here. "
         "`printf %s KEY | sha256sum` gives it.",
     )
+    history_keys: _Digests = _setting(
+        (),
+        "SHA-256 in hexadecimal, comma-separated",
+        "Of the keys with which this account's deliveries, and no others, may be read from `mailstreams history`, by "
+        "`Authorization: Bearer KEY` or as a browser's password. Made like `api_keys`, and never the same ones.",
+    )
     webhooks: dict[str, Webhook] = _setting(
         {},
         "table: provider -> the settings below",
         "The providers that may send webhooks for this account to `/webhooks/PROVIDER/NAME`.",
     )
+
+    deferrals: dict[str, DeferralOverrides] = _setting(
+        {},
+        "table: provider -> the settings below",
+        "Another policy for this account's deferred deliveries at a provider.",
+    )
+
+    @field_validator("deferrals")
+    @classmethod
+    def _check_deferrals(cls, value: dict[str, DeferralOverrides]) -> dict[str, DeferralOverrides]:
+        for name in value:
+            if name not in PROVIDERS:
+                message = f"unknown provider {name!r}{_suggestion(name, PROVIDERS)}"
+                raise ValueError(message)
+        return value
 
     @field_validator("webhooks")
     @classmethod
@@ -735,7 +919,9 @@ class Settings(_Section):
     worker: Worker = Worker()
     web: Web = Web()
     ingress: Ingress = Ingress()
+    history: History = History()
     delivery: Delivery = Delivery()
+    deferrals: Deferrals = Deferrals()
     accounts: dict[_AccountName, Account] = Field(default_factory=dict)
 
     @field_validator("worker")
@@ -847,7 +1033,8 @@ def _reason(details: ErrorDetails) -> str:
     return message[0].lower() + message[1:] if message.startswith(("Input", "Path", "String", "Tuple")) else message
 
 
-_WEBHOOK_DEPTH: Final = 4  # accounts.NAME.webhooks.PROVIDER
+_NESTED_DEPTH: Final = 4  # accounts.NAME.webhooks.PROVIDER
+_NESTED: Final[Mapping[str, type[BaseModel]]] = {"webhooks": Webhook, "deferrals": DeferralOverrides}
 
 
 def _unknown(location: Sequence[str]) -> str:
@@ -855,13 +1042,14 @@ def _unknown(location: Sequence[str]) -> str:
     *parents, name = location
     if not parents:
         return f"unknown section{_suggestion(name, Settings.model_fields)}"
-    section = Webhook if len(parents) == _WEBHOOK_DEPTH and parents[2] == "webhooks" else _section(parents[0])
+    nested = _NESTED.get(parents[2]) if len(parents) == _NESTED_DEPTH and parents[0] == "accounts" else None
+    section = nested or _section(parents[0])
     if similar := get_close_matches(name, section.model_fields, n=1):
         return f"unknown setting; did you mean {similar[0]}?"
     for other in Settings.model_fields:
         if name in _section(other).model_fields and other != "accounts":
             return f"unknown setting; did you mean {other}.{name}?"
-    place = ".".join(parents) if section is Webhook else parents[0]
+    place = ".".join(parents) if nested else parents[0]
     return f"unknown setting; known in {place}: {', '.join(section.model_fields)}"
 
 
@@ -911,7 +1099,8 @@ def _reference_lines() -> Iterator[str]:
     yield "```"
     for section in Settings.model_fields:
         yield from _reference_of_section("accounts.NAME" if section == "accounts" else section, _section(section))
-    yield from _reference_of_section("accounts.NAME.webhooks.PROVIDER", Webhook)
+    for name, model in _NESTED.items():
+        yield from _reference_of_section(f"accounts.NAME.{name}.PROVIDER", model)
 
 
 def _reference_of_section(heading: str, model: type[BaseModel]) -> Iterator[str]:
@@ -930,7 +1119,7 @@ def _reference_of_section(heading: str, model: type[BaseModel]) -> Iterator[str]
         variable = f"{_PREFIX}{heading.replace('.', _DELIMITER).upper()}{_DELIMITER}{name.upper()}"
         if name == "secrets":
             yield f"Environment: `{variable}{_DELIMITER}KEY`, the name of the secret in lower case."
-        elif name != "webhooks":
+        elif name not in _NESTED:
             yield f"Environment: `{variable}`."
         yield ""
         yield field.description or ""
@@ -947,6 +1136,8 @@ def _default_text(field: FieldInfo) -> str:
     assert default is not PydanticUndefined, "every setting has a default"
     if default is None:
         return "none"
+    if isinstance(default, SecretStr):  # what everybody knows is no secret yet
+        default = default.get_secret_value()
     if default == {}:
         return "empty"
     if isinstance(default, bool):

@@ -31,11 +31,14 @@ EVENTS: Final = "mail.events"
 STATUS_CHANGED: Final = "mail.status-changed"
 STATUS: Final = "mail.status"
 DEFERRALS: Final = "mail.deferrals"
+DEFERRAL_ALERTS: Final = "mail.deferral-alerts"
 DEAD_LETTERS: Final = "mail.dead-letters"
 CONTROL: Final = "mail.control"
 
 DELIVERIES_TABLE: Final = "deliveries"
 """The Faust table of the stage ``track``; Faust names its changelog topic after it."""
+OPEN_DEFERRALS_TABLE: Final = "open-deferrals"
+"""That of the stage ``monitor``."""
 
 MAX_RECORD_BYTES: Final = 8 * 1024 * 1024
 """A webhook body, or a batch of records, of at most so many bytes is taken."""
@@ -146,6 +149,14 @@ def all_topics(settings: Settings) -> list[TopicSpec]:
             holds_addresses=True,
         ),
         TopicSpec(
+            name=changelog_topic(settings.worker.app_id, OPEN_DEFERRALS_TABLE),
+            description="internal: what the table `open-deferrals` is rebuilt from",
+            config=compact,
+            partitions=chosen.partitions,
+            fixed_partitions=True,
+            holds_addresses=True,
+        ),
+        TopicSpec(
             name=STATUS_CHANGED,
             description="every change of a delivery's status, exactly once for read_committed readers",
             config={**delete, **_retention(chosen.status_changed_retention_days)},
@@ -165,6 +176,14 @@ def all_topics(settings: Settings) -> list[TopicSpec]:
             name=DEFERRALS,
             description="internal: deferred events, and the status changes of deliveries that were deferred",
             config={**delete, **_retention(chosen.events_retention_days)},
+            partitions=chosen.partitions,
+            fixed_partitions=True,
+            holds_addresses=True,
+        ),
+        TopicSpec(
+            name=DEFERRAL_ALERTS,
+            description="deliveries that stay deferred: raised, escalated, overdue, resolved",
+            config={**delete, **_retention(chosen.status_changed_retention_days)},
             partitions=chosen.partitions,
             fixed_partitions=True,
             holds_addresses=True,

@@ -1,21 +1,26 @@
 """``mail.events`` -> ``mail.status-changed`` and ``mail.status``: facts are kept, a status is derived, changes are told.
 
 Exactly once for ``read_committed`` readers. The rule itself is
-``domain.status.fold``; here it is read, applied and written.
+``domain.status.fold``; here it is read, applied and written. What concerns a
+deferral goes to ``mail.deferrals`` too, for the monitor.
 
-A tick expires deliveries that had no event for a long time: their row, and their
-record in ``mail.status``, become tombstones.
+A tick does two things. It expires deliveries that had no event for a long time:
+their row, and their record in ``mail.status``, become tombstones. And it counts
+those that were not delivered in time (``domain.objective``).
 """
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from faust.streams import Stream
 from faust.types import StreamT
 
 from streams import records
-from streams.domain import status
+from streams.domain import objective, status
+from streams.domain.destinations import destination_of
+from streams.domain.events import EventType
+from streams.domain.status import Delivery, Folded, Kind, Outcome, Status
 from streams.kafka.batches import Batch, Record, Row
 from streams.kafka.lanes import Effects, Lanes
 from streams.kafka.store import Store
@@ -23,6 +28,9 @@ from streams.kafka.store import Store
 STAGE = "track"
 EXPIRED_PER_TICK = 500
 """Bounds the work of one tick; what is left falls due again at the next."""
+WATCHED_PER_TICK = 5_000
+"""The same; nearly all of them were delivered long ago, which is told from the head of the row."""
+MICROSECONDS = 1_000_000
 
 
 def agent(lanes: Lanes) -> Callable[[StreamT[Any]], Awaitable[None]]:
@@ -41,10 +49,18 @@ class Track:
 
     status_changed_topic: str
     status_topic: str
+    deferrals_topic: str
     support_contacts: Mapping[str, str]
     """By account."""
     warn_after_us: int
     expire_after_us: int
+    objective_us: int
+
+    async def opened(self, partition: int, store: Store) -> None:
+        """Nothing to prepare."""
+
+    def closed(self, partition: int) -> None:
+        """Nothing to forget."""
 
     def record(self, record: Record, partition: int, get: Callable[[bytes], bytes | None], effects: Effects) -> None:
         """Fold one event into its delivery.
@@ -60,37 +76,57 @@ class Track:
         row = get(key)
         delivery = None if row is None else records.decode_row(row)
         folded = status.fold(delivery, event, delivery_id=key.decode("ascii"))
-        after = folded.delivery
-        told = None
-        if after is not None and (folded.changed or folded.shown):
-            told = records.encode_status(
-                after,
-                support_contact=self.support_contacts.get(after.account),
-                warn_after_us=self.warn_after_us,
-            )
-        encoded = None if after is None or after is delivery else records.encode_row(after)
+        news = self._news(delivery, folded, event.type)
         # From here on nothing can fail, so that a poison record leaves no trace.
-        if encoded is not None and after is not None:
-            effects.rows[key] = encoded
+        after = folded.delivery
+        if after is not None and news.row is not None:
+            effects.rows[key] = news.row
             if row is None:
                 effects.due_added.append((after.last_received_at, key))
-        if told is not None:
-            shown = Row(key, told, record.timestamp)
+            if after.watch_at is not None and (delivery is None or after.watch_at != delivery.watch_at):
+                effects.watch_added.append((after.watch_at, key))
+        if after is not None and news.status is not None:
+            shown = Row(key, news.status, record.timestamp)
             if folded.changed:
                 effects.emit(self.status_changed_topic, partition, shown)
-                assert after is not None
-                effects.count("changes", after.provider, after.status)
+                effects.count("changes", after.provider, destination_of(after.recipient[2]), after.status)
             effects.emit(self.status_topic, partition, shown)
+        if news.deferral is not None:
+            effects.emit(self.deferrals_topic, partition, Row(key, news.deferral, record.timestamp))
+        if after is not None and news.judged is not None:
+            _count(news.judged, after, effects)
         effects.count("events", event.provider, event.type, folded.outcome)
         if folded.clock_skewed:
             effects.count("clock_skew", event.provider)
 
+    def _news(self, before: Delivery | None, folded: Folded, type_: EventType) -> "_News":
+        """Return what there is to write about a delivery after an event."""
+        after = folded.delivery
+        if after is None or after is before:
+            return _NO_NEWS
+        judged = objective.judge(after, self.objective_us)
+        status_value = deferral = None
+        if folded.changed or folded.shown:
+            status_value = records.encode_status(
+                after,
+                support_contact=self.support_contacts.get(after.account),
+                warn_after_us=self.warn_after_us,
+            )
+        if Kind.DEFERRED in after.facts and _concerns_monitor(before, folded, type_):
+            attempt = type_ is EventType.DEFERRED and folded.outcome is Outcome.APPLIED
+            deferral = records.encode_deferral(after, attempt=attempt)
+        return _News(records.encode_row(after), status_value, deferral, judged)
+
     def tick(self, now: int, partition: int, store: Store, effects: Effects) -> None:
-        """Expire what had no event for ``expire_after_us``.
+        """Expire what is old, and count what is late."""
+        self._expire(now - self.expire_after_us, partition, store, effects)
+        self._watch(now, store, effects)
+
+    def _expire(self, until: int, partition: int, store: Store, effects: Effects) -> None:
+        """Forget deliveries whose last event was at ``until`` or before.
 
         The due index holds the time of some earlier event: a delivery that had a later one moves on in the index.
         """
-        until = now - self.expire_after_us
         for due, key in store.due(until, EXPIRED_PER_TICK):
             effects.due_removed.append((due, key))
             row = store.get(key)
@@ -101,6 +137,57 @@ class Track:
                 effects.due_added.append((last_event_at, key))
                 continue
             effects.rows[key] = None
-            timestamp_ms = (last_event_at + self.expire_after_us) // 1000
-            effects.emit(self.status_topic, partition, Row(key, None, timestamp_ms))
+            expired_at = last_event_at + self.expire_after_us
+            effects.emit(self.status_topic, partition, Row(key, None, expired_at // 1000))
             effects.count("expired")
+            delivery = records.decode_row(row)
+            if delivery.status is Status.DEFERRED:
+                forgotten = records.encode_forgotten(delivery, expired_at)
+                effects.emit(self.deferrals_topic, partition, Row(key, forgotten, expired_at // 1000))
+
+    def _watch(self, now: int, store: Store, effects: Effects) -> None:
+        """Look at the deliveries whose time has come. Most were judged long ago; their rows say so without decoding."""
+        for due, key in store.watched(now, WATCHED_PER_TICK):
+            effects.watch_removed.append((due, key))
+            row = store.get(key)
+            if row is None or key in effects.rows or records.watch_of_row(row) != due:
+                continue
+            delivery = records.decode_row(row)
+            watched = objective.watch(delivery)
+            if watched is None:
+                continue
+            effects.rows[key] = records.encode_row(delivery)
+            if delivery.watch_at is not None:
+                effects.watch_added.append((delivery.watch_at, key))
+            if watched.judgement is not None:
+                effects.count("objective", delivery.provider, watched.judgement)
+            if watched.without_word:
+                effects.count("without_word", delivery.provider)
+
+
+class _News(NamedTuple):
+    """What one event made of its delivery, encoded; None where there is nothing to write."""
+
+    row: bytes | None
+    status: bytes | None
+    deferral: bytes | None
+    judged: objective.Judged | None
+
+
+_NO_NEWS = _News(None, None, None, None)
+
+
+def _concerns_monitor(before: Delivery | None, folded: Folded, type_: EventType) -> bool:
+    """Tell whether the monitor has to know: another attempt, or news of a delivery that is or was deferred."""
+    if type_ is EventType.DEFERRED:
+        return folded.outcome is Outcome.APPLIED
+    assert folded.delivery is not None
+    was_or_is = folded.delivery.status is Status.DEFERRED or (before is not None and before.status is Status.DEFERRED)
+    return was_or_is and (folded.changed or folded.shown)
+
+
+def _count(judged: objective.Judged, delivery: Delivery, effects: Effects) -> None:
+    effects.count("objective", delivery.provider, judged.judgement)
+    if judged.took is not None:
+        destination = destination_of(delivery.recipient[2])
+        effects.observe(judged.took / MICROSECONDS, "time_to_deliver", delivery.provider, destination)

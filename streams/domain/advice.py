@@ -2,7 +2,9 @@
 
 One table, ``ADVICE``, in our own words; below it the causes that choose from
 it. The receiving server's own code (RFC 3463, and the registry that RFC 5248
-began) tells more than the provider's kind of bounce, so it is asked first.
+began) tells more than the provider's kind of bounce, so it is asked first. A
+second table, ``ALERT_ADVICE``, is for the alerts of the deferral monitor: there
+the time to wait is over. No code stands in both.
 
 A ``code`` is part of the public contract: it is never renamed or given another
 meaning. The prose may change. Everything here is shown to people who send
@@ -12,6 +14,7 @@ invoices, not to mail administrators.
 from typing import NamedTuple
 
 from streams.domain.events import BounceKind, SuppressionList
+from streams.domain.reasons import ReasonClass
 from streams.domain.status import Delivery, Kind, Status, from_micros
 
 
@@ -216,6 +219,117 @@ _TABLE = (
 ADVICE = {advice.code: advice for advice in _TABLE}
 """Every advice there is, by code."""
 
+# {support} is filled in by advise_deferral.
+_ALERT_TABLE = (
+    # raised: it waits for longer than usual
+    Advice(
+        "contact_recipient_now",
+        "The recipient's mail server has put the message off for a long time and does not say clearly why. It is "
+        "still tried again.",
+        "Contact the recipient now, by another way than e-mail: ask whether they block us or filter strictly, and "
+        "agree how they get the message if it does not arrive.",
+    ),
+    Advice(
+        "contact_recipient_greylisted",
+        "The recipient's mail server wants to see the message tried again before it takes it, as it does with senders "
+        "that it does not know. This should pass within an hour and has not.",
+        "Contact the recipient now, by another way than e-mail, and ask their mail administrator to let our messages "
+        "pass.",
+    ),
+    Advice(
+        "contact_recipient_held_back",
+        "The recipient's mail server takes few messages from us just now: it limits how many, or is careful with us. "
+        "The message waits in line.",
+        "If it is urgent, contact the recipient now by another way than e-mail. If it happens with several "
+        "recipients, tell {support}.",
+    ),
+    Advice(
+        "contact_recipient_mailbox_full",
+        "The recipient's mailbox has been full for a long time. The message is still tried again.",
+        "Contact the recipient now, by another way than e-mail: ask them to make room, or for another address.",
+    ),
+    Advice(
+        "contact_recipient_unreachable",
+        "The recipient's mail server has not been reachable for a long time, or its domain cannot be looked up. The "
+        "message is still tried again.",
+        "Check the spelling of the part after the @. If it is right, contact the recipient now, by another way than "
+        "e-mail, and ask whether their mail works.",
+    ),
+    Advice(
+        "contact_recipient_encryption",
+        "No encrypted connection with the recipient's mail server comes about, and without one the message is not "
+        "handed over. It is still tried again.",
+        "Tell {support}, and contact the recipient now by another way than e-mail: their mail administrator should "
+        "look at the certificate and the encryption settings of their mail server.",
+    ),
+    Advice(
+        "mend_authentication_now",
+        "The recipient's mail server cannot verify that the message comes from us and keeps putting it off. Other "
+        "recipients will see the same.",
+        "Tell {support} now: the sending domain's SPF, DKIM, DMARC or reverse DNS needs mending. Contact the recipient "
+        "by another way than e-mail if it is urgent.",
+    ),
+    Advice(
+        "wait_for_provider",
+        "Our e-mail provider holds the message back itself, to send no faster than the recipient's side likes. Nobody "
+        "has refused it.",
+        "Wait. If many messages are held back like this, tell {support} that we send too much at once.",
+    ),
+    # escalated: the end of the retry window comes near
+    Advice(
+        "send_by_another_way",
+        "The message is still put off, and our e-mail provider will soon give up. This is the last chance to act "
+        "before it does.",
+        "Do not wait any longer: send it by another way, such as another address, post or a portal, and tell the "
+        "recipient. The message may still arrive as well.",
+    ),
+    # overdue: the window is over, and no final event came
+    Advice(
+        "ask_whether_it_arrived",
+        "Our e-mail provider should have delivered the message or given up by now, and has told us neither. Whether "
+        "it arrived is not known.",
+        "Ask the recipient whether it arrived. If it did not, send it by another way. Tell {support}: events of the "
+        "provider may have been lost.",
+    ),
+    # resolved
+    Advice(
+        "resolved_delivered",
+        "The message was put off for a while; the recipient's mail server has now accepted it. That is no proof that "
+        "it is in the inbox.",
+        "Nothing. If it was sent by another way meanwhile, tell the recipient that they have it twice.",
+    ),
+    Advice(
+        "resolved_opened",
+        "The message was put off for a while; it has arrived and was opened.",
+        "Nothing. If it was sent by another way meanwhile, tell the recipient that they have it twice.",
+    ),
+    Advice(
+        "resolved_bounced",
+        "The message was put off for a while and has now been given up or refused. It will not be tried again.",
+        "Send it by another way. The delivery's own status says why it came back and what to do about the address.",
+    ),
+    Advice(
+        "resolved_dropped",
+        "The message was put off, and our e-mail provider then took it back without delivering it. It will not be "
+        "tried again.",
+        "Send it by another way. The delivery's own status says which list holds it back, if one does; {support} can "
+        "take the address off.",
+    ),
+    Advice(
+        "resolved_sent",
+        "What we know now says that the message is on its way and is not put off.",
+        "Wait. It will become delivered, or something that explains itself.",
+    ),
+    Advice(
+        "resolved_expired",
+        "The message was put off, no final word ever came, and we no longer keep track of it. Whether it arrived is "
+        "not known.",
+        "Ask the recipient whether it arrived. If it did not, send it by another way.",
+    ),
+)
+ALERT_ADVICE = {advice.code: advice for advice in _ALERT_TABLE}
+"""Every advice of the deferral monitor's alerts, by code."""
+
 # The last two numbers of an enhanced code, else its middle number alone. The first one, 4 or 5, adds nothing to the
 # status: providers give up on a 4.2.2 too.
 _BOUNCED_BY_CODE = {
@@ -261,6 +375,25 @@ _DROPPED_BY_LIST = {
     None: "dropped",
 }
 
+_RAISED_BY_REASON = {
+    ReasonClass.RATE_LIMITED: "contact_recipient_held_back",
+    ReasonClass.GREYLISTED: "contact_recipient_greylisted",
+    ReasonClass.MAILBOX_FULL: "contact_recipient_mailbox_full",
+    ReasonClass.REPUTATION: "contact_recipient_held_back",
+    ReasonClass.DNS: "contact_recipient_unreachable",
+    ReasonClass.TLS: "contact_recipient_encryption",
+    ReasonClass.TIMEOUT: "contact_recipient_unreachable",
+    ReasonClass.POLICY: "contact_recipient_now",
+    ReasonClass.AUTH: "mend_authentication_now",
+    ReasonClass.CONTENT: "contact_recipient_now",
+    ReasonClass.PREEMPTIVE: "wait_for_provider",
+    ReasonClass.UNKNOWN: "contact_recipient_now",
+}
+_BY_LEVEL = {"escalated": "send_by_another_way", "overdue": "ask_whether_it_arrived"}
+_RESOLVED_BY_OUTCOME: dict[str | None, str] = {
+    outcome: f"resolved_{outcome}" for outcome in ("delivered", "opened", "bounced", "dropped", "sent", "expired")
+}
+
 
 def advise(delivery: Delivery, *, support_contact: str | None, warn_after_us: int) -> Advice:
     """Return the advice for a delivery as it stands.
@@ -279,6 +412,33 @@ def advise(delivery: Delivery, *, support_contact: str | None, warn_after_us: in
         "contact_from": _minute(delivery.deferred_since, warn_after_us),
     }
     return Advice(advice.code, advice.meaning.format_map(facts), advice.what_to_do.format_map(facts))
+
+
+def advise_deferral(
+    level: str, outcome: str | None, reason_class: ReasonClass, *, support_contact: str | None
+) -> Advice:
+    """Return the advice for an alert of the deferral monitor.
+
+    Args:
+        level: raised, escalated, overdue or resolved.
+        outcome: What ended the episode, where the level is resolved: delivered, opened, bounced, dropped, sent or
+            expired; else None.
+        reason_class: Why the message was put off last.
+        support_contact: Whom to tell at this account; None: "your support".
+
+    Raises:
+        KeyError: The level or the outcome is none of these.
+    """
+    if level == "resolved":
+        code = _RESOLVED_BY_OUTCOME[outcome]
+    elif level == "raised":
+        code = _RAISED_BY_REASON[reason_class]
+    else:
+        code = _BY_LEVEL[level]
+    advice = ALERT_ADVICE[code]
+    if "{" not in advice.what_to_do:
+        return advice
+    return advice._replace(what_to_do=advice.what_to_do.format_map({"support": support_contact or "your support"}))
 
 
 def _code(delivery: Delivery) -> str:

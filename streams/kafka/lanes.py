@@ -56,16 +56,29 @@ class Effects:
     """Table rows by key; None deletes. Also the overlay that later records of the batch read."""
     due_added: list[tuple[int, bytes]] = field(default_factory=list)
     due_removed: list[tuple[int, bytes]] = field(default_factory=list)
-    counts: dict[tuple[str, ...], int] = field(default_factory=dict)
+    watch_added: list[tuple[int, bytes]] = field(default_factory=list)
+    watch_removed: list[tuple[int, bytes]] = field(default_factory=list)
+    counts: dict[tuple[str | int, ...], int] = field(default_factory=dict)
     """What to add to the metrics when it is committed: (metric, label, ...) -> n."""
+    observations: dict[tuple[str, ...], list[float]] = field(default_factory=dict)
+    """What to observe in histograms then: (metric, label, ...) -> values."""
 
     def emit(self, topic: str, partition: int, row: Row) -> None:
         """Add one output record."""
         self.outputs.setdefault((topic, partition), []).append(row)
 
-    def count(self, *name: str, n: int = 1) -> None:
+    def count(self, *name: str | int, n: int = 1) -> None:
         """Add to a metric."""
         self.counts[name] = self.counts.get(name, 0) + n
+
+    def observe(self, value: float, *name: str) -> None:
+        """Add a value to a histogram."""
+        self.observations.setdefault(name, []).append(value)
+
+    @property
+    def only_indexes(self) -> bool:
+        """Nothing is changed but the indexes, which are local: no transaction is needed."""
+        return not (self.rows or self.outputs)
 
 
 class Hooks(Protocol):
@@ -77,6 +90,9 @@ class Hooks(Protocol):
 
     def committed(self, tp: TP, batch: Batch, effects: Effects, seconds: float, stage: str) -> None:
         """A batch took effect."""
+
+    def ticked(self, tp: TP, batch: Batch, effects: Effects, seconds: float, stage: str) -> None:
+        """A tick was done; it may have had no effect at all."""
 
     def stopped(self, tp: TP, reason: str) -> None:
         """A partition stands: too many bad records."""
@@ -94,6 +110,12 @@ class ResumeCommands(Protocol):
 
 class StatefulFold(Protocol):
     """The stage's own work: pure but for reading the table."""
+
+    async def opened(self, partition: int, store: Store) -> None:
+        """Prepare for the partition, before its first batch. It may take long, and gives the loop its turn."""
+
+    def closed(self, partition: int) -> None:
+        """Forget the partition: it may have another owner."""
 
     def record(self, record: Record, partition: int, get: Callable[[bytes], bytes | None], effects: Effects) -> None:
         """Fold one record. Whatever it raises is poison, so it changes ``effects`` only when nothing can fail."""
@@ -172,10 +194,14 @@ class Lane(ABC):
     async def release(self) -> None:  # noqa: B027 - a lane may hold nothing
         """Let go of what the lane holds."""
 
+    async def _open(self) -> None:  # noqa: B027 - a lane may need nothing
+        """Prepare, before the first batch."""
+
     async def _run(self) -> None:
         if self.stopped is not None:
             self._hooks.stopped(self.tp, self.stopped)
         try:
+            await self._open()
             while not self._closing.is_set():
                 event = await self._inbox.get()
                 if event is None:
@@ -320,16 +346,19 @@ class StatefulLane(Lane):
     def _fold_record(self, record: Record, effects: Effects) -> None:
         self._fold_of.record(record, self.tp.partition, self._get, effects)
 
+    async def _open(self) -> None:
+        await self._fold_of.opened(self.tp.partition, self._store)
+
     async def _tick(self, batch: Batch) -> None:
         assert batch.now is not None
         effects = Effects()
         began = asyncio.get_running_loop().time()
         self._fold_of.tick(batch.now, self.tp.partition, self._store, effects)
-        if effects.rows or effects.outputs:
+        if effects.only_indexes:
+            self._store.write(_changes(effects))
+        else:
             await self._commit(batch, effects)
-            self._hooks.committed(self.tp, batch, effects, asyncio.get_running_loop().time() - began, self.stage)
-        elif effects.due_added or effects.due_removed:  # the index is local: no transaction
-            self._store.write(Changes(due_added=effects.due_added, due_removed=effects.due_removed))
+        self._hooks.ticked(self.tp, batch, effects, asyncio.get_running_loop().time() - began, self.stage)
 
     async def _commit(self, batch: Batch, effects: Effects) -> None:
         position = self._moved(batch)
@@ -344,21 +373,26 @@ class StatefulLane(Lane):
             {(self.tp.topic, self.tp.partition): (position.offset, encoded)},
         )
         await self._reach("committed")
-        self._store.write(
-            Changes(
-                rows=effects.rows,
-                due_added=effects.due_added,
-                due_removed=effects.due_removed,
-                changelog_offset=ends[changelog],
-                position=encoded.encode(),
-            )
-        )
+        self._store.write(_changes(effects, changelog_offset=ends[changelog], position=encoded.encode()))
         self.position = position
         await self._reach("stored")
 
     async def release(self) -> None:
         """Close the producer; the store stays open for the next lane of this partition."""
+        self._fold_of.closed(self.tp.partition)
         await self._writer.close()
+
+
+def _changes(effects: Effects, *, changelog_offset: int | None = None, position: bytes | None = None) -> Changes:
+    return Changes(
+        rows=effects.rows,
+        due_added=effects.due_added,
+        due_removed=effects.due_removed,
+        watch_added=effects.watch_added,
+        watch_removed=effects.watch_removed,
+        changelog_offset=changelog_offset,
+        position=position,
+    )
 
 
 class StatelessLane(Lane):

@@ -4,6 +4,14 @@ The rule for a tick's time: it is the wall clock only when every upstream
 partition was read to its end; else the smallest broker timestamp of the last
 record processed of those that were not. So catching up on a two-hour backlog
 raises no false alarm, and silence still raises a true one. It never goes back.
+Upstream are all partitions of the topics whose records can go to any partition,
+and of those that are partitioned alike only the one with the same number.
+
+A partition that was stopped, because too much of it was poison, waits for a
+person. Where its records can go to any partition it would stop the clock of all,
+and one provider's broken format would silence the alarms of all others. So it
+does not count there; ``stopped`` tells of it those who must not take the silence
+of what is in it for an answer.
 
 All of it comes from one look a second at the broker: end offsets against
 committed positions, whose metadata holds the last timestamp (``poison.Position``).
@@ -39,6 +47,8 @@ class Standing:
     """The committed position; the partition's beginning where nothing was committed."""
     timestamp_ms: int
     """Broker timestamp of the last record processed; -1 if unknown."""
+    stopped: bool = False
+    """It waits for a person to resume it."""
 
     @property
     def lag(self) -> int:
@@ -66,13 +76,24 @@ class Progress:
         client_options: Mapping[str, Any],
         group_id: str,
         upstream_topics: Mapping[str, tuple[str, ...]],
+        shared_topics: frozenset[str],
         interval_s: float = 1.0,
         request_timeout_s: float = 10.0,
     ) -> None:
-        """``upstream_topics``: for each source topic the topics before it, from the source of all on."""
+        """Prepare to look.
+
+        Args:
+            client_options: How to reach the broker.
+            group_id: Whose positions.
+            upstream_topics: For each source topic the topics before it, from the source of all on.
+            shared_topics: Those of them whose records can go to any partition of the next topic.
+            interval_s: Between two looks.
+            request_timeout_s: Of one request.
+        """
         self._client_options = dict(client_options) | {"request_timeout_ms": int(request_timeout_s * 1000)}
         self._group_id = group_id
         self._upstream_topics = upstream_topics
+        self._shared_topics = shared_topics
         self._interval_s = interval_s
         self._consumer: AIOKafkaConsumer | None = None
         self._admin: AIOKafkaAdminClient | None = None
@@ -86,16 +107,23 @@ class Progress:
         """Return what time it is for a tick of ``tp`` (µs), or None when that is not known."""
         if not self.fresh:
             return None
+        before = self._upstream_topics.get(tp.topic, ())
         upstream = [
             standing
-            for standing_tp, standing in self._standings.items()
-            if standing_tp.topic in self._upstream_topics.get(tp.topic, ()) or standing_tp == tp
+            for (topic, partition), standing in self._standings.items()
+            if (topic, partition) == tp
+            or (topic in before and (partition == tp.partition or topic in self._shared_topics))
+            if not (standing.stopped and topic in self._shared_topics)
         ]
         now = time_for_tick(self._wall_us, upstream)
         if now is None:
             return None
         self._now[tp] = max(now, self._now.get(tp, 0))
         return self._now[tp]
+
+    def stopped(self, topic: str) -> bool:
+        """Tell whether a partition of ``topic`` stands, in whichever worker."""
+        return any(standing.stopped for tp, standing in self._standings.items() if tp.topic == topic)
 
     @property
     def fresh(self) -> bool:
@@ -141,8 +169,13 @@ class Progress:
             never = [tp for tp in tps if tp not in committed or committed[tp].offset < 0]
             begins = await consumer.beginning_offsets(never) if never else {}
             for tp in tps:
-                position, timestamp_ms = (begins[tp], -1) if tp in begins else _position_of(committed[tp])
-                standings[TP(tp.topic, tp.partition)] = Standing(ends[tp], position, timestamp_ms)
+                position = Position(begins[tp]) if tp in begins else _position_of(committed[tp])
+                standings[TP(tp.topic, tp.partition)] = Standing(
+                    ends[tp],
+                    position.offset,
+                    position.timestamp_ms,
+                    stopped=position.poison is not None and position.poison.stopped is not None,
+                )
         self._standings = standings
         self._wall_us = wall_us
 
@@ -168,8 +201,10 @@ class Progress:
         return list(topics)
 
 
-def _position_of(committed: OffsetAndMetadata) -> tuple[int, int]:
+def _position_of(committed: OffsetAndMetadata) -> Position:
     try:
-        return committed.offset, Position.decode(committed.metadata).timestamp_ms
+        position = Position.decode(committed.metadata)
     except ValueError:
-        return committed.offset, -1  # committed by another tool, which knows no timestamp
+        return Position(committed.offset)  # committed by another tool, which knows no timestamp
+    position.offset = committed.offset
+    return position

@@ -59,8 +59,10 @@ class StatefulStage:
     changelog_topic: str
     table: str
     fold: StatefulFold
-    due_of: Callable[[bytes], int]
-    """The time (µs) under which a row stands in the due index."""
+    due_of: Callable[[bytes], int | None]
+    """The time (µs) under which a row stands in the due index; None: it does not."""
+    watch_of: Callable[[bytes], int | None]
+    """The same for the watch index."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -439,8 +441,17 @@ class LaneTableManager(TableManager):
                 position = record.value
             else:
                 rows[record.key] = record.value
-        due = [(stage.due_of(row), key) for key, row in rows.items() if row is not None]
-        store.write(Changes(rows=rows, due_added=due, position=position, changelog_offset=records[-1].offset + 1))
+        due = [(at, key) for key, row in rows.items() if row is not None and (at := stage.due_of(row)) is not None]
+        watch = [(at, key) for key, row in rows.items() if row is not None and (at := stage.watch_of(row)) is not None]
+        store.write(
+            Changes(
+                rows=rows,
+                due_added=due,
+                watch_added=watch,
+                position=position,
+                changelog_offset=records[-1].offset + 1,
+            )
+        )
 
 
 async def _bounds(consumer: AIOKafkaConsumer, tps: Any) -> tuple[dict[TP, int], dict[TP, int]]:

@@ -6,8 +6,9 @@ reaches, so that the store always equals the changelog up to ``changelog_offset`
 and everything missing can be read again. A store that is lost or corrupt costs
 time, never data.
 
-Keys: ``r`` + key = a row; ``d`` + 8 bytes + key = an entry of the due index;
-``m`` + name = what is known about the store itself.
+Keys: ``r`` + key = a row; ``d`` + 8 bytes + key = an entry of the due index,
+``w`` + 8 bytes + key = one of the watch index: two lists of keys by time, for two
+kinds of deadlines; ``m`` + name = what is known about the store itself.
 """
 
 import logging
@@ -30,9 +31,10 @@ from rocksdict import (
 
 logger = logging.getLogger(__name__)
 
-ROW, DUE, META = b"r", b"d", b"m"
+ROW, DUE, WATCH, META = b"r", b"d", b"w", b"m"
 CHANGELOG_OFFSET = META + b"changelog-offset"
 POSITION = META + b"position"
+POLICY = META + b"policy"
 CONDEMNED = "CONDEMNED"  # a file beside the database's own: this copy was found corrupt while it was read
 MAX_OPEN_FILES = 256  # per partition; RocksDB's own default is unlimited, Faust's 0.9 of the process's limit
 
@@ -52,10 +54,14 @@ class Changes:
     """Key -> row, or None for a deleted one."""
     due_added: list[tuple[int, bytes]] = field(default_factory=list)
     due_removed: list[tuple[int, bytes]] = field(default_factory=list)
+    watch_added: list[tuple[int, bytes]] = field(default_factory=list)
+    watch_removed: list[tuple[int, bytes]] = field(default_factory=list)
     changelog_offset: int | None = None
     """The changelog is contained up to here (exclusive). None: nothing of this was in the changelog."""
     position: bytes | None = None
     """The reserved row that holds the source position."""
+    policy: bytes | None = None
+    """What the times in the indexes were computed by, so that a change of it is noticed."""
 
 
 class Budget:
@@ -110,14 +116,26 @@ class Store:
         """The reserved row that holds the source position, or None before the first batch."""
         return self._read(POSITION)
 
+    @property
+    def policy(self) -> bytes | None:
+        """What the times in the indexes were computed by, or None if that was never said."""
+        return self._read(POLICY)
+
     def get(self, key: bytes) -> bytes | None:
         """Return the row of ``key``."""
         return self._read(ROW + key)
 
     def due(self, until: int, limit: int) -> list[tuple[int, bytes]]:
         """Return up to ``limit`` entries (due, key) of the due index with ``due <= until``, the earliest first."""
+        return self._until(DUE, until, limit)
+
+    def watched(self, until: int, limit: int) -> list[tuple[int, bytes]]:
+        """Return the same of the watch index."""
+        return self._until(WATCH, until, limit)
+
+    def _until(self, index: bytes, until: int, limit: int) -> list[tuple[int, bytes]]:
         found: list[tuple[int, bytes]] = []
-        for entry, _ in self._entries(DUE):
+        for entry, _ in self._entries(index):
             due = int(_unpack_u64(entry[1:9])[0])
             if due > until or len(found) >= limit:
                 break
@@ -160,10 +178,23 @@ class Store:
                 batch.delete(ROW + key)
             else:
                 batch.put(ROW + key, row)
-        for due, key in changes.due_removed:
-            batch.delete(DUE + _pack_u64(due) + key)
-        for due, key in changes.due_added:
-            batch.put(DUE + _pack_u64(due) + key, b"")
+        for index, removed, added in (
+            (DUE, changes.due_removed, changes.due_added),
+            (WATCH, changes.watch_removed, changes.watch_added),
+        ):
+            for at, key in removed:
+                batch.delete(index + _pack_u64(at) + key)
+            for at, key in added:
+                batch.put(index + _pack_u64(at) + key, b"")
+        self._put_meta(batch, changes)
+        try:
+            self._database.write(batch)
+        except Exception as error:
+            raise self._condemn(error) from error
+
+    def _put_meta(self, batch: WriteBatch, changes: Changes) -> None:
+        if changes.policy is not None:
+            batch.put(POLICY, changes.policy)
         if changes.position is not None:
             batch.put(POSITION, changes.position)
         if changes.changelog_offset is not None:
@@ -172,10 +203,6 @@ class Store:
                 message = f"the store is at changelog offset {stored}, the batch only at {changes.changelog_offset}"
                 raise ValueError(message)
             batch.put(CHANGELOG_OFFSET, _pack_u64(changes.changelog_offset))
-        try:
-            self._database.write(batch)
-        except Exception as error:
-            raise self._condemn(error) from error
 
     def close(self) -> None:
         """Flush and close. The object is of no use afterwards."""

@@ -21,6 +21,7 @@ from streams.providers._contract import (
 
 __all__ = [
     "PROVIDERS",
+    "UNKNOWN",
     "BadElement",
     "Handshake",
     "Normalise",
@@ -31,6 +32,7 @@ __all__ = [
     "VerificationError",
     "Verify",
     "WebhookRequest",
+    "label_of",
 ]
 
 PROVIDERS: dict[str, Provider] = {
@@ -65,3 +67,11 @@ PROVIDERS: dict[str, Provider] = {
     ),
 }
 """Every provider by the name that URLs, topics and settings use; the names never change."""
+
+UNKNOWN = "unknown"
+"""Stands for every other name where names must be few, as in the labels of metrics."""
+
+
+def label_of(provider: str) -> str:
+    """Return a provider's name if it is built in, else ``UNKNOWN``: an event's provider is what its writer put there."""
+    return provider if provider in PROVIDERS else UNKNOWN

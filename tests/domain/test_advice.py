@@ -3,8 +3,10 @@
 import pytest
 from hypothesis import given
 
-from streams.domain.advice import ADVICE, Advice, advise
+from streams.domain.advice import ADVICE, ALERT_ADVICE, Advice, advise, advise_deferral
+from streams.domain.deferrals import Ending, Level
 from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
+from streams.domain.reasons import ReasonClass
 from streams.domain.status import Status
 from tests.domain.deliveries import event, fold_all, histories
 
@@ -100,9 +102,7 @@ def test_no_two_advices_share_a_code_and_each_code_is_a_plain_word() -> None:
     assert all(code.replace("_", "").isalpha() and code.islower() for code in ADVICE)
 
 
-@given(histories)
-def test_whatever_happened_the_advice_has_no_hole(history: list[DeliveryEvent]) -> None:
-    given_advice = advice(*history)
+def assert_has_no_hole(given_advice: Advice) -> None:
     for text in (given_advice.meaning, given_advice.what_to_do):
         assert text.endswith(".")
         assert not set(text) & set("{}")
@@ -110,6 +110,11 @@ def test_whatever_happened_the_advice_has_no_hole(history: list[DeliveryEvent]) 
         assert "None" not in text
         assert "since at" not in text
         assert "at ," not in text
+
+
+@given(histories)
+def test_whatever_happened_the_advice_has_no_hole(history: list[DeliveryEvent]) -> None:
+    assert_has_no_hole(advice(*history))
 
 
 @given(histories)
@@ -145,3 +150,96 @@ def test_delivered_warns_that_it_is_no_proof_of_the_inbox_and_points_to_the_spam
 
 def test_a_deferral_after_a_bounce_does_not_change_what_the_bounce_means() -> None:
     assert advice(*bounce(HARD, "5.1.1"), event(DEFERRED, 900, enhanced_code="4.7.1")).code == "no_such_address"
+
+
+# --- the alerts of the deferral monitor ---
+
+
+def alert_advice(
+    level: str,
+    reason_class: ReasonClass = ReasonClass.UNKNOWN,
+    outcome: str | None = None,
+    support: str | None = "billing support (room 12)",
+) -> Advice:
+    return advise_deferral(level, outcome, reason_class, support_contact=support)
+
+
+ALERTS: list[tuple[str, str, ReasonClass, str | None]] = [
+    ("contact_recipient_held_back", "raised", ReasonClass.RATE_LIMITED, None),
+    ("contact_recipient_greylisted", "raised", ReasonClass.GREYLISTED, None),
+    ("contact_recipient_mailbox_full", "raised", ReasonClass.MAILBOX_FULL, None),
+    ("contact_recipient_held_back", "raised", ReasonClass.REPUTATION, None),
+    ("contact_recipient_unreachable", "raised", ReasonClass.DNS, None),
+    ("contact_recipient_encryption", "raised", ReasonClass.TLS, None),
+    ("contact_recipient_unreachable", "raised", ReasonClass.TIMEOUT, None),
+    ("contact_recipient_now", "raised", ReasonClass.POLICY, None),
+    ("mend_authentication_now", "raised", ReasonClass.AUTH, None),
+    ("contact_recipient_now", "raised", ReasonClass.CONTENT, None),
+    ("wait_for_provider", "raised", ReasonClass.PREEMPTIVE, None),
+    ("contact_recipient_now", "raised", ReasonClass.UNKNOWN, None),
+    ("send_by_another_way", "escalated", ReasonClass.RATE_LIMITED, None),
+    ("ask_whether_it_arrived", "overdue", ReasonClass.UNKNOWN, None),
+    ("resolved_delivered", "resolved", ReasonClass.TIMEOUT, "delivered"),
+    ("resolved_opened", "resolved", ReasonClass.TIMEOUT, "opened"),
+    ("resolved_bounced", "resolved", ReasonClass.TIMEOUT, "bounced"),
+    ("resolved_dropped", "resolved", ReasonClass.TIMEOUT, "dropped"),
+    ("resolved_sent", "resolved", ReasonClass.TIMEOUT, "sent"),
+    ("resolved_expired", "resolved", ReasonClass.TIMEOUT, "expired"),
+]
+
+
+@pytest.mark.parametrize(
+    ("code", "level", "reason_class", "outcome"), ALERTS, ids=[f"{level}-{why}-{end}" for _, level, why, end in ALERTS]
+)
+def test_the_level_the_reason_and_the_outcome_choose_the_advice_of_an_alert(
+    code: str, level: str, reason_class: ReasonClass, outcome: str | None
+) -> None:
+    assert alert_advice(level, reason_class, outcome).code == code
+
+
+def test_every_advice_of_an_alert_can_be_reached() -> None:
+    assert {code for code, *_ in ALERTS} == set(ALERT_ADVICE)
+
+
+@pytest.mark.parametrize("support", [None, "billing support (room 12)"])
+@pytest.mark.parametrize("reason_class", ReasonClass)
+def test_every_alert_that_there_can_be_has_advice_without_a_hole(
+    reason_class: ReasonClass, support: str | None
+) -> None:
+    for level in (Level.RAISED, Level.ESCALATED, Level.OVERDUE):
+        assert_has_no_hole(alert_advice(level, reason_class, None, support))
+    for ending in Ending:
+        assert_has_no_hole(alert_advice(Level.RESOLVED, reason_class, ending, support))
+
+
+def test_a_level_or_an_outcome_that_there_is_not_is_refused() -> None:
+    for level, outcome in (("annulled", None), ("resolved", None), ("resolved", "deferred")):
+        with pytest.raises(KeyError):
+            alert_advice(level, outcome=outcome)
+
+
+def test_no_code_stands_in_both_tables() -> None:
+    assert not set(ADVICE) & set(ALERT_ADVICE)
+    assert all(code == advice.code for code, advice in ALERT_ADVICE.items())
+    assert all(code.replace("_", "").isalpha() and code.islower() for code in ALERT_ADVICE)
+
+
+def test_only_the_providers_own_throttling_tells_to_wait_when_an_alert_is_raised() -> None:
+    waits = [why for why in ReasonClass if alert_advice("raised", why).what_to_do.startswith("Wait")]
+    assert waits == [ReasonClass.PREEMPTIVE]
+
+
+def test_near_the_end_the_sender_is_told_to_use_another_way_whatever_the_reason() -> None:
+    assert {alert_advice("escalated", why).code for why in ReasonClass} == {"send_by_another_way"}
+    assert "last chance" in alert_advice("escalated").meaning
+
+
+def test_an_overdue_alert_claims_neither_that_it_arrived_nor_that_it_did_not() -> None:
+    assert "is not known" in alert_advice("overdue").meaning
+    assert alert_advice("overdue").what_to_do.startswith("Ask the recipient")
+
+
+def test_an_alert_names_the_accounts_contact() -> None:
+    assert "Tell billing support (room 12) now" in alert_advice("raised", ReasonClass.AUTH).what_to_do
+    assert "Tell your support now" in alert_advice("raised", ReasonClass.AUTH, support=None).what_to_do
+    assert "Tell {since} now" in alert_advice("raised", ReasonClass.AUTH, support="{since}").what_to_do

@@ -1,0 +1,177 @@
+"""``mail.deferrals`` -> ``mail.deferral-alerts``: no message stays deferred in silence.
+
+Exactly once for ``read_committed`` readers. The rule itself is
+``domain.deferrals``; here it is read, applied and written. Open episodes are the
+table ``open-deferrals``; its due index holds the next deadline of each, so that a
+tick costs what is due and not what is open, and a restart rebuilds nothing.
+
+Only a tick raises an alert, and its time stands still while anything upstream is
+unread: catching up raises no false alarm. A provider of which a partition of raw
+webhooks stands is *held*: the word that would end its episodes may be in there,
+so its deadlines are looked at again later. ``MailPartitionStopped`` pages then.
+"""
+
+import asyncio
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from faust.streams import Stream
+from faust.types import StreamT
+
+from streams import records
+from streams.collectors import Open, OpenDeferrals, slot_of
+from streams.domain import deferrals
+from streams.domain.deferrals import Alert, Episode
+from streams.domain.destinations import destination_of
+from streams.domain.reasons import classify
+from streams.kafka.batches import Batch, Record, Row
+from streams.kafka.lanes import Effects, Lanes
+from streams.kafka.store import Changes, Store
+from streams.policies import Policies
+from streams.providers import label_of
+
+STAGE = "monitor"
+ALERTS_PER_TICK = 2_000
+"""Deadlines that one tick takes; what is left falls due again at the next."""
+HELD_FOR_US = 30_000_000
+"""A held deadline is looked at again after so long."""
+FOR_EVER = (1 << 63) - 1
+ROWS_PER_SLICE = 2_000
+"""Rows read at the opening of a partition before the loop gets its turn."""
+
+
+def agent(lanes: Lanes) -> Callable[[StreamT[Any]], Awaitable[None]]:
+    """Return the agent: it hands each batch to its partition's lane, which acknowledges it when it took effect."""
+
+    async def monitor(stream: StreamT[Any]) -> None:
+        async for event in cast("Stream[Batch]", stream).noack().events():
+            lanes.take(event)
+
+    return monitor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Monitor:
+    """The fold of ``mail.deferrals`` over the table ``open-deferrals``."""
+
+    alerts_topic: str
+    policies: Policies
+    support_contacts: Mapping[str, str]
+    """By account."""
+    held: Callable[[str], bool]
+    """Whether a provider's deadlines have to wait."""
+    gauges: OpenDeferrals
+
+    async def opened(self, partition: int, store: Store) -> None:
+        """Count what is open; and where the policies are others than before, compute every deadline anew."""
+        digest = self.policies.digest
+        anew = store.policy != digest
+        counts: Counter[Open] = Counter()
+        due: list[tuple[int, bytes]] = []
+        for number, (key, row) in enumerate(store.rows()):
+            episode = records.decode_open_deferral(row)
+            counts[_open(episode)] += 1
+            at = self._next_due(episode) if anew else None
+            if at is not None:
+                due.append((at, key))
+            if number % ROWS_PER_SLICE == ROWS_PER_SLICE - 1:
+                await asyncio.sleep(0)
+        if anew:
+            store.write(Changes(due_removed=store.due(FOR_EVER, sys.maxsize), due_added=due, policy=digest))
+        self.gauges.load(partition, counts)
+
+    def closed(self, partition: int) -> None:
+        """Show nothing of the partition any more."""
+        self.gauges.forget(partition)
+
+    def due_of(self, row: bytes) -> int | None:
+        """Return the next deadline of a row (µs), or None."""
+        return self._next_due(records.decode_open_deferral(row))
+
+    def record(self, record: Record, partition: int, get: Callable[[bytes], bytes | None], effects: Effects) -> None:
+        """Take in what ``track`` says of a delivery.
+
+        Raises:
+            RecordError: it is no such record, or its key is missing.
+        """
+        deferral = records.decode_deferral(record.value)
+        if record.key is None:
+            message = "the key, the delivery id, is missing"
+            raise records.RecordError(message)
+        key = record.key
+        row = get(key)
+        before = None if row is None else records.decode_open_deferral(row)
+        after, alerts = deferrals.observe(before, deferral, self.policies(deferral.account, deferral.provider))
+        told = [self._row_of(key, alert) for alert in alerts]
+        encoded = None if after is None else records.encode_open_deferral(after)
+        # From here on nothing can fail, so that a poison record leaves no trace.
+        if encoded != row:
+            self._replace(key, before, after, encoded, effects)
+        self._tell(partition, alerts, told, effects)
+        if deferral.attempt:
+            class_ = classify(deferral.reason, deferral.smtp_code, deferral.enhanced_code)
+            effects.count("deferrals", deferral.provider, destination_of(deferral.recipient), class_)
+
+    def tick(self, now: int, partition: int, store: Store, effects: Effects) -> None:
+        """Tell what has fallen due.
+
+        An entry of the index can be stale: a restore enters a row once for each version of it.
+        """
+        for due, key in store.due(now, ALERTS_PER_TICK):
+            effects.due_removed.append((due, key))
+            row = store.get(key)
+            if row is None or key in effects.rows:
+                continue
+            before = records.decode_open_deferral(row)
+            if self.held(before.provider):
+                effects.due_added.append((now + HELD_FOR_US, key))
+                continue
+            after, alerts = deferrals.elapse(before, now, self.policies(before.account, before.provider))
+            if not alerts or after is None:
+                continue
+            self._replace(key, before, after, records.encode_open_deferral(after), effects)
+            self._tell(partition, alerts, [self._row_of(key, alert) for alert in alerts], effects)
+
+    def _replace(
+        self, key: bytes, before: Episode | None, after: Episode | None, row: bytes | None, effects: Effects
+    ) -> None:
+        """Put a row in another's place, in the table, in the due index and in the gauges."""
+        effects.rows[key] = row
+        due_before = due_after = None
+        if before is not None:
+            effects.count("open_deferrals", *_open(before), n=-1)
+            due_before = self._next_due(before)
+        if after is not None:
+            effects.count("open_deferrals", *_open(after))
+            due_after = self._next_due(after)
+        if due_before == due_after:
+            return
+        if due_before is not None:
+            effects.due_removed.append((due_before, key))
+        if due_after is not None:
+            effects.due_added.append((due_after, key))
+
+    def _tell(self, partition: int, alerts: Sequence[Alert], told: Sequence[Row], effects: Effects) -> None:
+        for alert, row in zip(alerts, told, strict=True):
+            effects.emit(self.alerts_topic, partition, row)
+            effects.count("alerts", alert.episode.provider, alert.level)
+
+    def _row_of(self, key: bytes, alert: Alert) -> Row:
+        support_contact = self.support_contacts.get(alert.episode.account)
+        return Row(key, records.encode_alert(alert, support_contact=support_contact), alert.due_at // 1000)
+
+    def _next_due(self, episode: Episode) -> int | None:
+        return deferrals.next_due(episode, self.policies(episode.account, episode.provider))
+
+
+def _open(episode: Episode) -> Open:
+    """Return under which key the metrics count an open episode."""
+    return (
+        label_of(episode.provider),
+        episode.destination,
+        deferrals.level_of(episode.told) or "",
+        slot_of(episode.since),
+    )

@@ -1,0 +1,150 @@
+"""Metrics that ``prometheus_client`` has no type for: a histogram fed in bulk, and what is open now.
+
+The rule: nothing here is computed per event. A batch hands over its values at
+once, and a scrape does the arithmetic.
+"""
+
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeHistogramMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+QSHAPE_SECONDS = tuple(300 * 2**n for n in range(9))
+"""Postfix' ``qshape`` buckets: 5, 10, 20, ... 1280 minutes."""
+SLOT_S = 10
+"""Open deferrals are counted by the slot of time in which they began, so that no scrape looks at each of them."""
+
+Open = tuple[str, str, str, int]
+"""(provider, destination, highest level told or "", slot) of open deferrals."""
+
+
+def slot_of(since_us: int) -> int:
+    """Return the slot of a time in microseconds since 1970."""
+    return since_us // (SLOT_S * 1_000_000)
+
+
+class BulkHistogram(Collector):
+    """A histogram that takes many values at once."""
+
+    def __init__(
+        self, name: str, text: str, labels: Sequence[str], buckets: Sequence[float], registry: CollectorRegistry
+    ) -> None:
+        self._name, self._text, self._labels = name, text, labels
+        self._bounds = tuple(buckets)
+        self._counts: dict[tuple[str, ...], list[int]] = {}
+        self._sums: dict[tuple[str, ...], float] = {}
+        registry.register(self)
+
+    def observe(self, labels: tuple[str, ...], values: Iterable[float]) -> None:
+        """Add values to one series."""
+        counts = self._counts.setdefault(labels, [0] * (len(self._bounds) + 1))
+        total = 0.0
+        for value in values:
+            counts[bisect_left(self._bounds, value)] += 1
+            total += value
+        self._sums[labels] = self._sums.get(labels, 0.0) + total
+
+    def describe(self) -> Iterator[Metric]:
+        """Tell the registry what will come."""
+        yield HistogramMetricFamily(self._name, self._text, labels=self._labels)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the histogram for a scrape."""
+        family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
+        for labels, counts in self._counts.items():
+            family.add_metric(list(labels), _cumulated(self._bounds, counts), self._sums[labels])
+        yield family
+
+
+class OpenDeferrals(Collector):
+    """The open deferrals of this worker: how many, how old, which level was told.
+
+    Series exist only while something is open, and only for partitions that this
+    worker owns and has read: a sum over workers neither doubles nor dips for long.
+    """
+
+    def __init__(
+        self, prefix: str, levels: Sequence[str], registry: CollectorRegistry, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._prefix, self._levels, self._clock = prefix, tuple(levels), clock
+        self._open: dict[int, dict[Open, int]] = {}
+        registry.register(self)
+
+    def load(self, partition: int, counts: Mapping[Open, int]) -> None:
+        """Show a partition, as it was found."""
+        self._open[partition] = dict(counts)
+
+    def forget(self, partition: int) -> None:
+        """Show nothing of a partition."""
+        self._open.pop(partition, None)
+
+    def add(self, partition: int, key: Open, n: int) -> None:
+        """Change the count of a partition that is shown."""
+        counts = self._open.get(partition)
+        if counts is not None:
+            left = counts.get(key, 0) + n
+            if left:
+                counts[key] = left
+            else:
+                counts.pop(key, None)
+
+    def describe(self) -> Iterator[Metric]:
+        """Tell the registry what will come."""
+        yield from self._families()
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield all of it for a scrape."""
+        oldest, ages, stuck = self._families()
+        now = self._clock()
+        slots: dict[tuple[str, str], dict[int, int]] = {}
+        told: dict[tuple[str, str, str], int] = {}
+        for counts in self._open.values():
+            for (provider, destination, level, slot), n in counts.items():
+                by_slot = slots.setdefault((provider, destination), {})
+                by_slot[slot] = by_slot.get(slot, 0) + n
+                told[(provider, destination, level)] = told.get((provider, destination, level), 0) + n
+        for (provider, destination), by_slot in slots.items():
+            labels = [provider, destination]
+            oldest.add_metric(labels, float(min(by_slot) * SLOT_S))
+            buckets = [0] * (len(QSHAPE_SECONDS) + 1)
+            total = 0.0
+            for slot, n in by_slot.items():
+                age = max(now - slot * SLOT_S, 0.0)
+                buckets[bisect_left(QSHAPE_SECONDS, age)] += n
+                total += age * n
+            ages.add_metric(labels, _cumulated(QSHAPE_SECONDS, buckets), total)
+            for level in self._levels:
+                stuck.add_metric([*labels, level], told.get((provider, destination, level), 0))
+        yield from (oldest, ages, stuck)
+
+    def _families(self) -> tuple[GaugeMetricFamily, GaugeHistogramMetricFamily, GaugeMetricFamily]:
+        pair = ["provider", "destination"]
+        return (
+            GaugeMetricFamily(
+                f"{self._prefix}_deferred_oldest_timestamp_seconds",
+                "When the oldest open deferral began, to ten seconds; no series while none is open",
+                labels=pair,
+            ),
+            GaugeHistogramMetricFamily(
+                f"{self._prefix}_deferred_age_seconds",
+                "Ages of the open deferrals, in the buckets of Postfix' qshape",
+                labels=pair,
+            ),
+            GaugeMetricFamily(
+                f"{self._prefix}_deferred_stuck",
+                "Open deferrals by the highest level that was told of them",
+                labels=[*pair, "level"],
+            ),
+        )
+
+
+def _cumulated(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:
+    """Return Prometheus' buckets: each counts everything up to its bound."""
+    buckets, seen = [], 0
+    for bound, n in zip((*bounds, float("inf")), counts, strict=True):
+        seen += n
+        buckets.append(("+Inf" if bound == float("inf") else str(float(bound)), float(seen)))
+    return buckets

@@ -1,0 +1,288 @@
+"""Deferral episodes: from when a delivery is put off until it is not, and who is told in between.
+
+An *episode* opens when a delivery's status becomes deferred and closes when it
+becomes anything else. Its age runs from its first deferral. While it is open,
+alerts fall due by age, at most one of each level:
+
+=========  ==========================================================================
+raised     it waits for longer than the policy's warn age
+escalated  the end of the provider's retry window comes near: the last chance to act
+overdue    the window is over, and still no final event came: say so
+resolved   it ended, after at least one of the others was told
+=========  ==========================================================================
+
+The rule: two pure functions. ``observe`` takes in what ``track`` says about a
+delivery; ``elapse`` takes in what time it is. Only ``elapse`` raises alerts, only
+``observe`` resolves them. An alert bears the deadline that fell due, never the
+time at which that was noticed, so that neither a restart nor a backlog shows.
+
+Facts come late. An earlier deferral moves the deadlines forward. A delivery that
+turns out to have ended before the alert's deadline resolves the alert as
+``annulled``: it was wrong. The provider's own throttling (``preemptive``) is
+raised but never escalated: nobody blocks us, and it passes.
+
+Times are integers: microseconds since 1970-01-01T00:00:00Z.
+"""
+
+from dataclasses import dataclass, replace
+from enum import IntFlag, StrEnum
+from typing import NamedTuple
+
+from streams.domain.destinations import destination_of
+from streams.domain.reasons import ReasonClass, classify
+from streams.domain.status import SECOND, Status, later
+
+HOUR = 3600 * SECOND
+ESCALATE_BY = 12 * HOUR
+"""An episode is escalated after so long at the latest, unless the policy says otherwise: half a working day is lost."""
+ESCALATE_SHARE = 0.75
+"""Of the retry window: a quarter of it is left to send the message by another way."""
+
+
+class Level(StrEnum):
+    """What an alert says of its episode; the order is that of growing age."""
+
+    RAISED = "raised"
+    ESCALATED = "escalated"
+    OVERDUE = "overdue"
+    RESOLVED = "resolved"
+
+
+class Ending(StrEnum):
+    """What ended an episode: the status that the delivery has now, or none at all."""
+
+    SENT = "sent"  # not seen in practice: every deferral fact remains
+    DELIVERED = "delivered"
+    OPENED = "opened"
+    BOUNCED = "bounced"
+    DROPPED = "dropped"
+    EXPIRED = "expired"  # the delivery was forgotten, with no final word
+
+
+class Told(IntFlag):
+    """The levels that were told of an open episode."""
+
+    NOTHING = 0
+    RAISED = 1
+    ESCALATED = 2
+    OVERDUE = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """When to alert, for one account at one provider. All in microseconds."""
+
+    warn_after: int
+    """Age at which an episode is raised."""
+    escalate_after: int | None
+    """Age at which it is escalated; None: the smaller of ``ESCALATE_BY`` and ``ESCALATE_SHARE`` of the retry window."""
+    retry_window: int
+    """How long the provider tries again, where it names no end itself."""
+    overdue_slack: int
+    """After the end of the window, the final event may take so long to reach us."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deferral:
+    """What ``track`` says of a delivery that was deferred: a record of ``mail.deferrals``."""
+
+    delivery_id: str
+    account: str
+    provider: str
+    message_id: str
+    recipient: str
+    reference: str | None
+    first_received_at: int
+    revision: int
+    status: Status | None
+    """As it is now; None: the delivery was forgotten."""
+    status_at: int
+    """When it became so: the deciding fact's own time, else when we received it."""
+    first_at: int
+    """The first deferral of all, by its own time, else by when we received it."""
+    last_at: int
+    """The last one."""
+    dropped_at: int | None
+    """The last drop, where there was one: deferrals later than it are another episode's."""
+    attempts: int
+    reason: str | None
+    """This and the two codes are the last deferral's."""
+    smtp_code: int | None
+    enhanced_code: str | None
+    retry_until: int | None
+    """The latest time that the provider itself named for giving up."""
+    attempt: bool
+    """True when one more deferral made track say so; False when something else changed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Episode:
+    """An open episode: a row of ``open-deferrals``."""
+
+    delivery_id: str
+    account: str
+    provider: str
+    message_id: str
+    recipient: str
+    reference: str | None
+    destination: str
+    """Who runs the recipient's mailbox, as far as its domain tells (``domain.destinations``)."""
+    first_received_at: int
+    number: int
+    """The revision of the status change that opened it: it tells the episodes of a delivery apart."""
+    since: int
+    attempts: int
+    reason: str | None
+    smtp_code: int | None
+    enhanced_code: str | None
+    reason_class: ReasonClass
+    retry_until: int | None
+    told: Told = Told.NOTHING
+    first_due: int | None = None
+    """The deadline of the first alert that was told; None: none was."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    """What subscribers are told: a record of ``mail.deferral-alerts``."""
+
+    episode: Episode
+    level: Level
+    due_at: int
+    """The deadline that fell due; of ``resolved``: when the episode ended."""
+    retry_until: int
+    """When the provider gives up, as it says or as the policy supposes."""
+    ending: Ending | None = None
+    """Set exactly when the level is resolved."""
+    annulled: bool = False
+    """It had ended before the first alert's deadline, as is known now: there was no reason to alert."""
+
+    @property
+    def duration(self) -> int | None:
+        """Of a resolved episode, from its first deferral to its end (µs)."""
+        return max(self.due_at - self.episode.since, 0) if self.level is Level.RESOLVED else None
+
+
+class Step(NamedTuple):
+    """What follows: the episode as it stands then (None: there is none open), and the alerts to tell, in order."""
+
+    episode: Episode | None
+    alerts: tuple[Alert, ...] = ()
+
+
+def observe(episode: Episode | None, deferral: Deferral, policy: Policy) -> Step:
+    """Take in what track says of the delivery. Never raises an alert: only time does."""
+    if deferral.status is not Status.DEFERRED:
+        return Step(None) if episode is None else _close(episode, deferral, policy)
+    reason_class = classify(deferral.reason, deferral.smtp_code, deferral.enhanced_code)
+    if episode is None:
+        return Step(
+            Episode(
+                delivery_id=deferral.delivery_id,
+                account=deferral.account,
+                provider=deferral.provider,
+                message_id=deferral.message_id,
+                recipient=deferral.recipient,
+                reference=deferral.reference,
+                destination=destination_of(deferral.recipient),
+                first_received_at=deferral.first_received_at,
+                number=deferral.revision,
+                since=_since(deferral, deferral.last_at),
+                attempts=deferral.attempts,
+                reason=deferral.reason,
+                smtp_code=deferral.smtp_code,
+                enhanced_code=deferral.enhanced_code,
+                reason_class=reason_class,
+                retry_until=deferral.retry_until,
+            )
+        )
+    return Step(
+        replace(
+            episode,
+            recipient=deferral.recipient,
+            reference=deferral.reference,
+            since=min(episode.since, _since(deferral, episode.since)),
+            attempts=deferral.attempts,
+            reason=deferral.reason,
+            smtp_code=deferral.smtp_code,
+            enhanced_code=deferral.enhanced_code,
+            reason_class=reason_class,
+            retry_until=deferral.retry_until,
+        )
+    )
+
+
+def elapse(episode: Episode, now: int, policy: Policy) -> Step:
+    """Take in what time it is: tell every level that has fallen due and was not told."""
+    alerts = []
+    told = episode.told
+    first_due = episode.first_due
+    end = ends_at(episode, policy)
+    for level, due in _deadlines(episode, policy):
+        if due <= now:
+            told |= _TOLD[level]
+            first_due = due if first_due is None else first_due
+            alerts.append((level, due))
+    if not alerts:
+        return Step(episode)
+    after = replace(episode, told=told, first_due=first_due)
+    return Step(after, tuple(Alert(episode=after, level=level, due_at=due, retry_until=end) for level, due in alerts))
+
+
+def next_due(episode: Episode, policy: Policy) -> int | None:
+    """Return the earliest deadline of a level that was not told; None: nothing more falls due."""
+    return min((due for _, due in _deadlines(episode, policy)), default=None)
+
+
+def ends_at(episode: Episode, policy: Policy) -> int:
+    """Return when the provider gives up: as it says, else as the policy supposes."""
+    return episode.since + policy.retry_window if episode.retry_until is None else episode.retry_until
+
+
+def level_of(told: Told) -> Level | None:
+    """Return the highest level that was told; None: none was."""
+    for level in (Level.OVERDUE, Level.ESCALATED, Level.RAISED):
+        if _TOLD[level] & told:
+            return level
+    return None
+
+
+_TOLD = {Level.RAISED: Told.RAISED, Level.ESCALATED: Told.ESCALATED, Level.OVERDUE: Told.OVERDUE}
+
+
+def _deadlines(episode: Episode, policy: Policy) -> list[tuple[Level, int]]:
+    """Return the levels that were not told and can be, each with its deadline, in the order of the levels."""
+    end = ends_at(episode, policy)
+    told = episode.told
+    deadlines = []
+    if not told & Told.RAISED:
+        deadlines.append((Level.RAISED, episode.since + policy.warn_after))
+    if not told & Told.ESCALATED and episode.reason_class is not ReasonClass.PREEMPTIVE:
+        left = max(end - episode.since, 0)
+        chosen = policy.escalate_after
+        after = min(ESCALATE_BY, int(ESCALATE_SHARE * left)) if chosen is None else min(chosen, left)
+        deadlines.append((Level.ESCALATED, episode.since + max(after, policy.warn_after)))
+    if not told & Told.OVERDUE:
+        deadlines.append((Level.OVERDUE, max(end, episode.since + policy.warn_after) + policy.overdue_slack))
+    return deadlines
+
+
+def _since(deferral: Deferral, otherwise: int) -> int:
+    """Return when the episode began. A drop ends one; of the deferrals after it only the last is known for sure."""
+    dropped_at = deferral.dropped_at
+    return deferral.first_at if dropped_at is None or later(deferral.first_at, dropped_at) else otherwise
+
+
+def _close(episode: Episode, deferral: Deferral, policy: Policy) -> Step:
+    if episode.first_due is None:
+        return Step(None)
+    ending = Ending.EXPIRED if deferral.status is None else Ending(deferral.status)
+    resolved = Alert(
+        episode=replace(episode, recipient=deferral.recipient, reference=deferral.reference),
+        level=Level.RESOLVED,
+        due_at=deferral.status_at,
+        retry_until=ends_at(episode, policy),
+        ending=ending,
+        annulled=deferral.status_at < episode.first_due,
+    )
+    return Step(None, (resolved,))

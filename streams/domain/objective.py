@@ -1,0 +1,88 @@
+"""Is mail late? Each message is judged once: at its delivery, or at its deadline if it was not delivered by then.
+
+A histogram of delivery times alone lies about deferrals: a message that is stuck
+never enters it. So a message whose provider said that it took it (``sent``) is
+counted exactly once, as ``met`` when it was delivered within the objective, as
+``missed`` when the deadline passed before. One that was refused or dropped is no
+matter of lateness and is not counted; nor is one of which nobody knows when it
+was sent.
+
+A message that is still ``sent`` after ``WORD_WITHIN`` has been forgotten by
+somebody: the webhooks do not arrive, or the provider reports nothing.
+
+The rule: pure, but for two fields of the delivery that was just made, ``judged``
+and ``watch_at``. Times are microseconds since 1970-01-01T00:00:00Z.
+"""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+from streams.domain.status import SECOND, Delivery, Fact, Kind, Status
+
+WORD_WITHIN = 24 * 3600 * SECOND
+
+
+class Judgement(StrEnum):
+    """Whether a message was delivered in time."""
+
+    MET = "met"
+    MISSED = "missed"
+
+
+class Judged(NamedTuple):
+    """A judgement, when there is one to count."""
+
+    judgement: Judgement
+    took: int | None
+    """From the provider's acceptance to the delivery (µs); None: it is not delivered yet."""
+
+
+def judge(delivery: Delivery, objective: int) -> Judged | None:
+    """Look at a delivery that has just changed; return the judgement if it is due now.
+
+    Args:
+        delivery: Just made by ``fold`` and not yet shared; its ``judged`` and ``watch_at`` are set.
+        objective: Within how many microseconds of its acceptance it should be delivered.
+    """
+    if delivery.judged:
+        return None
+    sent = delivery.facts.get(Kind.SENT)
+    if sent is None:
+        return None
+    began = _time(sent)
+    delivered = delivery.facts.get(Kind.DELIVERED)
+    if delivered is None:
+        if delivery.watch_at is None:
+            delivery.watch_at = began + objective
+        return None
+    delivery.judged = True
+    delivery.watch_at = None
+    took = max(_time(delivered) - began, 0)
+    return Judged(Judgement.MET if took <= objective else Judgement.MISSED, took)
+
+
+class Watched(NamedTuple):
+    """What the clock found."""
+
+    judgement: Judgement | None
+    without_word: bool
+    """The provider has said nothing since it took the message."""
+
+
+def watch(delivery: Delivery) -> Watched | None:
+    """Look at a delivery whose ``watch_at`` has come; None: there is nothing to count and nothing changed.
+
+    ``judged`` and ``watch_at`` are set.
+    """
+    if delivery.judged:
+        delivery.watch_at = None
+        return Watched(None, without_word=delivery.status is Status.SENT)
+    if delivery.status is not Status.SENT and delivery.status is not Status.DEFERRED:
+        return None
+    delivery.judged = True
+    delivery.watch_at = _time(delivery.facts[Kind.SENT]) + WORD_WITHIN if delivery.status is Status.SENT else None
+    return Watched(Judgement.MISSED, without_word=False)
+
+
+def _time(fact: Fact) -> int:
+    return fact.first_received_at if fact.first_at is None else fact.first_at

@@ -1,0 +1,407 @@
+"""Why a message was deferred, in one word of a closed set.
+
+The answer of the receiving server is asked in this order: words that name one
+cause (servers put more into their text than into their codes, and Gmail, Yahoo
+and Microsoft use ``4.7.0`` for everything); enhanced codes that name one cause;
+words that are only likely; the subject of the enhanced code; the reply code.
+Within the words the order of the rows decides: a server that limits our rate
+*because* the message is not authenticated is an authentication problem.
+
+Rule of this file, as of ``smtp``: it never raises, and its time is bounded for
+any text, because only the first ``LOOKED_AT`` characters are read and phrases
+are searched for as they stand.
+
+To add an answer: put it into ``tests/domain/test_reasons.py`` first, then the
+shortest phrase of it that names the cause into the right row below.
+"""
+
+import re
+from enum import StrEnum
+from functools import lru_cache
+
+from streams.domain.smtp import LOOKED_AT
+
+
+class ReasonClass(StrEnum):
+    """Why a receiving server, or the provider itself, put a message off."""
+
+    RATE_LIMITED = "rate_limited"  # too much at once: messages, connections, or mail for this one mailbox
+    GREYLISTED = "greylisted"  # the server does not know us yet and waits for the second attempt
+    MAILBOX_FULL = "mailbox_full"
+    REPUTATION = "reputation"  # of our address or domain: complaints, block lists, unwanted mail
+    DNS = "dns"  # a name could not be looked up: the recipient's domain, or by the server, the sender's
+    TLS = "tls"  # no encrypted connection came about, or the certificate was not trusted
+    TIMEOUT = "timeout"  # the server was not reached, did not answer in time or hung up
+    POLICY = "policy"  # a rule of the receiving side that it does not explain
+    AUTH = "auth"  # it could not verify that the message comes from us: SPF, DKIM, DMARC, reverse DNS
+    CONTENT = "content"  # what is in the message
+    PREEMPTIVE = "preemptive"  # the provider holds the message back itself, for now; no server was asked
+    UNKNOWN = "unknown"  # no reason given, or only that the server has trouble of its own
+
+
+def classify(reason: str | None, smtp_code: int | None, enhanced_code: str | None) -> ReasonClass:
+    """Return why a message was deferred; never raises.
+
+    Args:
+        reason: The text of the answer, or what the provider says instead of one.
+        smtp_code: The RFC 5321 reply code.
+        enhanced_code: The RFC 3463 status code, such as ``4.7.28``.
+    """
+    return _classify("" if reason is None else reason[:LOOKED_AT], smtp_code, enhanced_code)
+
+
+@lru_cache(maxsize=1_024)  # many messages get one answer, word by word
+def _classify(reason: str, smtp_code: int | None, enhanced_code: str | None) -> ReasonClass:
+    words = _plain(reason)
+    cause = (enhanced_code or "").partition(".")[2]  # "4.7.28" -> "7.28"
+    return (
+        _by_words(words, _TELLING_WORDS)
+        or _BY_DETAIL.get(cause)
+        or _by_words(words, _LIKELY_WORDS)
+        or _BY_SUBJECT.get(cause.partition(".")[0])
+        or _BY_REPLY.get(smtp_code)
+        or ReasonClass.UNKNOWN
+    )
+
+
+# Each line of an answer begins with its codes (RFC 5321, 4.2.1); joined, they stand in the middle of phrases.
+_CODES = re.compile(r" [245][0-7]\d[ -](?:[245]\.\d{1,3}\.\d{1,3} )?", re.ASCII)
+
+
+def _plain(reason: str) -> str:
+    """Return the text in lower case, on one line, without codes."""
+    return _CODES.sub(" ", " ".join(reason.lower().split()))
+
+
+def _by_words(words: str, table: tuple[tuple[ReasonClass, tuple[str, ...]], ...]) -> ReasonClass | None:
+    for reason_class, phrases in table:
+        for phrase in phrases:
+            if phrase in words:
+                return reason_class
+    return None
+
+
+# The first row that is found wins. All in lower case.
+_TELLING_WORDS: tuple[tuple[ReasonClass, tuple[str, ...]], ...] = (
+    (
+        # Never escalated, so nothing that a receiving server would say belongs here.
+        ReasonClass.PREEMPTIVE,
+        (
+            "isp-suggested",  # SendGrid: "IPs reached ISP-suggested hourly limits", "... max connection limits"
+            "ips reached max port limit",
+            "ip reached max connection limit",
+            "sendingdeferral",  # SES
+        ),
+    ),
+    (ReasonClass.GREYLISTED, ("greylist", "graylist", "grey-list", "gray-list", "grey list", "gray list", "postgrey")),
+    (
+        # Not "rate limited" alone: that is what is done, and the cause may be said beside it.
+        ReasonClass.RATE_LIMITED,
+        (
+            "unusual rate",  # Gmail, 4.7.28
+            "mail flood",
+            "too quickly",  # Gmail: "The user you are trying to contact is receiving mail too quickly"
+            "receiving mail at a rate",
+            "receiving mail at too great a rate",
+            "excessive volume",  # Apple
+            "sending quota",
+            "message quota",
+        ),
+    ),
+    (
+        ReasonClass.MAILBOX_FULL,
+        (
+            "mailbox full",
+            "mailboxfull",  # SES
+            "mailbox is full",
+            "mailbox temporarily full",
+            "inbox is full",
+            "inbox full",
+            "over quota",
+            "over-quota",
+            "overquota",
+            "out of storage",  # Gmail: "the recipient's inbox is out of storage space"
+            "quota exceeded",
+            "quotaexceeded",
+            "exceeded quota",
+            "exceeds quota",
+            "exceeded its quota",
+            "exceeded their quota",
+            "exceeded the quota",
+            "quota limit exceeded",
+            "quota full",
+            "storage quota",  # T-Online: "Over STORAGE quota"
+            "mailbox quota",
+            "allowed storage",  # WEB.DE: "User has exhausted allowed storage space"
+            "mailbox size limit",
+            "too many messages on the server",  # WEB.DE, of a mailbox
+        ),
+    ),
+    (
+        ReasonClass.TLS,
+        (
+            "starttls",
+            "start tls",
+            "tls required",
+            "tls is required",
+            "tls not available",
+            "tls connection",
+            "tls handshake",
+            "tls negotiation",
+            "tls session",
+            "tls error",
+            "tls: ",
+            "tlsv1",
+            "tlsa",
+            "ssl handshake",
+            "ssl error",
+            "ssl routines",
+            "ssl_",
+            "x509",
+            "certificate",
+            "mta-sts",
+        ),
+    ),
+    (ReasonClass.DNS, ("mx info",)),  # SendGrid: "unable to get mx info: failed to get IPs from PTR record ..."
+    (
+        ReasonClass.AUTH,
+        (
+            "unauthenticated",
+            "not authenticated",
+            "authentication didn't pass",
+            "authentication did not pass",
+            "authentication fail",
+            "fail authentication",
+            "fails authentication",
+            "dmarc",
+            "dkim",
+            "spf ",
+            "spf:",
+            "spf=",
+            "(spf",
+            "reverse dns",
+            "rdns",
+            "reverse hostname",
+            "ptr record",
+            "cannot find your hostname",  # Postfix, of our address
+            "sender verify",  # Exim
+            "sender address rejected",  # Postfix
+        ),
+    ),
+    (
+        ReasonClass.CONTENT,
+        (
+            "nature of the content",  # Gmail
+            "suspicious content",
+            "[ph01]",  # Yahoo: looks like phishing; its text says "policy reasons"
+            "phish",
+            "virus",
+            "malware",
+            "attachment",
+            "spamhaus dbl",  # these three list domains in the text
+            "surbl",
+            "uribl",
+            "dt:spm",  # NetEase
+        ),
+    ),
+    (
+        ReasonClass.REPUTATION,
+        (
+            "reputation",
+            "complaint",
+            "[tss",  # Yahoo: "[TSS04] Messages from 192.0.2.1 temporarily deferred due to unexpected volume or ..."
+            "[ts0",
+            "[ipts",
+            "temporarily deferred",
+            "unsolicited",
+            "suspicious",
+            "blacklist",
+            "blocklist",
+            "block list",
+            "block-list",
+            "black list",
+            "denylist",
+            "blocked using",
+            "temporarily blocked",
+            "banned",
+            "dnsbl",
+            "dt:rbl",  # NetEase
+            " rbl",
+            "spamhaus",
+            "spamcop",
+            "barracudacentral",
+            "namespace mining",  # Microsoft: guessing addresses
+            "directory harvest",
+            "too many invalid recipients",
+            "hl:rep",  # NetEase: many recipients that do not exist
+            "hl:mep",  # NetEase: forged sender domains
+            "bl000",  # Comcast
+            "espblock",  # Mailgun
+            "ipfailure",  # SES: the address is blocked or throttled
+            "spamdetected",  # SES: much unwanted mail from this account
+        ),
+    ),
+    (
+        ReasonClass.RATE_LIMITED,
+        (
+            "rate limit",
+            "rate-limit",
+            "ratelimit",
+            "throttl",  # SendGrid: "IPs were throttled by recipient server"; Comcast
+            "too many messages",
+            "too many mails",
+            "too many emails",
+            "too many recipients",
+            "too many connect",  # connections, connects
+            "too many concurrent",
+            "too many simultaneous",
+            "too many open",
+            "too many sessions",
+            "too many smtp sessions",
+            "too many requests",
+            "too frequent",
+            "too fast",
+            "too much mail",
+            "maximum number of connections",  # Microsoft
+            "maximum connections",
+            "connection limit",
+            "connections limit",
+            "relay limit exceeded",  # Gmail: "Peak SMTP relay limit exceeded"
+            "hourly limit",
+            "daily limit",
+            "sending limit",
+            "limit for processing requests",
+            "slow down",
+            "server busy",  # Microsoft, 4.7.500: it slows down one address
+            "server is busy",
+            "trop de connexions",  # Orange
+            "hl:icc",  # NetEase: connections at once
+            "hl:ifc",  # NetEase: messages in a short time
+            "mi:dmc",  # NetEase: messages on one connection
+            "mi:sfq",  # NetEase: messages of one sender
+            "rp:drc",  # NetEase: recipients on one connection
+        ),
+    ),
+    (
+        ReasonClass.DNS,
+        (
+            "mx record",
+            "mx lookup",
+            "no mx",
+            "nxdomain",
+            "servfail",
+            "name service error",  # Postfix
+            "host not found",
+            "no such host",
+            "domain not found",
+            "host lookup did not complete",  # Exim
+            "hostnamelookup",  # SES: BYOIPHostNameLookupUnavailable
+            "could not resolve",
+            "cannot resolve",
+            "unable to resolve",
+            "failed to resolve",
+            "name or service not known",
+            "dns error",
+            "dnserror",  # Postmark
+            "dns fail",
+            "dns lookup",
+            "dns query",
+            "dns resol",
+            "dns server",
+            "dns timeout",
+        ),
+    ),
+    (
+        ReasonClass.TIMEOUT,
+        (
+            "timed out",
+            "timeout",
+            "time-out",
+            "connection refused",
+            "connection reset",
+            "connection dropped",
+            "connection closed",
+            "closed connection",
+            "closed by remote host",
+            "closed by peer",
+            "lost connection",
+            "broken pipe",
+            "unexpected eof",
+            "no route to host",
+            "unreachable",
+            "unable to connect",  # SES: "smtp; 421 4.4.1 Unable to connect to remote host"
+            "could not connect",
+            "failed to connect",
+            "cannot connect",
+            "unable to establish",
+            "no answer from host",
+            "retry time not reached",  # Exim: failed for so long that it is not tried each time
+            "transientcommunication",  # SES: TransientCommunicationFailure
+        ),
+    ),
+)
+
+_LIKELY_WORDS: tuple[tuple[ReasonClass, tuple[str, ...]], ...] = (
+    (ReasonClass.CONTENT, ("spam", "content")),
+    (
+        ReasonClass.POLICY,
+        (
+            "policy",
+            "policies",
+            "whitelist",
+            "allowlist",
+            "access denied",
+            "administrative",
+            "prohibited",
+            "not allowed",
+        ),
+    ),
+    (
+        # It says that it is the server's own trouble, whatever the code says.
+        ReasonClass.UNKNOWN,
+        (
+            "temporary system problem",  # Gmail, with 4.7.0 too
+            "temporary local problem",  # Exim
+            "local error",
+            "internal error",
+            "service unavailable",  # Apple, with 4.7.1
+            "service currently unavailable",
+            "service not available",
+            "temporarily unavailable",  # Yahoo, with 4.7.1
+        ),
+    ),
+)
+
+# The last two numbers of an enhanced code that name one cause: RFC 3463, the registry of RFC 5248, and what the large
+# receivers add to it, as they document it.
+_BY_DETAIL: dict[str, ReasonClass] = {
+    "1.8": ReasonClass.DNS,  # the sender's domain
+    "2.2": ReasonClass.MAILBOX_FULL,
+    "3.1": ReasonClass.UNKNOWN,  # the server's disk is full, which no text should turn into something else
+    "4.3": ReasonClass.DNS,  # "directory server failure"
+    "4.4": ReasonClass.DNS,  # unable to route: no DNS records for the domain
+    "4.5": ReasonClass.RATE_LIMITED,  # congestion; Gmail: "Server busy"
+    "4.316": ReasonClass.TIMEOUT,  # Microsoft: connection refused
+    "5.3": ReasonClass.RATE_LIMITED,  # too many recipients
+    "7.5": ReasonClass.TLS,  # cryptographic failure; Microsoft: the certificate
+    "7.10": ReasonClass.TLS,  # encryption needed
+    "7.28": ReasonClass.RATE_LIMITED,  # mail flood
+    "7.500": ReasonClass.RATE_LIMITED,  # Microsoft: server busy
+}
+# RFC 7372 and its neighbours: DKIM (20-22), SPF (23, 24), reverse DNS (25), several (26), the sender's null MX (27),
+# ARC (29; Gmail means TLS, and says so). Gmail: DKIM (30), DMARC (31, 32, 40).
+_BY_DETAIL |= {f"7.{detail}": ReasonClass.AUTH for detail in (20, 21, 22, 23, 24, 25, 26, 27, 29, 30, 31, 32, 40)}
+# Microsoft: STARTTLS, DANE and MTA-STS (321-325); rate limits by the address' reputation (650, 651) and by the number
+# of connections (652).
+_BY_DETAIL |= {f"7.{detail}": ReasonClass.TLS for detail in (321, 322, 323, 324, 325)}
+_BY_DETAIL |= {"7.650": ReasonClass.REPUTATION, "7.651": ReasonClass.REPUTATION, "7.652": ReasonClass.RATE_LIMITED}
+
+_BY_SUBJECT: dict[str, ReasonClass] = {
+    "4": ReasonClass.TIMEOUT,  # network and routing
+    "6": ReasonClass.CONTENT,
+    "7": ReasonClass.POLICY,
+}
+
+_BY_REPLY: dict[int | None, ReasonClass] = {
+    454: ReasonClass.TLS,  # RFC 3207: TLS not available due to a temporary reason
+}

@@ -1,0 +1,98 @@
+"""The records on the wire: domain values <-> the keys, values and headers of every topic.
+
+The only place that knows the names of fields on the wire. Four rules:
+
+- *Readers are lenient about what is new*: unknown fields are ignored, an event
+  type that this version does not know is ``unknown``.
+- *And strict about the rest*: what cannot be understood raises ``RecordError``.
+  That is poison: the record goes to the dead letters. Its text never carries
+  personal data.
+- *Equal values give equal bytes*: no clock, no random id, fields in fixed order.
+- *A row that cannot be understood is no poison but a crash* (``RowError``): rows
+  are our own memory, and going on without it would tell subscribers wrong things.
+
+The public records are described by ``schemas/*.schema.json``; a field added
+here is added there.
+"""
+
+from streams.records._shared import (
+    LONGEST_NAME,
+    LONGEST_TEXT,
+    MOST_LABELS,
+    Headers,
+    RecordError,
+    RowError,
+    RowVersionError,
+)
+from streams.records.control import Resume, decode_resume, encode_resume
+from streams.records.dead_letters import DeadLetter, dead_letter, decode_dead_letter, encode_dead_letter
+from streams.records.deferrals import (
+    decode_alert,
+    decode_deferral,
+    decode_open_deferral,
+    encode_alert,
+    encode_deferral,
+    encode_forgotten,
+    encode_open_deferral,
+)
+from streams.records.deliveries import decode_row, due_of_row, encode_row, watch_of_row
+from streams.records.events import decode_event, encode_event
+from streams.records.sends import decode_send, encode_send, send_of
+from streams.records.status import decode_status, encode_status
+from streams.records.webhooks import (
+    RAW_ACCOUNT,
+    RAW_CONTENT_TYPE,
+    RAW_HTTP,
+    RAW_KEY_ID,
+    RAW_PROVIDER,
+    RAW_RECEIVED_AT,
+    RAW_URL,
+    RAW_VERIFIED,
+    decode_raw,
+    encode_raw_headers,
+)
+
+__all__ = [
+    "LONGEST_NAME",
+    "LONGEST_TEXT",
+    "MOST_LABELS",
+    "RAW_ACCOUNT",
+    "RAW_CONTENT_TYPE",
+    "RAW_HTTP",
+    "RAW_KEY_ID",
+    "RAW_PROVIDER",
+    "RAW_RECEIVED_AT",
+    "RAW_URL",
+    "RAW_VERIFIED",
+    "DeadLetter",
+    "Headers",
+    "RecordError",
+    "Resume",
+    "RowError",
+    "RowVersionError",
+    "dead_letter",
+    "decode_alert",
+    "decode_dead_letter",
+    "decode_deferral",
+    "decode_event",
+    "decode_open_deferral",
+    "decode_raw",
+    "decode_resume",
+    "decode_row",
+    "decode_send",
+    "decode_status",
+    "due_of_row",
+    "encode_alert",
+    "encode_dead_letter",
+    "encode_deferral",
+    "encode_event",
+    "encode_forgotten",
+    "encode_open_deferral",
+    "encode_raw_headers",
+    "encode_resume",
+    "encode_row",
+    "encode_send",
+    "encode_status",
+    "send_of",
+    "watch_of_row",
+]

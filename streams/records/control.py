@@ -1,0 +1,48 @@
+"""``mail.control``: what operators ask of the workers."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from types import NoneType
+
+from streams.codecs import encode
+from streams.records._shared import RecordError, json_object, time_of, utc
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """The order to go on with a source partition that stopped because too much of it was poison."""
+
+    resume_id: str
+    """An order that was carried out once is not carried out again."""
+    requested_at: datetime
+    dead_letter_through: int | None
+    """Everything up to this offset goes to the dead letters without another look; None: nothing does."""
+
+
+def encode_resume(resume_id: str, requested_at: datetime, dead_letter_through: int | None) -> bytes:
+    """Return the value of an order; its key is ``<topic>/<partition>``."""
+    return encode(
+        {
+            "resume_id": resume_id,
+            "requested_at": utc(requested_at, "requested_at"),
+            "dead_letter_through": dead_letter_through,
+        }
+    )
+
+
+def decode_resume(value: bytes | None) -> Resume:
+    """Return the order of a record of ``mail.control``.
+
+    Raises:
+        RecordError: it is none.
+    """
+    fields = json_object(value)
+    resume_id, through = fields.get("resume_id"), fields.get("dead_letter_through")
+    if type(resume_id) is not str or type(through) not in {int, NoneType}:
+        message = "resume_id or dead_letter_through is missing or has the wrong type"
+        raise RecordError(message)
+    return Resume(
+        resume_id=resume_id,
+        requested_at=time_of(fields.get("requested_at"), "requested_at"),
+        dead_letter_through=through,
+    )
