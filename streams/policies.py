@@ -1,0 +1,61 @@
+"""The deferral policy of each account at each provider, as the settings say it.
+
+The rule: one reading of the settings for the worker, which alerts by it, and for
+the command line, which shows the same deadlines.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+from streams.domain.deferrals import Policy
+from streams.providers import PROVIDERS
+from streams.settings import OTHER_RETRY_WINDOW_S, RETRY_WINDOWS_S, Deferrals, Settings
+
+_MICROSECONDS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policies:
+    """The policy of each account at each provider."""
+
+    default: Mapping[str, Policy]
+    """By provider."""
+    other: Policy
+    """Of a provider that is not built in."""
+    of_account: Mapping[tuple[str, str], Policy] = field(default_factory=dict)
+    """By (account, provider), where it differs."""
+
+    def __call__(self, account: str, provider: str) -> Policy:
+        """Return the policy that holds for a delivery."""
+        return self.of_account.get((account, provider)) or self.default.get(provider, self.other)
+
+    @property
+    def digest(self) -> bytes:
+        """Tells whether the deadlines in an index were computed by these policies."""
+        return blake2b(repr((self.default, self.other, self.of_account)).encode(), digest_size=16).digest()
+
+
+def policies_of(settings: Settings) -> Policies:
+    """Return the policies that the settings ask for."""
+    return Policies(
+        default={provider: _policy(provider, settings.deferrals) for provider in PROVIDERS},
+        other=_policy("", settings.deferrals),
+        of_account={
+            (name, provider): _policy(
+                provider, settings.deferrals.model_copy(update=overrides.model_dump(exclude_none=True))
+            )
+            for name, account in settings.accounts.items()
+            for provider, overrides in account.deferrals.items()
+        },
+    )
+
+
+def _policy(provider: str, chosen: Deferrals) -> Policy:
+    window_s = chosen.retry_window_s or RETRY_WINDOWS_S.get(provider, OTHER_RETRY_WINDOW_S)
+    return Policy(
+        warn_after=int(chosen.warn_after_s * _MICROSECONDS),
+        escalate_after=None if chosen.escalate_after_s is None else int(chosen.escalate_after_s * _MICROSECONDS),
+        retry_window=int(window_s * _MICROSECONDS),
+        overdue_slack=int(chosen.overdue_slack_s * _MICROSECONDS),
+    )
