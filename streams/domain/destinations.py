@@ -5,16 +5,22 @@ are one queue. Only domains that a provider gives to the public are listed. A
 company's own domain that is hosted at Google or Microsoft is ``other``: only an
 MX lookup could tell, and nothing here asks the network.
 
-Where the lists come from. Gmail: Google's "Email sender guidelines". Mail.ru: VK's announcement of xmail.ru (2023),
-which names the others. Apple, GMX and Orange: their postmaster pages and smtp.codes. Microsoft and Yahoo: SendGrid's page
-on Yahoo and Spam Resource's "MAGY" list, which looked up the MX records: Yahoo also runs the mail of AOL, AT&T, Comcast,
-Cox, Frontier, Rogers and Verizon, but not yahoo.co.jp. The remaining rows are what the providers offer at sign-up; check
-a row against its provider's own page, and with an MX lookup, before you rely on it. Brands that a provider offers under
-many countries' domains are in ``_BRANDS``: they match any country, so that hotmail.at needs no entry of its own.
+Where the lists come from. Gmail: Google's "Email sender guidelines". Mail.ru:
+VK's announcement of xmail.ru (2023), which names the others. Apple, GMX and
+Orange: the domains that smtp.codes and bentonow.com list with their error codes.
+Microsoft and Yahoo: SendGrid's page on Yahoo, and domains of which others have
+looked up the MX records, as Spam Resource's "MAGY" list does. Yahoo also runs
+the mail of AOL, AT&T, Comcast, Cox, Frontier, Rogers, Sky and Verizon, but not
+yahoo.co.jp. The other rows hold what these providers are known to offer at
+sign-up. Before you rely on a row, check it on its provider's own pages and with
+an MX lookup.
 
-To add a destination: one row in ``_DOMAINS`` before the end, and mind that each
-name multiplies the series of the metrics. A name is never changed: dashboards
-and alerts filter on it. To add a domain: into its row.
+Brands that a provider offers under many countries' domains are in ``_BRANDS``:
+they match any country, so that hotmail.at needs no entry of its own.
+
+To add a destination: a row in ``_DOMAINS``, and mind that each name multiplies
+the series of the metrics. A name is never changed: dashboards and alerts filter
+on it. To add a domain: into its row.
 """
 
 from functools import lru_cache

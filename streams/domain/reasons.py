@@ -9,7 +9,9 @@ Within the words the order of the rows decides: a server that limits our rate
 
 Rule of this file, as of ``smtp``: it never raises, and its time is bounded for
 any text, because only the first ``LOOKED_AT`` characters are read and phrases
-are searched for as they stand.
+are searched for as they stand. A phrase begins where a word begins, so that only
+the few are tried whose first letters occur: texts differ in their addresses and
+ids, and most are read for the first time.
 
 To add an answer: put it into ``tests/domain/test_reasons.py`` first, then the
 shortest phrase of it that names the cause into the right row below.
@@ -29,11 +31,11 @@ class ReasonClass(StrEnum):
     GREYLISTED = "greylisted"  # the server does not know us yet and waits for the second attempt
     MAILBOX_FULL = "mailbox_full"
     REPUTATION = "reputation"  # of our address or domain: complaints, block lists, unwanted mail
-    DNS = "dns"  # a name could not be looked up: the recipient's domain, or by the server, the sender's
+    DNS = "dns"  # the recipient's domain or its mail servers could not be looked up
     TLS = "tls"  # no encrypted connection came about, or the certificate was not trusted
     TIMEOUT = "timeout"  # the server was not reached, did not answer in time or hung up
     POLICY = "policy"  # a rule of the receiving side that it does not explain
-    AUTH = "auth"  # it could not verify that the message comes from us: SPF, DKIM, DMARC, reverse DNS
+    AUTH = "auth"  # it could not verify that the message comes from us: SPF, DKIM, DMARC, the DNS of our names
     CONTENT = "content"  # what is in the message
     PREEMPTIVE = "preemptive"  # the provider holds the message back itself, for now; no server was asked
     UNKNOWN = "unknown"  # no reason given, or only that the server has trouble of its own
@@ -53,11 +55,12 @@ def classify(reason: str | None, smtp_code: int | None, enhanced_code: str | Non
 @lru_cache(maxsize=1_024)  # many messages get one answer, word by word
 def _classify(reason: str, smtp_code: int | None, enhanced_code: str | None) -> ReasonClass:
     words = _plain(reason)
+    starts = {word[:_START] for word in _WORD.findall(words)}
     cause = (enhanced_code or "").partition(".")[2]  # "4.7.28" -> "7.28"
     return (
-        _by_words(words, _TELLING_WORDS)
+        _by_words(words, starts, _TELLING)
         or _BY_DETAIL.get(cause)
-        or _by_words(words, _LIKELY_WORDS)
+        or _by_words(words, starts, _LIKELY)
         or _BY_SUBJECT.get(cause.partition(".")[0])
         or _BY_REPLY.get(smtp_code)
         or ReasonClass.UNKNOWN
@@ -73,16 +76,32 @@ def _plain(reason: str) -> str:
     return _CODES.sub(" ", " ".join(reason.lower().split()))
 
 
-def _by_words(words: str, table: tuple[tuple[ReasonClass, tuple[str, ...]], ...]) -> ReasonClass | None:
-    for reason_class, phrases in table:
+_WORD = re.compile("[a-z0-9]+")
+_START = 3
+"""Letters of a word by which phrases are found."""
+
+_Table = tuple[tuple[ReasonClass, tuple[str, ...]], ...]
+_Index = dict[str, list[tuple[int, str, ReasonClass]]]
+"""By the start of a phrase's first word: its row, the phrase, and what it means."""
+
+
+def _index(table: _Table) -> _Index:
+    index: _Index = {}
+    for row, (reason_class, phrases) in enumerate(table):
         for phrase in phrases:
-            if phrase in words:
-                return reason_class
-    return None
+            index.setdefault(_WORD.findall(phrase)[0][:_START], []).append((row, phrase, reason_class))
+    return index
+
+
+def _by_words(words: str, starts: set[str], index: _Index) -> ReasonClass | None:
+    found = [
+        (row, reason_class) for start in starts for row, phrase, reason_class in index.get(start, ()) if phrase in words
+    ]
+    return min(found)[1] if found else None
 
 
 # The first row that is found wins. All in lower case.
-_TELLING_WORDS: tuple[tuple[ReasonClass, tuple[str, ...]], ...] = (
+_TELLING_WORDS: _Table = (
     (
         # Never escalated, so nothing that a receiving server would say belongs here.
         ReasonClass.PREEMPTIVE,
@@ -185,7 +204,8 @@ _TELLING_WORDS: tuple[tuple[ReasonClass, tuple[str, ...]], ...] = (
             "ptr record",
             "cannot find your hostname",  # Postfix, of our address
             "sender verify",  # Exim
-            "sender address rejected",  # Postfix
+            "sender address rejected: domain not found",  # Postfix
+            "byoiphostnamelookup",  # SES: BYOIPHostNameLookupUnavailable, of the account's own addresses
         ),
     ),
     (
@@ -295,7 +315,6 @@ _TELLING_WORDS: tuple[tuple[ReasonClass, tuple[str, ...]], ...] = (
             "no such host",
             "domain not found",
             "host lookup did not complete",  # Exim
-            "hostnamelookup",  # SES: BYOIPHostNameLookupUnavailable
             "could not resolve",
             "cannot resolve",
             "unable to resolve",
@@ -341,7 +360,7 @@ _TELLING_WORDS: tuple[tuple[ReasonClass, tuple[str, ...]], ...] = (
     ),
 )
 
-_LIKELY_WORDS: tuple[tuple[ReasonClass, tuple[str, ...]], ...] = (
+_LIKELY_WORDS: _Table = (
     (ReasonClass.CONTENT, ("spam", "content")),
     (
         ReasonClass.POLICY,
@@ -372,10 +391,12 @@ _LIKELY_WORDS: tuple[tuple[ReasonClass, tuple[str, ...]], ...] = (
     ),
 )
 
+_TELLING, _LIKELY = _index(_TELLING_WORDS), _index(_LIKELY_WORDS)
+
 # The last two numbers of an enhanced code that name one cause: RFC 3463, the registry of RFC 5248, and what the large
 # receivers add to it, as they document it.
 _BY_DETAIL: dict[str, ReasonClass] = {
-    "1.8": ReasonClass.DNS,  # the sender's domain
+    "1.8": ReasonClass.AUTH,  # the sender's domain
     "2.2": ReasonClass.MAILBOX_FULL,
     "3.1": ReasonClass.UNKNOWN,  # the server's disk is full, which no text should turn into something else
     "4.3": ReasonClass.DNS,  # "directory server failure"

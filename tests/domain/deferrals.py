@@ -1,8 +1,12 @@
 """What ``track`` says of one delivery, as the tests of episodes and of their alerts need it. Times are seconds after NOON."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from streams.domain.deferrals import Deferral, Policy
+from hypothesis import strategies as st
+
+from streams.domain.deferrals import Alert, Deferral, Episode, Policy, elapse, observe
 from streams.domain.status import SECOND, Status, to_micros
 from tests.domain.deliveries import NOON
 
@@ -56,3 +60,51 @@ def said(status: Status | None, at: float, *, first: float = 0, last: float | No
             "retry_until": None if retry_until is None else us(retry_until),
         }
     )
+
+
+SECONDS = st.integers(0, 100 * HOUR)
+POLICIES = st.builds(
+    Policy,
+    warn_after=st.integers(1, 20 * HOUR).map(SECOND.__mul__),
+    escalate_after=st.none() | st.integers(1, 90 * HOUR).map(SECOND.__mul__),
+    retry_window=st.integers(1, 90 * HOUR).map(SECOND.__mul__),
+    overdue_slack=st.integers(0, 5 * HOUR).map(SECOND.__mul__),
+)
+DEFERRALS = st.builds(
+    lambda first, more, until, throttled: deferred(
+        first, first + more, retry_until=until, **(THROTTLED if throttled else GREYLISTED)
+    ),
+    SECONDS,
+    SECONDS,
+    st.none() | SECONDS,
+    st.booleans(),
+)
+ENDS = st.builds(said, st.sampled_from([status for status in Status if status is not Status.DEFERRED]) | st.none(), SECONDS)  # fmt: skip
+STEPS = st.lists(DEFERRALS | ENDS | SECONDS, max_size=12)
+"""A fact, or what time it is (seconds after NOON)."""
+
+
+def play(steps: Sequence[Deferral | int], policy: Policy) -> list[tuple[int, Alert]]:
+    """Return the alerts with the index of the step that told them. Revisions count up; the clock never goes back."""
+    episode: Episode | None = None
+    told: list[tuple[int, Alert]] = []
+    now = us(0)
+    for index, step in enumerate(steps):
+        if isinstance(step, Deferral):
+            episode, alerts = observe(episode, replace(step, revision=index + 1), policy)
+        else:
+            now = max(now, us(step))
+            if episode is None:
+                continue
+            episode, alerts = elapse(episode, now, policy)
+        told += [(index, alert) for alert in alerts]
+    return told
+
+
+alerts = (
+    st.tuples(STEPS, POLICIES)
+    .map(lambda drawn: [alert for _, alert in play(*drawn)])
+    .filter(bool)
+    .flatmap(st.sampled_from)
+)
+"""Alerts as the rule tells them."""

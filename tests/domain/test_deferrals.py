@@ -1,6 +1,5 @@
 """Episodes: what opens, moves and ends them, and which alert falls due when."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -24,7 +23,21 @@ from streams.domain.deferrals import (
 from streams.domain.destinations import destination_of
 from streams.domain.reasons import ReasonClass
 from streams.domain.status import SECOND, Status
-from tests.domain.deferrals import GREYLISTED, HOUR, MINUTE, POLICY, THROTTLED, deferred, said, us
+from tests.domain.deferrals import (
+    DEFERRALS,
+    GREYLISTED,
+    HOUR,
+    MINUTE,
+    POLICIES,
+    POLICY,
+    SECONDS,
+    STEPS,
+    THROTTLED,
+    deferred,
+    play,
+    said,
+    us,
+)
 
 
 def opened(deferral: Deferral | None = None, policy: Policy = POLICY) -> Episode:
@@ -272,44 +285,6 @@ def test_a_drop_before_all_deferrals_leaves_the_age_alone() -> None:
 
 
 # -- properties -------------------------------------------------------------------------------------------------------------------
-
-SECONDS = st.integers(0, 100 * HOUR)
-POLICIES = st.builds(
-    Policy,
-    warn_after=st.integers(1, 20 * HOUR).map(SECOND.__mul__),
-    escalate_after=st.none() | st.integers(1, 90 * HOUR).map(SECOND.__mul__),
-    retry_window=st.integers(1, 90 * HOUR).map(SECOND.__mul__),
-    overdue_slack=st.integers(0, 5 * HOUR).map(SECOND.__mul__),
-)
-DEFERRALS = st.builds(
-    lambda first, more, until, throttled: deferred(
-        first, first + more, retry_until=until, **(THROTTLED if throttled else GREYLISTED)
-    ),
-    SECONDS,
-    SECONDS,
-    st.none() | SECONDS,
-    st.booleans(),
-)
-ENDS = st.builds(said, st.sampled_from([status for status in Status if status is not Status.DEFERRED]) | st.none(), SECONDS)  # fmt: skip
-STEPS = st.lists(DEFERRALS | ENDS | SECONDS, max_size=12)
-"""A fact, or what time it is (seconds after NOON)."""
-
-
-def play(steps: Sequence[Deferral | int], policy: Policy) -> list[tuple[int, Alert]]:
-    """Return the alerts with the index of the step that told them. Revisions count up; the clock never goes back."""
-    episode: Episode | None = None
-    told: list[tuple[int, Alert]] = []
-    now = us(0)
-    for index, step in enumerate(steps):
-        if isinstance(step, Deferral):
-            episode, alerts = observe(episode, replace(step, revision=index + 1), policy)
-        else:
-            now = max(now, us(step))
-            if episode is None:
-                continue
-            episode, alerts = elapse(episode, now, policy)
-        told += [(index, alert) for alert in alerts]
-    return told
 
 
 @given(STEPS, POLICIES)

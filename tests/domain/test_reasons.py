@@ -131,7 +131,7 @@ ANSWERS: list[tuple[str, ReasonClass]] = [
     ("451 Temporarily greylisted, try again in 300 seconds; rate limit follows", GREY),
     ("450 4.7.1 Client host rejected: cannot find your reverse hostname, [192.0.2.1]", AUTH),
     ("450 4.1.8 <billing@ours.example>: Sender address rejected: Domain not found", AUTH),
-    ("451 4.1.8 Domain of sender address does not resolve", DNS),
+    ("451 4.1.8 Domain of sender address does not resolve", AUTH),
     ("451 Could not complete sender verify callout", AUTH),
     ("421 4.7.0 mx.example Error: too many connections from 192.0.2.1", RATE),
     ("450 too frequent connects from 192.0.2.1, please try again later.", RATE),
@@ -183,7 +183,7 @@ ANSWERS: list[tuple[str, ReasonClass]] = [
     ("RecipientServerError", UNKNOWN),
     ("IPFailure", REPUTATION),
     ("TransientCommunicationFailure", TIMEOUT),
-    ("BYOIPHostNameLookupUnavailable", DNS),
+    ("BYOIPHostNameLookupUnavailable", AUTH),
     ("SendingDeferral", PREEMPTIVE),
     ("Undetermined", UNKNOWN),
     # Postmark
@@ -213,7 +213,7 @@ CODES: list[tuple[int | None, str | None, ReasonClass]] = [
     (450, None, UNKNOWN),
     (454, None, TLS),
     (450, "4.1.1", UNKNOWN),
-    (451, "4.1.8", DNS),
+    (451, "4.1.8", AUTH),
     (450, "4.2.0", UNKNOWN),
     (452, "4.2.2", FULL),
     (None, "5.2.2", FULL),  # the class does not change the cause
@@ -273,6 +273,18 @@ def test_every_phrase_can_be_found(table: tuple[tuple[ReasonClass, tuple[str, ..
     assert shadowed == []
 
 
+@pytest.mark.parametrize("table", [reasons._TELLING_WORDS, reasons._LIKELY_WORDS])
+def test_a_phrase_alone_gives_its_class(table: tuple[tuple[ReasonClass, tuple[str, ...]], ...]) -> None:
+    for reason_class, phrases in table:
+        for phrase in phrases:
+            assert classify(f"4yz {phrase}, sorry", None, None) is reason_class, phrase
+
+
+def test_a_phrase_begins_where_a_word_begins() -> None:
+    assert classify("the antivirus-free marble surface", None, None) is UNKNOWN
+    assert classify("a virus", None, None) is CONTENT
+
+
 def test_words_beyond_the_looked_at_characters_are_not_seen() -> None:
     assert classify("x" * LOOKED_AT + " mailbox full", None, None) is UNKNOWN
 
@@ -304,6 +316,7 @@ def test_time_is_bounded_by_the_looked_at_characters_and_by_a_pattern_that_canno
     classify("bounded " * 1_000_000, None, None)
     assert [len(text) for text in read] == [LOOKED_AT]
     assert not set("*+") & set(reasons._CODES.pattern)
+    assert reasons._WORD.pattern == "[a-z0-9]+"  # one class alone: each character is looked at once
 
 
 def test_what_is_remembered_is_bounded() -> None:

@@ -1,0 +1,9 @@
+"""Write the dashboards' JSON anew; what no dashboard made is deleted."""
+
+from deploy.grafana import DASHBOARDS, FOLDER, render
+
+for name, build in DASHBOARDS.items():
+    (FOLDER / name).write_text(render(build()))
+for path in FOLDER.glob("*.json"):
+    if path.name not in DASHBOARDS:
+        path.unlink()

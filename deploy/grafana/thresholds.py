@@ -1,0 +1,27 @@
+"""At which figures somebody is called: read from Prometheus' rules, so that a colour and an alert agree.
+
+Lines in a panel are queries for ``mailstreams:<name>:threshold`` and follow a change at once. The colour of a number is
+part of the dashboard: it follows when the dashboards are generated anew.
+"""
+
+from pathlib import Path
+
+import yaml
+
+__all__ = ["RULES", "threshold"]
+
+RULES = Path(__file__).parents[1] / "prometheus" / "rules"
+
+
+def threshold(name: str) -> float:
+    """Return the figure of ``mailstreams:<name>:threshold``.
+
+    Raises:
+        LookupError: there is none.
+    """
+    for group in yaml.safe_load((RULES / "thresholds.yml").read_text())["groups"]:
+        for rule in group["rules"]:
+            if rule["record"] == f"mailstreams:{name}:threshold":
+                return float(rule["expr"])
+    message = f"thresholds.yml has no {name}"
+    raise LookupError(message)

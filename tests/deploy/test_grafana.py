@@ -1,0 +1,259 @@
+"""The dashboards, as far as they can be checked without a Grafana: the files, the queries, the alerts.
+
+That the queries find something in a real run is tests/e2e. The checks return the false things that they found, so that
+each can be shown a false thing, too.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry
+
+from deploy.grafana import DASHBOARDS, FOLDER, render
+from deploy.grafana.panels import number
+from deploy.grafana.queries import PanelQuery, concrete, panel_queries, panels_of_alerts, variable_queries
+from deploy.grafana.thresholds import RULES, threshold
+from streams.metrics import IngressMetrics, Metrics
+from tests.docs import pages
+
+COMMITTED = {path.name: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
+QUERIES = [query for dashboard in COMMITTED.values() for query in panel_queries(dashboard)]
+RULE_LIST = [
+    rule
+    for path in RULES.glob("*.yml")
+    for group in yaml.safe_load(path.read_text())["groups"]
+    for rule in group["rules"]
+]
+RECORDED = {rule["record"]: {**rule, "expr": str(rule["expr"])} for rule in RULE_LIST if "record" in rule}
+ALERTS = {rule["alert"]: rule["annotations"]["dashboard"] for rule in RULE_LIST if "alert" in rule}
+DISCOVERED = {"instance", "job", "le"}
+SUFFIXES = {
+    "counter": ("_total",),
+    "gauge": ("",),
+    "histogram": ("_bucket", "_sum", "_count"),
+    "gaugehistogram": ("_bucket", "_gsum", "_gcount"),
+}
+
+
+def declared() -> dict[str, set[str]]:
+    """Return the names of all series of worker and ingress, with the labels of each."""
+    found: dict[str, set[str]] = {}
+    for kind in (Metrics, IngressMetrics):
+        registry = CollectorRegistry()
+        kind.create(registry, version="1")
+        for collector in registry._collector_to_names:
+            for family in collector.describe():  # type: ignore[attr-defined]  # each of prometheus_client's and ours has it
+                labels = {*getattr(collector, "_labelnames", ()), *getattr(family, "_labelnames", ())}
+                for suffix in SUFFIXES[family.type]:
+                    found.setdefault(family.name + suffix, set()).update(labels)
+    return found
+
+
+DECLARED = declared()
+
+
+def unknown_metrics(exprs: Iterable[str], known: Iterable[str]) -> list[str]:
+    """Return the metrics named in queries that nobody declares."""
+    named = {name for expr in exprs for name in re.findall(r"[a-z_]*:?mailstreams[:_][a-z0-9_:]+", strings_out(expr))}
+    return sorted(named - set(known))
+
+
+def strings_out(expr: str) -> str:
+    return re.sub(r'"[^"]*"', '""', expr)
+
+
+def unknown_labels(exprs: Iterable[str], known: Mapping[str, set[str]]) -> list[str]:
+    """Return what is matched against a label that the metric has not: it would match nothing once a value is chosen."""
+    return [
+        f"{name}{{{label}}}"
+        for expr in exprs
+        for name, matchers in re.findall(r"(\w+)\{([^}]*)\}", strings_out(expr))
+        for label in re.findall(r"(\w+)\s*[=!]", matchers)
+        if name in known and label not in known[name] | DISCOVERED
+    ]
+
+
+def promtool(folder: Path, exprs: Iterable[str]) -> subprocess.CompletedProcess[str]:
+    """Write every query as a recording rule and let Prometheus' own parser read them."""
+    rules = [{"record": f"panel:query:{number}", "expr": expr} for number, expr in enumerate(exprs)]
+    file = folder / "panels.yml"
+    file.write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}))  # JSON is YAML
+    return subprocess.run(["promtool", "check", "rules", file], capture_output=True, text=True, check=False)
+
+
+# -- the files ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_the_committed_file_is_what_the_code_builds(name: str) -> None:
+    assert (FOLDER / name).read_text() == render(DASHBOARDS[name]()), "run `make dashboards`"
+
+
+def test_a_panel_more_is_another_file() -> None:
+    name, build = next(iter(DASHBOARDS.items()))
+    assert (FOLDER / name).read_text() != render(build().with_panel(number("More", "Says nothing.", "up")))
+
+
+def test_no_file_is_left_that_nobody_builds() -> None:
+    assert COMMITTED.keys() == DASHBOARDS.keys()
+
+
+def test_addresses_in_grafana_and_panel_ids_are_unique() -> None:
+    assert len({dashboard["uid"] for dashboard in COMMITTED.values()}) == len(COMMITTED)
+    for dashboard in COMMITTED.values():
+        ids = [panel["id"] for panel in dashboard["panels"]]
+        assert len(set(ids)) == len(ids) > 5
+
+
+def test_no_panel_lies_upon_another_or_leaves_the_grid() -> None:
+    for dashboard in COMMITTED.values():
+        taken: set[tuple[int, int]] = set()
+        for panel in dashboard["panels"]:
+            at = panel["gridPos"]
+            cells = {(at["x"] + x, at["y"] + y) for x in range(at["w"]) for y in range(at["h"])}
+            assert at["x"] + at["w"] <= 24, panel["title"]
+            assert not cells & taken, panel["title"]
+            taken |= cells
+
+
+def test_no_two_panels_of_a_dashboard_have_one_title() -> None:
+    for dashboard in COMMITTED.values():
+        titles = [panel["title"] for panel in dashboard["panels"] if panel["type"] != "row"]
+        assert len(set(titles)) == len(titles)
+
+
+def test_every_panel_says_what_it_shows() -> None:
+    for query in QUERIES:
+        assert len(query.description) > 10, query
+
+
+# -- the queries -------------------------------------------------------------------------------------------------------
+
+
+def test_every_metric_of_a_panel_is_declared_or_recorded() -> None:
+    assert len(QUERIES) > 60
+    assert unknown_metrics((query.expr for query in QUERIES), {*DECLARED, *RECORDED}) == []
+
+
+def test_every_label_that_a_panel_chooses_by_is_one_of_the_metric() -> None:
+    assert unknown_labels((query.expr for query in QUERIES), DECLARED) == []
+
+
+def test_every_choice_at_the_head_is_a_label_of_its_metric() -> None:
+    for dashboard in COMMITTED.values():
+        for name, metric in variable_queries(dashboard):
+            assert name in DECLARED[metric], (dashboard["title"], name)
+
+
+def test_a_wrong_metric_and_a_wrong_label_are_seen() -> None:
+    assert unknown_metrics(['rate(mailstreams_redy{job="mailstreams-worker"}[5m])'], DECLARED) == ["mailstreams_redy"]
+    assert unknown_metrics(["provider:mailstreams_x:sum"], RECORDED) == ["provider:mailstreams_x:sum"]
+    assert unknown_labels(['mailstreams_ready{provider=~".*"}'], DECLARED) == ["mailstreams_ready{provider}"]
+
+
+def test_every_metric_is_on_a_dashboard() -> None:
+    shown = "\n".join([*(query.expr for query in QUERIES), *(rule["expr"] for rule in RECORDED.values())])
+    parts = ("_bucket", "_sum", "_count", "_gsum", "_gcount")
+    families = {re.sub(f"({'|'.join(parts)})$", "", name) for name in DECLARED}
+    assert {name for name in families if not re.search(rf"\b{name}({'|'.join(parts)})?\b", shown)} == set()
+
+
+def test_a_series_is_named_by_labels_that_its_query_keeps() -> None:
+    for query in QUERIES:
+        for label in re.findall(r"\{\{(\w+)\}\}", query.legend):
+            kept = re.findall(r"\bby \(([^)]*)\)", query.expr)
+            names = {name.strip() for group in kept for name in group.split(",")}
+            assert not kept or label in names, query
+
+
+def test_promtool_understands_every_query(tmp_path: Path) -> None:
+    need_promtool()
+    checked = promtool(tmp_path, (concrete(query.expr) for query in QUERIES))
+    assert checked.returncode == 0, checked.stderr
+    assert f"SUCCESS: {len(QUERIES)} rules found" in checked.stdout
+
+
+def test_promtool_refuses_a_query_that_is_none(tmp_path: Path) -> None:
+    need_promtool()
+    checked = promtool(tmp_path, ["sum(rate(mailstreams_events_total))"])
+    assert checked.returncode != 0
+    assert "expected type range vector" in checked.stderr
+
+
+def need_promtool() -> None:
+    if not shutil.which("promtool"):
+        pytest.skip("promtool is missing: install the package prometheus")
+
+
+# -- the alerts --------------------------------------------------------------------------------------------------------
+
+
+def test_every_alert_has_a_panel_on_the_dashboard_that_it_names() -> None:
+    shown = {(alert, dashboard["uid"]) for dashboard in COMMITTED.values() for alert in panels_of_alerts(dashboard)}
+    assert len(ALERTS) > 10
+    assert {(alert, uid) for alert, uid in ALERTS.items() if alert != "Watchdog"} <= shown
+    assert set(ALERTS.values()) <= {dashboard["uid"] for dashboard in COMMITTED.values()}
+
+
+def test_every_alert_that_a_panel_names_is_there() -> None:
+    named = {alert for dashboard in COMMITTED.values() for alert in panels_of_alerts(dashboard)}
+    assert named <= ALERTS.keys()
+
+
+def test_the_page_says_where_each_alert_is_shown() -> None:
+    shown = [
+        [f"`{alert}`", dashboard["title"], "; ".join(panels)]
+        for dashboard in COMMITTED.values()
+        for alert, panels in panels_of_alerts(dashboard).items()
+        if ALERTS[alert] == dashboard["uid"]
+    ]
+    assert pages.read("docs/dashboards.md").table("Where an alert is shown") == sorted(shown)
+
+
+def test_the_page_names_the_dashboards() -> None:
+    named = [row[0] for row in pages.read("docs/dashboards.md").table("Dashboards")]
+    assert named == [dashboard().build().title for dashboard in DASHBOARDS.values()]
+
+
+def test_a_threshold_that_nobody_wrote_is_an_error() -> None:
+    assert threshold("objective_met_share") < 1
+    with pytest.raises(LookupError, match="no_such"):
+        threshold("no_such")
+
+
+# -- how they are read back --------------------------------------------------------------------------------------------
+
+
+def test_the_variables_of_grafana_become_what_it_would_send() -> None:
+    asked = 'sum(rate(x{provider=~"$provider"}[$__rate_interval])) + increase(y[$__range])'
+
+    assert concrete(asked) == 'sum(rate(x{provider=~".*"}[1m])) + increase(y[1h])'
+    with pytest.raises(ValueError, match="pool"):
+        concrete('x{pool=~"$pool"}')
+
+
+def test_queries_and_alerts_are_read_out_of_a_dashboard() -> None:
+    dashboard: dict[str, Any] = {
+        "title": "Board",
+        "panels": [
+            {"type": "row", "title": "Row"},
+            {
+                "type": "stat",
+                "title": "Panel",
+                "description": "Says.\n\nAlerts: MailA, MailB",
+                "targets": [{"refId": "A", "expr": "up", "instant": True, "legendFormat": "x"}],
+            },
+        ],
+    }
+
+    assert panel_queries(dashboard) == [
+        PanelQuery("Board", "Panel", "A", "up", legend="x", instant=True, description="Says.\n\nAlerts: MailA, MailB")
+    ]
+    assert panels_of_alerts(dashboard) == {"MailA": ["Panel"], "MailB": ["Panel"]}
