@@ -75,6 +75,7 @@ def build(settings: Settings, *, reached: Reached = nothing_reached) -> Worker:
         client_id=f"{settings.worker.app_id}-{normalise.STAGE}",
         request_timeout_s=settings.kafka.request_timeout_s,
         deadline_s=settings.kafka.commit_deadline_s,
+        compression_type=settings.kafka.producer_compression,
     )
     app.batching = Batching(
         max_records=settings.worker.batch_records,
@@ -185,6 +186,7 @@ def _restoring(
             transaction_timeout_s=settings.kafka.transaction_timeout_s,
             request_timeout_s=settings.kafka.request_timeout_s,
             deadline_s=settings.kafka.commit_deadline_s,
+            compression_type=settings.kafka.producer_compression,
         )
 
     return Restoring(
@@ -243,7 +245,7 @@ def _monitor(settings: Settings, metrics: Metrics, progress: Progress) -> Statef
         alerts_topic=topics.DEFERRAL_ALERTS,
         policies=policies_of(settings),
         support_contacts=_support_contacts(settings),
-        held=lambda provider: progress.stopped(topics.raw_topic(provider)),
+        held=lambda provider: progress.held(topics.raw_topic(provider)),
         gauges=metrics.open_deferrals,
     )
     for provider, policy in fold.policies.default.items():

@@ -12,7 +12,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeHistogramMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-QSHAPE_SECONDS = tuple(300 * 2**n for n in range(9))
+from streams.domain.qshape import BUCKETS_MIN
+
+QSHAPE_SECONDS = tuple(60 * minutes for minutes in BUCKETS_MIN)
 """Postfix' ``qshape`` buckets: 5, 10, 20, ... 1280 minutes."""
 SLOT_S = 10
 """Open deferrals are counted by the slot of time in which they began, so that no scrape looks at each of them."""

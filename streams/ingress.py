@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import uvloop
-from aiohttp import web
 from aiokafka.errors import KafkaError
 from prometheus_client import CollectorRegistry
 
 from streams import __version__, topics
 from streams.logs import configure
 from streams.metrics import IngressMetrics
-from streams.providers import PROVIDERS
+from streams.providers import PROVIDERS, Provider
 from streams.settings import Settings
 from streams.web import sends
 from streams.web.certificates import Certificates
@@ -67,6 +66,7 @@ def build(settings: Settings) -> Built:
     metrics = IngressMetrics.create(CollectorRegistry(), version=__version__)
     writer = RecordWriter(
         client_options=settings.kafka.client_options(),
+        compression_type=settings.kafka.producer_compression,
         client_id=f"{settings.worker.app_id}-ingress",
         timeout_s=own.acknowledge_timeout_s,
         partitions=settings.topics.partitions,
@@ -127,30 +127,32 @@ def _hooks(metrics: IngressMetrics) -> Hooks:
 
 def _endpoints(settings: Settings) -> list[Endpoint]:
     """Return an endpoint for each account at each provider that is read."""
-    found = []
-    for account, contents in settings.accounts.items():
-        for name in settings.topics.providers:
-            provider = PROVIDERS[name]
-            webhook = contents.webhooks.get(name)
-            window_s = provider.replay_window_s
-            if webhook is not None and webhook.replay_window_s is not None:
-                window_s = webhook.replay_window_s
-            found.append(
-                Endpoint(
-                    provider=provider,
-                    account=account,
-                    topic=topics.raw_topic(name),
-                    secrets={key: secret.get_secret_value() for key, secret in webhook.secrets.items()}
-                    if webhook
-                    else {},
-                    replay_window_s=window_s,
-                    insecure=webhook is not None and webhook.insecure,
-                    auto_confirm=webhook is not None and webhook.auto_confirm,
-                    bucket=TokenBucket(settings.ingress.rate_per_s, settings.ingress.rate_burst),
-                    tokens=TokenMemory.for_window(window_s),
-                )
-            )
-    return found
+    return [endpoint for name in settings.topics.providers for endpoint in _endpoints_of(PROVIDERS[name], settings)]
+
+
+def _endpoints_of(provider: Provider, settings: Settings) -> list[Endpoint]:
+    webhooks = {account: contents.webhooks.get(provider.name) for account, contents in settings.accounts.items()}
+    windows_s = {
+        account: provider.replay_window_s
+        if webhook is None or webhook.replay_window_s is None
+        else webhook.replay_window_s
+        for account, webhook in webhooks.items()
+    }
+    tokens = TokenMemory.for_windows(windows_s.values())
+    return [
+        Endpoint(
+            provider=provider,
+            account=account,
+            topic=topics.raw_topic(provider.name),
+            secrets={key: secret.get_secret_value() for key, secret in webhook.secrets.items()} if webhook else {},
+            replay_window_s=windows_s[account],
+            insecure=webhook is not None and webhook.insecure,
+            auto_confirm=webhook is not None and webhook.auto_confirm,
+            bucket=TokenBucket(settings.ingress.rate_per_s, settings.ingress.rate_burst),
+            tokens=tokens,
+        )
+        for account, webhook in webhooks.items()
+    ]
 
 
 def _others(settings: Settings, writer: RecordWriter, metrics: IngressMetrics) -> dict[tuple[str, str], Handler]:
@@ -163,20 +165,11 @@ def _others(settings: Settings, writer: RecordWriter, metrics: IngressMetrics) -
         metrics.sends_requests.labels(outcome.value).inc()
         metrics.sends.inc(count)
 
-    app = web.Application()
-    sends.add_routes(
-        app,
-        keys=keys,
-        publish=lambda rows: writer.write_keyed(topics.SENDS, rows),
-        told=told,
-        body_timeout_s=settings.ingress.read_timeout_s,
-    )
-    handlers: dict[tuple[str, str], Any] = {
-        (route.method, route.resource.canonical): route.handler
-        for route in app.router.routes()
-        if route.resource is not None
+    return {
+        ("POST", sends.PATH): sends.handler(
+            keys=keys, publish=lambda rows: writer.write_keyed(topics.SENDS, rows), told=told
+        )
     }
-    return handlers
 
 
 async def _run(settings: Settings) -> int:

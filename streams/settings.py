@@ -85,6 +85,16 @@ class SaslMechanism(StrEnum):
     SCRAM_SHA_512 = "SCRAM-SHA-512"
 
 
+class Compression(StrEnum):
+    """How batches of records are compressed, in Kafka's own words."""
+
+    NONE = "none"
+    LZ4 = "lz4"
+    SNAPPY = "snappy"
+    ZSTD = "zstd"
+    GZIP = "gzip"
+
+
 class LogLevel(StrEnum):
     """From which severity on a line is written."""
 
@@ -216,6 +226,12 @@ class Kafka(_Section):
         "`request_timeout_s` and `transaction_timeout_s`, so that the worker never works on after the broker gave up.",
         gt=0,
     )
+    compression_type: Compression = _setting(
+        Compression.ZSTD,
+        "none, lz4, snappy, zstd, gzip",
+        "Of everything that is written. zstd makes our records a tenth and is the cheapest of those that make them "
+        "small; snappy makes them a fifth in a fifth of its time, where processors are scarcer than disks.",
+    )
     group_instance_id: str | None = _setting(
         None,
         "text, unique for each worker",
@@ -284,6 +300,11 @@ class Kafka(_Section):
     @classmethod
     def _check_deadline(cls, value: float, info: ValidationInfo) -> float:
         return _below(value, info, "request_timeout_s", "transaction_timeout_s")
+
+    @property
+    def producer_compression(self) -> str | None:
+        """The ``compression_type`` of every aiokafka producer."""
+        return None if self.compression_type is Compression.NONE else self.compression_type.value
 
     def client_options(self) -> dict[str, Any]:
         """Return the keyword arguments with which every aiokafka client reaches these brokers.

@@ -71,7 +71,9 @@ _EVENTS: dict[str, _Word] = {
     "Delivery": _Word(
         EventType.DELIVERED, "delivery", "recipients", "smtpResponse"
     ),  # accepted by the receiving server
-    "DeliveryDelay": _Word(EventType.DEFERRED, "deliveryDelay", "delayedRecipients"),  # a temporary issue; retried
+    "DeliveryDelay": _Word(
+        EventType.DEFERRED, "deliveryDelay", "delayedRecipients", "delayType"
+    ),  # a temporary issue; retried
     "Bounce": _Word(EventType.BOUNCE, "bounce", "bouncedRecipients"),  # permanently rejected, or given up
     "Complaint": _Word(
         EventType.COMPLAINT, "complaint", "complainedRecipients", "complaintFeedbackType"

@@ -100,6 +100,7 @@ class RecordWriter:
         partitions: int,
         hooks: Hooks,
         linger_s: float = LINGER_S,
+        compression_type: str | None = "zstd",
         replace_after_rows: int = REPLACE_AFTER_ROWS,
     ) -> None:
         self._options: dict[str, Any] = dict(client_options) | {
@@ -109,7 +110,7 @@ class RecordWriter:
             "request_timeout_ms": int(timeout_s * 1000),  # also how long a batch is tried: nobody waits for it longer
             "retry_backoff_ms": RETRY_BACKOFF_MS,
             "max_batch_size": MAX_BATCH_BYTES,
-            "compression_type": "zstd",
+            "compression_type": compression_type,
         }
         self._timeout_s = timeout_s
         self._partitions = partitions
