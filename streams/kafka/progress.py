@@ -1,17 +1,23 @@
 """How far everything is: what time it is for a tick, how far behind a partition is, and when a worker stands still.
 
-The rule for a tick's time: it is the wall clock only when every upstream
-partition was read to its end; else the smallest broker timestamp of the last
-record processed of those that were not. So catching up on a two-hour backlog
-raises no false alarm, and silence still raises a true one. It never goes back.
-Upstream are all partitions of the topics whose records can go to any partition,
-and of those that are partitioned alike only the one with the same number.
+The rule for a tick's time: everything that the broker took before it has been
+processed, through all stages before the tick's own and that one too. So catching
+up on a two-hour backlog raises no false alarm, and silence still raises a true
+one: with nothing to read it is the wall clock. It never goes back.
+
+- Of the topics at the source of all, the broker's own clock tells: what was not
+  processed is not older than the record processed last. Where all is processed it
+  is the wall clock. All partitions count whose records can go to any partition.
+- The stages after them get records of many source partitions, new ones between
+  old ones, so no record's timestamp tells how old those behind it are. There a
+  *barrier* tells: the end of the topic when the stages before had come to a time.
+  When the stage has passed that end, it has come to that time.
 
 A partition that was stopped, because too much of it was poison, waits for a
 person. Where its records can go to any partition it would stop the clock of all,
 and one provider's broken format would silence the alarms of all others. So it
-does not count there; ``stopped`` tells of it those who must not take the silence
-of what is in it for an answer.
+does not count there; ``held`` tells of it those who must not take the silence of
+what is in it for an answer, until all that it held back has been processed.
 
 All of it comes from one look a second at the broker: end offsets against
 committed positions, whose metadata holds the last timestamp (``poison.Position``).
@@ -22,7 +28,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
@@ -56,8 +62,18 @@ class Standing:
         return max(self.end - self.position, 0)
 
 
+class Barrier(NamedTuple):
+    """A stage that has processed its partition up to ``end`` has processed everything that came before ``time`` (µs)."""
+
+    time: int
+    end: int
+
+
 def time_for_tick(wall_us: int, upstream: Iterable[Standing]) -> int | None:
-    """Return what time it is when ``upstream`` stands so (µs), or None while a lagging partition's time is unknown."""
+    """Return what time it is when the sources of all stand so (µs), or None while a lagging partition's time is unknown.
+
+    They bear the broker's own, rising timestamps.
+    """
     now = wall_us
     for standing in upstream:
         if standing.lag:
@@ -98,32 +114,23 @@ class Progress:
         self._consumer: AIOKafkaConsumer | None = None
         self._admin: AIOKafkaAdminClient | None = None
         self._standings: dict[TP, Standing] = {}
-        self._wall_us = 0
+        self._barriers: dict[TP, Barrier] = {}
+        self._passed: dict[TP, int] = {}
+        self._held: dict[str, int] = {}
         self._now: dict[TP, int] = {}
         self._looked_at: float | None = None
         self.on_look: list[Callable[[Mapping[TP, Standing]], Awaitable[None] | None]] = []
 
     def now(self, tp: TP) -> int | None:
         """Return what time it is for a tick of ``tp`` (µs), or None when that is not known."""
-        if not self.fresh:
+        if not self.fresh or tp not in self._passed:
             return None
-        before = self._upstream_topics.get(tp.topic, ())
-        upstream = [
-            standing
-            for (topic, partition), standing in self._standings.items()
-            if (topic, partition) == tp
-            or (topic in before and (partition == tp.partition or topic in self._shared_topics))
-            if not (standing.stopped and topic in self._shared_topics)
-        ]
-        now = time_for_tick(self._wall_us, upstream)
-        if now is None:
-            return None
-        self._now[tp] = max(now, self._now.get(tp, 0))
+        self._now[tp] = max(self._passed[tp], self._now.get(tp, 0))
         return self._now[tp]
 
-    def stopped(self, topic: str) -> bool:
-        """Tell whether a partition of ``topic`` stands, in whichever worker."""
-        return any(standing.stopped for tp, standing in self._standings.items() if tp.topic == topic)
+    def held(self, topic: str) -> bool:
+        """Tell whether something in ``topic`` was passed over: a partition stands, or what it held back is in work."""
+        return topic in self._held
 
     @property
     def fresh(self) -> bool:
@@ -176,8 +183,50 @@ class Progress:
                     position.timestamp_ms,
                     stopped=position.poison is not None and position.poison.stopped is not None,
                 )
+        self._saw(wall_us, standings)
+
+    def _saw(self, wall_us: int, standings: dict[TP, Standing]) -> None:
+        """Conclude from a look how far each stage has come, and which topics are held."""
         self._standings = standings
-        self._wall_us = wall_us
+        # Of the look before: the group's offsets can show a transaction a moment before its topics do.
+        passed_before = dict(self._passed)
+        for source, upstream in self._upstream_topics.items():
+            for tp, standing in standings.items():
+                if tp.topic == source:
+                    self._pass(tp, standing, self._time_before(wall_us, tp, upstream, passed_before))
+        for topic in self._shared_topics:
+            if any(standing.stopped for tp, standing in standings.items() if tp.topic == topic):
+                self._held[topic] = wall_us
+            elif topic in self._held and min(self._passed.values(), default=0) > self._held[topic]:
+                del self._held[topic]
+
+    def _time_before(
+        self, wall_us: int, tp: TP, upstream: tuple[str, ...], passed_before: Mapping[TP, int]
+    ) -> int | None:
+        """Return the time to which everything upstream of ``tp`` has come; None: unknown."""
+        sources = [
+            standing
+            for (topic, partition), standing in self._standings.items()
+            if topic in upstream and topic not in self._upstream_topics
+            if topic in self._shared_topics or partition == tp.partition
+            if not (standing.stopped and topic in self._shared_topics)
+        ]
+        times = [time_for_tick(wall_us, sources)]
+        times += [passed_before.get(TP(topic, tp.partition)) for topic in upstream if topic in self._upstream_topics]
+        return None if None in times else min(time for time in times if time is not None)
+
+    def _pass(self, tp: TP, standing: Standing, time_before: int | None) -> None:
+        """Take down the barrier that was passed, and put up the next."""
+        barrier = self._barriers.get(tp)
+        if barrier is not None and standing.position >= barrier.end:
+            self._passed[tp] = barrier.time
+            del self._barriers[tp]
+        if time_before is None:
+            return
+        if not standing.lag:
+            self._passed[tp] = time_before
+        elif tp not in self._barriers:
+            self._barriers[tp] = Barrier(time_before, standing.end)
 
     async def _clients(self) -> tuple[AIOKafkaConsumer, AIOKafkaAdminClient]:
         if self._consumer is None:

@@ -63,8 +63,16 @@ def test_the_time_is_never_after_the_wall_clock_nor_after_any_backlogs_last_reco
 
 # -- Progress -------------------------------------------------------------------------------------------------------------
 
-EVENTS, RAW = TP("events", 0), TP("raw", 3)
-OTHER = TP("other", 0)
+EVENTS, DEFERRALS, RAW, OTHER_RAW, SENDS = (
+    TP("events", 0), TP("deferrals", 0), TP("raw.a", 3), TP("raw.b", 1), TP("sends", 0)
+)  # fmt: skip
+UPSTREAM = {
+    "events": ("raw.a", "raw.b", "sends"),
+    "deferrals": ("raw.a", "raw.b", "sends", "events"),
+}
+SHARED = frozenset({"raw.a", "raw.b"})
+SECOND = 1_000_000
+Standings = Mapping[TP, Standing]
 
 
 @pytest.fixture
@@ -74,60 +82,214 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return seconds
 
 
-def progress_of(standings: Mapping[TP, Standing], wall_us: int = WALL) -> Progress:
-    progress = Progress(client_options={}, group_id="group", upstream_topics={"events": ("raw",)})
-    saw(progress, standings, wall_us)
+def progress_of(*looks: Standings, wall_us: int = WALL) -> Progress:
+    """Return what looked at the broker so often, once a second, for the last time at ``wall_us``."""
+    progress = Progress(client_options={}, group_id="group", upstream_topics=UPSTREAM, shared_topics=SHARED)
+    for number, standings in enumerate(looks):
+        saw(progress, standings, wall_us - (len(looks) - 1 - number) * SECOND)
     return progress
 
 
-def saw(progress: Progress, standings: Mapping[TP, Standing], wall_us: int) -> None:
-    progress._standings = dict(standings)
-    progress._wall_us = wall_us
+def saw(progress: Progress, standings: Standings, wall_us: int) -> None:
+    progress._saw(wall_us, dict(standings))
     progress._looked_at = time.monotonic()
+
+
+def all_read(**others: Standing) -> dict[TP, Standing]:
+    """Return a look at which everything was read, but for what is given: raw, other_raw, events, deferrals, sends."""
+    names = {"raw": RAW, "other_raw": OTHER_RAW, "events": EVENTS, "deferrals": DEFERRALS, "sends": SENDS}
+    return dict.fromkeys(names.values(), AT_END) | {names[name]: standing for name, standing in others.items()}
+
+
+@pytest.mark.usefixtures("clock")
+def test_where_everything_is_read_it_is_the_wall_clock() -> None:
+    assert progress_of(all_read()).now(EVENTS) == WALL
+
+
+@pytest.mark.usefixtures("clock")
+def test_the_second_stage_follows_the_first_by_one_look() -> None:
+    """The group's offsets can show a transaction before its topics do: a second later they have."""
+    progress = progress_of(all_read())
+    assert progress.now(DEFERRALS) is None
+    saw(progress, all_read(), WALL + SECOND)
+    assert progress.now(DEFERRALS) == WALL
 
 
 @pytest.mark.usefixtures("clock")
 def test_a_backlog_on_any_upstream_partition_holds_a_ticks_time_back() -> None:
-    progress = progress_of({EVENTS: AT_END, RAW: behind(2)})
-    assert progress.now(EVENTS) == WALL - 2 * HOUR
+    progress = progress_of(all_read(raw=behind(2)), all_read(raw=behind(2)))
+    assert progress.now(EVENTS) == progress.now(DEFERRALS) == WALL - 2 * HOUR
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_two_hour_backlog_in_raw_with_empty_deferrals_moves_the_time_with_it_and_not_with_the_wall_clock() -> None:
+    empty = {TP("deferrals", 0): Standing(0, 0, -1), TP("events", 0): Standing(0, 0, -1)}
+    progress = progress_of(all_read(raw=behind(2)) | empty, all_read(raw=behind(2)) | empty)
+    for hours in (1.5, 1, 0.5):
+        saw(progress, all_read(raw=behind(hours)) | empty, WALL)
+        saw(progress, all_read(raw=behind(hours)) | empty, WALL)
+        assert progress.now(DEFERRALS) == WALL - hours * HOUR
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_backlog_of_which_nothing_was_read_yet_leaves_the_time_unknown() -> None:
+    unread = all_read(raw=Standing(end=10, position=0, timestamp_ms=-1))
+    progress = progress_of(unread, unread)
+    assert progress.now(EVENTS) is progress.now(DEFERRALS) is None
 
 
 @pytest.mark.usefixtures("clock")
 def test_a_backlog_of_the_partition_itself_holds_its_time_back_and_that_of_its_neighbour_does_not() -> None:
-    progress = progress_of({EVENTS: behind(2), TP("events", 1): AT_END, RAW: AT_END})
-    assert progress.now(EVENTS) == WALL - 2 * HOUR
+    progress = progress_of(all_read(events=behind(2)) | {TP("events", 1): AT_END})
+    assert progress.now(EVENTS) is None
     assert progress.now(TP("events", 1)) == WALL
 
 
 @pytest.mark.usefixtures("clock")
+def test_a_new_record_processed_before_older_ones_does_not_make_the_time_new() -> None:
+    """Records of a partition that was read up stand in a stage's topic before those of one that was behind."""
+    newest = Standing(end=100, position=50, timestamp_ms=WALL // 1000)
+    progress = progress_of(all_read(), all_read())
+    then = progress.now(EVENTS)
+    for second in range(1, 4):
+        saw(progress, all_read(events=newest), WALL + second * SECOND)
+        assert progress.now(EVENTS) == then
+    assert progress.now(DEFERRALS) == then
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_stage_that_is_never_read_up_still_comes_to_the_time_of_each_barrier_that_it_passes() -> None:
+    """Under load there is always something new; the time must go on all the same."""
+    progress = progress_of(all_read())
+    for second in range(1, 6):
+        busy = Standing(end=1_000 * (second + 1), position=1_000 * second, timestamp_ms=0)
+        saw(progress, all_read(events=busy, deferrals=busy), WALL + second * SECOND)
+    assert progress.now(EVENTS) == WALL + 4 * SECOND, "the end of the look before is passed"
+    assert WALL < (progress.now(DEFERRALS) or 0) <= WALL + 4 * SECOND
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_partition_of_the_stage_before_holds_only_the_same_one_of_the_next() -> None:
+    both = {TP("events", 1): AT_END, TP("deferrals", 1): AT_END}
+    looks = [all_read(events=behind(2)) | both] * 2
+    progress = progress_of(*looks)
+    assert progress.now(DEFERRALS) is None
+    assert progress.now(TP("deferrals", 1)) == WALL - SECOND
+
+
+@pytest.mark.usefixtures("clock")
 def test_topics_that_are_not_upstream_say_nothing() -> None:
-    assert progress_of({EVENTS: AT_END, OTHER: behind(9)}).now(EVENTS) == WALL
+    assert progress_of(all_read() | {TP("other", 0): behind(9), TP("sends", 1): behind(9)}).now(EVENTS) == WALL
 
 
 @pytest.mark.usefixtures("clock")
 def test_the_time_never_goes_back() -> None:
-    progress = progress_of({EVENTS: AT_END, RAW: AT_END})
+    progress = progress_of(all_read())
     assert progress.now(EVENTS) == WALL
-    saw(progress, {EVENTS: AT_END, RAW: behind(2)}, WALL + 1_000_000)
+    saw(progress, all_read(raw=behind(2)), WALL + SECOND)
     assert progress.now(EVENTS) == WALL
-    saw(progress, {EVENTS: AT_END, RAW: AT_END}, WALL + 2_000_000)
-    assert progress.now(EVENTS) == WALL + 2_000_000
+    saw(progress, all_read(), WALL + 2 * SECOND)
+    assert progress.now(EVENTS) == WALL + 2 * SECOND
+
+
+LOOKS = st.lists(
+    st.tuples(
+        st.dictionaries(st.sampled_from([EVENTS, DEFERRALS, RAW, OTHER_RAW, SENDS]), STANDINGS), st.integers(0, 5)
+    ),
+    max_size=10,
+)
 
 
 @pytest.mark.usefixtures("clock")
-@given(st.lists(st.tuples(st.lists(STANDINGS, max_size=3), st.integers(WALL - HOUR, WALL + HOUR)), max_size=10))
-def test_the_time_never_goes_back_whatever_is_seen(looks: list[tuple[list[Standing], int]]) -> None:
-    progress = progress_of({})
-    last = 0
-    for standings, wall_us in looks:
-        saw(progress, {TP("raw", p): standing for p, standing in enumerate(standings)}, wall_us)
-        now = progress.now(EVENTS)
-        assert now is None or now >= last
-        last = last if now is None else now
+@given(LOOKS)
+def test_the_time_never_goes_back_and_is_never_after_the_wall_clock_whatever_is_seen(
+    looks: list[tuple[dict[TP, Standing], int]],
+) -> None:
+    progress = progress_of()
+    last = dict.fromkeys((EVENTS, DEFERRALS), 0)
+    wall_us = WALL
+    for standings, seconds in looks:
+        wall_us += seconds * SECOND
+        saw(progress, standings, wall_us)
+        for tp, before in last.items():
+            now = progress.now(tp)
+            assert now is None or before <= now <= wall_us
+            last[tp] = before if now is None else now
+
+
+@pytest.mark.usefixtures("clock")
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 3), st.integers(0, 3), st.integers(0, 3)), max_size=40))
+def test_nothing_that_came_before_the_time_is_ever_unprocessed(steps: list[tuple[bool, int, int, int]]) -> None:
+    """A model of the whole way: a fact comes each second or none does, each stage takes some; a look a second."""
+    raw: list[int] = []
+    taken = {RAW: 0, EVENTS: 0, DEFERRALS: 0}
+    progress = progress_of()
+    wall_us = WALL
+    for comes, *takes in steps:
+        wall_us += SECOND
+        if comes:
+            raw.append(wall_us - 1)
+        before = len(raw)
+        standings = {}
+        for tp, n in zip(taken, takes, strict=True):
+            taken[tp] = min(taken[tp] + n, before)
+            last = raw[taken[tp] - 1] // 1000 if taken[tp] else -1
+            standings[tp] = Standing(end=before, position=taken[tp], timestamp_ms=last)
+            before = taken[tp]
+        saw(progress, standings, wall_us)
+        for tp in (EVENTS, DEFERRALS):
+            now = progress.now(tp)
+            assert now is None or all(time // 1000 * 1000 >= now for time in raw[taken[tp] :])
+
+
+# -- a partition that stands ------------------------------------------------------------------------------------------------
+
+STANDS = Standing(end=10, position=4, timestamp_ms=behind(2).timestamp_ms, stopped=True)
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_stopped_raw_partition_of_one_provider_does_not_stop_the_time_of_all() -> None:
+    progress = progress_of(all_read(raw=STANDS), all_read(raw=STANDS))
+    assert (progress.now(EVENTS), progress.now(DEFERRALS)) == (WALL, WALL - SECOND)
+
+
+@pytest.mark.usefixtures("clock")
+def test_its_own_provider_is_held_and_no_other() -> None:
+    progress = progress_of(all_read(raw=STANDS))
+    assert progress.held("raw.a")
+    assert not progress.held("raw.b")
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_stopped_partition_of_a_stage_stops_the_time_of_its_own_number() -> None:
+    standing = {TP("events", 1): AT_END}
+    progress = progress_of(all_read(events=STANDS) | standing, all_read(events=STANDS) | standing)
+    assert progress.now(EVENTS) is progress.now(DEFERRALS) is None
+    assert progress.now(TP("events", 1)) == WALL
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_provider_is_held_until_all_that_its_partition_held_back_has_come_through() -> None:
+    """Resuming alone is not enough: the time stands at the wall clock already, and never goes back."""
+    progress = progress_of(all_read(raw=STANDS), all_read(raw=STANDS))
+    held: list[bool] = []
+    for second, standings in enumerate(
+        [
+            all_read(raw=behind(2)),  # resumed
+            all_read(events=behind(1)),  # normalised; now the next stage has it
+            all_read(events=behind(1)),
+            all_read(deferrals=behind(1)),
+            all_read(),
+            all_read(),
+        ]
+    ):
+        saw(progress, standings, WALL + (1 + second) * SECOND)
+        held.append(progress.held("raw.a"))
+    assert held == [True, True, True, True, False, False]
 
 
 def test_without_a_fresh_look_there_is_no_time(clock: list[float]) -> None:
-    progress = progress_of({EVENTS: AT_END})
+    progress = progress_of(all_read())
     assert progress.fresh
     clock[0] += 60
     assert not progress.fresh
@@ -135,7 +297,7 @@ def test_without_a_fresh_look_there_is_no_time(clock: list[float]) -> None:
 
 
 def test_before_the_first_look_there_is_no_time() -> None:
-    progress = Progress(client_options={}, group_id="group", upstream_topics={"events": ("raw",)})
+    progress = Progress(client_options={}, group_id="group", upstream_topics=UPSTREAM, shared_topics=SHARED)
     assert not progress.fresh
     assert progress.now(EVENTS) is None
 
@@ -143,7 +305,10 @@ def test_before_the_first_look_there_is_no_time() -> None:
 async def test_a_look_at_the_broker_sees_ends_positions_and_the_last_timestamp(broker: Broker) -> None:
     raw, events, group = await new_topic(broker, partitions=2), await new_topic(broker), unique("group")
     progress = Progress(
-        client_options={"bootstrap_servers": broker.bootstrap}, group_id=group, upstream_topics={events: (raw,)}
+        client_options={"bootstrap_servers": broker.bootstrap},
+        group_id=group,
+        upstream_topics={events: (raw,)},
+        shared_topics=frozenset({raw}),
     )
     try:
         async with fenced_writer(broker, group_id=group) as writer:
@@ -164,7 +329,10 @@ async def test_a_look_at_the_broker_sees_ends_positions_and_the_last_timestamp(b
 async def test_an_open_transaction_is_no_lag(broker: Broker) -> None:
     events, group = await new_topic(broker), unique("group")
     progress = Progress(
-        client_options={"bootstrap_servers": broker.bootstrap}, group_id=group, upstream_topics={events: ()}
+        client_options={"bootstrap_servers": broker.bootstrap},
+        group_id=group,
+        upstream_topics={events: ()},
+        shared_topics=frozenset(),
     )
     try:
         async with plain_transactional(broker) as producer:
