@@ -10,7 +10,12 @@ CONTROLLER_PORT ?= 19093##    its second port (run)
 WEB_PORT ?= 19100##           /metrics, /livez and /readyz of the worker (run)
 INGRESS_PORT ?= 19101##       where webhooks are taken (run)
 INGRESS_ADMIN_PORT ?= 19102## /metrics, /livez and /readyz of the ingress (run)
+HISTORY_PORT ?= 19103##       the pages of the Sending History (run)
+HISTORY_ADMIN_PORT ?= 19104## /metrics, /livez and /readyz of the history (run)
+PROMETHEUS_PORT ?= 19105##    Prometheus, where it is installed (run)
+ALERTMANAGER_PORT ?= 19106##  Alertmanager, the same (run)
 BROKER ?=##                   host:port of an existing cluster to use instead (run); TLS and SASL by MAILSTREAMS_KAFKA__...
+FAST ?=##                     1 measures less and coarsely, in 3 minutes (bench, bench-kafka-streams)
 DEMO ?=##                     1 simulates providers on that cluster too (run)
 ARGS ?=##                     more arguments for the system, pytest, the benchmark or the locks (run, test, bench, lock)
 
@@ -18,16 +23,17 @@ BIN := $(VENV)/bin
 # What runs, and what tests and checks; each stamp is newer than what it was made from.
 RUNTIME := $(VENV)/.runtime
 TOOLS := $(VENV)/.tools
+QUIX := var/bench/venv/.quix
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 COMPILE := var/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help run smoke test check format bench jars lock clean distclean
+.PHONY: help run smoke test e2e check format bench bench-kafka-streams dashboards jars lock clean distclean
 .DELETE_ON_ERROR:
 
 help: ## Print this.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "Variables, as in: make run KAFKA_PORT=20092"
 	@awk -F ' *[?]= *|## *' '/^[A-Z_]+ [?]=.*## / { printf "  %-18s %s%s\n", $$1, $$3, ($$2 == "" ? "" : " [" $$2 "]") }' $(MAKEFILE_LIST)
@@ -36,13 +42,20 @@ run: $(RUNTIME) ## Run the whole system on this machine until Ctrl-C, with simul
 	@$(BIN)/python -m deploy.local.run --kafka $(KAFKA) --kafka-port $(KAFKA_PORT) \
 		--controller-port $(CONTROLLER_PORT) --web-port $(WEB_PORT) \
 		--ingress-port $(INGRESS_PORT) --ingress-admin-port $(INGRESS_ADMIN_PORT) \
+		--history-port $(HISTORY_PORT) --history-admin-port $(HISTORY_ADMIN_PORT) \
+		--prometheus-port $(PROMETHEUS_PORT) --alertmanager-port $(ALERTMANAGER_PORT) \
 		$(if $(BROKER),--broker $(BROKER)) $(if $(filter-out 0,$(DEMO)),--demo) $(ARGS)
 
 smoke: $(RUNTIME) ## The same on temporary data, compared with what must come out, and gone again.
 	@$(BIN)/python -m deploy.local.smoke --kafka $(KAFKA)
 
-test: $(TOOLS) jars ## Run all tests; those with a real broker start one of their own.
-	$(BIN)/pytest $(ARGS)
+# File by file, because the tests of a file share what is dear to start; in the order of the folders, because the
+# longest files come early in it. No more than four processes: each has brokers of its own.
+test: $(TOOLS) jars ## Run all tests, side by side; those with a real broker start one of their own.
+	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+e2e: $(TOOLS) jars ## The whole way with real Prometheus and Alertmanager: alerts, dashboards. Takes minutes.
+	$(BIN)/pytest $(ARGS) tests/e2e
 
 check: $(TOOLS) ## Formatter, linters, types, import rules, container files: what a change has to pass besides the tests.
 	$(BIN)/ruff format --check .
@@ -58,8 +71,14 @@ format: $(TOOLS) ## Format the code and mend what ruff can mend.
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: $(TOOLS) jars ## Measure the speed.
-	$(BIN)/python -m bench $(ARGS)
+bench: $(TOOLS) $(QUIX) jars ## Measure the speed, beside Faust, Quix Streams and a plain loop; FAST=1 takes 3 minutes.
+	$(BIN)/python -m bench $(if $(filter-out 0,$(FAST)),--fast) $(ARGS)
+
+bench-kafka-streams: $(TOOLS) jars ## Measure the thin job beside Kafka Streams (Java); needs a JDK.
+	$(BIN)/python -m bench --only kafka-streams $(if $(filter-out 0,$(FAST)),--fast) $(ARGS)
+
+dashboards: $(TOOLS) ## Write deploy/grafana/dashboards anew, after a change of what makes them.
+	$(BIN)/python -m deploy.grafana
 
 jars: $(RUNTIME) var/kafka/$(KAFKA)/complete ## Fetch the embedded broker by Maven.
 
@@ -69,6 +88,7 @@ lock: ## Write requirements*.lock anew from pyproject.toml; ARGS=--upgrade takes
 	var/lock/bin/python -m pip --disable-pip-version-check --quiet install uv
 	$(COMPILE) $(ARGS) pyproject.toml --output-file requirements.lock
 	$(COMPILE) $(ARGS) pyproject.toml --group dev --constraints requirements.lock --output-file requirements-dev.lock
+	$(COMPILE) $(ARGS) --group bench --output-file requirements-bench.lock
 	printf 'hatchling\neditables\n' | $(COMPILE) $(ARGS) - --constraints requirements-dev.lock --output-file requirements-build.lock
 	rm -rf var/lock
 
@@ -97,6 +117,13 @@ $(RUNTIME): requirements.lock requirements-build.lock pyproject.toml | $(BIN)/py
 $(TOOLS): requirements-dev.lock $(RUNTIME)
 	@echo "installing the tools ..."
 	@$(PIP) install --require-hashes -r requirements-dev.lock
+	@touch $@
+
+$(QUIX): requirements-bench.lock | $(BIN)/python
+	@echo "installing Quix Streams, which make bench compares with ..."
+	@$(PYTHON) -m venv var/bench/venv
+	@var/bench/venv/bin/python -m pip --disable-pip-version-check --no-input --quiet install --require-hashes \
+		-r requirements-bench.lock
 	@touch $@
 
 var/kafka/%/complete: deploy/kafka/pom.xml | $(RUNTIME)

@@ -1,10 +1,15 @@
-"""How many signed webhooks one ingress takes, beside a bare aiohttp handler that only reads the body.
+"""How many signed webhooks one ingress takes, beside two bare aiohttp handlers.
 
-Both servers are pinned to one core where the machine has two, the sender and the
+One of them only reads the body, the other checks its signature too (the same check),
+and neither keeps anything: what lies between them is the price of knowing who sends, what lies
+between the second and the ingress is all that is ours (docs/decisions/0005).
+
+The servers are pinned to one core where the machine has two, the sender and the
 broker run on the other. Requests are signed beforehand; the sender keeps a fixed
-number of connections busy.
+number of connections busy. ``..._cpu_us_per_request`` is the server's own processor
+time, which depends little on what else the machine does.
 
-Run a bare server: ``python -m bench.ingress PORT``.
+Run a bare server: ``python -m bench.ingress PORT [VERIFICATION_KEY]``.
 """
 
 import asyncio
@@ -19,6 +24,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
 import uvloop
 from aiohttp import web
 
@@ -26,6 +32,7 @@ from bench.traffic import bodies_of
 from deploy.local import ports
 from deploy.local.broker import Broker
 from streams import codecs, topics
+from streams.providers import PROVIDERS, WebhookRequest
 from streams.settings import load
 from streams.simulate import signing
 
@@ -40,6 +47,8 @@ class Load:
     requests_per_s: float
     p50_ms: float
     p99_ms: float
+    cpu_us: float
+    """The server's processor time for one request."""
 
 
 def measure(seconds: float = 5.0) -> dict[str, float]:
@@ -63,18 +72,24 @@ def measure(seconds: float = 5.0) -> dict[str, float]:
             ],
         }
         asyncio.run(topics.create(load(environment=environment)))
-        with _server([sys.executable, "-m", "streams", "ingress"], environment):
-            one = asyncio.run(_drive(port, single, seconds))
-            many = asyncio.run(_drive(port, batched, seconds))
-        with _server([sys.executable, "-m", "bench.ingress", str(port)], {}):
-            bare = asyncio.run(_drive(port, single, seconds))
-    found["ingress_requests_per_s"] = one.requests_per_s
-    found["ingress_p50_ms"] = one.p50_ms
-    found["ingress_p99_ms"] = one.p99_ms
+        with _server([sys.executable, "-m", "streams", "ingress"], environment) as ingress:
+            one = _measure(ingress, port, single, seconds)
+            many = _measure(ingress, port, batched, seconds)
+        bare = [sys.executable, "-m", "bench.ingress", str(port)]
+        with _server(bare, {}) as reader:
+            reads = _measure(reader, port, single, seconds)
+        with _server([*bare, secrets.for_ingress()["sendgrid"]], {}) as verifier:
+            verifies = _measure(verifier, port, single, seconds)
+    for name, load_ in (("ingress", one), ("bare_reads", reads), ("bare_verifies", verifies)):
+        found[f"{name}_requests_per_s"] = load_.requests_per_s
+        found[f"{name}_p50_ms"] = load_.p50_ms
+        found[f"{name}_p99_ms"] = load_.p99_ms
+        found[f"{name}_cpu_us_per_request"] = load_.cpu_us
     found["ingress_events_per_s_batches_of_100"] = many.requests_per_s * 100
     found["ingress_batches_of_100_p99_ms"] = many.p99_ms
-    found["bare_aiohttp_requests_per_s"] = bare.requests_per_s
-    found["ingress_ratio_bare_aiohttp"] = one.requests_per_s / bare.requests_per_s
+    found["ingress_batches_of_100_cpu_us_per_event"] = many.cpu_us / 100
+    found["ingress_ratio_bare_reads"] = one.requests_per_s / reads.requests_per_s
+    found["ingress_ratio_bare_verifies"] = one.requests_per_s / verifies.requests_per_s
     return found
 
 
@@ -96,15 +111,31 @@ class _server:  # noqa: N801 - reads as a function with `with`
         pin = ["taskset", "-c", "1"] if shutil.which("taskset") and (os.cpu_count() or 1) > 1 else []
         self._process = subprocess.Popen([*pin, *command], env=os.environ | environment)
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> psutil.Process:
         time.sleep(4)
+        return psutil.Process(self._process.pid)
 
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
         self._process.wait(30)
 
 
-async def _drive(port: int, requests: Sequence[bytes], seconds: float) -> Load:
+def _measure(server: psutil.Process, port: int, requests: Sequence[bytes], seconds: float) -> Load:
+    asyncio.run(_drive(port, requests, 1))  # connections to the broker, caches
+    before = server.cpu_times()
+    latencies, elapsed = asyncio.run(_drive(port, requests, seconds))
+    after = server.cpu_times()
+    latencies.sort()
+    return Load(
+        requests_per_s=len(latencies) / elapsed,
+        p50_ms=latencies[len(latencies) // 2] * 1000,
+        p99_ms=latencies[int(len(latencies) * 0.99)] * 1000,
+        cpu_us=(after.user + after.system - before.user - before.system) / len(latencies) * 1e6,
+    )
+
+
+async def _drive(port: int, requests: Sequence[bytes], seconds: float) -> tuple[list[float], float]:
+    """Return the seconds that each request took, and all of them together."""
     latencies: list[float] = []
     end = time.perf_counter() + seconds
 
@@ -127,18 +158,23 @@ async def _drive(port: int, requests: Sequence[bytes], seconds: float) -> Load:
 
     began = time.perf_counter()
     await asyncio.gather(*(one(number) for number in range(CONNECTIONS)))
-    elapsed = time.perf_counter() - began
-    latencies.sort()
-    return Load(
-        len(latencies) / elapsed, latencies[len(latencies) // 2] * 1000, latencies[int(len(latencies) * 0.99)] * 1000
-    )
+    return latencies, time.perf_counter() - began
 
 
-def _bare(port: int) -> None:
-    """Serve what only reads the body."""
+def _bare(port: int, key: str | None) -> None:
+    """Serve what reads the body, and with a key verifies it, and no more."""
 
     async def read(request: web.Request) -> web.Response:
-        await request.read()
+        body = await request.read()
+        if key is not None:
+            webhook = WebhookRequest(
+                body=body,
+                headers={name.lower(): text for name, text in request.headers.items()},
+                url="",
+                account=ACCOUNT,
+                received_at=datetime.now(UTC),
+            )
+            PROVIDERS["sendgrid"].verify(webhook, {"bench": key}, now=datetime.now(UTC), replay_window_s=None)
         return web.Response(text="ok")
 
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
@@ -148,4 +184,4 @@ def _bare(port: int) -> None:
 
 
 if __name__ == "__main__":
-    _bare(int(sys.argv[1]))
+    _bare(int(sys.argv[1]), next(iter(sys.argv[2:]), None))

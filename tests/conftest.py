@@ -1,6 +1,11 @@
-"""What all tests share: hypothesis' profiles, and one real Kafka broker for the session, started when a test asks."""
+"""What all tests share: hypothesis' profiles, and one real Kafka broker, started when a test asks.
+
+``make test`` runs files side by side in several processes (pytest-xdist). "The session" is one such process: each
+has a broker of its own, on free ports and in a folder of its own.
+"""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +17,13 @@ from deploy.local.broker import Broker
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+# Dozens of brokers live for a few seconds each: Java's quick compiler makes them ready for half the processor time.
+os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+
+# A shell that starts us in the background makes us deaf to Ctrl-C, and so each process that a test starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,19 @@
 """Signing certificates of Amazon SNS, by the address that ``Provider.certificate_url`` has checked.
 
 The rule: strangers choose which of Amazon's addresses is asked for, so that must cost
-little: each is asked for once at a time, a failure is remembered for a while, so many
-downloads a minute and no more; and failures never push a good certificate out.
+little, and must cost those who are genuine nothing. Each address is asked for once at a
+time, a failure is remembered for a while, so many downloads a minute and no more. A
+address whose certificate has verified a request is *proven*: what strangers ask for never
+pushes its certificate out and never uses up its downloads. A kept certificate stays in
+use while a newer copy cannot be had.
 """
 
 import asyncio
+import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
@@ -17,14 +22,27 @@ from streams.web.limits import TokenBucket
 from streams.web.outbound import FetchError
 
 KEEP_S: Final = 24 * 3600.0
-"""How long a certificate is kept. SNS changes it about once a year, under a new name."""
+"""A certificate is asked for again after so long. SNS changes it about once a year, under a new name."""
+KEEP_STALE_S: Final = 7 * KEEP_S
+"""Without a newer copy it is used for so long; then what Amazon has taken away is no longer believed."""
 FORGET_FAILURE_S: Final = 30.0
 MOST: Final = 32
-"""Certificates kept, and failures: one for each region is enough."""
+"""Certificates kept of proven addresses, of others, and failures: one for each region is enough."""
 _PER_MINUTE: Final = 30
+_PROVEN_PER_MINUTE: Final = 10
+"""Downloads of the proven addresses, beside those of all others."""
+
+_PEM: Final = b"-----BEGIN CERTIFICATE-----"
 
 _Value = TypeVar("_Value")
 Told = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    pem: bytes
+    since: float
+    """Monotonic seconds."""
 
 
 class Certificates:
@@ -32,7 +50,7 @@ class Certificates:
 
     Args:
         fetch: the guarded client's ``get``.
-        folder: certificates by file name, looked at first.
+        folder: certificates by file name, taken before any download.
         told: told ``fetched`` or ``failed`` of each download.
         clock: monotonic seconds.
     """
@@ -49,51 +67,74 @@ class Certificates:
         self._folder = folder
         self._told = told
         self._clock = clock
-        self._kept: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
+        self._proven: OrderedDict[str, _Kept] = OrderedDict()
+        self._unproven: OrderedDict[str, _Kept] = OrderedDict()
         self._failed: OrderedDict[str, float] = OrderedDict()
         self._under_way: dict[str, asyncio.Task[bytes]] = {}
         self._bucket = TokenBucket(_PER_MINUTE / 60, _PER_MINUTE)
+        self._proven_bucket = TokenBucket(_PROVEN_PER_MINUTE / 60, _PROVEN_PER_MINUTE)
 
     async def get(self, url: str) -> bytes:
-        """Return the file at ``url``, in PEM as it should be; whether it is one says the verification.
+        """Return the file at ``url``; whether it is a certificate to believe says the verification.
 
         Raises:
             FetchError: it cannot be had now.
         """
         now = self._clock()
-        kept = self._kept.get(url)
-        if kept is not None and now - kept[1] < KEEP_S:
-            self._kept.move_to_end(url)
-            return kept[0]
+        kept = self._proven.get(url) or self._unproven.get(url)
+        if kept is not None and now - kept.since < KEEP_S:
+            return kept.pem
         if self._folder is not None and (found := self._from_folder(self._folder, url)) is not None:
             return found
+        if kept is not None and now - kept.since < KEEP_STALE_S:
+            with contextlib.suppress(FetchError):
+                self._download(url, now)  # nobody waits for it
+            return kept.pem
+        return await asyncio.shield(self._download(url, now))
+
+    def proved(self, url: str) -> None:
+        """Note that a request was verified by what ``get`` returned for ``url``."""
+        kept = self._unproven.pop(url, None)
+        if kept is not None:
+            _keep(self._proven, url, kept)
+
+    def _download(self, url: str, now: float) -> "asyncio.Task[bytes]":
+        """Return the download of ``url`` that is under way, or begin one.
+
+        Raises:
+            FetchError: none may begin now.
+        """
+        task = self._under_way.get(url)
+        if task is not None:
+            return task
         if now - self._failed.get(url, -FORGET_FAILURE_S) < FORGET_FAILURE_S:
             message = "the certificate could not be fetched a moment ago"
             raise FetchError(message)
-        task = self._under_way.get(url)
-        if task is None:
-            if self._bucket.take(now) > 0:
-                message = "too many certificates were asked for in the last minute"
-                raise FetchError(message)
-            task = asyncio.create_task(self._download(url))
-            self._under_way[url] = task
-            task.add_done_callback(lambda done: self._done(url, done))
-        return await asyncio.shield(task)
+        bucket = self._proven_bucket if url in self._proven else self._bucket
+        if bucket.take(now) > 0:
+            message = "too many certificates were asked for in the last minute"
+            raise FetchError(message)
+        task = self._under_way[url] = asyncio.create_task(self._fetch_and_keep(url))
+        task.add_done_callback(lambda done: self._done(url, done))
+        return task
 
     def _done(self, url: str, task: "asyncio.Task[bytes]") -> None:
         del self._under_way[url]
         if not task.cancelled():
-            task.exception()  # seen, also where nobody waits any longer
+            task.exception()  # seen, also where nobody waits for it
 
-    async def _download(self, url: str) -> bytes:
+    async def _fetch_and_keep(self, url: str) -> bytes:
         try:
             found = await self._fetch(url)
+            if _PEM not in found:
+                message = "what lies there is no certificate"
+                raise FetchError(message)  # noqa: TRY301 - it is a failed download like any other
         except FetchError:
             self._told("failed")
             _keep(self._failed, url, self._clock())
             raise
         self._told("fetched")
-        _keep(self._kept, url, (found, self._clock()))
+        _keep(self._proven if url in self._proven else self._unproven, url, _Kept(found, self._clock()))
         return found
 
     @staticmethod

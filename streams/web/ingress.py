@@ -157,7 +157,9 @@ class Limits:
     max_memory_bytes: int
 
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+ReadBody = Callable[[int], Awaitable[bytes]]
+"""Reads the request's body, of at most so many bytes; raises TooLargeError, NoRoomError or TimeoutError."""
+Handler = Callable[[web.BaseRequest, ReadBody], Awaitable[web.StreamResponse]]
 
 
 class Ingress:
@@ -266,10 +268,6 @@ class Ingress:
         place = self.room.enter()
         try:
             body = await self._body(request, place)
-            try:
-                place.work()  # only now: a body that does not come takes no place from those that do
-            except NoRoomError:
-                raise _RefusedError(_UNAVAILABLE, "busy", retry_after_s=1) from None
             return await self._take_body(endpoint, self._webhook(endpoint, request, body))
         finally:
             place.leave()
@@ -278,17 +276,9 @@ class Ingress:
         limits = self.limits
         if (request.content_length or 0) > limits.max_body_bytes:
             raise _RefusedError(413, "too_large")
-        if request.headers.get("Expect", "").lower() == "100-continue":
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            request.writer.output_size = 0
+        encoding = request.headers.get("Content-Encoding", "").strip().lower()
         try:
-            return await read_body(
-                request.content,
-                encoding=request.headers.get("Content-Encoding", "").strip().lower(),
-                most=limits.max_body_bytes,
-                place=place,
-                timeout_s=limits.read_timeout_s,
-            )
+            return await self._read(request, place, encoding=encoding, most=limits.max_body_bytes)
         except TooLargeError:
             raise _RefusedError(413, "too_large") from None
         except NoRoomError:
@@ -299,6 +289,21 @@ class Ingress:
             raise _RefusedError(400, "broken") from None
         except TimeoutError:
             raise _RefusedError(408, "too_slow") from None
+
+    async def _read(self, request: web.BaseRequest, place: Place, *, encoding: str, most: int) -> bytes:
+        """Read a body, and only then begin to work on it: one that does not come takes no place from those that do.
+
+        Raises:
+            TooLargeError, NoRoomError, UnknownEncodingError, BrokenBodyError, TimeoutError: as ``read_body`` has it.
+        """
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0
+        body = await read_body(
+            request.content, encoding=encoding, most=most, place=place, timeout_s=self.limits.read_timeout_s
+        )
+        place.work()
+        return body
 
     async def _take_body(self, endpoint: Endpoint, webhook: WebhookRequest) -> bytes:
         verification = None if endpoint.insecure else await self._verify(endpoint, webhook)
@@ -327,7 +332,7 @@ class Ingress:
                 except FetchError as error:
                     failed = True
                     self._say(endpoint, "certificate", "no signing certificate: %s", error)
-            return provider.verify(
+            verification = provider.verify(
                 webhook,
                 endpoint.secrets,
                 now=datetime.now(UTC),
@@ -338,11 +343,14 @@ class Ingress:
             if failed and error.reason is Refusal.UNTRUSTED:  # not its fault: it may come again
                 raise _RefusedError(_UNAVAILABLE, "certificate", retry_after_s=RETRY_AFTER_S) from None
             raise self._refusal(endpoint, error.reason) from None
+        if url is not None and certificate is not None:
+            self._certificates.proved(url)
+        return verification
 
     async def _write_once(
         self, endpoint: Endpoint, webhook: WebhookRequest, verification: Verification | None, token: str
     ) -> None:
-        use = endpoint.tokens.begin(token, webhook.body, time.monotonic())
+        use = endpoint.tokens.begin(token, endpoint.account, webhook.body, time.monotonic())
         if use is Use.REPEATED:
             self._metrics.unrecorded.labels(endpoint.provider.name, "repeated").inc()
             return
@@ -404,11 +412,7 @@ class Ingress:
     async def _handle_other(self, handler: Handler, request: web.BaseRequest) -> web.StreamResponse:
         place = self.room.enter()
         try:
-            place.work()  # before the body: these handlers wait for one only after they know by its key who sends it
-            place.grow(min(request.content_length or self.limits.max_body_bytes, self.limits.max_body_bytes))
-            answer = await handler(request)
-        except NoRoomError:
-            return self._response(_UNAVAILABLE, b"busy\n", {"Retry-After": "1"})
+            answer = await handler(request, lambda most: self._read(request, place, encoding="", most=most))
         except (web.HTTPException, ConnectionError, web.RequestPayloadError, HttpProcessingError):
             return self._response(400, b"broken\n")
         except Exception as error:  # noqa: BLE001 - as for webhooks

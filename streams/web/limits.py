@@ -1,17 +1,21 @@
 """What one request, one account and all requests together may use: bytes, time, memory, rate.
 
 The rule: whatever a stranger can make large is counted while it grows and refused
-before it is large. A body is never inflated beyond its limit, not even by one chunk.
+before it is large. A body is never inflated beyond its limit, and not before all of it
+is there: a few bytes that hold a lot of memory could be sent by anybody. Where memory is
+used up, the body that has been coming for longest makes room: who wants to keep the others
+out has to send all that memory anew in the time that a body of theirs needs.
 """
 
 import asyncio
 import math
 import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from aiohttp import StreamReader
 
-CHUNK_BYTES = 64 * 1024
 _ENCODINGS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 _DEFLATE = 8
 """The low four bits of a zlib stream's first byte (RFC 1950); some senders of "deflate" leave the zlib wrapper away."""
@@ -22,7 +26,7 @@ class TooLargeError(Exception):
 
 
 class NoRoomError(Exception):
-    """All requests together use all that they may."""
+    """All requests together use all that they may, or this one had to make room for another."""
 
 
 class UnknownEncodingError(Exception):
@@ -48,20 +52,59 @@ class Room:
     """Begun and not answered: in work, or their bodies are coming."""
     working: int = 0
     bytes: int = 0
+    coming: "dict[Place, Callable[[], object]]" = field(default_factory=dict)
+    """Those whose bodies are coming, the first to begin first; and what stops each."""
 
     def enter(self) -> "Place":
         """Begin a request; it is not in work yet."""
         self.requests += 1
         return Place(self)
 
+    def take(self, place: "Place", size: int) -> None:
+        """Let a place grow; where there is no room, bodies that began to come before its own are stopped.
 
-@dataclass(slots=True)
+        Raises:
+            NoRoomError: that would not be enough, and nothing was stopped.
+        """
+        needed, stopped = self.bytes + size - self.max_bytes, []
+        for older in self.coming:
+            if needed <= 0 or older is place:
+                break
+            if older.bytes:
+                stopped.append(older)
+                needed -= older.bytes
+        if needed > 0:
+            raise NoRoomError
+        for older in stopped:
+            older.stop()
+        self.bytes += size
+        place.bytes += size
+
+
+@dataclass(slots=True, eq=False)
 class Place:
     """One request in the room. To be left once, whatever becomes of the request."""
 
     room: Room
     bytes: int = 0
     working: bool = False
+    stopped: bool = False
+    """Its body had to make room for another."""
+
+    @contextmanager
+    def coming(self, stop: Callable[[], object]) -> Iterator[None]:
+        """While its body comes; ``stop`` is called if it has to make room for another."""
+        self.room.coming[self] = stop
+        try:
+            yield
+        finally:
+            self.room.coming.pop(self, None)
+
+    def stop(self) -> None:
+        """Make room for another."""
+        self.stopped = True
+        self._give_back()
+        self.room.coming.pop(self)()
 
     def work(self) -> None:
         """Begin to work on it, once: its body is there.
@@ -78,18 +121,20 @@ class Place:
         """Take ``size`` more bytes.
 
         Raises:
-            NoRoomError: there are not as many left.
+            NoRoomError: there are not as many left, or it had to make room.
         """
-        if self.room.bytes + size > self.room.max_bytes:
+        if self.stopped:
             raise NoRoomError
-        self.room.bytes += size
-        self.bytes += size
+        self.room.take(self, size)
 
     def leave(self) -> None:
         """Give back what it used."""
         self.room.requests -= 1
         self.room.working -= self.working
         self.working = False
+        self._give_back()
+
+    def _give_back(self) -> None:
         self.room.bytes -= self.bytes
         self.bytes = 0
 
@@ -113,51 +158,29 @@ class TokenBucket:
         return (1 - self._tokens) / self.rate_per_s
 
 
-class Inflater:
-    """Undoes one Content-Encoding, at most so many bytes at a time.
+def inflate(body: bytes, encoding: str, most: int) -> bytes:
+    """Return what a body with this Content-Encoding, a key of ``_ENCODINGS``, inflates to.
 
     Raises:
-        UnknownEncodingError: it is none of gzip and deflate. Several on top of each other are none either.
+        TooLargeError: that is more than ``most`` bytes.
+        BrokenBodyError: it is not compressed so, ends too early, or goes on after its end.
     """
-
-    def __init__(self, encoding: str) -> None:
-        window = _ENCODINGS.get(encoding.strip().lower())
-        if window is None:
-            raise UnknownEncodingError
-        self._window = window
-        self._stream = zlib.decompressobj(window)
-        self._begun = False
-
-    def feed(self, chunk: bytes, most: int) -> bytes:
-        """Return what ``chunk`` inflates to.
-
-        Raises:
-            TooLargeError: that is more than ``most`` bytes.
-            BrokenBodyError: it is not compressed so, or goes on after its end.
-        """
-        if chunk and not self._begun:
-            self._begun = True
-            if self._window == zlib.MAX_WBITS and chunk[0] & 0xF != _DEFLATE:
-                self._stream = zlib.decompressobj(-zlib.MAX_WBITS)
-        try:
-            # one byte more than allowed is asked for, so that "just full" and "too much" differ; 0 would mean no limit
-            inflated = self._stream.decompress(chunk, most + 1)
-        except zlib.error:
-            raise BrokenBodyError from None
-        if len(inflated) > most:
-            raise TooLargeError
-        if self._stream.unused_data:
-            raise BrokenBodyError
-        return inflated
-
-    def end(self) -> None:
-        """Check that the stream is complete.
-
-        Raises:
-            BrokenBodyError: it is not.
-        """
-        if self._begun and not self._stream.eof:
-            raise BrokenBodyError
+    if not body:
+        return body
+    window = _ENCODINGS[encoding]
+    if window == zlib.MAX_WBITS and body[0] & 0xF != _DEFLATE:
+        window = -zlib.MAX_WBITS
+    stream = zlib.decompressobj(window)
+    try:
+        # one byte more than allowed is asked for, so that "just full" and "too much" differ; 0 would mean no limit
+        inflated = stream.decompress(body, most + 1)
+    except zlib.error:
+        raise BrokenBodyError from None
+    if len(inflated) > most:
+        raise TooLargeError
+    if stream.unused_data or not stream.eof:
+        raise BrokenBodyError
+    return inflated
 
 
 async def read_body(content: StreamReader, *, encoding: str, most: int, place: Place, timeout_s: float) -> bytes:
@@ -165,7 +188,7 @@ async def read_body(content: StreamReader, *, encoding: str, most: int, place: P
 
     Args:
         content: as it comes over the wire: nothing may decompress it before.
-        encoding: empty or ``identity`` for none.
+        encoding: in lower case; empty or ``identity`` for none. Several on top of each other are not understood.
         most: bytes that it may have as it comes, and decompressed.
         place: where its bytes are counted.
         timeout_s: all of it must come within so many seconds.
@@ -175,23 +198,42 @@ async def read_body(content: StreamReader, *, encoding: str, most: int, place: P
         TimeoutError: it did not come in time.
         aiohttp's own errors: the chunks are malformed, the connection is lost.
     """
-    inflater = None if encoding in {"", "identity"} else Inflater(encoding)
-    if inflater is None and content.is_eof():  # all of it came with the head, as most bodies do
+    compressed = encoding not in {"", "identity"}
+    if compressed and encoding not in _ENCODINGS:
+        raise UnknownEncodingError
+    if content.is_eof():  # all of it came with the head, as most bodies do
         body = content.read_nowait()
         if len(body) > most:
             raise TooLargeError
         place.grow(len(body))
-        return body
-    received, parts, size = 0, [], 0
-    async with asyncio.timeout(timeout_s):
-        while chunk := await content.readany():
-            received += len(chunk)
-            if received > most:
-                raise TooLargeError
-            part = chunk if inflater is None else inflater.feed(chunk, most - size)
-            place.grow(len(part))
-            size += len(part)
-            parts.append(part)
-    if inflater is not None:
-        inflater.end()
+    else:
+        body = await _gather(content, most, place, timeout_s)
+    if compressed:
+        body = inflate(body, encoding, most)
+        place.grow(len(body))
+    return body
+
+
+async def _gather(content: StreamReader, most: int, place: Place, timeout_s: float) -> bytes:
+    parts, size = [], 0
+    patience = asyncio.timeout(timeout_s)
+
+    def stop() -> None:
+        if not patience.expired():
+            patience.reschedule(0)
+
+    try:
+        async with patience:
+            with place.coming(stop):
+                while part := await content.readany():
+                    size += len(part)
+                    if size > most:
+                        raise TooLargeError
+                    place.grow(len(part))
+                    parts.append(part)
+    except TimeoutError:
+        if not place.stopped:
+            raise
+    if place.stopped:
+        raise NoRoomError
     return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -2,8 +2,12 @@
 
 The rule: a token is used up by the request that is answered 2xx, not by one that
 failed, because a retry may carry it again. The same token with the same body again is
-the provider's own repetition, and is answered as the first; with another body it
-is a forgery made from a request that somebody saw.
+the provider's own repetition, and is answered as the first; with another body, or at
+another account, it is a forgery made from a request that somebody saw.
+
+All accounts at a provider share one memory: accounts may share a signing key, and a
+subaccount's request carries its primary account's signature too, so what proves
+itself to one account may prove itself to others.
 
 The memory is this process's: another ingress, or this one after a restart, does
 not know the tokens. Against that stand TLS and the replay window; what is repeated
@@ -11,10 +15,13 @@ whole is absorbed later by its event ids.
 """
 
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import Enum
 from hashlib import blake2b
 
+MOST_EACH = 100_000
+"""Tokens that are remembered for each account: some 20 MB."""
 _SLACK_S = 600.0
 _FOREVER_S = 7 * 86_400.0
 """For a provider whose stamps may have any age: as long as a raw record is kept."""
@@ -27,29 +34,30 @@ class Use(Enum):
     REPEATED = "repeated"
     """Used up by the very same body."""
     FORGED = "forged"
-    """Used up, or just in use, by another body."""
+    """Used up, or just in use, by another body or at another account."""
 
 
 @dataclass(slots=True)
 class TokenMemory:
-    """The tokens of one account at one provider."""
+    """The tokens of one provider."""
 
     keep_s: float
-    """At least the replay window: afterwards the stamp is too old anyway."""
-    most: int = 100_000
-    """Beyond it the oldest is forgotten: some 20 MB."""
+    """At least the longest replay window: afterwards the stamp is too old anyway."""
+    most: int
+    """Beyond it the oldest is forgotten."""
     _used: "OrderedDict[str, tuple[bytes, float]]" = field(default_factory=OrderedDict)
     _in_work: dict[str, tuple[bytes, int]] = field(default_factory=dict)
 
     @classmethod
-    def for_window(cls, replay_window_s: float | None) -> "TokenMemory":
-        """Return a memory that outlasts a replay window, on both sides of the clock."""
-        return cls(replay_window_s + _SLACK_S if replay_window_s is not None else _FOREVER_S)
+    def for_windows(cls, replay_windows_s: Collection[float | None]) -> "TokenMemory":
+        """Return a memory for accounts with these replay windows: it outlasts each, on both sides of the clock."""
+        keep_s = max((_FOREVER_S if it is None else it + _SLACK_S for it in replay_windows_s), default=_SLACK_S)
+        return cls(keep_s=keep_s, most=MOST_EACH * len(replay_windows_s))
 
-    def begin(self, token: str, body: bytes, now: float) -> Use:
+    def begin(self, token: str, account: str, body: bytes, now: float) -> Use:
         """Say what the token is. If it is new it is in use from now on, until ``end``. ``now`` is monotonic, seconds."""
         self._forget(now)
-        digest = _digest(body)
+        digest = _digest(account, body)
         if used := self._used.get(token):
             return Use.REPEATED if used[0] == digest else Use.FORGED
         working, count = self._in_work.get(token, (digest, 0))
@@ -79,5 +87,7 @@ class TokenMemory:
             del self._used[token]
 
 
-def _digest(body: bytes) -> bytes:
-    return blake2b(body, digest_size=16).digest()
+def _digest(account: str, body: bytes) -> bytes:
+    digest = blake2b(account.encode() + b"\0", digest_size=16)
+    digest.update(body)
+    return digest.digest()

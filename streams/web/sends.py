@@ -10,7 +10,6 @@
 Errors are ``application/problem+json`` (RFC 9457). They name fields, never values.
 """
 
-import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,19 +23,18 @@ from aiokafka.errors import KafkaError
 
 from streams import codecs, records
 from streams.domain.events import Send
+from streams.web.limits import NoRoomError, TooLargeError
 
 PATH: Final = "/sends"
 MOST_SENDS: Final = 1000
 """Elements of one request."""
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 """Bytes of one request: room for 1,000 with 4 KiB each."""
-BODY_TIMEOUT_S: Final = 20.0
 RETRY_AFTER_S: Final = 10
 _MOST_ERRORS: Final = 20
 """Bad elements that an answer names."""
 _KEY_BYTES: Final = 512
 """A key longer than this is none."""
-_CHUNK_BYTES: Final = 64 * 1024
 
 
 class Outcome(StrEnum):
@@ -50,6 +48,7 @@ class Outcome(StrEnum):
     TOO_SLOW = "too_slow"  # the body did not come in time
     MALFORMED = "malformed"  # not JSON
     INVALID = "invalid"  # JSON, but some element is no send
+    BUSY = "busy"  # too many requests or bytes are in work
     UNAVAILABLE = "unavailable"  # the brokers do not take it now
 
 
@@ -58,7 +57,9 @@ Publish = Callable[[Sequence[tuple[bytes, bytes]]], Awaitable[None]]
 when all in-sync replicas have all of them. Raises KafkaError, OSError or TimeoutError when they do not; a part may have
 been written then."""
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+ReadBody = Callable[[int], Awaitable[bytes]]
+"""Reads the request's body, of at most so many bytes; raises TooLargeError, NoRoomError or TimeoutError (``limits``)."""
+Handler = Callable[[web.BaseRequest, ReadBody], Awaitable[web.StreamResponse]]
 Told = Callable[[Outcome, int], None]
 """Called once a request with what became of it and how many sends were accepted."""
 
@@ -87,7 +88,6 @@ def handler(
     keys: Mapping[str, Sequence[str]],
     publish: Publish,
     told: Told = lambda _outcome, _count: None,
-    body_timeout_s: float = BODY_TIMEOUT_S,
 ) -> Handler:
     """Return what answers ``POST /sends``. It raises nothing but what a broken connection raises.
 
@@ -95,15 +95,9 @@ def handler(
         keys: Account -> the SHA-256 of each of its API keys, in hexadecimal.
         publish: Writes to ``mail.sends``; see ``Publish``.
         told: Told what became of each request, for metrics.
-        body_timeout_s: The whole body has to come within so many seconds.
     """
     digests = [(account, digest.lower()) for account, found in keys.items() for digest in found]
-    return _Sends(digests=digests, publish=publish, told=told, body_timeout_s=body_timeout_s).post
-
-
-def add_routes(app: web.Application, **options: Any) -> None:
-    """Add ``POST /sends`` to an application; the options are those of ``handler``."""
-    app.router.add_post(PATH, handler(**options))
+    return _Sends(digests=digests, publish=publish, told=told).post
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,13 +106,12 @@ class _Sends:
     """(account, SHA-256 of a key in hexadecimal)."""
     publish: Publish
     told: Told
-    body_timeout_s: float
 
-    async def post(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def post(self, request: web.BaseRequest, read_body: ReadBody) -> web.StreamResponse:
         """Take the sends of one request."""
         try:
             accounts = self._accounts(request)
-            sends = _sends(await self._body(request), accounts)
+            sends = _sends(await self._body(request, read_body), accounts)
             await self._publish(sends)
         except _RefusedError as refused:
             self.told(refused.outcome, 0)
@@ -143,7 +136,8 @@ class _Sends:
             )
         return frozenset(matched)
 
-    async def _body(self, request: web.BaseRequest) -> bytes:
+    @staticmethod
+    async def _body(request: web.BaseRequest, read_body: ReadBody) -> bytes:
         if not (request.content_type == "application/json" or request.content_type.endswith("+json")):
             raise _RefusedError(
                 Outcome.UNSUPPORTED, HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the Content-Type must be application/json"
@@ -154,18 +148,19 @@ class _Sends:
             )
         if (request.content_length or 0) > MAX_BODY_BYTES:
             raise _too_large()
-        body = bytearray()
         try:
-            async with asyncio.timeout(self.body_timeout_s):
-                async for chunk in request.content.iter_chunked(_CHUNK_BYTES):
-                    body += chunk
-                    if len(body) > MAX_BODY_BYTES:
-                        raise _too_large()
-        except TimeoutError:
+            return await read_body(MAX_BODY_BYTES)
+        except TooLargeError:
+            raise _too_large() from None
+        except NoRoomError:
             raise _RefusedError(
-                Outcome.TOO_SLOW, HTTPStatus.REQUEST_TIMEOUT, f"the body did not come within {self.body_timeout_s:g} s"
+                Outcome.BUSY,
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "too much is in work; send all of it again",
+                headers={"Retry-After": "1"},
             ) from None
-        return bytes(body)
+        except TimeoutError:
+            raise _RefusedError(Outcome.TOO_SLOW, HTTPStatus.REQUEST_TIMEOUT, "the body did not come in time") from None
 
     async def _publish(self, sends: Sequence[Send]) -> None:
         try:

@@ -2,7 +2,6 @@
 
 import hmac
 import json
-import time
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -254,16 +253,6 @@ HOSTILE_JSON: dict[str, Callable[[int], bytes]] = {  # by size in bytes
     "depth": lambda size: b"[" * size,
     "objects in depth": lambda size: b'{"a":' * (size // 5),
 }
-
-
-def cpu_s(work: Callable[[], None]) -> float:
-    """Return the seconds of CPU that the work costs: the least of three, because others share the machine."""
-    costs = []
-    for _ in range(3):
-        start = time.process_time()
-        work()
-        costs.append(time.process_time() - start)
-    return min(costs)
 
 
 GENUINE: dict[str, Callable[[], Signed]] = {

@@ -3,8 +3,11 @@
 import hmac
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
+from urllib.parse import unquote_plus
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -13,8 +16,10 @@ from hypothesis import strategies as st
 
 from streams.domain.events import DeliveryEvent
 from streams.providers import PROVIDERS, PoisonError, Refusal, VerificationError, _proof
+from streams.providers import _fields as fields
 from tests.providers.cases import CASES
-from tests.providers.signing import GENUINE, Signed, public_base64, request, rsa_key
+from tests.providers.effort import is_affordable
+from tests.providers.signing import GENUINE, HOSTILE_JSON, Signed, public_base64, request, rsa_key
 
 every_provider = pytest.mark.parametrize("provider", sorted(PROVIDERS))
 covered_provider = pytest.mark.parametrize("provider", ["sendgrid", "amazon_ses"])  # their signatures cover the events
@@ -292,3 +297,16 @@ def test_every_reason_is_a_word_fit_for_a_label() -> None:
 def test_keys_of_tests_differ_by_name() -> None:
     assert isinstance(rsa_key("a"), rsa.RSAPrivateKey)
     assert public_base64(rsa_key("a")) != public_base64(rsa_key("b"))
+
+
+def test_the_measure_of_effort_refuses_what_a_megabyte_of_a_strangers_costs_when_it_is_read() -> None:
+    for made in HOSTILE_JSON.values():
+        text = made(_proof.PARSED_LIMIT)
+        assert not is_affordable(partial(_read, text))
+    names = ["%41" * (_proof.PARSED_LIMIT // 3_000)] * 1_000
+    assert not is_affordable(lambda: [unquote_plus(name) for name in names])  # by its lines: it holds little
+
+
+def _read(text: bytes) -> None:
+    with suppress(PoisonError):
+        fields.decode_body(text)

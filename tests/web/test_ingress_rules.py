@@ -3,23 +3,26 @@
 import asyncio
 import contextlib
 import dataclasses
+import gzip
 import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from aiohttp import ClientSession, TCPConnector
+from aiohttp import ClientSession, TCPConnector, web
 from prometheus_client import CollectorRegistry
 
+from streams.ingress import _endpoints as served
 from streams.metrics import IngressMetrics
 from streams.providers import PROVIDERS
 from streams.records import Headers
 from streams.settings import Ingress as IngressSettings
-from streams.web.certificates import Certificates
-from streams.web.ingress import Endpoint, Ingress, Limits, PublicServer
+from streams.settings import load
+from streams.web.certificates import KEEP_STALE_S, Certificates
+from streams.web.ingress import Endpoint, Handler, Ingress, Limits, PublicServer, ReadBody
 from streams.web.limits import TokenBucket
 from streams.web.outbound import FetchError, GuardedClient
 from streams.web.replay import TokenMemory
@@ -74,7 +77,7 @@ def endpoint(name: str = "sendgrid", **changes: Any) -> Endpoint:
         "insecure": False,
         "auto_confirm": False,
         "bucket": TokenBucket(1e6, 1_000_000),
-        "tokens": TokenMemory.for_window(3600),
+        "tokens": TokenMemory.for_windows([3600]),
     }
     return Endpoint(**(options | changes))
 
@@ -91,13 +94,17 @@ class World:
     url: str
 
     async def post(
-        self, signed: signing.Signed, headers: dict[str, str] | None = None, method: str = "POST"
+        self,
+        signed: signing.Signed,
+        headers: dict[str, str] | None = None,
+        method: str = "POST",
+        account: str = "acme",
     ) -> tuple[int, dict[str, str]]:
         async with (
             ClientSession(connector=TCPConnector(force_close=True, ssl=False)) as client,
             client.request(
                 method,
-                f"{self.url}/webhooks/{signed.provider}/acme",
+                f"{self.url}/webhooks/{signed.provider}/{account}",
                 data=signed.request.body,
                 headers={**signed.request.headers, **(headers or {})},
             ) as answer,
@@ -118,12 +125,13 @@ async def make() -> AsyncIterator[Make]:
         max_connections: int = 100,
         keepalive_timeout_s: float = 5,
         tls: ssl.SSLContext | None = None,
+        others: Mapping[tuple[str, str], Handler] | None = None,
         **options: Any,
     ) -> World:
         writer, client = Writer(), Client()
         ingress = Ingress(
             endpoints=endpoints or [endpoint()],
-            others={},
+            others=others or {},
             limits=limits,
             writer=cast("RecordWriter", writer),
             certificates=Certificates(client.get),
@@ -194,6 +202,34 @@ async def test_what_is_not_acknowledged_is_answered_503_and_leaves_its_token_to_
     assert (status, headers["Retry-After"]) == (503, "10")
     assert (await here.post(signed))[0] == 200
     assert len(here.writer.written) == 1
+
+
+async def test_a_request_that_one_account_took_is_refused_at_another_with_the_same_signing_key(make: Make) -> None:
+    tokens = TokenMemory.for_windows([3600, 3600])
+    here = await make(endpoint("mailgun", tokens=tokens), endpoint("mailgun", account="other", tokens=tokens))
+    signed = world.mailgun()
+
+    assert (await here.post(signed))[0] == 200
+    assert (await here.post(signed, account="other"))[0] == 403
+    assert (await here.post(signed))[0] == 200  # the provider's own repetition
+    assert len(here.writer.written) == 1
+
+
+def test_all_accounts_at_a_provider_share_the_memory_of_its_tokens() -> None:
+    account = "MAILSTREAMS_ACCOUNTS__{}__WEBHOOKS__MAILGUN__{}".format
+    settings = load(
+        environment={
+            account("ACME", "SECRETS__2026"): signing.MAILGUN_KEY,
+            account("OTHER", "SECRETS__2026"): signing.MAILGUN_KEY,
+            account("OTHER", "REPLAY_WINDOW_S"): "86400",
+        }
+    )
+
+    of_mailgun = [one for one in served(settings) if one.provider.name == "mailgun"]
+
+    assert [one.account for one in of_mailgun] == ["acme", "other"]
+    assert len({id(one.tokens) for one in of_mailgun}) == 1
+    assert of_mailgun[0].tokens.keep_s > 86_400  # the longest window of them
 
 
 async def test_a_mistake_of_ours_is_answered_500_without_a_word_of_it(
@@ -275,6 +311,22 @@ async def test_without_its_certificate_a_message_of_our_topic_is_answered_503_no
 
     assert (await here.post(world.sns()))[0] == 503
     assert here.writer.written == []
+
+
+async def test_who_knows_the_topic_cannot_keep_its_messages_out_by_asking_for_other_certificates(make: Make) -> None:
+    here = await make(endpoint("amazon_ses"))
+    now = 1000.0
+    here.ingress._certificates._clock = lambda: now
+    assert (await here.post(world.sns()))[0] == 200
+    here.client.error = FetchError("away")
+    now += KEEP_STALE_S / 2  # the certificate is old by now, and the attacker uses up all downloads
+    for number in range(40):
+        await here.post(world.sns(SigningCertURL=f"{signing.CERTIFICATE_URL[:-4]}{number}.pem"))
+    assert len(here.client.asked) <= 32
+
+    assert (await here.post(world.sns()))[0] == 200
+
+    assert here.client.asked[-1] == signing.CERTIFICATE_URL  # and its own downloads are left to it
 
 
 async def test_without_auto_confirm_nothing_is_confirmed(make: Make, caplog: pytest.LogCaptureFixture) -> None:
@@ -409,6 +461,75 @@ async def test_bodies_that_do_not_come_take_no_place_from_those_that_do(make: Ma
         assert (await reader.readline()).startswith(b"HTTP/1.1 200")
         writer.close()
     assert (here.ingress.room.requests, here.ingress.room.working, here.ingress.room.bytes) == (0, 0, 0)
+
+
+SLOW = dataclasses.replace(LIMITS, read_timeout_s=60)
+
+
+async def test_large_bodies_that_stall_keep_nobody_out(make: Make) -> None:
+    here = await make(limits=dataclasses.replace(SLOW, max_memory_bytes=2 << 20))
+    signed = world.sendgrid()
+    stalled = []
+    for _ in range(4):  # twice as much as there is room for
+        reader, writer = await connect(here)
+        writer.write(world.head(signed, length=LIMITS.max_body_bytes) + b"x" * (LIMITS.max_body_bytes - 1))
+        await writer.drain()
+        stalled.append((reader, writer))
+    while here.ingress.room.bytes < 2 * (LIMITS.max_body_bytes - 1):
+        await asyncio.sleep(0.01)
+
+    large = world.sendgrid(b'[{"email":"jo@customer.example","sg_event_id":"%s"}]' % (b"x" * 500_000))
+    assert [(await here.post(one))[0] for one in (signed, large)] == [200, 200]
+
+    assert (await asyncio.wait_for(stalled[0][0].readline(), 5)).startswith(b"HTTP/1.1 503")
+    for _, writer in stalled:
+        writer.transport.abort()
+
+
+async def test_a_few_compressed_bytes_that_stall_hold_no_memory(make: Make) -> None:
+    here = await make(limits=dataclasses.replace(SLOW, max_memory_bytes=2 << 20))
+    signed = world.sendgrid(b"\0" * (LIMITS.max_body_bytes - 1)).with_headers(content_encoding="gzip")
+    bomb = gzip.compress(signed.request.body)
+    stalled = [await connect(here) for _ in range(10)]
+    for _, writer in stalled:
+        writer.write(world.head(signed, length=len(bomb)) + bomb[:-1])
+    while here.ingress.room.bytes < 10 * (len(bomb) - 1):
+        await asyncio.sleep(0.01)
+
+    assert here.ingress.room.bytes == 10 * (len(bomb) - 1)
+    for _, writer in stalled:
+        writer.transport.abort()
+
+
+async def test_sends_whose_bodies_do_not_come_take_no_place_from_webhooks(make: Make) -> None:
+    taken: list[bytes] = []
+
+    async def take(_request: web.BaseRequest, read_body: ReadBody) -> web.StreamResponse:
+        taken.append(await read_body(100))
+        await here.writer.go_on.wait()
+        return web.Response(status=202)
+
+    here = await make(limits=dataclasses.replace(SLOW, max_requests=2), others={("POST", "/sends"): take})
+    waiting = [await connect(here) for _ in range(3)]
+    for _, writer in waiting:
+        writer.write(b"POST /sends HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\n{")
+    while here.ingress.room.bytes < 3:
+        await asyncio.sleep(0.01)
+
+    assert (await here.post(world.sendgrid()))[0] == 200
+
+    here.writer.go_on.clear()  # those whose bodies are there do take a place each
+    for _, writer in waiting[:2]:
+        writer.write(b"}")
+    while here.ingress.room.working < 2:
+        await asyncio.sleep(0.01)
+    assert (await here.post(world.sendgrid()))[0] == 503
+    here.writer.go_on.set()
+    for reader, writer in waiting[:2]:
+        assert (await reader.readline()).startswith(b"HTTP/1.1 202")
+        writer.close()
+    assert taken == [b"{}"] * 2
+    waiting[2][1].close()
 
 
 async def test_complaints_about_one_endpoint_are_logged_once_in_a_while(

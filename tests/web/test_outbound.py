@@ -1,6 +1,7 @@
 """What the ingress fetches of its own: the public internet only, little and quickly. And the certificates it keeps."""
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.web import outbound
-from streams.web.certificates import MOST, Certificates
+from streams.web.certificates import FORGET_FAILURE_S, KEEP_S, KEEP_STALE_S, MOST, Certificates
 from streams.web.outbound import FetchError, GuardedClient, is_public
 from tests.providers import signing
 from tests.web.edge import Listener, self_signed
@@ -167,7 +168,19 @@ class Server:
         if self.fails:
             message = "away"
             raise FetchError(message)
-        return url.encode()
+        return pem(url)
+
+
+def pem(text: str) -> bytes:
+    return f"-----BEGIN CERTIFICATE-----\n{text}".encode()
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 async def test_a_certificate_is_fetched_once_however_many_ask_for_it() -> None:
@@ -176,8 +189,8 @@ async def test_a_certificate_is_fetched_once_however_many_ask_for_it() -> None:
 
     found = await asyncio.gather(*(certificates.get(URL) for _ in range(20)))
 
-    assert set(found) == {URL.encode()}
-    assert await certificates.get(URL) == URL.encode()
+    assert set(found) == {pem(URL)}
+    assert await certificates.get(URL) == pem(URL)
     assert server.asked == [URL]
 
 
@@ -190,7 +203,7 @@ async def test_a_failure_is_remembered_for_a_while_and_then_tried_again() -> Non
             await certificates.get(URL)
     assert len(server.asked) == 1
     server.fails, now = False, 1031.0
-    assert await certificates.get(URL) == URL.encode()
+    assert await certificates.get(URL) == pem(URL)
 
 
 async def test_failures_never_push_a_good_certificate_out_and_cost_so_many_downloads_a_minute() -> None:
@@ -202,8 +215,91 @@ async def test_failures_never_push_a_good_certificate_out_and_cost_so_many_downl
         with pytest.raises(FetchError):
             await certificates.get(f"{URL}{number}.pem")
     assert len(server.asked) == 30
-    assert await certificates.get(URL) == URL.encode()
+    assert await certificates.get(URL) == pem(URL)
     assert len(certificates._failed) <= MOST
+
+
+async def flood(certificates: Certificates, clock: Clock, minutes: int) -> None:
+    """Ask for made-up addresses, as who knows a topic's ARN can make us, each minute more than we download in one."""
+    for number in range(minutes * 100):
+        clock.now += 0.6
+        with contextlib.suppress(FetchError):
+            await certificates.get(f"{URL}{number}.pem")
+
+
+async def test_strangers_cannot_push_a_proven_certificate_out_nor_use_up_its_downloads() -> None:
+    server, clock = Server(), Clock()
+    certificates = Certificates(server.fetch, clock=clock)
+    await certificates.get(URL)
+    certificates.proved(URL)
+
+    await flood(certificates, clock, 2)  # of addresses that do lead to certificates, more than are kept
+    server.asked.clear()
+    assert await certificates.get(URL) == pem(URL)
+    assert server.asked == []
+
+    clock.now += KEEP_STALE_S
+    await flood(certificates, clock, 2)
+    assert await certificates.get(URL) == pem(URL)
+    assert server.asked[-1] == URL
+
+
+async def test_the_downloads_of_proven_addresses_have_a_limit_too() -> None:
+    server, clock = Server(), Clock()
+    certificates = Certificates(server.fetch, clock=clock)
+    for number in range(20):
+        await certificates.get(f"{URL}{number}.pem")
+        certificates.proved(f"{URL}{number}.pem")
+    server.asked.clear()
+    clock.now += KEEP_STALE_S
+
+    for number in range(20):
+        with contextlib.suppress(FetchError):
+            await certificates.get(f"{URL}{number}.pem")
+
+    assert len(server.asked) == 10
+
+
+async def test_while_no_newer_copy_can_be_had_the_old_certificate_is_used_for_a_week() -> None:
+    server, clock = Server(), Clock()
+    certificates = Certificates(server.fetch, clock=clock)
+    await certificates.get(URL)
+    server.fails = True
+    clock.now += KEEP_S
+
+    for _ in range(3):
+        assert await certificates.get(URL) == pem(URL)  # at once, and a newer copy is asked for beside it
+        await asyncio.sleep(0.02)
+    assert server.asked == [URL] * 2
+
+    clock.now += FORGET_FAILURE_S
+    server.fails = False
+    assert await certificates.get(URL) == pem(URL)
+    await asyncio.sleep(0.02)
+    assert server.asked == [URL] * 3
+    assert await certificates.get(URL) == pem(URL)
+    assert server.asked == [URL] * 3  # the newer copy is kept
+
+    clock.now += KEEP_STALE_S
+    server.fails = True
+    with pytest.raises(FetchError):
+        await certificates.get(URL)
+
+
+async def test_an_error_page_is_no_certificate_and_pushes_none_out() -> None:
+    pages = [pem("first"), b"<html>we are sorry</html>"]
+    clock = Clock()
+
+    async def fetch(_url: str) -> bytes:
+        return pages.pop(0)
+
+    certificates = Certificates(fetch, clock=clock)
+    await certificates.get(URL)
+    clock.now += KEEP_S
+    for _ in range(2):
+        assert await certificates.get(URL) == pem("first")
+        await asyncio.sleep(0)
+    assert not pages
 
 
 async def test_the_folder_is_looked_at_first_and_nothing_beside_it(tmp_path: Path) -> None:

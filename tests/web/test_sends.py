@@ -19,6 +19,7 @@ from streams import records, topics
 from streams.kafka.partitioner import partition_of
 from streams.settings import Kafka, Settings, Topics
 from streams.web import sends
+from streams.web.limits import Room, read_body
 
 KEY, OTHER_KEY, SHARED_KEY = "key-of-billing", "key-of-shop", "key-of-both"
 KEYS = {
@@ -59,11 +60,24 @@ def desk() -> Desk:
     return Desk()
 
 
+def application(**options: Any) -> web.Application:
+    """Return what serves ``POST /sends`` as the ingress does."""
+    handle = sends.handler(keys=KEYS, **options)
+
+    async def post(request: web.Request) -> web.StreamResponse:
+        place = Room(max_requests=1, max_bytes=8 << 20).enter()
+        return await handle(
+            request, lambda most: read_body(request.content, encoding="", most=most, place=place, timeout_s=0.5)
+        )
+
+    app = web.Application()
+    app.router.add_post(sends.PATH, post)
+    return app
+
+
 @pytest.fixture
 async def client(desk: Desk) -> AsyncIterator[Client]:
-    app = web.Application()
-    sends.add_routes(app, keys=KEYS, publish=desk.publish, told=desk.tell, body_timeout_s=0.5)
-    async with TestClient(TestServer(app)) as client:
+    async with TestClient(TestServer(application(publish=desk.publish, told=desk.tell))) as client:
         yield client
 
 
@@ -228,9 +242,7 @@ async def test_what_was_answered_202_lies_in_the_topic_in_the_partition_of_its_d
             sent = [await producer.send(topics.SENDS, value, key) for key, value in rows]
             await asyncio.gather(*sent)
 
-        app = web.Application()
-        sends.add_routes(app, keys=KEYS, publish=publish)
-        async with TestClient(TestServer(app)) as client:
+        async with TestClient(TestServer(application(publish=publish))) as client:
             many = [{**PLAIN, "message_id": f"m{number}"} for number in range(50)]
             status, answer, _ = await post(client, many)
     assert status == 202
