@@ -81,8 +81,13 @@ class RateLimit(logging.Filter):
         return True
 
 
+def without_addresses(text: str) -> str:
+    """Return a text in which ``<address>`` stands for whatever looks like an e-mail address."""
+    return _ADDRESS.sub("<address>", text) if "@" in text or "%40" in text else text
+
+
 def _without_addresses(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for name, value in event.items():
-        if isinstance(value, str) and ("@" in value or "%40" in value):
-            event[name] = _ADDRESS.sub("<address>", value)
+        if isinstance(value, str):
+            event[name] = without_addresses(value)
     return event

@@ -29,11 +29,13 @@ INTERRUPTED: Final = 130
 _COMMANDS: Final = {
     "worker": ("streams.cli.worker", "Run a worker: webhooks in, statuses out."),
     "ingress": ("streams.cli.ingress", "Take the providers' webhooks over HTTP."),
+    "history": ("streams.cli.history", "Serve the Sending History: pages and a JSON interface."),
     "topics": ("streams.cli.topics", "Create the topics, or check that they fit."),
     "feed": ("streams.cli.feed", "Send webhook bodies from files."),
     "simulate": ("streams.cli.simulate", "Play the providers: signed webhooks of made-up messages."),
     "watch": ("streams.cli.watch", "Show statuses as they change."),
     "lookup": ("streams.cli.lookup", "Say what became of a message, and what to do now."),
+    "deferrals": ("streams.cli.deferrals", "Show what is deferred now: since when, why, and until when."),
     "dead-letters": ("streams.cli.dead_letters", "List, show and replay what could not be understood."),
     "resume": ("streams.cli.resume", "Let a stopped source partition go on."),
     "webhook": ("streams.cli.webhook", "Try a webhook, or confirm a subscription."),

@@ -34,6 +34,8 @@ _COORDINATOR_STARTS: Final = (
 _RETRY_S: Final = 0.2
 _STALL_TIMEOUT_S: Final = 30.0
 _POLL_MS: Final = 500
+_PROOF_S: Final = 10.0
+"""A follower that hears nothing asks the brokers for a sign of life so often: aiokafka itself retries in silence."""
 _REQUEST_TIMEOUT_MS: Final = 30_000
 _MAX_RECORDS: Final = 5000
 _FETCH_BYTES: Final = topics.MAX_RECORD_BYTES + 1024 * 1024
@@ -128,13 +130,13 @@ async def producer(settings: Settings) -> AsyncIterator[Any]:
 
 
 @asynccontextmanager
-async def consumer(settings: Settings, topic: str) -> AsyncIterator[Any]:
-    """Yield a started read_committed consumer of every partition of a topic, outside any group.
+async def consumer(settings: Settings, *names: str) -> AsyncIterator[Any]:
+    """Yield a started read_committed consumer of every partition of some topics, outside any group.
 
     Raises:
-        Failure: the topic does not exist.
+        Failure: one of the topics does not exist.
     """
-    count = await partitions_of(settings, topic)
+    counts = {topic: await partitions_of(settings, topic) for topic in names}
     client = _Consumer(
         **settings.kafka.client_options(),
         group_id=None,
@@ -143,12 +145,12 @@ async def consumer(settings: Settings, topic: str) -> AsyncIterator[Any]:
         max_partition_fetch_bytes=_FETCH_BYTES,
         request_timeout_ms=_REQUEST_TIMEOUT_MS,
     )
-    client.assign([TopicPartition(topic, number) for number in range(count)])
+    client.assign([TopicPartition(topic, number) for topic, count in counts.items() for number in range(count)])
     try:
         await _start(client)
         yield client
     finally:
-        await client.stop()
+        await _stop(client)
 
 
 async def read_to_end(settings: Settings, topic: str, progress: Progress | None = None) -> AsyncIterator[Sequence[Any]]:
@@ -181,9 +183,12 @@ async def read_to_end(settings: Settings, topic: str, progress: Progress | None 
                 yield [record for record in records if record.offset < ends[partition]]
 
 
-async def read_on(settings: Settings, topic: str, *, from_beginning: bool) -> AsyncIterator[Sequence[Any]]:
-    """Yield records of a topic as they are committed, from now on or from the oldest, without an end."""
-    async with consumer(settings, topic) as client:
+async def read_on(settings: Settings, *names: str, from_beginning: bool) -> AsyncIterator[Sequence[Any]]:
+    """Yield records of some topics as they are committed, from now on or from the oldest, without an end.
+
+    Each list is of one partition.
+    """
+    async with consumer(settings, *names) as client:
         partitions = list(client.assignment())
         edge = client.beginning_offsets if from_beginning else client.end_offsets
         for partition, offset in (await edge(partitions)).items():
@@ -193,6 +198,53 @@ async def read_on(settings: Settings, topic: str, *, from_beginning: bool) -> As
                 yield records
 
 
+async def read_and_follow(
+    settings: Settings, topic: str, progress: Progress | None = None
+) -> AsyncIterator[Sequence[Any] | None]:
+    """Yield what a topic holds, then None, then what is committed from then on, and None again at each pause.
+
+    Without an end; while nothing comes there is a None about twice a second.
+
+    Raises:
+        aiokafka.errors.KafkaError: the brokers are gone.
+    """
+    async with consumer(settings, topic) as client:
+        partitions = list(client.assignment())
+        starts = await client.beginning_offsets(partitions)
+        ends = await client.end_offsets(partitions)
+        total = sum(max(0, ends[partition] - starts[partition]) for partition in partitions)
+        for partition in partitions:
+            client.seek(partition, starts[partition])
+        loop = asyncio.get_running_loop()
+        caught_up, proven = False, loop.time()
+        while True:
+            found = await client.getmany(timeout_ms=_POLL_MS, max_records=_MAX_RECORDS)
+            for records in found.values():
+                yield records
+            if found:
+                proven = loop.time()
+            elif loop.time() - proven > _PROOF_S:
+                await client.end_offsets(partitions)
+                proven = loop.time()
+            if not caught_up:
+                positions = {partition: await client.position(partition) for partition in partitions}
+                caught_up = all(positions[partition] >= ends[partition] for partition in partitions)
+                if progress is not None:
+                    progress(sum(min(positions[each], ends[each]) - starts[each] for each in partitions), total)
+            if caught_up:
+                yield None
+
+
 async def _start(client: Any) -> None:
     async with asyncio.timeout(topics.CONNECT_TIMEOUT_S):
         await client.start()
+
+
+async def _stop(client: Any) -> None:
+    """Stop a consumer; with the brokers gone aiokafka's own cancelled tasks escape from it, in the place of the reason."""
+    try:
+        await client.stop()
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():  # we are meant
+            raise

@@ -1,8 +1,8 @@
 """``mailstreams lookup``: what became of a message, and what to do now.
 
-It reads ``mail.status`` and ``mail.events`` from end to end, because Kafka has
-no index by reference or recipient. A record is decoded only if its bytes hold
-what is looked for, so that millions are read in seconds.
+It reads ``mail.status``, ``mail.events`` and ``mail.deferral-alerts`` from end to
+end, because Kafka has no index by reference or recipient. A record is decoded only
+if its bytes hold what is looked for, so that millions are read in seconds.
 """
 
 import re
@@ -20,7 +20,7 @@ from streams.cli import NOTHING_FOUND, WRONG_USE, Failure, Invocation, json_opti
 from streams.cli._kafka import Progress, read_to_end, run
 from streams.cli._output import clean, console, json_line, note, progress, status_text, time_text
 from streams.domain.events import DeliveryEvent, normalised_recipient
-from streams.records import RecordError, decode_event, decode_status
+from streams.records import RecordError, decode_alert, decode_event, decode_status
 from streams.settings import Settings
 
 _ASCII: Final = re.compile(rb"[\x20-\x7e]+")
@@ -50,7 +50,8 @@ def command(
     """Say what became of a message, and what to do now: status, advice and timeline.
 
     TEXT alone is tried as reference, recipient, message id and delivery id. Options given together must all fit.
-    The timeline goes back as far as mail.events is kept (topics.events_retention_days). Exit code 1: nothing found.
+    The timeline goes back as far as mail.events is kept (topics.events_retention_days), and holds the alerts that
+    were told of the delivery while it was deferred. Exit code 1: nothing found.
     """
     chosen = {"reference": reference, "recipient": recipient, "message_id": message_id, "delivery_id": delivery_id}
     question = _Question.of(text, {name: value for name, value in chosen.items() if value})
@@ -66,7 +67,14 @@ def command(
         raise Failure(*lines, exit_code=NOTHING_FOUND)
     if as_json:
         for delivery in found:
-            json_line({"delivery_id": delivery.delivery_id, "status": delivery.status, "timeline": delivery.timeline()})
+            json_line(
+                {
+                    "delivery_id": delivery.delivery_id,
+                    "status": delivery.status,
+                    "timeline": delivery.timeline(),
+                    "alerts": delivery.told(),
+                }
+            )
         return
     out = console()
     for number, delivery in enumerate(found[-limit:]):
@@ -129,15 +137,20 @@ def _plain(name: str, value: str) -> str:
 
 @dataclass(slots=True)
 class _Found:
-    """A delivery: the newest status record, and its events, of which one that came twice is kept once."""
+    """A delivery: the newest status record, its events, of which one that came twice is kept once, and its alerts."""
 
     delivery_id: str
     status: dict[str, Any] | None = None
     events: dict[str, DeliveryEvent] = field(default_factory=dict)
+    alerts: list[dict[str, Any]] = field(default_factory=list)
 
     def timeline(self) -> list[DeliveryEvent]:
         """Return the events in the order in which they happened, as far as that is known."""
         return sorted(self.events.values(), key=lambda event: (event.occurred_at or event.received_at, event.event_id))
+
+    def told(self) -> list[dict[str, Any]]:
+        """Return the alerts in the order in which they fell due."""
+        return sorted(self.alerts, key=_due_at)
 
     @property
     def last_received_at(self) -> datetime:
@@ -160,6 +173,9 @@ async def _search(settings: Settings, question: _Question) -> list[_Found]:
         # an event fitted, of a delivery that has no status yet: its earlier events may not have named what was looked for
         with progress("reading mail.events again") as tell:
             await _read_events(settings, question, found, tell)
+    if found:
+        with progress(f"reading {topics.DEFERRAL_ALERTS}") as tell:
+            await _read_alerts(settings, found, tell)
     return sorted(found.values(), key=lambda delivery: (delivery.last_received_at, delivery.delivery_id))
 
 
@@ -199,6 +215,18 @@ async def _read_events(settings: Settings, question: _Question, found: dict[str,
                 delivery.events[event.event_id] = event
 
 
+async def _read_alerts(settings: Settings, found: dict[str, _Found], tell: Progress) -> None:
+    keys = {delivery_id.encode(): delivery for delivery_id, delivery in found.items()}
+    async for batch in read_to_end(settings, topics.DEFERRAL_ALERTS, tell):
+        for record in batch:
+            if (delivery := keys.get(record.key)) is None:
+                continue
+            try:
+                delivery.alerts.append(decode_alert(record.value))
+            except RecordError:
+                continue
+
+
 def _holds(value: bytes, needles: Iterable[bytes]) -> bool:
     lower = value.lower()
     return any(needle in lower for needle in needles)
@@ -221,8 +249,10 @@ def _print(out: Console, delivery: _Found) -> None:
             ("delivery id", delivery.delivery_id),
         ],
     )
-    for event in timeline:
-        out.print(_event_line(event))
+    lines = [(event.occurred_at or event.received_at, _event_line(event)) for event in timeline]
+    lines += [(_due_at(alert), _alert_line(alert)) for alert in delivery.told()]
+    for _, line in sorted(lines, key=lambda entry: entry[0]):
+        out.print(line)
 
 
 def _print_status(out: Console, status: dict[str, Any]) -> None:
@@ -264,6 +294,27 @@ def _event_line(event: DeliveryEvent) -> Text:
         (f" ({clean(event.provider_event)})", "dim") if event.provider_event else "",
         f"  {clean(': '.join(details))}" if details else "",
         ("" if event.occurred_at else "  (time of receipt)", "dim"),
+    )
+
+
+def _due_at(alert: dict[str, Any]) -> datetime:
+    """Return the deadline that fell due; of a resolved alert: when the deferral ended."""
+    try:
+        due_at = datetime.fromisoformat(alert["due_at"])
+    except (KeyError, TypeError, ValueError):
+        return _NEVER
+    return _NEVER if due_at.tzinfo is None else due_at
+
+
+def _alert_line(alert: dict[str, Any]) -> Text:
+    """Return what subscribers were told; of an open deferral until when the provider tries, else how it ended."""
+    outcome = alert.get("outcome")
+    ended = f"it is {clean(outcome)}" if outcome else f"the provider gives up at {time_text(alert.get('retry_until'))}"
+    return Text.assemble(
+        (f"  {time_text(alert.get('due_at'))}  ", "dim"),
+        (f"alert: {clean(alert['level'])}", "yellow"),
+        f"  {ended}",
+        ("  (it should not have been told: it had ended before)" if alert.get("annulled") is True else "", "dim"),
     )
 
 

@@ -16,13 +16,15 @@ from deploy.local import ports
 from streams import __version__, codecs
 from tests.cli.conftest import Cluster, Invoke, spawn
 
-COMMANDS = ["worker", "topics", "feed", "watch", "lookup", "dead-letters", "resume", "config"]
+COMMANDS = ["worker", "topics", "feed", "watch", "lookup", "deferrals", "dead-letters", "resume", "config"]
 NEED_A_BROKER = [
     ["topics", "check"],
     ["topics", "create"],
     ["feed", "postmark", "-"],
     ["watch"],
     ["lookup", "INV-1"],
+    ["deferrals"],
+    ["deferrals", "--watch"],
     ["dead-letters", "list"],
     ["dead-letters", "replay", "--all"],
     ["resume"],
@@ -162,9 +164,10 @@ def test_topics_check_says_what_is_missing_and_fails(
     result = invoke("topics", "check", "--json")
 
     assert result.exit_code == 1
-    (line,) = result.stdout.splitlines()
-    assert "another-deliveries-changelog is missing" in codecs.decode(line)["problem"]
-    assert cluster.settings.worker.app_id not in line.partition("; create it")[0]
+    lines = result.stdout.splitlines()
+    for line, table in zip(lines, ("deliveries", "open-deferrals"), strict=True):
+        assert f"another-{table}-changelog is missing" in codecs.decode(line)["problem"]
+        assert cluster.settings.worker.app_id not in line.partition("; create it")[0]
 
 
 def test_topics_create_creates_what_is_missing_and_says_that_all_fit(invoke: Invoke, cluster: Cluster) -> None:
@@ -172,7 +175,7 @@ def test_topics_create_creates_what_is_missing_and_says_that_all_fit(invoke: Inv
     second = invoke("topics", "check")
 
     assert (first.exit_code, second.exit_code) == (0, 0)
-    assert "12 topics, all fit" in second.stderr
+    assert "14 topics, all fit" in second.stderr
     assert cluster.settings.topics.partitions == 3
 
 

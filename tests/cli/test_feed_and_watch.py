@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from deploy.local import demo
+from deploy.local import ROOT, demo
 from streams import codecs, records, topics
-from streams.cli.watch import change_line
+from streams.cli.watch import alert_line, change_line
 from streams.domain.events import DeliveryEvent, EventType
 from streams.domain.status import Delivery, fold
 from streams.providers import PROVIDERS
@@ -223,6 +223,52 @@ def test_hostile_text_of_others_cannot_move_the_cursor_or_forge_a_line(field: st
 
     assert line.isprintable()
     assert "evil" in line
+
+
+def alert(name: str = "raised", **changes: Any) -> dict[str, Any]:
+    """Return an example of the schema, with changes."""
+    example = ROOT / "schemas" / "examples" / "deferral-alert.v1" / f"{name}.json"
+    return {**codecs.decode(example.read_bytes()), **changes}
+
+
+def test_watch_shows_deferral_alerts_among_the_changes_unless_told_not_to(cluster: Cluster) -> None:
+    watched, without = Watched("--from-beginning"), Watched("--no-alerts", "--from-beginning")
+    told = {"key": b"k", "value": codecs.encode(alert(reference="INV-alert"))}
+
+    cluster.produce(topics.DEFERRAL_ALERTS, told, commit=True)
+    cluster.produce(topics.STATUS_CHANGED, status_record(event("beside-alert")), commit=True)
+    lines = watched.lines("-alert", 2)
+    others = without.lines("-alert", 1)
+
+    assert {line.split()[2] for line in lines} == {"ALERT", "delivered"}
+    assert others[0].split()[2] == "delivered"
+    assert watched.end() == without.end() == ""
+
+
+def test_a_line_of_an_alert_tells_its_level_how_long_it_waits_and_why() -> None:
+    line = alert_line(alert(due_at="2026-11-20T12:00:50Z", deferred_since="2026-11-20T12:00:30Z")).plain
+
+    assert line.split() == [
+        *("2026-11-20", "12:00:50", "ALERT", "raised", "2026-4711", "anna.berg@example.com"),
+        *("deferred", "for", "20s", "421", "4.7.0", "Try", "again", "later", "sendgrid"),
+    ]
+
+
+def test_a_line_of_a_resolved_alert_tells_the_outcome_and_whether_it_was_wrong() -> None:
+    ended = alert(level="resolved", outcome="delivered", due_at="2026-11-20T12:01:30Z")
+    ended["deferred_since"] = "2026-11-20T12:00:30Z"
+
+    assert "delivered after 1m 00s" in alert_line(ended).plain
+    assert "it was wrong" not in alert_line(ended).plain
+    assert "it was wrong: delivered after 1m 00s" in alert_line({**ended, "annulled": True}).plain
+
+
+@pytest.mark.parametrize(
+    "field", ["reference", "recipient", "reason", "level", "provider", "outcome", "due_at", "deferred_since"]
+)
+def test_hostile_text_in_an_alert_cannot_move_the_cursor_or_forge_a_line(field: str) -> None:
+    for level in ("raised", "resolved"):
+        assert alert_line(alert(**{"level": level, "outcome": "bounced", field: HOSTILE})).plain.isprintable()
 
 
 def test_a_record_that_is_none_is_noted_and_the_next_ones_are_shown(cluster: Cluster) -> None:

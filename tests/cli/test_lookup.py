@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from streams import codecs, records, topics
+from streams.domain.deferrals import Alert, Ending, Episode, Level
 from streams.domain.events import BounceKind, DeliveryEvent, EventType
+from streams.domain.reasons import ReasonClass
 from tests.cli.conftest import Cluster, Invoke
 from tests.cli.test_feed_and_watch import RECEIVED, event, status_record
 from tests.cli.test_output import HOSTILE
@@ -21,6 +23,32 @@ def known(cluster: Cluster, *events: DeliveryEvent) -> None:
     """Write what the worker writes for these events of one delivery."""
     cluster.produce(topics.EVENTS, *(event_record(one) for one in events))
     cluster.produce(topics.STATUS, status_record(*events), commit=True)
+
+
+def alert_record(one: DeliveryEvent, level: Level, after: timedelta, **changes: Any) -> dict[str, Any]:
+    """Return what the monitor tells of a deferral that this event opened, so long after it."""
+    since = int(RECEIVED.timestamp()) * 1_000_000
+    episode = Episode(
+        delivery_id=one.delivery_id,
+        account=one.account,
+        provider=one.provider,
+        message_id=one.message_id,
+        recipient=one.recipient,
+        reference=one.reference,
+        destination="other",
+        first_received_at=since,
+        number=2,
+        since=since,
+        attempts=3,
+        reason=one.reason,
+        smtp_code=one.smtp_code,
+        enhanced_code=None,
+        reason_class=ReasonClass.UNKNOWN,
+        retry_until=None,
+    )
+    due_at = since + int(after.total_seconds()) * 1_000_000
+    alert = Alert(episode=episode, level=level, due_at=due_at, retry_until=since + 72 * 3600 * 1_000_000, **changes)
+    return {"key": one.delivery_id.encode(), "value": records.encode_alert(alert, support_contact=None)}
 
 
 def bounced(name: str, **changes: Any) -> Sequence[DeliveryEvent]:
@@ -70,6 +98,47 @@ def test_status_advice_and_timeline_are_shown_to_people(invoke: Invoke, cluster:
     assert advice["what_to_do"] in text
     assert "2026-11-22 10:02:00  bounce hard (bounce/bounce)  550 5.1.1 no such user" in text
     assert text.index("10:00:00  sent") < text.index("10:02:00  bounce")
+
+
+def test_the_alerts_of_a_deferral_are_in_the_timeline_where_they_fell_due(invoke: Invoke, cluster: Cluster) -> None:
+    hours = [RECEIVED + timedelta(hours=number) for number in (0, 2)]
+    put_off, arrived = (
+        event("alerted", kind, received_at=hour, occurred_at=hour)
+        for kind, hour in zip((EventType.DEFERRED, EventType.DELIVERED), hours, strict=True)
+    )
+    known(cluster, put_off, arrived)
+    resolved = {"ending": Ending.DELIVERED}
+    cluster.produce(
+        topics.DEFERRAL_ALERTS,
+        alert_record(put_off, Level.RAISED, timedelta(hours=1)),
+        alert_record(put_off, Level.RESOLVED, timedelta(hours=2), **resolved),
+        alert_record(event("neighbour"), Level.RAISED, timedelta(hours=1)),
+        {"key": put_off.delivery_id.encode(), "value": b"no json"},
+        commit=True,
+    )
+    cluster.produce(topics.DEFERRAL_ALERTS, alert_record(put_off, Level.OVERDUE, timedelta(hours=1)), commit=False)
+
+    text = invoke("lookup", "INV-alerted").stdout
+    found = codecs.decode(invoke("lookup", "INV-alerted", "--json").stdout)
+
+    timeline = [line.strip() for line in text.splitlines() if line.startswith("  2026-11-22 1")]
+    assert [line.partition("  ")[2] for line in timeline] == [
+        "deferred",
+        "alert: raised  the provider gives up at 2026-11-25 10:00:00",
+        "delivered",
+        "alert: resolved  it is delivered",
+    ]
+    assert [one["level"] for one in found["alerts"]] == ["raised", "resolved"]
+    assert len(found["timeline"]) == 2
+
+
+def test_an_alert_that_was_wrong_is_marked(invoke: Invoke, cluster: Cluster) -> None:
+    put_off = event("annulled", EventType.DEFERRED)
+    known(cluster, put_off)
+    wrong = {"ending": Ending.DELIVERED, "annulled": True}
+    cluster.produce(topics.DEFERRAL_ALERTS, alert_record(put_off, Level.RESOLVED, timedelta(hours=1), **wrong))
+
+    assert "it should not have been told" in invoke("lookup", "INV-annulled").stdout
 
 
 def test_options_given_together_must_all_fit(invoke: Invoke, cluster: Cluster) -> None:

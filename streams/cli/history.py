@@ -1,0 +1,59 @@
+"""``mailstreams history``: the pages and the interface; and ``history rebuild``."""
+
+import sys
+from typing import Final
+
+import click
+
+from streams.cli import Failure, Invocation, pass_invocation
+from streams.cli._kafka import run
+from streams.cli._output import note, progress
+
+_ASKED: Final = (
+    "This deletes the history and reads the topics anew. What is older than the topics keep is lost "
+    "(events {events:g} days, statuses and alerts {changes:g} days)."
+)
+
+
+@click.group("history", invoke_without_command=True)
+@pass_invocation
+@click.pass_context
+def command(ctx: click.Context, invocation: Invocation) -> None:
+    """Serve the Sending History: pages for people, JSON for programs.
+
+    It reads mail.status-changed, mail.events and mail.deferral-alerts into a database of its own
+    (history.database_url). Ctrl-C or SIGTERM stops it in order. Without the broker it starts too, and shows what it
+    knows.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    settings = invocation.settings()
+    from streams.history.service import run_history  # noqa: PLC0415 - takes a while to import: not for --help
+
+    sys.exit(run_history(settings))
+
+
+@command.command("rebuild")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@pass_invocation
+def rebuild(invocation: Invocation, *, yes: bool) -> None:
+    """Empty the database and read the topics anew, with progress.
+
+    For a database that was damaged, or topics that were made anew. The history must not run meanwhile. When this is
+    ended early, the history goes on from where it was.
+    """
+    settings = invocation.settings()
+    from streams.history.database import DatabaseError  # noqa: PLC0415 - as above
+    from streams.history.service import rebuild as work  # noqa: PLC0415 - as above
+    from streams.history.subscriber import SourceError  # noqa: PLC0415 - as above
+
+    if not yes:
+        days = settings.topics
+        note(_ASKED.format(events=days.events_retention_days, changes=days.status_changed_retention_days))
+        click.confirm("Go on?", abort=True)
+    try:
+        with progress("offsets") as tell:
+            run(work(settings, tell))
+    except (DatabaseError, SourceError) as error:
+        raise Failure(str(error)) from None
+    note("the history is as the topics say")
