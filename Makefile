@@ -57,7 +57,7 @@ test: $(TOOLS) jars ## Run all tests, side by side; those with a real broker sta
 e2e: $(TOOLS) jars ## The whole way with real Prometheus and Alertmanager: alerts, dashboards. Takes minutes.
 	$(BIN)/pytest $(ARGS) tests/e2e
 
-check: $(TOOLS) ## Formatter, linters, types, import rules, container files: what a change has to pass besides the tests.
+check: $(TOOLS) ## Formatter, linters, types, import rules, container files, alert rules: what a change has to pass besides the tests.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -66,6 +66,10 @@ check: $(TOOLS) ## Formatter, linters, types, import rules, container files: wha
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
 	$(BIN)/pre-commit validate-config
 	bash -n .ci/run
+	@command -v promtool >/dev/null || echo "alert rules are not checked: apt-get install prometheus"
+	@! command -v promtool >/dev/null || promtool check rules deploy/prometheus/rules/*.yml
+	@command -v amtool >/dev/null || echo "alert routes are not checked: apt-get install prometheus-alertmanager"
+	@! command -v amtool >/dev/null || amtool check-config deploy/alertmanager/alertmanager.yml
 
 format: $(TOOLS) ## Format the code and mend what ruff can mend.
 	$(BIN)/ruff check --fix-only .

@@ -28,7 +28,7 @@ from streams.kafka.watchdog import Watchdog
 from streams.metrics import Metrics
 from streams.observe import Health, Observer, Reached
 from streams.policies import policies_of
-from streams.providers import PROVIDERS
+from streams.providers import PROVIDERS, UNKNOWN
 from streams.records import due_of_row, watch_of_row
 from streams.settings import Settings
 from streams.web.health import HealthServer
@@ -68,6 +68,8 @@ def build(settings: Settings, *, reached: Reached = nothing_reached) -> Worker:
 
     app = _faust_app(settings)
     metrics = Metrics.create(CollectorRegistry(), version=__version__)
+    for stage in (normalise.STAGE, sends.STAGE, track.STAGE, monitor.STAGE):
+        metrics.dead_letters.labels(stage)  # a series that is born at 20 loses its first step
     observer = Observer(metrics, reached)
     client_options = settings.kafka.client_options()
     publisher = Publisher(
@@ -250,6 +252,7 @@ def _monitor(settings: Settings, metrics: Metrics, progress: Progress) -> Statef
     )
     for provider, policy in fold.policies.default.items():
         metrics.retry_window.labels(provider).set(policy.retry_window / MICROSECONDS)
+    metrics.retry_window.labels(UNKNOWN).set(fold.policies.other.retry_window / MICROSECONDS)
     return StatefulStage(
         name=monitor.STAGE,
         source_topic=topics.DEFERRALS,

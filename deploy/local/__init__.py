@@ -5,9 +5,10 @@
 3. ``processes``   processes that we started, and no others
 4. ``broker``      the embedded Kafka broker
 5. ``supervisor``  keeps a command running
-6. ``stack``       a cluster, its topics and a supervised worker, by the public command line
-7. ``demo``        the provider payloads of ``deploy/demo`` and what must become of them
-8. ``run``, ``smoke``  the two commands
+6. ``watchers``    Prometheus and Alertmanager, with the configuration of ``deploy``
+7. ``stack``       a cluster, its topics and a supervised worker, by the public command line
+8. ``demo``        the provider payloads of ``deploy/demo`` and what must become of them
+9. ``run``, ``smoke``  the two commands
 
 Of the package ``streams`` only the command line is used, as any operator would use it.
 """

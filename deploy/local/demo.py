@@ -7,11 +7,14 @@ from pathlib import Path
 
 from deploy.local import ROOT
 
-__all__ = ["ACCOUNT", "FOLDER", "Payload", "payloads"]
+__all__ = ["ACCOUNT", "DEFERRALS", "FOLDER", "PROVIDERS", "Payload", "payloads"]
 
 FOLDER = ROOT / "deploy" / "demo"
 ACCOUNT = "demo"
 """Under which name of ours they are fed."""
+PROVIDERS = tuple(sorted(path.name for path in FOLDER.iterdir() if path.is_dir()))
+DEFERRALS = {"warn_after_s": 20, "escalate_after_s": 60, "retry_window_s": 120, "overdue_slack_s": 30}
+"""The policy of the account, for whoever watches: a deferral is raised, and mostly resolved, within a minute."""
 
 
 @dataclass(frozen=True, slots=True)

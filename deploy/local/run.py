@@ -1,7 +1,8 @@
 """``make run``: the whole system on this machine, alive until Ctrl-C.
 
-A broker of our own with its data in ``var/run`` (or an existing cluster, ``--broker``), the topics, a worker and an
-ingress under supervisors, simulated providers that send it webhooks, and in the terminal the statuses as they change.
+A broker of our own with its data in ``var/run`` (or an existing cluster, ``--broker``), the topics, a worker, an
+ingress and the Sending History under supervisors, Prometheus and Alertmanager where they are installed, simulated providers that send it
+webhooks, and in the terminal the statuses and alerts as they come.
 """
 
 import argparse
@@ -13,18 +14,22 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from deploy.local import ROOT, LocalError, demo, jars
+from deploy.local import ROOT, LocalError, demo, jars, watchers
 from deploy.local.broker import CONTROLLER_PORT, PORT, Broker
 from deploy.local.stack import (
     COMMAND,
+    HISTORY_ADMIN_PORT,
+    HISTORY_PORT,
     INGRESS_ADMIN_PORT,
     INGRESS_PORT,
     WEB_PORT,
     Edge,
+    Pages,
     Stack,
     environment,
     interrupts,
 )
+from deploy.local.watchers import ALERTMANAGER_PORT, PROMETHEUS_PORT, Watchers
 
 __all__ = ["main"]
 
@@ -56,6 +61,8 @@ def main(arguments: Sequence[str] | None = None, *, command: Sequence[str] = COM
         cluster=cluster,
         web_port=options.web_port,
         edge=Edge(port=options.ingress_port, admin_port=options.ingress_admin_port, simulated=with_demo),
+        pages=Pages(port=options.history_port, admin_port=options.history_admin_port),
+        watchers=_watchers(options, with_demo=with_demo),
         env=environment(with_settings=True),
         say=_say,
         command=command,
@@ -80,8 +87,19 @@ def main(arguments: Sequence[str] | None = None, *, command: Sequence[str] = COM
     return code
 
 
+def _watchers(options: argparse.Namespace, *, with_demo: bool) -> Watchers | None:
+    """Return Prometheus and Alertmanager where they are installed, with the patience of a demonstration."""
+    if watchers.missing():
+        return None
+    return Watchers(
+        prometheus_port=options.prometheus_port,
+        alertmanager_port=options.alertmanager_port,
+        pace=watchers.DEMO if with_demo else None,
+    )
+
+
 def _live(stack: Stack, *, with_demo: bool) -> None:
-    """Show statuses as they change, and play the providers meanwhile; ends by KeyboardInterrupt or LocalError only."""
+    """Show statuses and alerts as they come, and play the providers meanwhile; ends by KeyboardInterrupt or LocalError only."""
     watch = stack.spawn("watch", "--from-now")
     begin_at = time.monotonic() + _BEFORE_DEMO_S
     simulation = None
@@ -141,13 +159,19 @@ def _check(watch: subprocess.Popen[bytes]) -> None:
 
 def _introduce(stack: Stack) -> None:
     assert stack.edge is not None, "it is started by main"
+    assert stack.pages is not None, "as the edge"
     lines = {
+        "look here": f"{stack.pages.url}/  (Sending History)",
         "webhooks": f"{stack.edge.url}/webhooks/PROVIDER/ACCOUNT",
         "broker": stack.bootstrap,
         "worker": f"{stack.web}/metrics /livez /readyz",
         "ingress": f"{stack.edge.admin}/metrics /livez /readyz",
-        "logs": f"{_shown(stack.worker_log)}, {stack.ingress_log.name}",
+        "alerts": f"not watched: apt-get install {watchers.PACKAGES}",
+        "history": f"{stack.pages.admin}/metrics /livez /readyz",
+        "logs": f"{_shown(stack.worker_log)}, {stack.ingress_log.name}, {stack.history_log.name}",
     }
+    if stack.watchers:
+        lines["alerts"] = f"{stack.watchers.prometheus}/alerts, {stack.watchers.alertmanager}"
     if stack.edge.simulated:
         lines["logs"] += f", {simulation_log(stack).name}"
         lines["account"] = f"{demo.ACCOUNT}: simulated providers, with the secrets in {_shown(stack.secrets)}"
@@ -156,7 +180,7 @@ def _introduce(stack: Stack) -> None:
     _say("\nmailstreams is running; Ctrl-C stops it.\n")
     for name, value in lines.items():
         _say(f"  {name:<13} {value}")
-    _say("\nStatuses as they change:\n")
+    _say("\nStatuses and deferral alerts as they come:\n")
 
 
 def _say(line: str) -> None:
@@ -183,6 +207,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--ingress-admin-port", type=int, default=INGRESS_ADMIN_PORT, help="of its /metrics (default: %(default)s)"
     )
+    parser.add_argument("--history-port", type=int, default=HISTORY_PORT, help="of the pages (default: %(default)s)")
+    parser.add_argument(
+        "--history-admin-port", type=int, default=HISTORY_ADMIN_PORT, help="of its /metrics (default: %(default)s)"
+    )
+    parser.add_argument("--prometheus-port", type=int, default=PROMETHEUS_PORT, help="default: %(default)s")
+    parser.add_argument("--alertmanager-port", type=int, default=ALERTMANAGER_PORT, help="default: %(default)s")
     parser.add_argument("--broker", metavar="HOST:PORT", help="use this cluster, start none, simulate nothing")
     parser.add_argument("--demo", action="store_true", help="simulate providers with --broker too")
     parser.add_argument("--kafka", default=jars.KAFKA_VERSION, metavar="VERSION", help="default: %(default)s")

@@ -127,7 +127,7 @@ def differences(expected: Iterable[demo.Payload], outcome: Outcome) -> list[str]
 
 def _observe(stack: Stack, expected: Sequence[demo.Payload], timeout_s: float) -> Outcome:
     """Feed everything, and wait until as much came out as should, or the time is over."""
-    watch = stack.spawn("watch", "--json", "--from-beginning", output=subprocess.PIPE)
+    watch = stack.spawn("watch", "--json", "--no-alerts", "--from-beginning", output=subprocess.PIPE)
     outcome = Outcome()
     threading.Thread(target=_read, args=(watch, outcome.changes), daemon=True).start()
     for provider, group in itertools.groupby(sorted(expected, key=lambda p: p.provider), key=lambda p: p.provider):

@@ -17,7 +17,7 @@ import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
@@ -25,13 +25,17 @@ from typing import IO, Any
 from deploy.local import LocalError, demo, ports, processes
 from deploy.local.broker import Broker
 from deploy.local.supervisor import Supervisor
+from deploy.local.watchers import Watchers
 
 __all__ = [
     "COMMAND",
+    "HISTORY_ADMIN_PORT",
+    "HISTORY_PORT",
     "INGRESS_ADMIN_PORT",
     "INGRESS_PORT",
     "WEB_PORT",
     "Edge",
+    "Pages",
     "Stack",
     "environment",
     "interrupts",
@@ -45,6 +49,10 @@ INGRESS_PORT = 19101
 """Of ``ingress.port``."""
 INGRESS_ADMIN_PORT = 19102
 """Of ``ingress.admin_port``."""
+HISTORY_PORT = 19103
+"""Of ``history.port``."""
+HISTORY_ADMIN_PORT = 19104
+"""Of ``history.admin_port``."""
 
 _POLL_S = 0.1
 _READY_S = 90.0
@@ -73,14 +81,37 @@ class Edge:
         return f"http://{ports.HOST}:{self.admin_port}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pages:
+    """The Sending History of a stack."""
+
+    port: int = HISTORY_PORT
+    """Where its pages are."""
+    admin_port: int = HISTORY_ADMIN_PORT
+    """Of its endpoints for operators."""
+
+    @property
+    def url(self) -> str:
+        """Where its pages are."""
+        return f"http://{ports.HOST}:{self.port}"
+
+    @property
+    def admin(self) -> str:
+        """Where its endpoints for operators are."""
+        return f"http://{ports.HOST}:{self.admin_port}"
+
+
 class Stack:
-    """A broker of ours or somebody's cluster, its topics, one worker and perhaps an ingress.
+    """A broker of ours or somebody's cluster, its topics, one worker; perhaps an ingress, pages and who watches it.
 
     Args:
         folder: Where all of it keeps its files; one stack at a time uses it.
         cluster: Our broker, or the address of a cluster that exists.
         web_port: Of the worker's endpoints.
         edge: The ingress; None: there is none.
+        pages: The Sending History; None: there is none.
+        watchers: Prometheus and Alertmanager; None: nobody watches. When they cannot run, that is said, and all else
+            goes on.
         env: What the command line finds in its environment, besides what this class sets.
         say: Is told what happens, a line each.
         command: The command line's program.
@@ -93,6 +124,8 @@ class Stack:
         cluster: Broker | str,
         web_port: int,
         edge: Edge | None = None,
+        pages: Pages | None = None,
+        watchers: Watchers | None = None,
         env: Mapping[str, str],
         say: Callable[[str], None],
         command: Sequence[str] = COMMAND,
@@ -101,8 +134,11 @@ class Stack:
         self.cluster = cluster
         self.web = f"http://{ports.HOST}:{web_port}"
         self.edge = edge
+        self.pages = pages
+        self.watchers = watchers
         self.worker_log = folder / "worker.log"
         self.ingress_log = folder / "ingress.log"
+        self.history_log = folder / "history.log"
         self.secrets = folder / "simulate"
         """What the simulated providers sign with."""
         self._web_port = web_port
@@ -130,6 +166,12 @@ class Stack:
         if self.edge:
             ports.check(self.edge.port, "INGRESS_PORT")
             ports.check(self.edge.admin_port, "INGRESS_ADMIN_PORT")
+        if self.pages:
+            ports.check(self.pages.port, "HISTORY_PORT")
+            ports.check(self.pages.admin_port, "HISTORY_ADMIN_PORT")
+        if self.watchers:
+            ports.check(self.watchers.prometheus_port, "PROMETHEUS_PORT")
+            ports.check(self.watchers.alertmanager_port, "ALERTMANAGER_PORT")
         if isinstance(self.cluster, Broker):
             self.cluster.start()
         self._env |= {
@@ -139,12 +181,16 @@ class Stack:
             "MAILSTREAMS_WORKER__DATADIR": str(self.folder / "store"),
         }
         self.call("topics", "create")
-        self._serve("worker", self.web, self.worker_log, self._env)
+        self._serve("worker", self.web, self.worker_log, self._demo_settings() | self._env)
         if self.edge:
             self._serve("ingress", self.edge.admin, self.ingress_log, self._env | self._ingress_settings(self.edge))
+        if self.pages:
+            self._serve("history", self.pages.admin, self.history_log, self._history_settings(self.pages) | self._env)
         deadline = time.monotonic() + _READY_S
         for service in self._services:
             self._wait_until_ready(service, deadline)
+        if self.watchers:
+            self._watch(self.watchers)
 
     def check(self) -> None:
         """Make sure that what was started still runs.
@@ -153,7 +199,7 @@ class Stack:
             LocalError: worker or ingress was given up, or the broker is gone; the text holds the last lines.
         """
         for service in self._services:
-            service.check()
+            service.check(self._say)
         if isinstance(self.cluster, Broker) and self.cluster.process is None:
             message = f"the broker ended; see {self.cluster.log}"
             raise LocalError(message)
@@ -216,18 +262,52 @@ class Stack:
             self.cluster.kill()
         self._owned.close()
 
-    def _serve(self, name: str, url: str, log: Path, env: Mapping[str, str]) -> None:
-        """Start a command of the package under a supervisor."""
+    def _watch(self, watchers: Watchers) -> None:
+        """Start Prometheus and Alertmanager; they are looked after, and nothing waits for them."""
+        folder = self.folder / "watchers"
+        targets = {"worker": [self.web.removeprefix("http://")]}
+        if self.edge:
+            targets["ingress"] = [self.edge.admin.removeprefix("http://")]
+        if self.pages:
+            targets["web"] = [self.pages.admin.removeprefix("http://")]
+        watchers.configure(folder, targets=targets)
+        for name, command in watchers.commands(folder).items():
+            url = watchers.prometheus if name == "prometheus" else watchers.alertmanager
+            self._serve(name, url, self.folder / f"{name}.log", self._env, command=command)
+
+    def _serve(
+        self, name: str, url: str, log: Path, env: Mapping[str, str], *, command: Sequence[str] | None = None
+    ) -> None:
+        """Start a command of the package, or another one that all else can do without, under a supervisor."""
         supervisor = Supervisor(
-            [*self._command, name],
+            command or [*self._command, name],
             log=self._owned.enter_context(log.open("ab")),
             env=env,
             pid_file=self.folder / f"{name}.pid",
             say=lambda line: self._say(f"{name} {line}"),
         )
         thread = threading.Thread(target=supervisor.run, name=f"supervisor of {name}", daemon=True)
-        self._services.append(_Service(name=name, url=url, log=log, supervisor=supervisor, thread=thread))
+        self._services.append(
+            _Service(name=name, url=url, log=log, supervisor=supervisor, thread=thread, needed=command is None)
+        )
         thread.start()
+
+    def _demo_settings(self) -> dict[str, str]:
+        """Return the policy of the simulated account: nobody who tries this waits for an hour."""
+        if not (self.edge and self.edge.simulated):
+            return {}
+        deferrals = dict.fromkeys(demo.PROVIDERS, demo.DEFERRALS)
+        return variables({"accounts": {demo.ACCOUNT: {"deferrals": deferrals}}})
+
+    def _history_settings(self, pages: Pages) -> dict[str, str]:
+        """Return what holds unless the environment says otherwise: another database may be wanted."""
+        return {
+            "MAILSTREAMS_HISTORY__HOST": ports.HOST,
+            "MAILSTREAMS_HISTORY__PORT": str(pages.port),
+            "MAILSTREAMS_HISTORY__ADMIN_HOST": ports.HOST,
+            "MAILSTREAMS_HISTORY__ADMIN_PORT": str(pages.admin_port),
+            "MAILSTREAMS_HISTORY__DATABASE_URL": f"sqlite:///{(self.folder / 'history' / 'history.db').absolute()}",
+        }
 
     def _ingress_settings(self, edge: Edge) -> dict[str, str]:
         own = {
@@ -307,16 +387,25 @@ class _Service:
     log: Path
     supervisor: Supervisor
     thread: threading.Thread
+    needed: bool
+    """Whether nothing goes on without it."""
+    told: threading.Event = field(default_factory=threading.Event)
+    """Set when its end was said."""
 
-    def check(self) -> None:
-        """Make sure that it runs or is being brought back.
+    def check(self, say: Callable[[str], None]) -> None:
+        """Make sure that it runs or is being brought back; of what is not needed, say once that it does not.
 
         Raises:
             LocalError: neither.
         """
-        if not self.thread.is_alive():
-            how = "was given up after its crashes" if self.supervisor.gave_up else "ended by itself"
-            raise LocalError("\n  ".join([f"the {self.name} {how}; see {self.log}", *self.supervisor.last_lines]))
+        if self.thread.is_alive() or self.told.is_set():
+            return
+        self.told.set()
+        how = "was given up after its crashes" if self.supervisor.gave_up else "ended by itself"
+        lines = [f"the {self.name} {how}; see {self.log}", *self.supervisor.last_lines]
+        if self.needed:
+            raise LocalError("\n  ".join(lines))
+        say("\n".join(["", *lines, ""]))
 
 
 def variables(settings: Mapping[str, Any], *above: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from deploy.local.smoke import Outcome, differences
 from streams.domain import status
 from streams.domain.events import DeliveryEvent
 from streams.providers import PROVIDERS, PoisonError, WebhookRequest
+from streams.simulate import story
 
 PAYLOADS = demo.payloads()
 
@@ -123,3 +124,15 @@ def test_smoke_finds_all_well_in_the_whole_system() -> None:
 
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert ran.stdout.splitlines()[-1] == "23 events in, 22 statuses, 2 dead letters, ok"
+
+
+def test_a_newcomer_sees_a_deferral_raised_and_resolved_within_a_minute() -> None:
+    told = story.PROFILES["demo"]
+    policy = demo.DEFERRALS
+
+    assert set(demo.PROVIDERS) == set(story.PROVIDERS)
+    assert policy["warn_after_s"] <= told.retry.least  # each deferral is raised before it is tried again
+    assert told.first_answer.most + told.telling.most + told.retry.most < 60  # and ends, if the second try succeeds
+    assert policy["warn_after_s"] < policy["escalate_after_s"] <= 2 * told.retry.most  # some are tried twice
+    longest = told.retries[1] * told.retry.most + told.telling_late.most
+    assert policy["retry_window_s"] + policy["overdue_slack_s"] > longest  # none is overdue

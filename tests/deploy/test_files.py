@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local import ROOT, broker, jars, stack
+from deploy.local import ROOT, broker, jars, stack, watchers
 from streams.settings import Ingress, Kafka, Web
 
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -40,6 +40,8 @@ def test_make_alone_prints_every_target_and_variable() -> None:
         "WEB_PORT",
         "INGRESS_PORT",
         "INGRESS_ADMIN_PORT",
+        "PROMETHEUS_PORT",
+        "ALERTMANAGER_PORT",
         "BROKER",
         "DEMO",
     ):
@@ -47,7 +49,10 @@ def test_make_alone_prints_every_target_and_variable() -> None:
 
 
 def test_every_port_of_run_is_a_variable_that_reaches_it() -> None:
-    names = ("KAFKA_PORT", "CONTROLLER_PORT", "WEB_PORT", "INGRESS_PORT", "INGRESS_ADMIN_PORT")
+    names = (
+        *("KAFKA_PORT", "CONTROLLER_PORT", "WEB_PORT", "INGRESS_PORT", "INGRESS_ADMIN_PORT"),
+        *("PROMETHEUS_PORT", "ALERTMANAGER_PORT"),
+    )
     given = [f"{name}={number}" for number, name in enumerate(names, 1)]
 
     commands = make("--dry-run", "--assume-old=.venv/.runtime", "run", *given)
@@ -80,6 +85,10 @@ def test_the_ports_are_the_ones_at_which_the_package_looks_by_default() -> None:
     assert Web().port == stack.WEB_PORT
     assert default("INGRESS_PORT") == str(stack.INGRESS_PORT) == str(Ingress().port)
     assert default("INGRESS_ADMIN_PORT") == str(stack.INGRESS_ADMIN_PORT) == str(Ingress().admin_port)
+    assert default("PROMETHEUS_PORT") == str(watchers.PROMETHEUS_PORT)
+    assert default("ALERTMANAGER_PORT") == str(watchers.ALERTMANAGER_PORT)
+    assert f'"127.0.0.1:{watchers.PROMETHEUS_PORT}:9090"' in COMPOSE
+    assert f'"127.0.0.1:{watchers.ALERTMANAGER_PORT}:9093"' in COMPOSE
     assert f"127.0.0.1:{stack.INGRESS_PORT}:{stack.INGRESS_PORT}" in COMPOSE
     assert f"http://127.0.0.1:{stack.INGRESS_ADMIN_PORT}/livez" in COMPOSE
     assert f"MAILSTREAMS_WEB__PORT={stack.WEB_PORT}" in DOCKERFILE
@@ -105,7 +114,9 @@ def test_few_partitions_for_the_topics_of_kafka_itself() -> None:
     assert max(partitions.values()) < 50
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock", "requirements-build.lock"])
+@pytest.mark.parametrize(
+    "name", ["requirements.lock", "requirements-dev.lock", "requirements-bench.lock", "requirements-build.lock"]
+)
 def test_a_lock_pins_every_package_by_hash_and_names_no_index(name: str) -> None:
     text = (ROOT / name).read_text()
     entries = re.split(r"\n(?=\S)", text)
@@ -128,3 +139,10 @@ def test_ci_is_executable_and_runs_check_and_test() -> None:
     assert os.access(ci, os.X_OK)
     assert "set -euo pipefail" in ci.read_text()
     assert ci.read_text().endswith("make check\nmake test\n")
+
+
+def test_ci_installs_what_the_alert_rules_are_checked_with_and_starts_no_service() -> None:
+    ci = (ROOT / ".ci" / "run").read_text()
+
+    assert set(watchers.PACKAGES.split()) <= set(re.findall(r"missing\+=\((\S+)\)", ci))
+    assert ci.index("exit 101") < ci.index("apt-get install")

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local import ROOT, LocalError, ports, processes, run
+from deploy.local import ROOT, LocalError, ports, processes, run, watchers
 from deploy.local.stack import COMMAND as REAL
-from deploy.local.stack import Edge, Stack, environment, variables
+from deploy.local.stack import Edge, Pages, Stack, environment, variables
+from deploy.local.watchers import Watchers
 from streams import settings
 
 # Stands for the package's command line; how it goes wrong is in FAKE.
@@ -33,7 +34,7 @@ if command == "simulate" and fake == "simulation refused":
     print("    10 s  0 requests accepted, 7 refused", flush=True)
 if command in ("watch", "simulate"):
     time.sleep(60)
-if command in ("worker", "ingress"):
+if command in ("worker", "ingress", "history"):
     if fake == "crash" and command == "worker":
         sys.exit("the changelog is empty but offsets are committed")
     if fake == "ingress crash" and command == "ingress":
@@ -46,7 +47,8 @@ if command in ("worker", "ingress"):
             self.end_headers()
         def log_message(self, *_):
             pass
-    port = "MAILSTREAMS_INGRESS__ADMIN_PORT" if command == "ingress" else "MAILSTREAMS_WEB__PORT"
+    admin = {"ingress": "INGRESS__ADMIN_PORT", "history": "HISTORY__ADMIN_PORT"}
+    port = "MAILSTREAMS_" + admin.get(command, "WEB__PORT")
     http.server.HTTPServer(("127.0.0.1", int(os.environ[port])), Endpoints).serve_forever()
 """
 COMMAND = (sys.executable, "-c", STAND_IN)
@@ -68,17 +70,27 @@ class Place:
         self.calls_file = folder.parent / "calls"
         self.said: list[str] = []
         self.web_port, self.ingress_port, self.admin_port = ports.find(3)
+        self.history_port, self.history_admin_port, self.prometheus_port, self.alertmanager_port = ports.find(4)
         self.stacks: list[Stack] = []
 
     def env(self, fake: str) -> dict[str, str]:
         return {**os.environ, "FAKE": fake, "CALLS": str(self.calls_file)}
 
-    def stack(self, fake: str = "works", *, edge: Edge | None = None) -> Stack:
+    def stack(
+        self,
+        fake: str = "works",
+        *,
+        edge: Edge | None = None,
+        pages: Pages | None = None,
+        watching: Watchers | None = None,
+    ) -> Stack:
         stack = Stack(
             self.folder,
             cluster=CLUSTER,
             web_port=self.web_port,
             edge=edge,
+            pages=pages,
+            watchers=watching,
             env=self.env(fake),
             say=self.said.append,
             command=COMMAND,
@@ -88,6 +100,9 @@ class Place:
 
     def edge(self, *, simulated: bool = False) -> Edge:
         return Edge(port=self.ingress_port, admin_port=self.admin_port, simulated=simulated)
+
+    def pages(self) -> Pages:
+        return Pages(port=self.history_port, admin_port=self.history_admin_port)
 
     def settings_of(self, process: str) -> dict[str, str]:
         """Return the settings with which a process was started."""
@@ -133,6 +148,51 @@ def test_the_ingress_has_a_log_and_ports_of_its_own_and_is_waited_for(place: Pla
     assert given["MAILSTREAMS_INGRESS__ADMIN_PORT"] == str(place.admin_port)
     assert given["MAILSTREAMS_INGRESS__HOST"] == given["MAILSTREAMS_INGRESS__ADMIN_HOST"] == ports.HOST
     assert given["MAILSTREAMS_KAFKA__BOOTSTRAP_SERVERS"] == CLUSTER
+
+
+def test_the_worker_of_a_simulation_is_impatient_with_the_simulated_account_unless_told_otherwise(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "MAILSTREAMS_ACCOUNTS__DEMO__DEFERRALS__MAILGUN__WARN_AFTER_S"
+    place.stack(edge=place.edge(simulated=True)).start()
+    assert place.settings_of("worker")[name] == "20"
+    place.stacks.pop().stop()
+    place.stack(edge=place.edge()).start()
+    assert name not in place.settings_of("worker")
+    place.stacks.pop().stop()
+    monkeypatch.setenv(name, "7")
+
+    place.stack(edge=place.edge(simulated=True)).start()
+
+    assert place.settings_of("worker")[name] == "7"
+
+
+def test_what_is_not_needed_is_missed_once_and_all_else_goes_on(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Watchers, "commands", lambda *_: {"prometheus": ["true"]})
+    watching = Watchers(prometheus_port=place.prometheus_port, alertmanager_port=place.alertmanager_port)
+    stack = place.stack(watching=watching)
+    stack.start()
+
+    def missed() -> int:
+        stack.check()
+        return sum("the prometheus ended by itself" in line for line in place.said)
+
+    until(missed)
+
+    assert missed() == 1
+
+
+def test_the_history_has_a_database_in_the_folder_unless_another_one_is_wanted(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.stack(pages=place.pages()).start()
+    given = place.settings_of("history")
+    assert given["MAILSTREAMS_HISTORY__PORT"] == str(place.history_port)
+    assert given["MAILSTREAMS_HISTORY__DATABASE_URL"] == f"sqlite:///{place.folder / 'history' / 'history.db'}"
+    place.stacks.pop().stop()
+    monkeypatch.setenv("MAILSTREAMS_HISTORY__DATABASE_URL", "postgresql://db.example.net/history")
+    place.stack(pages=place.pages()).start()
+    assert place.settings_of("history")["MAILSTREAMS_HISTORY__DATABASE_URL"].startswith("postgresql://db")
 
 
 def test_only_the_ingress_of_a_simulation_gets_the_simulated_secrets(place: Place) -> None:
@@ -212,11 +272,17 @@ def test_an_ingress_that_cannot_start_is_told_with_its_last_lines(place: Place) 
 
 @pytest.mark.parametrize(
     ("taken", "named"),
-    [("web_port", "WEB_PORT"), ("ingress_port", "INGRESS_PORT"), ("admin_port", "INGRESS_ADMIN_PORT")],
+    [
+        ("web_port", "WEB_PORT"),
+        ("ingress_port", "INGRESS_PORT"),
+        ("admin_port", "INGRESS_ADMIN_PORT"),
+        ("history_port", "HISTORY_PORT"),
+        ("history_admin_port", "HISTORY_ADMIN_PORT"),
+    ],
 )
 def test_a_used_port_is_refused_before_anything_starts(place: Place, taken: str, named: str) -> None:
     with socket.create_server((ports.HOST, getattr(place, taken))), pytest.raises(LocalError, match=f" {named}="):
-        place.stack(edge=place.edge()).start()
+        place.stack(edge=place.edge(), pages=place.pages()).start()
 
     assert not place.calls
 
@@ -247,6 +313,10 @@ def start_run(place: Place, *options: str, fake: str = "works") -> subprocess.Po
         "--web-port": place.web_port,
         "--ingress-port": place.ingress_port,
         "--ingress-admin-port": place.admin_port,
+        "--history-port": place.history_port,
+        "--history-admin-port": place.history_admin_port,
+        "--prometheus-port": place.prometheus_port,
+        "--alertmanager-port": place.alertmanager_port,
     }
     own = [text for option, port in own_ports.items() for text in (option, str(port))]
     return subprocess.Popen(
@@ -279,6 +349,7 @@ def test_run_ends_well_and_leaves_nothing_behind_when_it_is_interrupted(
     assert f"http://127.0.0.1:{cluster_place.web_port}/metrics" in output
     assert f"http://127.0.0.1:{cluster_place.ingress_port}/webhooks/PROVIDER/ACCOUNT" in output
     assert f"http://127.0.0.1:{cluster_place.admin_port}/metrics" in output
+    assert f"http://127.0.0.1:{cluster_place.history_port}/  (Sending History)" in output
     assert CLUSTER in output
     assert output.endswith("stopping ...\nstopped\n")
 
@@ -363,8 +434,11 @@ def test_what_a_killed_run_left_behind_is_ended_at_the_next_start_and_nothing_el
     with start_run(cluster_place, "--broker", CLUSTER) as child:
         until(lambda: "watch --from-now" in cluster_place.calls)
         left = cluster_place.running
+        watching = [processes.read(cluster_place.folder / f"{name}.pid") for name in ("prometheus", "alertmanager")]
         child.kill()  # nobody can clean up after that
-    assert len(left) == 3
+    # Prometheus and Alertmanager end by themselves, mostly: nobody reads any more what they write.
+    assert len(left) == len(["worker", "ingress", "history", "watch"]) + (0 if watchers.missing() else 2)
+    left = [process for process in left if process not in watching]
     assert all(process.alive for process in left)
     us = cluster_place.folder / "reused-id.pid"
     us.write_text(f'{{"pid": {os.getpid()}, "started": "another moment"}}')

@@ -1,0 +1,311 @@
+"""The rules of Prometheus: each alert has its cases, its runbook and real metrics, and each case would notice a change.
+
+The checks return the false things that they found, so that each can be shown a false thing, too.
+"""
+
+import copy
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry
+
+from deploy.local import ROOT
+from deploy.local.watchers import PROMETHEUS
+from streams.metrics import IngressMetrics, Metrics
+from tests.docs import pages
+
+RULES = PROMETHEUS / "rules"
+CASES = PROMETHEUS / "tests"
+RUNBOOKS = ROOT / "docs" / "runbooks"
+DASHBOARDS = ROOT / "deploy" / "grafana" / "dashboards"
+HEADINGS = ["Meaning", "Impact", "Diagnosis", "Mitigation"]
+AT_ONCE = {"MailDeadLetters", "MailRecordsSkipped", "MailStoreRebuilt", "Watchdog"}
+"""What they tell has happened, and does not pass by itself."""
+
+Rule = dict[str, Any]
+
+
+def rules_of(path: Path) -> list[Rule]:
+    return [rule for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"]]
+
+
+FILES = sorted(RULES.glob("*.yml"))
+ALL = [rule for path in FILES for rule in rules_of(path)]
+ALERTS = [rule for rule in ALL if "alert" in rule]
+NAMES = {rule["alert"] for rule in ALERTS}
+RECORDED = {rule["record"]: str(rule["expr"]) for rule in ALL if "record" in rule}
+THRESHOLDS = {name: expr for name, expr in RECORDED.items() if name.endswith(":threshold")}
+TEST_FILES = sorted(CASES.glob("*.yml"))
+
+
+def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    assert shutil.which("promtool"), "promtool is missing: apt-get install prometheus"
+    return subprocess.run(["promtool", *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+def unquoted(expr: str) -> str:
+    return re.sub(r'"[^"]*"', '""', expr)
+
+
+def thresholds_in(expr: str, recorded: Mapping[str, str] = RECORDED) -> set[str]:
+    """Return the thresholds that an expression uses, also through what is recorded."""
+    found: set[str] = set()
+    for name in re.findall(r"[a-z_]*:?mailstreams[:_][a-z0-9_:]+", unquoted(expr)):
+        if name.endswith(":threshold"):
+            found.add(name)
+        elif name in recorded:
+            found |= thresholds_in(recorded[name], recorded)
+    return found
+
+
+# -- the files --------------------------------------------------------------------------------------------------------
+
+
+def test_prometheus_takes_the_configuration_and_the_rules() -> None:
+    checked = promtool("check", "config", PROMETHEUS / "prometheus.yml")
+
+    assert checked.returncode == 0, checked.stderr
+    assert f"{len(FILES)} rule files found" in checked.stdout
+
+
+def test_a_rule_that_prometheus_would_not_take_is_seen(tmp_path: Path) -> None:
+    shutil.copytree(PROMETHEUS, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "rules" / "wrong.yml").write_text("groups: [{name: x, rules: [{alert: X, expr: 'sum('}]}]")
+
+    assert promtool("check", "config", tmp_path / "prometheus.yml").returncode != 0
+
+
+def test_what_is_recorded_is_recorded_before_it_is_used() -> None:
+    """Groups are evaluated side by side, the rules of a group one after the other."""
+    for path in FILES:
+        (group,) = yaml.safe_load(path.read_text())["groups"]
+        seen = set(THRESHOLDS)
+        for rule in group["rules"]:
+            used = set(re.findall(r"\w*:mailstreams_\w+:\w+", unquoted(str(rule["expr"]))))
+            assert used <= seen, (path.name, rule)
+            seen.add(rule.get("record", ""))
+
+
+# -- alerts, runbooks, cases ------------------------------------------------------------------------------------------
+
+
+def fired(cases: Mapping[str, Any]) -> set[str]:
+    return {
+        each["alertname"]
+        for test in cases["tests"]
+        for each in test.get("alert_rule_test", ())
+        if each.get("exp_alerts")
+    }
+
+
+def silent(cases: Mapping[str, Any]) -> set[str]:
+    return {
+        each["alertname"]
+        for test in cases["tests"]
+        for each in test.get("alert_rule_test", ())
+        if not each.get("exp_alerts")
+    }
+
+
+def test_every_alert_has_a_runbook_a_line_in_the_index_a_case_in_which_it_fires_and_one_in_which_it_does_not() -> None:
+    cases = [yaml.safe_load(path.read_text()) for path in TEST_FILES]
+    index = (RUNBOOKS / "README.md").read_text()
+
+    assert len(NAMES) >= 20
+    assert {path.stem for path in RUNBOOKS.glob("*.md")} - {"README"} == NAMES
+    assert set(re.findall(r"^\| \[(\w+)\]\(\1\.md\)", index, re.MULTILINE)) == NAMES
+    assert set.union(*map(fired, cases)) == NAMES
+    assert set.union(*map(silent, cases)) == NAMES - {"Watchdog"}
+
+
+def test_the_cases_of_an_alert_are_in_the_file_named_as_that_of_its_rule() -> None:
+    for path in TEST_FILES:
+        alerts = {rule["alert"] for rule in rules_of(RULES / path.name) if "alert" in rule}
+        assert fired(yaml.safe_load(path.read_text())) == alerts
+
+
+@pytest.mark.parametrize("path", TEST_FILES, ids=lambda path: str(path.stem))
+def test_the_alerts_fire_and_are_silent_as_their_cases_say(path: Path) -> None:
+    tested = promtool("test", "rules", path)
+
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: f"{rule['alert']}-{rule['labels']['severity']}")
+def test_an_alert_says_how_bad_it_is_who_tells_what_and_where_to_read_on(rule: Rule) -> None:
+    notes = rule["annotations"]
+
+    assert rule["labels"]["severity"] in {"critical", "warning", "none"}
+    assert rule["labels"]["component"] in {"monitor", "worker", "ingress", "alerting"}
+    assert ("for" in rule) != (rule["alert"] in AT_ONCE)
+    assert set(notes) == {"summary", "description", "runbook_url", "dashboard"}
+    assert "$value" in notes["summary"] + notes["description"] or rule["alert"] in {"MailPartitionStopped", "Watchdog"}
+    assert notes["runbook_url"] == f"docs/runbooks/{rule['alert']}.md"
+    assert (ROOT / notes["runbook_url"]).is_file()
+
+
+def test_an_alert_names_a_dashboard_that_there_is() -> None:
+    uids = {yaml.safe_load(path.read_text())["uid"] for path in DASHBOARDS.glob("*.json")}
+
+    assert {rule["annotations"]["dashboard"] for rule in ALERTS} <= uids
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_a_runbook_says_the_severity_the_rule_and_the_thresholds_and_has_the_four_parts(name: str) -> None:
+    page = pages.read(f"docs/runbooks/{name}.md")
+    mine = [rule for rule in ALERTS if rule["alert"] == name]
+    file = file_of(name)
+
+    assert page.text.startswith(f"# {name}\n")
+    assert re.findall(r"^## (.+)$", page.text, re.MULTILINE) == HEADINGS
+    assert f"Severity: {', '.join(rule['labels']['severity'] for rule in mine)}.\n" in page.text
+    assert f"Rule: [{file}](../../deploy/prometheus/rules/{file})." in page.text
+    used = set.union(*(thresholds_in(rule["expr"]) for rule in mine))
+    assert set(re.findall(r"`(mailstreams:\w+:threshold)`", page.text)) == used
+    diagnosis = page.text.split("## Diagnosis")[1].split("## Mitigation")[0]
+    assert pages.commands([pages.Page(page.path, diagnosis)]) or name == "Watchdog"
+
+
+# -- metrics and thresholds -------------------------------------------------------------------------------------------
+
+SUFFIXES = {
+    "counter": ("_total",),
+    "gauge": ("",),
+    "histogram": ("_bucket", "_sum", "_count"),
+    "gaugehistogram": ("_bucket", "_gsum", "_gcount"),
+}
+
+
+def declared() -> set[str]:
+    """Return the names of all series that worker and ingress can have."""
+    found: set[str] = set()
+    for kind in (Metrics, IngressMetrics):
+        registry = CollectorRegistry()
+        kind.create(registry, version="1")
+        found |= {family.name + suffix for family in registry.collect() for suffix in SUFFIXES[family.type]}
+    return found
+
+
+def unknown_series(exprs: Iterable[str], known: set[str]) -> set[str]:
+    """Return what is named in expressions and neither exported nor recorded."""
+    named = {name for expr in exprs for name in re.findall(r"[a-z_]*:?mailstreams[:_][a-z0-9_:]+", unquoted(expr))}
+    return named - known
+
+
+def test_every_metric_that_a_rule_names_is_exported_or_recorded() -> None:
+    known = declared() | set(RECORDED)
+
+    assert unknown_series([str(rule["expr"]) for rule in ALL], known) == set()
+    assert unknown_series(["rate(mailstreams_deferral_total[5m]) > mailstreams:x:threshold"], known) == {
+        "mailstreams_deferral_total",
+        "mailstreams:x:threshold",
+    }
+
+
+def test_every_metric_of_the_cases_is_exported() -> None:
+    for path in TEST_FILES:
+        series = [each["series"] for test in yaml.safe_load(path.read_text())["tests"] for each in test["input_series"]]
+        assert unknown_series(series, declared()) == set()
+
+
+def test_every_threshold_is_used_and_every_one_that_is_used_is_there() -> None:
+    assert set.union(*(thresholds_in(rule["expr"]) for rule in ALERTS)) == set(THRESHOLDS)
+    named = {name for rule in ALERTS for name in re.findall(r'query "([^"]+)"', str(rule["annotations"]))}
+    assert named <= set(THRESHOLDS)
+
+
+def hidden_figures(expr: str) -> list[str]:
+    """Return figures with which an expression compares, but for 0, which means: at all."""
+    return [found for found in re.findall(r"[<>=]=?\s*(-?[\d.]+)", unquoted(expr)) if float(found) != 0]
+
+
+def test_no_alert_hides_a_figure_from_the_thresholds() -> None:
+    for rule in ALERTS:
+        assert hidden_figures(rule["expr"]) == [], rule["alert"]
+    assert hidden_figures('x{a="> 3"} > 5 and y >= 0') == ["5"]
+
+
+# -- would the cases notice? ------------------------------------------------------------------------------------------
+
+
+class Changed:
+    """A copy of rules and cases in which something was changed; of the cases those of some alerts of one file."""
+
+    def __init__(self, folder: Path, file: str, alerts: set[str]) -> None:
+        self.folder = folder
+        self.alerts = alerts
+        # As text: YAML takes a series of zeros, 0x30, for the number 48.
+        self.cases = yaml.load((CASES / file).read_text(), Loader=yaml.BaseLoader)
+        shutil.copytree(RULES, folder / "rules")
+        (folder / "tests").mkdir()
+
+    def set_rule(self, kind: str, name: str, expr: str) -> None:
+        for path in (self.folder / "rules").glob("*.yml"):
+            content = yaml.safe_load(path.read_text())
+            for rule in content["groups"][0]["rules"]:
+                if rule.get(kind) == name:
+                    rule["expr"] = expr
+            path.write_text(yaml.safe_dump(content, sort_keys=False))
+
+    def noticed(self, *, firing: bool, quiet: bool) -> bool:
+        """Return whether a case fails; of those in which alerts fire, of those in which none does, or of both."""
+        cases = copy.deepcopy(self.cases)
+        for test in cases["tests"]:
+            test.pop("promql_expr_test", None)
+            test["alert_rule_test"] = [
+                each
+                for each in test.get("alert_rule_test", ())
+                if each["alertname"] in self.alerts and (firing if each.get("exp_alerts") else quiet)
+            ]
+        cases["tests"] = [test for test in cases["tests"] if test["alert_rule_test"]]
+        path = self.folder / "tests" / "cases.yml"
+        path.write_text(yaml.safe_dump(cases, sort_keys=False))
+        return promtool("test", "rules", path).returncode != 0
+
+
+def file_of(name: str) -> str:
+    (file,) = {path.name for path in FILES if any(rule.get("alert") == name for rule in rules_of(path))}
+    return file
+
+
+def users_of(threshold: str) -> tuple[str, set[str]]:
+    """Return the alerts that use a threshold, and before them the file in which all of them are."""
+    users = {rule["alert"] for rule in ALERTS if threshold in thresholds_in(rule["expr"])}
+    (file,) = {file_of(name) for name in users}
+    return file, users
+
+
+@pytest.mark.parametrize("path", TEST_FILES, ids=lambda path: str(path.stem))
+def test_the_copy_in_which_nothing_was_changed_passes(path: Path, tmp_path: Path) -> None:
+    assert not Changed(tmp_path, path.name, NAMES).noticed(firing=True, quiet=True)
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_an_alert_that_never_fires_is_noticed(name: str, tmp_path: Path) -> None:
+    changed = Changed(tmp_path, file_of(name), {name})
+    changed.set_rule("alert", name, "vector(1) > 2")
+
+    assert changed.noticed(firing=True, quiet=False)
+
+
+@pytest.mark.parametrize("name", sorted(NAMES - {"Watchdog"}))
+def test_an_alert_that_always_fires_is_noticed(name: str, tmp_path: Path) -> None:
+    changed = Changed(tmp_path, file_of(name), {name})
+    changed.set_rule("alert", name, "vector(1)")
+
+    assert changed.noticed(firing=False, quiet=True)
+
+
+@pytest.mark.parametrize("name", sorted(THRESHOLDS))
+def test_a_threshold_that_is_ten_times_too_high_or_too_low_is_noticed(name: str, tmp_path: Path) -> None:
+    figure = float(THRESHOLDS[name])
+    for factor in (0.1, 10):
+        changed = Changed(tmp_path / str(factor), *users_of(name))
+        changed.set_rule("record", name, f"{figure * factor or (1000 if factor > 1 else -1)}")
+        assert changed.noticed(firing=True, quiet=True), factor
