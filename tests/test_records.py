@@ -16,13 +16,11 @@ from streams.domain.advice import advise
 from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
 from streams.domain.status import Delivery, fold, to_micros
 from streams.records import (
-    _EVENT_FIELDS,
     DeadLetter,
     RecordError,
     Resume,
     RowError,
     RowVersionError,
-    _decode_leniently,
     dead_letter,
     decode_dead_letter,
     decode_event,
@@ -37,7 +35,9 @@ from streams.records import (
     encode_resume,
     encode_row,
     encode_status,
+    watch_of_row,
 )
+from streams.records.events import _EVENT_FIELDS, _decode_leniently
 from tests.domain.deliveries import NOON, at, event, events, fold_all, histories
 
 HOUR = 3_600_000_000
@@ -308,12 +308,69 @@ def test_a_row_tells_its_last_receipt_without_being_decoded(history: list[Delive
     assert due_of_row(encode_row(fold_all(history))) == last
 
 
+OF_VERSION_1 = (
+    b'\x01\x00\x06`\xb4\x03\x0f\xa2\x80["vfjjvrlawzcmoqtcuaopdmxhoy","main","sendgrid","message-1",[["sent",'
+    b'1795176000000000,1795176000000000,1795176002000000,[1971835917959106308],"e1",null,null,null],["deferred",'
+    b'1795176060000000,1795176060000000,1795176062000000,[18361515465031745400],"e2","421 4.7.0 Try again later",421,'
+    b'"4.7.0"],["bounce_soft",1795176120000000,1795176120000000,1795176122000000,[17828712899006645721],"e3",'
+    b'"452 4.2.2 Mailbox full",452,"4.2.2"]],[1795176120000000,"e3","anna@example.com"],[1795176000000000,"e1","4711"],'
+    b'[1795176000000000,"e1",["invoice"]],[1795176000000000,"e1",[["customer","7"]]],null,2,1795183200000000,'
+    b'"bounce_soft",1795176002000000,"bounced","soft",false,false,3,"deferred","e3",1795176120000000,1795176120000000,'
+    b"1795176122000000,false]"
+)
+"""As the version before `watch_at` and `judged` wrote it."""
+
+
+def test_a_row_of_version_1_is_read_and_becomes_version_2_when_it_is_written_again() -> None:
+    history = [
+        event(EventType.SENT, 0, event_id="e1", reference="4711", tags=("invoice",), metadata={"customer": "7"}),
+        event(
+            EventType.DEFERRED,
+            60,
+            event_id="e2",
+            reason="421 4.7.0 Try again later",
+            smtp_code=421,
+            enhanced_code="4.7.0",
+            attempt=2,
+            retry_until=7_200,
+        ),
+        event(
+            EventType.BOUNCE,
+            120,
+            event_id="e3",
+            kind=BounceKind.SOFT,
+            reason="452 4.2.2 Mailbox full",
+            smtp_code=452,
+            enhanced_code="4.2.2",
+        ),
+    ]
+
+    delivery = decode_row(OF_VERSION_1)
+
+    assert delivery == fold_all(history)
+    assert (delivery.judged, delivery.watch_at, watch_of_row(OF_VERSION_1)) == (False, None, None)
+    assert due_of_row(OF_VERSION_1) == to_micros(at(122))
+    again = encode_row(delivery)
+    assert again[0] == 2
+    assert decode_row(again) == delivery
+
+
+@given(histories, st.booleans(), st.none() | st.integers(1, 2**62))
+def test_a_row_keeps_what_the_clock_watches(history: list[DeliveryEvent], judged: bool, watch_at: int | None) -> None:
+    delivery = replace(fold_all(history), judged=judged, watch_at=watch_at)
+    row = encode_row(delivery)
+
+    assert decode_row(row) == delivery
+    assert watch_of_row(row) == watch_at
+    assert due_of_row(row) == delivery.last_received_at
+
+
 def test_rows_sort_by_their_last_receipt_byte_by_byte() -> None:
     early, late = (encode_row(fold_all([event(EventType.SENT, seconds)])) for seconds in (0, 70_000))
     assert early[:9] < late[:9]
 
 
-@pytest.mark.parametrize("head", [b"", b"\x00", b"\x02", b"{"])
+@pytest.mark.parametrize("head", [b"", b"\x00", b"\x03", b"{"])
 def test_a_row_of_another_version_is_refused_as_such(head: bytes) -> None:
     with pytest.raises(RowVersionError, match="version"):
         decode_row(head + encode_row(fold_all([event(EventType.SENT)]))[1:] if head else b"")

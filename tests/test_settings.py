@@ -117,7 +117,7 @@ def test_an_unknown_name_is_refused_with_what_was_probably_meant(tmp_path: Path,
 def test_an_unknown_variable_is_refused_too() -> None:
     assert problems({"MAILSTREAMS_KAFKA__BOOTSTRAP": "a:1", "MAILSTREAMS_NOSUCH__X": "1"}) == [
         "kafka.bootstrap: unknown setting; did you mean bootstrap_servers? (from MAILSTREAMS_KAFKA__BOOTSTRAP)",
-        "nosuch: unknown section; known: kafka, topics, worker, web, ingress, delivery, accounts (from MAILSTREAMS_NOSUCH__X)",
+        "nosuch: unknown section; known: kafka, topics, worker, web, ingress, history, delivery, deferrals, accounts (from MAILSTREAMS_NOSUCH__X)",
     ]
 
 

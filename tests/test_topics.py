@@ -18,7 +18,17 @@ from streams.settings import Kafka, Settings, Topics, Worker
 
 _NewPartitions: Any = NewPartitions
 _ConfigResource: Any = ConfigResource
-NAMES = ("RAW_PREFIX", "SENDS", "EVENTS", "STATUS_CHANGED", "STATUS", "DEFERRALS", "DEAD_LETTERS", "CONTROL")
+NAMES = (
+    "RAW_PREFIX",
+    "SENDS",
+    "EVENTS",
+    "STATUS_CHANGED",
+    "STATUS",
+    "DEFERRALS",
+    "DEFERRAL_ALERTS",
+    "DEAD_LETTERS",
+    "CONTROL",
+)
 
 
 @pytest.fixture
@@ -66,7 +76,9 @@ def test_every_topic_that_is_keyed_by_delivery_has_the_partition_count_of_the_ch
         "mail.status-changed",
         "mail.status",
         "mail.deferrals",
+        "mail.deferral-alerts",
         "mailstreams-deliveries-changelog",
+        "mailstreams-open-deferrals-changelog",
     )
 
     assert {specs[name].partitions for name in keyed} == {5}
@@ -82,7 +94,9 @@ def test_what_comes_from_outside_may_be_large_and_carries_the_brokers_time(name:
     assert config["retention.ms"] == str(7 * 24 * 3600 * 1000)
 
 
-@pytest.mark.parametrize("name", ["mail.status", "mail.control", "mailstreams-deliveries-changelog"])
+@pytest.mark.parametrize(
+    "name", ["mail.status", "mail.control", "mailstreams-deliveries-changelog", "mailstreams-open-deferrals-changelog"]
+)
 def test_what_has_a_newest_record_is_compacted_and_tombstones_outlive_a_weeks_absence(name: str) -> None:
     config = by_name(Settings())[name].config
 
@@ -141,7 +155,7 @@ def test_another_partition_count_is_refused_where_a_key_would_move(chosen: Setti
 
     problems = asyncio.run(topics.check(other))
 
-    assert len(problems) == 6
+    assert len(problems) == 8
     assert all("has 3 partitions, 2 are needed" in problem for problem in problems)
     assert all(problem.endswith("set it: MAILSTREAMS_TOPICS__PARTITIONS=3") for problem in problems)
     assert not any(topics.RAW_PREFIX in problem for problem in problems)

@@ -12,10 +12,10 @@ so its deadlines are looked at again later. ``MailPartitionStopped`` pages then.
 """
 
 import asyncio
-import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, cast
 
 from faust.streams import Stream
@@ -38,7 +38,6 @@ ALERTS_PER_TICK = 2_000
 """Deadlines that one tick takes; what is left falls due again at the next."""
 HELD_FOR_US = 30_000_000
 """A held deadline is looked at again after so long."""
-FOR_EVER = (1 << 63) - 1
 ROWS_PER_SLICE = 2_000
 """Rows read at the opening of a partition before the loop gets its turn."""
 
@@ -66,9 +65,14 @@ class Monitor:
     gauges: OpenDeferrals
 
     async def opened(self, partition: int, store: Store) -> None:
-        """Count what is open; and where the policies are others than before, compute every deadline anew."""
+        """Count what is open; and where the policies are others than before, compute every deadline anew.
+
+        The policies are noted last, so that the next owner begins again where this one died on the way.
+        """
         digest = self.policies.digest
         anew = store.policy != digest
+        if anew:
+            await _clear_index(store)
         counts: Counter[Open] = Counter()
         due: list[tuple[int, bytes]] = []
         for number, (key, row) in enumerate(store.rows()):
@@ -78,9 +82,12 @@ class Monitor:
             if at is not None:
                 due.append((at, key))
             if number % ROWS_PER_SLICE == ROWS_PER_SLICE - 1:
+                if anew:
+                    store.write(Changes(due_added=due))
+                    due = []
                 await asyncio.sleep(0)
         if anew:
-            store.write(Changes(due_removed=store.due(FOR_EVER, sys.maxsize), due_added=due, policy=digest))
+            store.write(Changes(due_added=due, policy=digest))
         self.gauges.load(partition, counts)
 
     def closed(self, partition: int) -> None:
@@ -165,6 +172,13 @@ class Monitor:
 
     def _next_due(self, episode: Episode) -> int | None:
         return deferrals.next_due(episode, self.policies(episode.account, episode.provider))
+
+
+async def _clear_index(store: Store) -> None:
+    entries = store.due_entries()
+    while removed := list(islice(entries, ROWS_PER_SLICE)):
+        store.write(Changes(due_removed=removed))
+        await asyncio.sleep(0)
 
 
 def _open(episode: Episode) -> Open:

@@ -87,6 +87,9 @@ class RestoreHooks(Protocol):
     def restored(self, rows: int) -> None:
         """So many changelog rows were read."""
 
+    def remaining(self, offsets: int) -> None:
+        """So many changelog offsets are still to be read; 0 when a restore is done."""
+
     def skipped(self, tp: TP, offsets: int) -> None:
         """Source records were deleted by retention before they were read."""
 
@@ -376,17 +379,19 @@ class LaneTableManager(TableManager):
                 self._apply(stage, self.stores[tp], records)
                 self.app.restoring.hooks.restored(len(records))
                 await asyncio.sleep(0)
+            left = 0
             for changelog in list(behind):
                 # the position, not the last record: the log may end with commit markers
                 reached = await consumer.position(TopicPartition(*changelog))
+                left += max(ends[changelog] - reached, 0)
                 if reached >= ends[changelog]:
                     self.stores[by_changelog[changelog][1]].write(Changes(changelog_offset=reached))
                     behind.discard(changelog)
                     consumer.pause(TopicPartition(*changelog))
+            self.app.restoring.hooks.remaining(left)
             if time.monotonic() - told > PROGRESS_EVERY_S:
                 told = time.monotonic()
-                left = [ends[c] - await consumer.position(TopicPartition(*c)) for c in behind]
-                logger.info("restored %d %%, %d offsets left", 100 - 100 * sum(left) // total, sum(left))
+                logger.info("restored %d %%, %d offsets left", 100 - 100 * left // total, left)
 
     def _open_store(
         self,

@@ -129,6 +129,11 @@ class Store:
         """Return up to ``limit`` entries (due, key) of the due index with ``due <= until``, the earliest first."""
         return self._until(DUE, until, limit)
 
+    def due_entries(self) -> Iterator[tuple[int, bytes]]:
+        """Yield every entry (due, key) of the due index, as it was at the beginning."""
+        for entry, _ in self._entries(DUE):
+            yield int(_unpack_u64(entry[1:9])[0]), entry[9:]
+
     def watched(self, until: int, limit: int) -> list[tuple[int, bytes]]:
         """Return the same of the watch index."""
         return self._until(WATCH, until, limit)

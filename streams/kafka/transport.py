@@ -34,6 +34,7 @@ SCHEME = "mailstreams"
 CODEC = "mailstreams-batch"
 """The serializer of batched topics: a batch is a value already."""
 POLL_S = 0.5
+MEMBERSHIP_CHECK_S = 1.0
 FETCH_MAX_WAIT_MS = 100  # how long a paused and resumed partition may wait for a fetch that left without it
 BACKLOG_BATCHES = 4  # a partition is paused when this many full batches wait
 _RECORD_OVERHEAD = 64  # bytes a record costs beside key, value and headers; keeps empty records from being free
@@ -197,6 +198,22 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         offsets = {TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(offset, metadata)}
         await self.call_thread(consumer.commit, offsets)
 
+    async def check_membership(self) -> None:
+        """Do nothing while aiokafka takes care of the membership in the group.
+
+        Raises:
+            KafkaError: its task has ended: this process will never be assigned anything again.
+        """
+        consumer = self._consumer
+        if consumer is not None:
+            await self.call_thread(self._check_errors, consumer)
+
+    @staticmethod
+    async def _check_errors(consumer: aiokafka.AIOKafkaConsumer) -> None:
+        coordinator = consumer._coordinator  # noqa: SLF001 - aiokafka itself looks only while something is fetched
+        if coordinator is not None:  # it is while the consumer starts
+            coordinator.check_errors()
+
     async def leave_group(self) -> None:
         """Tell the group that this member is gone, so that its partitions move at once."""
         await self.call_thread(self._ensure_consumer().stop)
@@ -332,6 +349,21 @@ class BatchConsumer(driver.Consumer):
             backlog.busy = False
             self._offer(message.tp, backlog)
         return True
+
+    @Service.task
+    async def _watch_membership(self) -> None:
+        """End the process when its membership is lost for good, such as when the first broker asked names no brokers.
+
+        Without partitions nothing is fetched, and aiokafka tells of it only then: the worker would wait for ever.
+        """
+        while not self.should_stop:
+            await self.sleep(MEMBERSHIP_CHECK_S)
+            try:
+                await self._thread.check_membership()
+            except KafkaError as error:
+                if not self.should_stop:
+                    self.app.restoring.on_crash(error)
+                return
 
     # -- ticks ----------------------------------------------------------------------------------------
 

@@ -160,7 +160,7 @@ def decode_open_deferral(row: bytes) -> Episode:
             enhanced_code=enhanced_code,
             reason_class=_REASON_CLASSES[reason_class],
             retry_until=retry_until,
-            told=Told(told),
+            told=_TOLD[told],
             first_due=first_due,
         )
     except (ValueError, TypeError, KeyError) as error:
@@ -169,6 +169,7 @@ def decode_open_deferral(row: bytes) -> Episode:
 
 
 _REASON_CLASSES: dict[str, ReasonClass] = {member.value: member for member in ReasonClass}
+_TOLD = {n: Told(n) for n in range(8)}
 
 
 # --- mail.deferral-alerts --------------------------------------------------------------------------------------------

@@ -18,14 +18,16 @@ from streams.records import RecordError, RowError
 from tests.domain.deliveries import at, event, histories
 from tests.kafka.fakes import TIME_MS, record
 
-CHANGED, STATUS = "mail.status-changed", "mail.status"
+CHANGED, STATUS, DEFERRALS = "mail.status-changed", "mail.status", "mail.deferrals"
 DAY_US = 86_400_000_000
 TRACK = Track(
     status_changed_topic=CHANGED,
     status_topic=STATUS,
+    deferrals_topic=DEFERRALS,
     support_contacts={"main": "the support desk"},
     warn_after_us=3_600_000_000,
     expire_after_us=90 * DAY_US,
+    objective_us=900_000_000,
 )
 PARTITION = 2
 
@@ -65,7 +67,10 @@ def test_the_first_event_of_a_delivery_is_a_change_told_on_both_topics() -> None
     assert (fields["status"], fields["revision"], fields["delivery_id"]) == ("deferred", 1, happened.delivery_id)
     assert list(effects.rows) == [key]
     assert effects.due_added == [(micros(2), key)]
-    assert effects.counts == {("changes", "sendgrid", "deferred"): 1, ("events", "sendgrid", "deferred", "applied"): 1}
+    assert effects.counts == {
+        ("changes", "sendgrid", "other", "deferred"): 1,
+        ("events", "sendgrid", "deferred", "applied"): 1,
+    }
 
 
 def test_a_repeated_event_changes_nothing_and_is_counted() -> None:
@@ -200,7 +205,15 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def put(store: Store, effects: Effects) -> None:
-    store.write(Changes(rows=effects.rows, due_added=effects.due_added, due_removed=effects.due_removed))
+    store.write(
+        Changes(
+            rows=effects.rows,
+            due_added=effects.due_added,
+            due_removed=effects.due_removed,
+            watch_added=effects.watch_added,
+            watch_removed=effects.watch_removed,
+        )
+    )
 
 
 def tick(store: Store, now: int) -> Effects:
@@ -289,3 +302,116 @@ def test_an_event_after_the_expiry_begins_the_delivery_anew(store: Store) -> Non
     fields = records.decode_status(told(effects, CHANGED)[0].value)
     assert (fields["revision"], fields["previous"], fields["status"]) == (1, None, "opened")
     assert effects.due_added == [(micros(91 * 86_400 + 2), happened.delivery_id.encode())]
+
+
+# -- what the monitor has to know ----------------------------------------------------------------------------------------------
+
+
+def deferrals(effects: Effects) -> list[tuple[str | None, bool]]:
+    """Return what was said on ``mail.deferrals``, as (status, whether it was one more attempt)."""
+    said = [records.decode_deferral(row.value) for row in told(effects, DEFERRALS)]
+    return [(each.status, each.attempt) for each in said]
+
+
+def test_every_deferral_is_said_and_what_ends_it() -> None:
+    effects = fold(
+        event(EventType.SENT, 0),
+        event(EventType.DEFERRED, 60),
+        event(EventType.DEFERRED, 600),
+        event(EventType.DELIVERED, 900),
+    )
+    assert deferrals(effects) == [("deferred", True), ("deferred", True), ("delivered", False)]
+    assert {row.timestamp_ms for row in told(effects, DEFERRALS)} == {TIME_MS + 1, TIME_MS + 2, TIME_MS + 3}
+
+
+def test_nothing_is_said_of_a_delivery_that_was_never_deferred() -> None:
+    assert deferrals(fold(event(EventType.SENT, 0), event(EventType.DELIVERED, 5), event(EventType.OPEN, 9))) == []
+
+
+def test_what_happens_after_the_end_is_no_matter_of_the_monitor() -> None:
+    effects = fold(event(EventType.DEFERRED, 0), event(EventType.DELIVERED, 60), event(EventType.OPEN, 90))
+    assert deferrals(effects) == [("deferred", True), ("delivered", False)]
+
+
+def test_a_deferral_after_the_end_is_said_as_an_attempt_that_changed_nothing() -> None:
+    effects = fold(event(EventType.DELIVERED, 60), event(EventType.DEFERRED, 30))
+    assert deferrals(effects) == [("delivered", True)]
+
+
+def test_a_repeated_deferral_is_said_once() -> None:
+    happened = event(EventType.DEFERRED, 0)
+    assert deferrals(fold(happened, happened)) == [("deferred", True)]
+
+
+def test_news_that_the_alerts_show_are_said_too() -> None:
+    effects = fold(event(EventType.DEFERRED, 0), event(EventType.SENT, -5, reference="4711"))
+    assert deferrals(effects) == [("deferred", True), ("deferred", False)]
+    assert records.decode_deferral(told(effects, DEFERRALS)[-1].value).reference == "4711"
+
+
+def test_a_delivery_that_is_forgotten_while_it_is_deferred_is_said_to_be(store: Store) -> None:
+    put(store, fold(event(EventType.DEFERRED, 0)))
+    effects = tick(store, micros(2) + 90 * DAY_US)
+    assert deferrals(effects) == [(None, False)]
+    [said] = [records.decode_deferral(row.value) for row in told(effects, DEFERRALS)]
+    assert said.status_at == micros(2) + 90 * DAY_US
+
+
+def test_one_that_is_forgotten_after_its_end_is_not(store: Store) -> None:
+    put(store, fold(event(EventType.DEFERRED, 0), event(EventType.DELIVERED, 60)))
+    assert deferrals(tick(store, micros(62) + 90 * DAY_US)) == []
+
+
+# -- in time ------------------------------------------------------------------------------------------------------------------------
+
+OBJECTIVE_US = TRACK.objective_us
+
+
+def judgements(effects: Effects) -> dict[tuple[str | int, ...], int]:
+    return {labels: n for labels, n in effects.counts.items() if labels[0] in {"objective", "without_word"}}
+
+
+def test_a_delivery_in_time_is_counted_with_the_time_that_it_took() -> None:
+    effects = fold(event(EventType.SENT, 0), event(EventType.DELIVERED, 30))
+    assert judgements(effects) == {("objective", "sendgrid", "met"): 1}
+    assert effects.observations == {("time_to_deliver", "sendgrid", "other"): [30.0]}
+
+
+def test_one_that_is_not_delivered_at_its_deadline_is_counted_by_the_clock_and_never_again(store: Store) -> None:
+    put(store, fold(event(EventType.SENT, 0), event(EventType.DEFERRED, 60)))
+    assert judgements(tick(store, micros(0) + OBJECTIVE_US - 1)) == {}
+    late = tick(store, micros(0) + OBJECTIVE_US)
+    assert judgements(late) == {("objective", "sendgrid", "missed"): 1}
+    put(store, late)
+    assert tick(store, micros(0) + OBJECTIVE_US + 1) == Effects()
+    effects = Effects()
+    TRACK.record(of(event(EventType.DELIVERED, 5_000)), PARTITION, store.get, effects)
+    assert judgements(effects) == {}
+
+
+def test_one_that_was_delivered_in_between_costs_a_look_and_nothing_else(store: Store) -> None:
+    put(store, fold(event(EventType.SENT, 0), event(EventType.DELIVERED, 30)))
+    effects = tick(store, micros(0) + OBJECTIVE_US)
+    assert (effects.rows, effects.outputs, effects.counts) == ({}, {}, {})
+    assert effects.only_indexes
+
+
+def test_silence_for_a_day_is_counted_once(store: Store) -> None:
+    put(store, fold(event(EventType.SENT, 0)))
+    for now in (OBJECTIVE_US, DAY_US - 1):
+        put(store, tick(store, micros(0) + now))
+    silent = tick(store, micros(0) + DAY_US)
+    assert judgements(silent) == {("without_word", "sendgrid"): 1}
+    put(store, silent)
+    assert store.watched(2**62, 10) == []
+
+
+def test_a_delivery_that_stands_twice_in_the_watch_index_is_counted_once(store: Store) -> None:
+    """A restore enters a row once for each version of it."""
+    happened = event(EventType.SENT, 0)
+    put(store, fold(happened))
+    store.write(Changes(watch_added=[(micros(5), happened.delivery_id.encode())]))
+    effects = tick(store, micros(0) + OBJECTIVE_US)
+    assert judgements(effects) == {("objective", "sendgrid", "missed"): 1}
+    put(store, effects)
+    assert store.watched(micros(0) + OBJECTIVE_US, 10) == []

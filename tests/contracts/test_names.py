@@ -15,6 +15,7 @@ import pytest
 import rocksdict
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
+from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import Assignment, Subscription, SubscriptionState, TopicPartitionState
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, RecordMetadata
@@ -67,6 +68,7 @@ SIGNATURES: list[tuple[Callable[..., Any], list[str], str]] = [
         "ours takes records and positions of the same moment",
     ),
     (driver.AIOKafkaConsumerThread._ensure_consumer, ["self"], "all that happens in the consumer's thread"),
+    (GroupCoordinator.check_errors, ["self"], "BatchConsumer notices that its membership is lost"),
     (ConsumerThread.__init__, ["self", "consumer", "kwargs"], "BatchConsumer makes its thread so"),
     (QueueServiceThread.call_thread, ["self", "fun", "args", "kwargs"], "calls into the consumer's thread"),
     # the app and its table manager: streams/kafka/restore.py, application.py

@@ -11,8 +11,9 @@ from prometheus_client.metrics import MetricWrapperBase
 from deploy.local import ROOT
 from streams import cli, ingress, records, topics, worker
 from streams.cli.watch import change_line
+from streams.collectors import BulkHistogram, OpenDeferrals
 from streams.domain.status import Status
-from streams.metrics import IngressMetrics, Metrics
+from streams.metrics import HistoryMetrics, IngressMetrics, Metrics
 from streams.providers import PROVIDERS
 from streams.settings import Settings
 from tests.docs import pages
@@ -21,6 +22,7 @@ from tests.docs.pages import Page
 ALL = pages.all_pages()
 README = pages.read("README.md")
 OPERATIONS = pages.read("docs/operations.md")
+HISTORY = pages.read("docs/history.md")
 SECURITY = pages.read("SECURITY.md")
 MAKEFILE = (ROOT / "Makefile").read_text()
 SETTINGS = {f"{section}.{name}" for section, field in Settings() for name in getattr(type(field), "model_fields", {})}
@@ -96,7 +98,7 @@ def test_every_command_is_documented() -> None:
 
 
 def test_every_documented_make_target_and_variable_exists() -> None:
-    targets = re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE)
+    targets = re.findall(r"^([a-z0-9-]+):", MAKEFILE, re.MULTILINE)
     variables = [f"{name}=" for name in re.findall(r"^([A-Z_]+) \?=", MAKEFILE, re.MULTILINE)]
     written = pages.make_words(ALL)
     assert {"run", "smoke", "test", "check"} <= set(written)
@@ -134,7 +136,7 @@ def written_metrics(found: Page, heading: str = "Metrics") -> dict[str, str]:
     return {code(name): kind for name, kind, *_ in found.table(heading)}
 
 
-def real_metrics(kind_of_process: type[Metrics | IngressMetrics] = Metrics) -> dict[str, str]:
+def real_metrics(kind_of_process: type[Metrics | IngressMetrics | HistoryMetrics] = Metrics) -> dict[str, str]:
     metrics = kind_of_process.create(CollectorRegistry(), version="1")
     real: dict[str, str] = {}
     for name in kind_of_process.__slots__:
@@ -144,6 +146,10 @@ def real_metrics(kind_of_process: type[Metrics | IngressMetrics] = Metrics) -> d
             total = "_total" if kind == "counter" else ""
             labels = ",".join(metric._labelnames)
             real[f"{metric._name}{total}" + (f"{{{labels}}}" if labels else "")] = kind
+        elif isinstance(metric, BulkHistogram | OpenDeferrals):
+            for family in metric.describe():
+                kind = family.type.replace("gaugehist", "gauge hist")
+                real[f"{family.name}{{{','.join(family._labelnames)}}}"] = kind  # type: ignore[attr-defined] # every family of ours has labels
     return real
 
 
@@ -156,8 +162,14 @@ def test_the_documented_metrics_are_those_of_the_ingress() -> None:
     assert written_metrics(OPERATIONS, "Metrics of the ingress") == real_metrics(IngressMetrics)
 
 
+def test_the_documented_metrics_are_those_of_the_history() -> None:
+    assert len(real_metrics(HistoryMetrics)) > 10
+    assert written_metrics(HISTORY) == real_metrics(HistoryMetrics)
+
+
 def test_every_metric_named_elsewhere_exists() -> None:
-    real = {name.partition("{")[0] for name in (*real_metrics(), *real_metrics(IngressMetrics))}
+    kinds = (Metrics, IngressMetrics, HistoryMetrics)
+    real = {name.partition("{")[0] for kind in kinds for name in real_metrics(kind)}
     for found in ALL:
         named = re.findall(r"\bmailstreams_[a-z_]+", found.text)
         assert pages.unknown(named, {*real, "mailstreams_"}) == [], found.path
@@ -176,7 +188,7 @@ def named_settings(found: Page) -> list[str]:
     plain = [
         match[0]
         for span in spans
-        if (match := re.fullmatch(r"(kafka|topics|worker|web|ingress|delivery)\.[a-z_]+", span))
+        if (match := re.fullmatch(r"(kafka|topics|worker|web|ingress|history|delivery|deferrals)\.[a-z_]+", span))
     ]
     variables = [
         name.lower().replace("__", ".")
@@ -316,7 +328,7 @@ def test_an_output_that_watch_would_not_print_is_seen() -> None:
 
 def test_the_readme_names_every_package_that_ci_installs() -> None:
     (install,) = re.findall(r"^apt-get install (.*)$", README.text, re.MULTILINE)
-    wanted = set(re.findall(r"missing\+=\((\S+)\)", (ROOT / ".ci" / "run").read_text()))
+    wanted = set(" ".join(re.findall(r"missing\+=\(([^)]+)\)", (ROOT / ".ci" / "run").read_text())).split())
     assert wanted
     assert wanted <= set(install.split())
 

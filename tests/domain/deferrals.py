@@ -11,8 +11,12 @@ from streams.domain.status import SECOND, Status, to_micros
 from tests.domain.deliveries import NOON
 
 MINUTE, HOUR = 60, 3_600
-GREYLISTED = {"reason": "451 4.7.1 Greylisting in action, please come back later", "smtp_code": 451}
-THROTTLED = {"reason": "Delayed: IPs reached ISP-suggested hourly limits", "smtp_code": None, "enhanced_code": None}
+GREYLISTED: dict[str, Any] = {"reason": "451 4.7.1 Greylisting in action, please come back later", "smtp_code": 451}
+THROTTLED: dict[str, Any] = {
+    "reason": "Delayed: IPs reached ISP-suggested hourly limits",
+    "smtp_code": None,
+    "enhanced_code": None,
+}
 POLICY = Policy(
     warn_after=HOUR * SECOND, escalate_after=None, retry_window=72 * HOUR * SECOND, overdue_slack=HOUR * SECOND
 )

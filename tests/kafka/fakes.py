@@ -141,6 +141,10 @@ class Hooks:
         self.told.append(("committed", [r.offset for r in batch.records], batch.position))
         self.effects.append(effects)
 
+    def ticked(self, tp: TP, batch: Batch, effects: Effects, seconds: float, stage: str) -> None:  # noqa: ARG002 - the protocol's
+        self.order.append("ticked")
+        self.effects.append(effects)
+
     def stopped(self, tp: TP, reason: str) -> None:
         self.told.append(("stopped", tp, reason))
 
@@ -209,6 +213,7 @@ class Fakes(Hooks):
         super().__init__([])
         self.crashes: list[BaseException] = []
         self.restored_rows = 0
+        self.remaining_offsets: list[int] = []
         self.skipped_offsets: list[tuple[TP, int]] = []
         self.rebuilds: list[tuple[str, str]] = []
         self.on_reached: Callable[[str, TP], Awaitable[None] | None] = lambda point, tp: None  # noqa: ARG005 - nothing
@@ -222,6 +227,9 @@ class Fakes(Hooks):
 
     def restored(self, rows: int) -> None:
         self.restored_rows += rows
+
+    def remaining(self, offsets: int) -> None:
+        self.remaining_offsets.append(offsets)
 
     def skipped(self, tp: TP, offsets: int) -> None:
         self.skipped_offsets.append((tp, offsets))

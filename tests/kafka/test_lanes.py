@@ -55,7 +55,16 @@ class Fold:
         self.ticked: list[int] = []
         self.due: list[bytes] = []
         self.local: list[tuple[int, bytes]] = []
+        self.opening: list[str] = []
         self.fails: BaseException | None = None
+
+    async def opened(self, partition: int, store: Store) -> None:
+        self.opening.append(f"opening {partition} {store.path.name}")
+        await asyncio.sleep(0)
+        self.opening.append("opened")
+
+    def closed(self, partition: int) -> None:
+        self.opening.append(f"closed {partition}")
 
     def record(self, record: Record, partition: int, get: Callable[[bytes], bytes | None], effects: Effects) -> None:
         self.seen.append(record.offset)
@@ -482,7 +491,8 @@ async def test_a_revoke_ends_the_wait_of_a_partition_that_stands(world: World, l
 async def test_a_tick_with_nothing_due_is_no_transaction(world: World, lane: StatefulLane) -> None:
     await world.process(lane, Batch(SOURCE, (), 7, now=99))
     assert world.fold.ticked == [99]
-    assert world.order == []
+    assert world.writer.transactions == []
+    assert world.order == ["ticked"]
 
 
 async def test_what_falls_due_at_a_tick_is_a_transaction_like_any_other(world: World, lane: StatefulLane) -> None:
@@ -494,7 +504,7 @@ async def test_what_falls_due_at_a_tick_is_a_transaction_like_any_other(world: W
     assert (rows[STORED][0].key, rows[STORED][0].value) == (b"a", None)
     assert offsets[(SOURCE.topic, SOURCE.partition)][0] == 7
     assert world.store.get(b"a") is None
-    assert world.order == ["folded", "transaction", "committed", "stored", "told"]
+    assert world.order == ["folded", "transaction", "committed", "stored", "ticked"]
 
 
 async def test_a_change_of_the_due_index_alone_is_local(world: World, lane: StatefulLane) -> None:

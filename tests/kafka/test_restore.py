@@ -38,8 +38,18 @@ def due_of(row: bytes) -> int:
     return int(struct.unpack(">Q", row[:8])[0])
 
 
+def watch_of(row: bytes) -> int | None:
+    return 1_000 + due_of(row) if row.endswith(b"watched") else None
+
+
 def row(due: int, text: bytes = b"") -> bytes:
     return struct.pack(">Q", due) + text
+
+
+class Fold:
+    """A stage that holds nothing beside its table."""
+
+    def closed(self, partition: int) -> None: ...
 
 
 class World:
@@ -67,8 +77,9 @@ class World:
                     source_topic=self.source.topic,
                     changelog_topic=self.changelog,
                     table="deliveries",
-                    fold=cast("Any", None),
+                    fold=cast("Any", Fold()),
                     due_of=due_of,
+                    watch_of=watch_of,
                 ),
             ),
             stateless=(StatelessStage(name="normalise", source_topic=self.plain.topic, fold=cast("Any", None)),),
@@ -254,8 +265,17 @@ async def test_a_store_holds_the_newest_row_of_each_key_and_the_index_finds_it(w
     _, _, store = await world.restore()
     assert dict(store.rows()) == {b"a": row(30, b"newer"), b"c": row(5)}
     assert {entry for entry in store.due(100, 100) if store.get(entry[1])} >= {(30, b"a"), (5, b"c")}
+    assert store.watched(2_000, 100) == []
     assert store.position == Position(6, NOW_MS).encode().encode()
     assert POSITION_KEY not in dict(store.rows()), "the reserved row is no row"
+
+
+async def test_a_row_that_is_watched_is_found_in_its_own_index(world: World) -> None:
+    await world.fill_sources()
+    await world.work(3, (b"a", row(10, b"watched")), (b"b", row(20)))
+    _, _, store = await world.restore()
+    assert store.watched(2_000, 100) == [(1_010, b"a")]
+    assert store.due(100, 100) == [(10, b"a"), (20, b"b")]
 
 
 async def test_a_changelog_that_ends_in_markers_is_restored_to_its_end_and_does_not_hang(world: World) -> None:
@@ -318,6 +338,7 @@ async def test_a_restart_reads_only_what_its_store_lacks(world: World) -> None:
     await world.work(3, *((b"%d" % n, row(n)) for n in range(50)))
     await world.restore()
     assert world.hooks.restored_rows == 51
+    assert world.hooks.remaining_offsets[-1] == 0
     await world.crash()
     await world.work(4, (b"new", row(7)))
     world.hooks.restored_rows = 0

@@ -9,19 +9,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from streams.domain.advice import ADVICE
+from streams.domain.advice import ADVICE, ALERT_ADVICE
+from streams.domain.deferrals import Alert, Ending, Level
+from streams.domain.destinations import DESTINATIONS
 from streams.domain.events import BounceKind, DeliveryEvent, EventType, Send, SuppressionList
+from streams.domain.reasons import ReasonClass
 from streams.domain.status import Status, fold
 from streams.providers import PROVIDERS
 from streams.records import (
     RecordError,
+    decode_alert,
     decode_event,
     decode_send,
     decode_status,
+    encode_alert,
     encode_event,
     encode_send,
     encode_status,
 )
+from tests.domain.deferrals import alerts
 from tests.domain.deliveries import events, fold_all, histories
 from tests.test_sends_record import sends
 
@@ -31,6 +37,7 @@ BY_NAME: dict[str, dict[str, Any]] = {
 }
 VALIDATORS = {name: Draft202012Validator(schema) for name, schema in BY_NAME.items()}
 STATUS, EVENT, SEND = VALIDATORS["status.v1"], VALIDATORS["event.v1"], VALIDATORS["send.v1"]
+ALERT, ALERT_SCHEMA = VALIDATORS["deferral-alert.v1"], BY_NAME["deferral-alert.v1"]
 STATUS_SCHEMA, EVENT_SCHEMA, SEND_SCHEMA = BY_NAME["status.v1"], BY_NAME["event.v1"], BY_NAME["send.v1"]
 VALID = sorted(SCHEMAS.glob("examples/*/*.json"))
 INVALID = sorted(SCHEMAS.glob("examples/*/invalid/*.json"))
@@ -81,7 +88,20 @@ def test_every_send_that_we_write_fits_its_schema_which_names_all_its_fields(one
     assert list(written) == list(SEND_SCHEMA["properties"])
 
 
+@given(alerts)
+def test_every_alert_that_we_write_fits_its_schema_which_names_all_its_fields(one: Alert) -> None:
+    written = decode_alert(encode_alert(one, support_contact=None))
+
+    ALERT.validate(written)
+    assert list(written) == list(ALERT_SCHEMA["properties"]) == ALERT_SCHEMA["required"]
+
+
 def test_the_schemas_name_every_word_of_the_vocabulary() -> None:
+    alert = ALERT_SCHEMA["properties"]
+    assert alert["level"]["enum"] == list(Level)
+    assert set(alert["outcome"]["enum"]) == {*Ending, None}
+    assert alert["reason_class"]["enum"] == list(ReasonClass)
+    assert all(Draft202012Validator(alert["destination"]).is_valid(name) for name in DESTINATIONS)
     status, one = STATUS_SCHEMA["properties"], EVENT_SCHEMA["properties"]
     assert set(status["status"]["enum"]) == set(Status)
     assert set(status["previous"]["enum"]) == {*Status, None}
@@ -92,7 +112,7 @@ def test_the_schemas_name_every_word_of_the_vocabulary() -> None:
         assert set(properties["suppression_list"]["enum"]) == {*SuppressionList, None}
 
 
-@pytest.mark.parametrize("code", sorted(ADVICE))
+@pytest.mark.parametrize("code", sorted({*ADVICE, *ALERT_ADVICE}))
 def test_every_code_of_an_advice_fits_the_schema(code: str) -> None:
     Draft202012Validator(STATUS_SCHEMA["properties"]["advice"]["properties"]["code"]).validate(code)
 
@@ -139,4 +159,6 @@ def test_a_status_without_any_of_its_fields_is_refused(name: str) -> None:
 def test_there_are_examples_of_every_status_and_bad_ones_of_every_schema() -> None:
     seen = {json.loads(path.read_text())["status"] for path in VALID if "status.v1" in path.parts}
     assert seen == set(Status)
+    told = [json.loads(path.read_text()) for path in VALID if "deferral-alert.v1" in path.parts]
+    assert {alert["level"] for alert in told} == set(Level)
     assert {path.relative_to(SCHEMAS / "examples").parts[0] for path in INVALID} == set(VALIDATORS)
