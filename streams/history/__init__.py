@@ -1,0 +1,15 @@
+"""Sending History: what became of every invoice, for the person who sent it.
+
+A subscriber like any other: it reads the public topics ``mail.status-changed``,
+``mail.events`` and ``mail.deferral-alerts``, and nothing else of ours. Read in
+the order of the data's way:
+
+1. ``schema``, ``migrations``, ``database``  the tables, and how they are reached
+2. ``projection``   records -> rows, with the offsets, in one transaction
+3. ``subscriber``   topics -> projection, from the offsets that the database holds
+4. ``access``       who may see which accounts
+5. ``queries``      rows -> what a page or an answer shows
+6. ``live``         tells open pages what changed
+7. ``pages``, ``api``, ``export``  HTML, JSON and CSV; ``edge`` what they have in common: limits, headers, errors
+8. ``service``      all of it as a process
+"""

@@ -1,0 +1,214 @@
+"""Where the history is kept: SQLite by default, PostgreSQL by a setting; reached through SQLAlchemy either way.
+
+The rule: one process writes. It holds a lock for as long as it runs, and each of its
+transactions is one ``Database.write``. Readers have connections that cannot write,
+are not blocked by the writer (SQLite's WAL), and give up after a while.
+"""
+
+import contextlib
+import fcntl
+import functools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, Final
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.util.exc import CommandError
+from sqlalchemy.dialects.postgresql import insert as insert_postgresql
+from sqlalchemy.dialects.sqlite import insert as insert_sqlite
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+READERS: Final = 4
+"""Questions that are answered side by side."""
+
+_MIGRATIONS: Final = Path(__file__).parent / "migrations"
+_LOCK_KEY: Final = 0x6D61696C  # "mail"
+_WRITER_CACHE_KIB: Final = 128 * 1024
+_READER_CACHE_KIB: Final = 16 * 1024
+_CHECKPOINT_PAGES: Final = 16 * 1024
+"""64 MiB of news are gathered before they are moved to where they belong: while catching up, each page once."""
+_MMAP_BYTES: Final = 1 << 30
+_BUSY_MS: Final = 10_000
+_STEPS: Final = 10_000
+"""SQLite's virtual machine looks at the clock after so many instructions, some ten times a millisecond."""
+_CANCELLED: Final = "57014"
+"""PostgreSQL's query_canceled."""
+
+
+class DatabaseError(Exception):
+    """The database cannot be used; the text says why, and what to do. It never holds the URL, which has a password."""
+
+
+class TooSlowError(Exception):
+    """A question took longer than it may."""
+
+
+class Database:
+    """The tables of one history.
+
+    Args:
+        url: As in the setting ``history.database_url``.
+        query_timeout_s: A reader's statement is given up after so long.
+    """
+
+    def __init__(self, url: str, *, query_timeout_s: float = 5.0) -> None:
+        parsed = sa.make_url(url)
+        self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        if not self.is_sqlite:
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        self.path = Path(parsed.database or "") if self.is_sqlite else None
+        """The file, of SQLite."""
+        self.insert: Any = insert_sqlite if self.is_sqlite else insert_postgresql
+        """``INSERT ... ON CONFLICT``, which both have, each as a dialect's own."""
+        self._lock_file: IO[str] | None = None
+        self._lock_connection: sa.Connection | None = None
+        try:
+            self._writer = sa.create_engine(parsed, pool_size=1, max_overflow=0)
+            self._readers = sa.create_engine(
+                parsed, pool_size=READERS + 1, max_overflow=0, pool_pre_ping=not self.is_sqlite
+            )
+        except ModuleNotFoundError:
+            message = "PostgreSQL's driver is missing; install it: pip install 'mailstreams[postgresql]'"
+            raise DatabaseError(message) from None
+        if self.is_sqlite:
+            sa.event.listen(self._writer, "connect", functools.partial(_prepare_sqlite, writes=True))
+            sa.event.listen(self._writer, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+            sa.event.listen(self._readers, "connect", functools.partial(_prepare_sqlite, writes=False))
+            sa.event.listen(self._readers, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+        else:
+            limit_ms = round(query_timeout_s * 1000)
+            sa.event.listen(self._readers, "connect", functools.partial(_prepare_postgresql, limit_ms=limit_ms))
+        self._query_timeout_s = query_timeout_s
+
+    def open(self) -> None:
+        """Become the one writer, and bring the tables up to date.
+
+        Raises:
+            DatabaseError: another process writes, the database cannot be reached, or a newer version made its tables.
+        """
+        try:
+            if self.path is not None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock()
+            self._migrate()
+        except OSError as error:
+            self.close()
+            message = f"the database cannot be used: {error.strerror}"
+            raise DatabaseError(message) from None
+        except DBAPIError as error:
+            self.close()
+            message = f"the database cannot be used: {_cause(error)}"
+            raise DatabaseError(message) from None
+        except DatabaseError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close all connections and let go of the lock."""
+        if self._lock_connection is not None:
+            self._lock_connection.close()
+            self._lock_connection = None
+        self._writer.dispose()
+        self._readers.dispose()
+        if self._lock_file is not None:
+            self._lock_file.close()
+            self._lock_file = None
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """Yield a connection within a transaction, which is committed at the end, or not at all after an exception."""
+        with self._writer.begin() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """Yield a connection that sees one state of the database.
+
+        Raises:
+            TooSlowError: a statement took longer than it may.
+        """
+        with self._readers.connect() as connection:
+            dbapi: Any = connection.connection.dbapi_connection
+            if self.is_sqlite:
+                deadline = time.monotonic() + self._query_timeout_s
+                dbapi.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
+            try:
+                yield connection
+            except OperationalError as error:
+                if _was_given_up(error):
+                    raise TooSlowError from None
+                raise
+            finally:
+                if self.is_sqlite:
+                    dbapi.set_progress_handler(None, 0)
+
+    def tidy(self) -> None:
+        """Let the planner learn how the rows are spread. Cheap; to be done now and then."""
+        if self.is_sqlite:
+            with self._writer.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                connection.exec_driver_sql("PRAGMA optimize")
+
+    def _lock(self) -> None:
+        message = "another process writes to this history (mailstreams history, or its rebuild): stop that one first"
+        if self.path is not None:
+            self._lock_file = self.path.with_name(self.path.name + ".lock").open("a")
+            try:
+                fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it however we end
+            except OSError:
+                raise DatabaseError(message) from None
+            return
+        # a session of its own: PostgreSQL lets go of the lock when it ends
+        self._lock_connection = self._readers.connect()
+        if not self._lock_connection.scalar(sa.select(sa.func.pg_try_advisory_lock(_LOCK_KEY))):
+            raise DatabaseError(message)
+        self._lock_connection.commit()
+
+    def _migrate(self) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+        with self.write() as connection:
+            config.attributes["connection"] = connection
+            try:
+                command.upgrade(config, "head")
+            except CommandError:
+                message = "a newer version of mailstreams made the database's tables: use that version"
+                raise DatabaseError(message) from None
+
+
+def _prepare_sqlite(connection: Any, _: Any, *, writes: bool) -> None:
+    # The driver's own BEGIN comes too late and not before a SELECT; ours come from the event "begin".
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+    if writes:
+        cursor.execute("PRAGMA journal_mode = WAL")
+        # A power cut may lose the last transactions, offsets included: then they are read again. Nothing breaks.
+        cursor.execute("PRAGMA synchronous = NORMAL")
+        cursor.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+        cursor.execute(f"PRAGMA journal_size_limit = {_CHECKPOINT_PAGES * 4096}")
+    else:
+        cursor.execute("PRAGMA query_only = ON")
+    cursor.execute(f"PRAGMA cache_size = -{_WRITER_CACHE_KIB if writes else _READER_CACHE_KIB}")
+    cursor.execute(f"PRAGMA mmap_size = {_MMAP_BYTES}")
+    cursor.execute("PRAGMA temp_store = MEMORY")
+    cursor.close()
+
+
+def _prepare_postgresql(connection: Any, _: Any, *, limit_ms: int) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET statement_timeout = {limit_ms}")
+        cursor.execute("SET default_transaction_read_only = on")
+    connection.commit()
+
+
+def _was_given_up(error: OperationalError) -> bool:
+    original = error.orig
+    return str(original) == "interrupted" or getattr(original, "sqlstate", None) == _CANCELLED
+
+
+def _cause(error: DBAPIError) -> str:
+    """Return the driver's words, which name no password; their first line."""
+    return str(error.orig).strip().partition("\n")[0]

@@ -1,0 +1,405 @@
+"""What pages, interface and export have in common: limits, headers, errors, parameters.
+
+The rule: everything that a request brings is checked against a list of what is
+expected, and refused by name otherwise; nothing that it brought is ever said back in
+an error, and nothing of it is logged.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from datetime import date
+from http import HTTPStatus
+from typing import Any, Final, NoReturn, TypeVar
+from urllib.parse import parse_qsl
+
+import sqlalchemy as sa
+from aiohttp import web
+from aiohttp.typedefs import Handler
+from sqlalchemy.exc import SQLAlchemyError
+
+from streams import codecs
+from streams.history.access import REALM, VIEWER, Access, Viewer
+from streams.history.database import Database, TooSlowError
+from streams.history.live import FullError, Hub
+from streams.history.queries import LONGEST_SEARCH, SHORTEST_PREFIX, STATUSES, CursorError, Filter
+from streams.history.subscriber import State
+from streams.metrics import HistoryMetrics
+from streams.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY_BYTES: Final = 16 * 1024
+MOST_ITEMS: Final = 200
+"""Deliveries in one answer."""
+_LONGEST: Final = 1000
+"""Characters of a parameter."""
+_MOST_FIELDS: Final = 20
+API: Final = "/api/"
+LIVE: Final = "/live"
+"""Ends the paths that are streams."""
+
+HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+}
+_NO_STORE: Final = "no-store"
+"""Pages hold addresses: no cache keeps them."""
+
+_T = TypeVar("_T")
+
+
+ErrorPage = Callable[[web.Request, "Refused"], str]
+"""Returns the HTML of a refusal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """What handlers work with."""
+
+    settings: Settings
+    database: Database
+    readers: Executor
+    """Runs questions to the database."""
+    access: Access
+    hub: Hub
+    state: State
+    metrics: HistoryMetrics
+    error_page: ErrorPage
+
+
+SERVICE: Final = web.AppKey("service", Service)
+SEQUENCE: Final = web.RequestKey("sequence", int)
+"""That of the hub when the request came: before anything was read."""
+_IN_WORK: Final = web.AppKey("in_work", asyncio.Semaphore)
+
+
+class Refused(Exception):  # noqa: N818 - it is an answer, not a fault of ours
+    """The request is answered with a problem (RFC 9457)."""
+
+    def __init__(
+        self,
+        status: HTTPStatus,
+        detail: str,
+        *,
+        errors: Sequence[Mapping[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.errors = errors
+        self.headers = headers or {}
+
+
+def application(service: Service) -> web.Application:
+    """Return an application without routes, whose answers keep the rules of this file."""
+    app = web.Application(middlewares=[_measure, _refuse, _admit], client_max_size=MAX_BODY_BYTES)
+    app[SERVICE] = service
+    app[_IN_WORK] = asyncio.Semaphore(service.settings.history.max_requests)
+    app.on_response_prepare.append(_add_headers)
+    return app
+
+
+@web.middleware
+async def _measure(request: web.Request, handler: Handler) -> web.StreamResponse:
+    began, metrics = time.perf_counter(), request.app[SERVICE].metrics
+    request[SEQUENCE] = request.app[SERVICE].hub.sequence
+    answer = await handler(request)
+    resource = request.match_info.route.resource
+    page = "none" if resource is None else resource.canonical
+    metrics.requests.labels(page, str(answer.status)).inc()
+    if not request.path.endswith(LIVE):
+        metrics.request_seconds.labels(page).observe(time.perf_counter() - began)
+    return answer
+
+
+@web.middleware
+async def _refuse(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except Refused as error:
+        refused = error
+    except web.HTTPException as error:
+        refused = _of_aiohttp(error)
+    except (CursorError, TooSlowError, FullError) as error:
+        refused = _OF_OURS[type(error)]()
+    except SQLAlchemyError as error:
+        logger.error("the database does not answer: %s", type(error).__name__)  # noqa: TRY400 - its text has values
+        refused = Refused(
+            HTTPStatus.SERVICE_UNAVAILABLE, "the database does not answer now", headers={"Retry-After": "5"}
+        )
+    except Exception:
+        logger.exception("a mistake of ours")  # the log's own filter takes addresses out of it
+        refused = Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "this is a mistake of ours")
+    return answer_of(request, refused)
+
+
+@web.middleware
+async def _admit(request: web.Request, handler: Handler) -> web.StreamResponse:
+    access, in_work = request.app[SERVICE].access, request.app[_IN_WORK]
+    if not access.serves(request):
+        raise Refused(
+            HTTPStatus.MISDIRECTED_REQUEST,
+            "we are not called so; whoever runs this: name the host in history.public_hosts",
+        )
+    viewer = access.viewer(request)
+    if viewer is None:
+        raise Refused(
+            HTTPStatus.UNAUTHORIZED,
+            "a key of an account is needed: Authorization: Bearer KEY, or as the password",
+            headers={"WWW-Authenticate": REALM},
+        )
+    request[VIEWER] = viewer
+    if request.path.endswith(LIVE):  # the hub bounds these
+        return await handler(request)
+    if in_work.locked():
+        raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "too many requests at once", headers={"Retry-After": "1"})
+    async with in_work:
+        return await handler(request)
+
+
+async def _add_headers(_: web.Request, answer: web.StreamResponse) -> None:
+    for name, value in HEADERS.items():
+        answer.headers.setdefault(name, value)
+    answer.headers.setdefault("Cache-Control", _NO_STORE)
+    answer.headers["Server"] = "mailstreams"
+
+
+def _bad_cursor() -> Refused:
+    how = {"name": "cursor", "detail": "take next_cursor of the answer before, or leave it out"}
+    return Refused(HTTPStatus.BAD_REQUEST, "the cursor is none that we gave", errors=[how])
+
+
+def _too_slow() -> Refused:
+    words = "the question takes too long; ask for less: a longer text, or fewer days"
+    return Refused(HTTPStatus.SERVICE_UNAVAILABLE, words)
+
+
+def _full() -> Refused:
+    words = "as many live views are open as may be"
+    return Refused(HTTPStatus.SERVICE_UNAVAILABLE, words, headers={"Retry-After": "60"})
+
+
+_OF_OURS: Final[Mapping[type[Exception], Callable[[], Refused]]] = {
+    CursorError: _bad_cursor,
+    TooSlowError: _too_slow,
+    FullError: _full,
+}
+
+
+def answer_of(request: web.Request, refused: Refused) -> web.Response:
+    """Return a refusal in the words that the asker reads: JSON or HTML."""
+    headers = dict(refused.headers)
+    if request.path.startswith(API):
+        body: dict[str, Any] = {
+            "type": "about:blank",
+            "title": refused.status.phrase,
+            "status": refused.status.value,
+            "detail": refused.detail,
+        }
+        if refused.errors:
+            body["errors"] = list(refused.errors)
+        answer = web.Response(
+            status=refused.status, body=codecs.encode(body), content_type="application/problem+json", headers=headers
+        )
+    else:
+        text = request.app[SERVICE].error_page(request, refused)
+        answer = web.Response(status=refused.status, text=text, content_type="text/html", headers=headers)
+    if refused.status in {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT}:
+        answer.force_close()  # the rest of the body is not read
+    return answer
+
+
+def _of_aiohttp(error: web.HTTPException) -> Refused:
+    words = {
+        HTTPStatus.NOT_FOUND: "there is nothing here",
+        HTTPStatus.METHOD_NOT_ALLOWED: "this cannot be asked so",
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE: f"a request may have {MAX_BODY_BYTES} bytes",
+    }
+    status = HTTPStatus(error.status)
+    allow = error.headers.get("Allow")
+    return Refused(status, words.get(status, status.phrase), headers={"Allow": allow} if allow else {})
+
+
+def not_found(what: str) -> NoReturn:
+    """Refuse what is not there, or not for this viewer: the two cannot be told apart.
+
+    Raises:
+        Refused: always.
+    """
+    raise Refused(HTTPStatus.NOT_FOUND, f"no {what} of this name; if it was sent just now, look again in a moment")
+
+
+async def ask(request: web.Request, question: Callable[[sa.Connection, Viewer], _T]) -> _T:
+    """Ask the database, beside the loop; ``question`` sees one state of it."""
+    service, viewer = request.app[SERVICE], request[VIEWER]
+
+    def read() -> _T:
+        with service.database.read() as connection:
+            return question(connection, viewer)
+
+    return await asyncio.get_running_loop().run_in_executor(service.readers, read)
+
+
+async def in_time(request: web.Request, reading: Awaitable[_T]) -> _T:
+    """Wait for a request's body, for as long as it may take."""
+    limit_s = request.app[SERVICE].settings.history.read_timeout_s
+    try:
+        async with asyncio.timeout(limit_s):
+            return await reading
+    except TimeoutError:
+        raise Refused(HTTPStatus.REQUEST_TIMEOUT, f"the body did not come within {limit_s:g} s") from None
+
+
+class Parameters:
+    """What a request asks for, from its query, its form or its JSON. ``done`` refuses what nobody took.
+
+    Args:
+        given: Names and values; a list of texts, or a text with commas, is several.
+    """
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        self._given = {name: value for name, value in given.items() if value is not None and value != ""}
+        self._taken: set[str] = set()
+        self._errors: list[dict[str, str]] = []
+
+    def text(self, name: str, *, most: int = _LONGEST) -> str | None:
+        """Take a text; None: it is not there."""
+        self._taken.add(name)
+        value = self._given.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            self.wrong(name, "must be a text")
+            return None
+        if len(value) > most or "\x00" in value or not _is_unicode(value):
+            self.wrong(name, f"must have at most {most} characters, and none that is no text")
+            return None
+        return value.strip() or None
+
+    def texts(self, name: str, allowed: Sequence[str]) -> tuple[str, ...]:
+        """Take some of the allowed texts."""
+        self._taken.add(name)
+        value = self._given.get(name)
+        if value is None:
+            return ()
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, list) or not all(part in allowed for part in parts if isinstance(part, str)):
+            self.wrong(name, f"must be of: {', '.join(allowed)}")
+            return ()
+        if not all(isinstance(part, str) for part in parts):
+            self.wrong(name, "must be texts")
+            return ()
+        return tuple(dict.fromkeys(parts))
+
+    def day(self, name: str) -> date | None:
+        """Take a day."""
+        text = self.text(name)
+        if text is None:
+            return None
+        try:
+            if len(text) != len("2026-01-31"):
+                raise ValueError  # noqa: TRY301 - Python takes other forms of ISO 8601 too
+            return date.fromisoformat(text)
+        except ValueError:
+            self.wrong(name, "must be a day such as 2026-01-31")
+            return None
+
+    def number(self, name: str, default: int, most: int) -> int:
+        """Take a number from 1 on."""
+        self._taken.add(name)
+        value = self._given.get(name, default)
+        if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= len(str(most)):
+            value = int(value)
+        if type(value) is not int or not 1 <= value <= most:
+            self.wrong(name, f"must be a number from 1 to {most}")
+            return default
+        return value
+
+    def flag(self, name: str) -> bool:
+        """Take true or false."""
+        self._taken.add(name)
+        value = self._given.get(name, False)
+        if type(value) is not bool:
+            self.wrong(name, "must be true or false")
+            return False
+        return value
+
+    def filter(self, *, with_status: bool = True) -> Filter:
+        """Take what all lists are chosen by."""
+        first, last = self.day("from"), self.day("to")
+        if first is not None and last is not None and first > last:
+            self.wrong("from", "must not be after to")
+        return Filter(
+            statuses=self.texts("status", STATUSES) if with_status else (),
+            account=self.text("account"),
+            provider=self.text("provider"),
+            first_day=first,
+            last_day=last,
+        )
+
+    def searched(self, name: str, *, prefix: bool) -> str | None:
+        """Take a text to search for."""
+        text = self.text(name, most=LONGEST_SEARCH)
+        if text is not None and prefix and len(text) < SHORTEST_PREFIX:
+            self.wrong(name, f"must have at least {SHORTEST_PREFIX} characters to be a beginning")
+        return text
+
+    def wrong(self, name: str, detail: str) -> None:
+        """Note what is wrong."""
+        self._errors.append({"name": name, "detail": detail})
+
+    def done(self) -> None:
+        """Refuse the request if something is wrong with it.
+
+        Raises:
+            Refused: with all that is wrong.
+        """
+        known = ", ".join(sorted(self._taken))
+        unknown = [name for name in self._given if name not in self._taken]
+        self._errors.extend({"name": name[:64], "detail": f"is not known here; known: {known}"} for name in unknown[:5])
+        if self._errors:
+            raise Refused(HTTPStatus.BAD_REQUEST, "something that was asked for is wrong", errors=self._errors)
+
+
+def _is_unicode(text: str) -> bool:
+    """Tell whether a text can be written in UTF-8: it holds no half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+async def form_of(request: web.Request) -> Parameters:
+    """Return the parameters of a form, as browsers send it.
+
+    Raises:
+        Refused: it is none, or does not come in time.
+    """
+    if request.content_type != "application/x-www-form-urlencoded":
+        raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the Content-Type must be that of a form")
+    body = await in_time(request, request.read())
+    try:
+        pairs = parse_qsl(body.decode(), encoding="utf-8", errors="strict", max_num_fields=_MOST_FIELDS)
+    except ValueError:
+        raise Refused(HTTPStatus.BAD_REQUEST, "the form cannot be read") from None
+    return Parameters({name: ",".join(value for other, value in pairs if other == name) for name, _ in pairs})
+
+
+def query_of(request: web.Request) -> Parameters:
+    """Return the parameters of a request's query; one that is there twice is several."""
+    query = request.query
+    return Parameters({name: ",".join(query.getall(name)) for name in query})

@@ -1,0 +1,304 @@
+"""The pages: HTML made here, whole without JavaScript; with it, parts are asked for anew when something changes.
+
+The rule: no address in a URL. An invoice's page is named by a digest of its reference,
+a delivery's by its id, and what is searched for comes in the body of a POST.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from http import HTTPStatus
+from importlib import resources
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import sqlalchemy as sa
+from aiohttp import web
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from streams import __version__
+from streams.history import queries, words
+from streams.history.access import VIEWER, Viewer
+from streams.history.edge import (
+    SEQUENCE,
+    SERVICE,
+    Refused,
+    ask,
+    form_of,
+    not_found,
+    query_of,
+)
+from streams.history.live import Interest
+from streams.history.projection import invoice_id
+from streams.history.queries import Filter, Page
+from streams.history.sse import stream
+
+AWAY_S: Final = 20.0
+"""Without a word from the broker for so long a page says that it may be old."""
+MOST_TIMELINES: Final = 20
+"""Deliveries on an invoice's page, each with its timeline."""
+CALM_S: Final = 0.5
+"""A page is asked to renew itself at most so often."""
+
+_LAST: Final = 2**63 - 1
+_TYPES: Final = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+_FOR_EVER: Final = "public, max-age=31536000, immutable"
+
+
+def _static() -> dict[str, tuple[bytes, str, str]]:
+    """Return the files that pages need: name -> contents, type, digest."""
+    found = {}
+    for file in resources.files("streams.history").joinpath("static").iterdir():
+        suffix = "." + file.name.rpartition(".")[2]
+        if suffix in _TYPES:
+            contents = file.read_bytes()
+            found[file.name] = (contents, _TYPES[suffix], hashlib.sha256(contents).hexdigest()[:16])
+    return found
+
+
+_STATIC: Final = _static()
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("streams.history"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "harmless": words.harmless,
+        "micros": words.micros,
+        "machine_time": words.machine_time,
+        "exact": words.exact,
+        "duration": words.duration,
+    }
+    environment.globals |= {
+        "words": words,
+        "version": __version__,
+        "static": lambda name: f"/static/{name}?{_STATIC[name][2]}",
+        "most_events": queries.MOST_EVENTS,
+    }
+    return environment
+
+
+_ENVIRONMENT: Final = _environment()
+
+
+def add_routes(app: web.Application) -> None:
+    """Add the pages to an application."""
+    app.router.add_get("/", newest)
+    app.router.add_post("/search", search)
+    app.router.add_get("/invoices", by_reference)
+    app.router.add_get("/invoices/{invoice_id:[0-9a-f]{32}}", invoice)
+    app.router.add_get("/deliveries/{delivery_id:[a-z2-7]{26}}", delivery)
+    app.router.add_get("/deferred", deferred)
+    app.router.add_get("/live", live)
+    app.router.add_get("/static/{name}", static)
+
+
+# --- lists -----------------------------------------------------------------------------------------------------------
+
+
+async def newest(request: web.Request) -> web.Response:
+    """Answer with deliveries, the newest first."""
+    asked = query_of(request)
+    chosen, cursor = asked.filter(), asked.text("cursor")
+    asked.done()
+    size = request.app[SERVICE].settings.history.page_size
+
+    def read(connection: sa.Connection, viewer: Viewer) -> dict[str, Any]:
+        return {
+            "page": queries.newest(connection, viewer, chosen, cursor, size),
+            "counts": queries.count(connection, viewer, chosen),
+            **_choices(connection, viewer),
+        }
+
+    found = await ask(request, read)
+    return _render(
+        request,
+        "list.html",
+        chosen=chosen,
+        cursor=cursor,
+        filters=_query_of(chosen),
+        query=lambda **changed: _url("/", _query_of(chosen) | changed),
+        **found,
+    )
+
+
+async def search(request: web.Request) -> web.Response:
+    """Answer with deliveries of a reference or recipient, as it is or as a beginning."""
+    asked = await form_of(request)
+    text, cursor, by = (
+        asked.searched("q", prefix=True),
+        asked.text("cursor"),
+        asked.texts("by", ("reference", "recipient")),
+    )
+    asked.done()
+    if text is None:
+        return _see("/")
+    size = request.app[SERVICE].settings.history.page_size
+
+    def read(connection: sa.Connection, viewer: Viewer) -> dict[str, Any]:
+        kinds = by or (("recipient",) if "@" in text else ("reference", "recipient"))
+        page = Page()
+        for kind in kinds:
+            page = queries.search(connection, viewer, Filter(), **{kind: text}, prefix=True, cursor=cursor, size=size)
+            if page.items:
+                kinds = (kind,)
+                break
+        return {"page": page, "kinds": kinds}
+
+    found = await ask(request, read)
+    return _render(request, "search.html", text=text, cursor=cursor, **found)
+
+
+async def deferred(request: web.Request) -> web.Response:
+    """Answer with what is deferred now, the longest first."""
+    asked = query_of(request)
+    chosen, cursor = asked.filter(with_status=False), asked.text("cursor")
+    asked.done()
+    size = request.app[SERVICE].settings.history.page_size
+
+    def read(connection: sa.Connection, viewer: Viewer) -> dict[str, Any]:
+        return {
+            "page": queries.deferred(connection, viewer, chosen, cursor, size),
+            "number": queries.count(connection, viewer, chosen)["deferred"],
+            **_choices(connection, viewer),
+        }
+
+    found = await ask(request, read)
+    return _render(
+        request,
+        "deferred.html",
+        chosen=chosen,
+        cursor=cursor,
+        filters=_query_of(chosen),
+        query=lambda **changed: _url("/deferred", _query_of(chosen) | changed),
+        **found,
+    )
+
+
+# --- one invoice, one delivery ---------------------------------------------------------------------------------------
+
+
+async def by_reference(request: web.Request) -> web.Response:
+    """Send on to the page of a reference: for links out of the application, which knows no digest."""
+    asked = query_of(request)
+    reference = asked.text("reference")
+    if reference is None:
+        asked.wrong("reference", "is missing")
+    elif "@" in reference:
+        asked.wrong("reference", "looks like an address, which must not be in a URL: search for it instead")
+    asked.done()
+    return _see(f"/invoices/{invoice_id(reference or '')}")
+
+
+async def invoice(request: web.Request) -> web.Response:
+    """Answer with the Sending History of an invoice: every recipient, every resend."""
+    asked = query_of(request)
+    cursor = asked.text("cursor")
+    asked.done()
+    name = request.match_info["invoice_id"]
+    page = await ask(
+        request,
+        lambda connection, viewer: queries.invoice(
+            connection, viewer, name, cursor, MOST_TIMELINES, with_timeline=True
+        ),
+    )
+    if not page.items:
+        not_found("invoice")
+    return _render(request, "invoice.html", page=page, cursor=cursor, invoice_id=name)
+
+
+async def delivery(request: web.Request) -> web.Response:
+    """Answer with one delivery."""
+    query_of(request).done()
+    name = request.match_info["delivery_id"]
+    item = await ask(request, lambda connection, viewer: queries.delivery(connection, viewer, name))
+    if item is None:
+        not_found("delivery")
+    return _render(request, "delivery.html", item=item)
+
+
+# --- live and static -------------------------------------------------------------------------------------------------
+
+
+async def live(request: web.Request) -> web.StreamResponse:
+    """Tell a page, for as long as it is open, that it should ask anew."""
+    asked = query_of(request)
+    one_invoice, one_delivery = asked.text("invoice"), asked.text("delivery")
+    since = asked.number("since", 1, _LAST) if "since" in request.query else None
+    asked.done()
+    interest = Interest(accounts=request[VIEWER].accounts, invoice_id=one_invoice, delivery_id=one_delivery)
+    return await stream(
+        request, interest, lambda _news, _missed: b"event: change\ndata: \n\n", since=since, calm_s=CALM_S
+    )
+
+
+async def static(request: web.Request) -> web.Response:
+    """Answer with a file that pages need."""
+    name = request.match_info["name"]
+    if name not in _STATIC:
+        not_found("file")
+    contents, content_type, digest = _STATIC[name]
+    headers = {"Cache-Control": _FOR_EVER if request.query_string == digest else "no-cache"}
+    return web.Response(body=contents, content_type=content_type, charset="utf-8", headers=headers)
+
+
+# --- rendering -------------------------------------------------------------------------------------------------------
+
+
+def error_page(request: web.Request, refused: Refused) -> str:
+    """Return the page of a refusal."""
+    return _html(request, "error.html", refused=refused)
+
+
+def _render(request: web.Request, template: str, **values: Any) -> web.Response:
+    return web.Response(text=_html(request, template, **values), content_type="text/html")
+
+
+def _html(request: web.Request, template: str, **values: Any) -> str:
+    service = request.app[SERVICE]
+    now = datetime.now(UTC)
+    heard = service.state.since
+    contacts = {name: account.support_contact for name, account in service.settings.accounts.items()}
+    return _ENVIRONMENT.get_template(template).render(
+        now=now,
+        relative=lambda at: words.relative(at, now),
+        age=lambda at: words.duration(max(0.0, (now.timestamp() * 1_000_000 - at) / 1_000_000)),
+        is_past=lambda at: at < now.timestamp() * 1_000_000,
+        away=now.timestamp() - heard > AWAY_S,
+        heard=round(heard * 1_000_000) if heard else None,
+        behind=sum(service.state.lag.values()),
+        contact=contacts.get,
+        path=request.path,
+        here=request.path_qs,
+        since=request[SEQUENCE],
+        **values,
+    )
+
+
+def _see(path: str) -> web.Response:
+    return web.Response(status=HTTPStatus.SEE_OTHER, headers={"Location": path})
+
+
+def _choices(connection: sa.Connection, viewer: Viewer) -> dict[str, Any]:
+    accounts, providers = queries.facets(connection, viewer)
+    return {"accounts": accounts, "providers": providers, "statuses": queries.STATUSES}
+
+
+def _query_of(chosen: Filter) -> dict[str, str | None]:
+    return {
+        "status": ",".join(chosen.statuses) or None,
+        "account": chosen.account,
+        "provider": chosen.provider,
+        "from": chosen.first_day.isoformat() if chosen.first_day else None,
+        "to": chosen.last_day.isoformat() if chosen.last_day else None,
+    }
+
+
+def _url(path: str, query: Mapping[str, str | None]) -> str:
+    given = {name: value for name, value in query.items() if value}
+    return f"{path}?{urlencode(given)}" if given else path

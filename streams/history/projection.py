@@ -1,0 +1,515 @@
+"""Records -> rows: one transaction for each batch, with the offsets in it.
+
+The rule: whatever is read again changes nothing. A change is named by (delivery id,
+first_received_at, revision), and a delivery's row is the greatest of its changes in
+that order: no tombstone comes on ``mail.status-changed``, so a delivery that begins
+anew is one with a later ``first_received_at``. An event is named by its id, an alert
+by its own. And the offsets are moved only from where they were read: two processes
+that wrote to one database would notice at once.
+
+A record that cannot be understood is left out and counted. It is in the topic still,
+and in nobody's way.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from hashlib import blake2b
+from itertools import islice
+from typing import Any, Final, NamedTuple, TypeVar
+
+import sqlalchemy as sa
+
+from streams import codecs, records, topics
+from streams.domain.events import normalised_recipient
+from streams.domain.status import to_micros
+from streams.history import schema
+from streams.history.database import Database
+
+TOPICS: Final = (topics.STATUS_CHANGED, topics.EVENTS, topics.DEFERRAL_ALERTS)
+"""What the history is made of."""
+
+DEFERRED: Final = "deferred"
+LONGEST_KEY: Final = 200
+"""Characters of a column that has an index: in four bytes each they fit into a page of PostgreSQL's."""
+DAY: Final = 24 * 3600 * 1_000_000
+_AT_ONCE: Final = 500
+"""Keys in one question."""
+
+_LARGEST: Final = 2**63 - 1
+_T = TypeVar("_T")
+_Row = dict[str, Any]
+"""Of a table, by the names of its columns."""
+
+Partition = tuple[str, int]
+"""Topic and number."""
+Batch = Mapping[Partition, Sequence[tuple[int, bytes | None]]]
+"""(offset, value) of records of some partitions, each in order and with none left out."""
+
+
+class Outcome(StrEnum):
+    """What became of a record: a closed set, fit for a metric's label."""
+
+    APPLIED = "applied"
+    KNOWN = "known"  # read before, or older than what is known
+    MALFORMED = "malformed"
+
+
+class Touched(NamedTuple):
+    """A delivery of which there is news."""
+
+    delivery_id: str
+    account: str
+    invoice_id: str | None
+    status: str
+    revision: int
+
+
+@dataclass(slots=True)
+class Applied:
+    """What a batch did."""
+
+    touched: list[Touched] = field(default_factory=list)
+    outcomes: dict[tuple[str, Outcome], int] = field(default_factory=lambda: defaultdict(int))
+    """Records by topic and what became of them."""
+    malformed: list[tuple[str, int, int, str]] = field(default_factory=list)
+    """(topic, partition, offset, reason) of those; the reason holds no personal data."""
+
+
+class MovedError(RuntimeError):
+    """The offsets are not where they were read: another process writes to this database."""
+
+
+def invoice_id(reference: str) -> str:
+    """Return what names all deliveries of a reference in a URL: 32 hexadecimal digits that carry nothing of it."""
+    return _digest(reference)
+
+
+def reference_key(reference: str) -> str:
+    """Return a reference as it is searched: in lower case."""
+    return key_of(reference.strip().lower())
+
+
+def recipient_key(recipient: str) -> str:
+    """Return an address as it is searched."""
+    return key_of(normalised_recipient(recipient))
+
+
+def key_of(text: str) -> str:
+    """Return a text that fits into an index."""
+    return text.replace("\x00", "\ufffd")[:LONGEST_KEY]
+
+
+def read_offsets(connection: sa.Connection) -> dict[Partition, int]:
+    """Return where to read on, of each partition of which anything was read."""
+    table = schema.offsets
+    return {(row.topic, row.partition): row.next_offset for row in connection.execute(sa.select(table))}
+
+
+def apply(database: Database, batch: Batch, positions: Mapping[Partition, int]) -> Applied:
+    """Write a batch of records, and where to read on.
+
+    Args:
+        database: Open.
+        batch: The records.
+        positions: Where the database said to read on, of the partitions that it knew.
+
+    Raises:
+        MovedError: the database says otherwise now.
+        sqlalchemy.exc.DBAPIError: it cannot be written to. Nothing was.
+    """
+    applied = Applied()
+    news = _News(applied)
+    for (topic, partition), rows in batch.items():
+        take = _TAKERS[topic]
+        for offset, value in rows:
+            try:
+                take(news, value)
+            except (records.RecordError, codecs.DecodeError, OverflowError) as error:
+                applied.outcomes[topic, Outcome.MALFORMED] += 1
+                applied.malformed.append((topic, partition, offset, str(error)))
+    with database.write() as connection:
+        _move(connection, database, batch, positions)
+        _write(connection, database, news)
+    return applied
+
+
+def clear(database: Database) -> None:
+    """Empty all tables, so that everything is read anew."""
+    with database.write() as connection:
+        for table in schema.metadata.sorted_tables:
+            connection.execute(sa.delete(table))
+
+
+def forget(database: Database, before: int, *, most: int = 1000) -> int:
+    """Delete deliveries that had no news since ``before`` (µs), with all that belongs to them; return how many.
+
+    Call it until it returns 0: a transaction is short, so that news is not held up.
+    """
+    table = schema.deliveries
+    with database.write() as connection:
+        old = connection.execute(
+            sa.select(*_KNOWN).where(table.c.received_at < before).order_by(table.c.received_at).limit(most)
+        ).all()
+        counted: dict[tuple[int, str, str, str], int] = defaultdict(int)
+        for row in old:
+            counted[row.first_received_at // DAY, row.account, row.provider, row.status] -= 1
+        for some in _chunks((row.delivery_id for row in old), _AT_ONCE):
+            for each in (schema.deliveries, schema.changes, schema.events, schema.alerts):
+                connection.execute(sa.delete(each).where(each.c.delivery_id.in_(some)))
+        _count(connection, database, counted)
+    return len(old)
+
+
+def forget_strays(database: Database, after: str, before: int, *, most: int = 1000) -> str | None:
+    """Delete events from before ``before`` (µs) of deliveries that are not there, and look at a part of all only.
+
+    An event that makes no change of status may come when its delivery is forgotten already.
+
+    Args:
+        database: Open.
+        after: Where to begin: empty, then what the last call returned.
+        before: Events received later may be ahead of their delivery's first status.
+        most: Deliveries to look at.
+
+    Returns:
+        Where to go on; None: that was all.
+    """
+    table = schema.events
+    with database.write() as connection:
+        seen = list(
+            connection.scalars(
+                sa.select(table.c.delivery_id)
+                .where(table.c.delivery_id > after)
+                .distinct()
+                .order_by(table.c.delivery_id)
+                .limit(most)
+            )
+        )
+        known = _known(connection, seen)
+        for some in _chunks((name for name in seen if name not in known), _AT_ONCE):
+            connection.execute(sa.delete(table).where(table.c.delivery_id.in_(some), table.c.received_at < before))
+    return seen[-1] if len(seen) == most else None
+
+
+# --- what the records say --------------------------------------------------------------------------------------------
+
+
+class _News:
+    """The contents of a batch, decoded."""
+
+    def __init__(self, applied: Applied) -> None:
+        self.applied = applied
+        self.statuses: list[_Row] = []
+        """Rows of ``deliveries`` as they would be if nothing else were known, and ``previous``."""
+        self.changes: list[_Row] = []
+        self.events: list[_Row] = []
+        self.alerts: list[_Row] = []
+
+    def take_status(self, value: bytes | None) -> None:
+        fields = records.decode_status(value)
+        delivery_id, status, first = (
+            _text(fields, "delivery_id"),
+            _text(fields, "status"),
+            _time(fields, "first_received_at"),
+        )
+        revision, received_at = _number(fields, "revision"), _time(fields, "received_at")
+        reference = _text_or_none(fields, "reference")
+        is_deferred = status == DEFERRED
+        self.statuses.append(
+            {
+                "delivery_id": delivery_id,
+                "account": key_of(_text(fields, "account")),
+                "provider": key_of(_text(fields, "provider")),
+                "status": key_of(status),
+                "first_received_at": first,
+                "revision": revision,
+                "received_at": received_at,
+                **_reference_columns(reference),
+                "recipient_key": recipient_key(_text(fields, "recipient")),
+                "deferred_since": (_time_or_none(fields, "deferred_since") or received_at) if is_deferred else None,
+                "episode": revision if is_deferred and fields.get("previous") != DEFERRED else None,
+                "record": _whole(value),
+            }
+        )
+        self.changes.append(
+            {
+                "delivery_id": delivery_id,
+                "first_received_at": first,
+                "revision": revision,
+                "status": key_of(status),
+                "bounce_kind": _clean(_text_or_none(fields, "bounce_kind")),
+                "received_at": received_at,
+                "occurred_at": _time_or_none(fields, "occurred_at"),
+                "cause_event_id": _clean(_text_or_none(fields, "cause_event_id")),
+            }
+        )
+
+    def take_event(self, value: bytes | None) -> None:
+        fields = _object(value)
+        event_id = _text(fields, "event_id")
+        self.events.append(
+            {
+                "delivery_id": _text(fields, "delivery_id"),
+                "event_id": event_id if len(event_id) <= LONGEST_KEY else f"long:{_digest(event_id)}",
+                "type": key_of(_text(fields, "type")),
+                "received_at": _time(fields, "received_at"),
+                "reference": _clean(_text_or_none(fields, "reference")),
+                "record": _whole(value),
+            }
+        )
+
+    def take_alert(self, value: bytes | None) -> None:
+        fields = records.decode_alert(value)
+        self.alerts.append(
+            {
+                "id": _text(fields, "id"),
+                "delivery_id": _text(fields, "delivery_id"),
+                "first_received_at": _time(fields, "first_received_at"),
+                "episode": _number(fields, "episode"),
+                "level": key_of(_text(fields, "level")),
+                "record": _whole(value),
+            }
+        )
+
+
+_TAKERS: Final = {
+    topics.STATUS_CHANGED: _News.take_status,
+    topics.EVENTS: _News.take_event,
+    topics.DEFERRAL_ALERTS: _News.take_alert,
+}
+_NAMES: Final = frozenset({"delivery_id", "id"})
+"""Those that are ours, and short: they are keys as they are."""
+
+
+def _object(value: bytes | None) -> dict[str, Any]:
+    fields = codecs.decode(value or b"")
+    if type(fields) is not dict:
+        message = "the record is no JSON object"
+        raise records.RecordError(message)
+    return fields
+
+
+def _text(fields: Mapping[str, Any], name: str) -> str:
+    text = fields.get(name)
+    if type(text) is not str or not text or (name in _NAMES and (len(text) > LONGEST_KEY or "\x00" in text)):
+        raise _wrong(name)
+    return _clean(text) or ""
+
+
+def _text_or_none(fields: Mapping[str, Any], name: str) -> str | None:
+    text = fields.get(name)
+    if text is not None and type(text) is not str:
+        raise _wrong(name)
+    return text or None
+
+
+def _number(fields: Mapping[str, Any], name: str) -> int:
+    number = fields.get(name)
+    if type(number) is not int or not 0 <= number <= _LARGEST:
+        raise _wrong(name)
+    return number
+
+
+def _time(fields: Mapping[str, Any], name: str) -> int:
+    try:
+        moment = datetime.fromisoformat(fields[name])
+        return to_micros(moment)
+    except (KeyError, TypeError, ValueError):
+        raise _wrong(name) from None
+
+
+def _time_or_none(fields: Mapping[str, Any], name: str) -> int | None:
+    return None if fields.get(name) is None else _time(fields, name)
+
+
+def _wrong(name: str) -> records.RecordError:
+    return records.RecordError(f"{name} is missing or has the wrong type")
+
+
+def _digest(text: str) -> str:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def _clean(text: str | None) -> str | None:
+    """Return a text that PostgreSQL takes too: it knows no NUL."""
+    return text.replace("\x00", "\ufffd") if text is not None and "\x00" in text else text
+
+
+def _whole(value: bytes | None) -> str:
+    return (value or b"").decode()
+
+
+def _reference_columns(reference: str | None) -> dict[str, str | None]:
+    if reference is None:
+        return {"reference": None, "reference_key": None, "invoice_id": None}
+    return {
+        "reference": _clean(reference),
+        "reference_key": reference_key(reference),
+        "invoice_id": invoice_id(reference),
+    }
+
+
+# --- what becomes of the rows ----------------------------------------------------------------------------------------
+
+_table = schema.deliveries
+_KNOWN: Final = (
+    _table.c.delivery_id,
+    _table.c.account,
+    _table.c.provider,
+    _table.c.status,
+    _table.c.first_received_at,
+    _table.c.revision,
+    _table.c.reference,
+    _table.c.reference_key,
+    _table.c.invoice_id,
+    _table.c.episode,
+)
+
+
+def _write(connection: sa.Connection, database: Database, news: _News) -> None:
+    applied = news.applied
+    known = _known(
+        connection, {row["delivery_id"] for rows in (news.statuses, news.events, news.alerts) for row in rows}
+    )
+    fresh = _fold(news, known)
+    counted: dict[tuple[int, str, str, str], int] = defaultdict(int)
+    for row in fresh.values():
+        if (old := known.get(row["delivery_id"])) is not None:
+            counted[old["first_received_at"] // DAY, old["account"], old["provider"], old["status"]] -= 1
+        counted[row["first_received_at"] // DAY, row["account"], row["provider"], row["status"]] += 1
+
+    _insert_new(connection, database, schema.changes, news.changes)
+    for topic, table, rows in (
+        (topics.EVENTS, schema.events, news.events),
+        (topics.DEFERRAL_ALERTS, schema.alerts, news.alerts),
+    ):
+        inserted = _insert_new(connection, database, table, rows)
+        applied.outcomes[topic, Outcome.APPLIED] += inserted
+        applied.outcomes[topic, Outcome.KNOWN] += len(rows) - inserted
+    _fill_references(connection, news, known, fresh)
+    if fresh:
+        statement = database.insert(_table)
+        columns = {column.name: statement.excluded[column.name] for column in _table.c if not column.primary_key}
+        connection.execute(
+            statement.on_conflict_do_update(index_elements=["delivery_id"], set_=columns), list(fresh.values())
+        )
+    _count(connection, database, counted)
+    for delivery_id, row in {**known, **fresh}.items():
+        applied.touched.append(Touched(delivery_id, row["account"], row["invoice_id"], row["status"], row["revision"]))
+
+
+def _fold(news: _News, known: Mapping[str, _Row]) -> dict[str, _Row]:
+    """Return the new row of each delivery whose newest change is in the batch."""
+    fresh: dict[str, _Row] = {}
+    outcomes = news.applied.outcomes
+    for row in news.statuses:
+        delivery_id = row["delivery_id"]
+        old: _Row | None = fresh.get(delivery_id) or known.get(delivery_id)
+        if old is not None:
+            if (row["first_received_at"], row["revision"]) <= (old["first_received_at"], old["revision"]):
+                outcomes[topics.STATUS_CHANGED, Outcome.KNOWN] += 1
+                continue
+            same_life = row["first_received_at"] == old["first_received_at"]
+            if same_life and row["deferred_since"] is not None and row["episode"] is None:
+                row["episode"] = old["episode"]  # it is the same deferral still
+            if row["reference"] is None:
+                row |= {name: old[name] for name in ("reference", "reference_key", "invoice_id")}
+        outcomes[topics.STATUS_CHANGED, Outcome.APPLIED] += 1
+        fresh[delivery_id] = row
+    return fresh
+
+
+def _fill_references(connection: sa.Connection, news: _News, known: Mapping[str, _Row], fresh: dict[str, _Row]) -> None:
+    """Give a delivery whose status names no reference the one of its events.
+
+    A reference that comes when the status is final makes no change of status: the application told its send late.
+    """
+    table = schema.events
+    without = [delivery_id for delivery_id, row in fresh.items() if row["reference"] is None]
+    for some in _chunks(without, _AT_ONCE):
+        rows = connection.execute(
+            sa.select(table.c.delivery_id, sa.func.min(table.c.reference).label("reference"))
+            .where(table.c.delivery_id.in_(some), table.c.reference.is_not(None))
+            .group_by(table.c.delivery_id)
+        )
+        for found in rows:
+            fresh[found.delivery_id] |= _reference_columns(found.reference)
+    late: dict[str, str] = {}
+    for row in news.events:
+        delivery_id, reference = row["delivery_id"], row["reference"]
+        old = known.get(delivery_id)
+        if reference is None or delivery_id in fresh or old is None or old["reference"] is not None:
+            continue
+        late[delivery_id] = min(reference, late.get(delivery_id, reference))
+    for delivery_id, reference in late.items():
+        connection.execute(
+            sa.update(_table).where(_table.c.delivery_id == delivery_id).values(_reference_columns(reference))
+        )
+
+
+def _known(connection: sa.Connection, delivery_ids: Iterable[str]) -> dict[str, _Row]:
+    found: dict[str, _Row] = {}
+    for some in _chunks(sorted(delivery_ids), _AT_ONCE):
+        for row in connection.execute(sa.select(*_KNOWN).where(_table.c.delivery_id.in_(some))).mappings():
+            found[row["delivery_id"]] = dict(row)
+    return found
+
+
+def _insert_new(connection: sa.Connection, database: Database, table: sa.Table, rows: Sequence[_Row]) -> int:
+    """Insert what is not there, by its key; return how many."""
+    if not rows:
+        return 0
+    statement = database.insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+    return connection.execute(statement, rows).rowcount
+
+
+def _chunks(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
+    rest = iter(items)
+    while some := list(islice(rest, size)):
+        yield some
+
+
+def _count(connection: sa.Connection, database: Database, counted: Mapping[tuple[int, str, str, str], int]) -> None:
+    rows = [
+        {"day": day, "account": account, "provider": provider, "status": status, "deliveries": number}
+        for (day, account, provider, status), number in counted.items()
+        if number
+    ]
+    if not rows:
+        return
+    table = schema.counts
+    statement = database.insert(table)
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=list(table.primary_key.columns),
+            set_={"deliveries": table.c.deliveries + statement.excluded.deliveries},
+        ),
+        rows,
+    )
+    connection.execute(sa.delete(table).where(table.c.deliveries == 0))
+
+
+def _move(connection: sa.Connection, database: Database, batch: Batch, positions: Mapping[Partition, int]) -> None:
+    table = schema.offsets
+    for partition, rows in batch.items():
+        place = {"topic": partition[0], "partition": partition[1]}
+        following = rows[-1][0] + 1
+        if partition in positions:
+            moved = connection.execute(
+                sa.update(table)
+                .where(
+                    table.c.topic == partition[0],
+                    table.c.partition == partition[1],
+                    table.c.next_offset == positions[partition],
+                )
+                .values(next_offset=following)
+            )
+        else:
+            statement = database.insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+            moved = connection.execute(statement, place | {"next_offset": following})
+        if moved.rowcount != 1:
+            message = "another process writes to this history"
+            raise MovedError(message)

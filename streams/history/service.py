@@ -1,0 +1,252 @@
+"""Run the history until it is told to stop: the subscriber, the pages and the interface, in one process.
+
+The rule: as the ingress does. It starts without the broker and shows what it knows; an
+orderly stop finishes the requests in work and the transaction in work, and ends with 0.
+"""
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final
+
+import uvloop
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from sqlalchemy.exc import DBAPIError
+
+from streams import __version__
+from streams.history import api, export, pages, projection
+from streams.history.access import Access
+from streams.history.database import READERS, Database, DatabaseError
+from streams.history.edge import Service, application
+from streams.history.live import Hub
+from streams.history.projection import Applied, MovedError
+from streams.history.subscriber import Progress, SourceError, Subscriber
+from streams.logs import configure
+from streams.metrics import HistoryMetrics
+from streams.settings import Settings
+from streams.web.health import HealthServer
+
+logger = logging.getLogger(__name__)
+
+EXIT_OK, EXIT_CRASHED, EXIT_CANNOT_START = 0, 1, 2
+FORGET_EVERY_S: Final = 3600.0
+STRAYS_EVERY: Final = 24
+"""Every so many times events without a delivery are looked for, too: that reads all of them."""
+_DAY_S: Final = 24 * 3600
+_KEEPALIVE_S: Final = 75.0
+
+
+def run_history(settings: Settings) -> int:
+    """Run the history and return its exit status: 0 after an orderly stop, 1 after a crash, 2 when it cannot start."""
+    configure(settings)
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    with asyncio.Runner() as runner:
+        return runner.run(_run(settings))
+
+
+async def rebuild(settings: Settings, progress: Progress) -> None:
+    """Empty the database and read all that the topics hold.
+
+    Args:
+        settings: All of them.
+        progress: Told how many offsets were read, of how many.
+
+    Raises:
+        DatabaseError: it cannot be used, or the history runs on it.
+        SourceError: a topic is missing.
+        aiokafka.errors.KafkaError, OSError, TimeoutError: the broker cannot be reached. What was read is kept, and the
+            history goes on from there.
+    """
+    database = open_database(settings)
+    try:
+        with ThreadPoolExecutor(1, thread_name_prefix="writer") as writer:
+            await asyncio.get_running_loop().run_in_executor(writer, projection.clear, database)
+            subscriber = Subscriber(
+                settings,
+                database=database,
+                writer=writer,
+                metrics=HistoryMetrics.create(CollectorRegistry(), version=__version__),
+                told=lambda _: None,
+                now=time.time,
+            )
+            await subscriber.catch_up(progress)
+    finally:
+        database.close()
+
+
+def open_database(settings: Settings) -> Database:
+    """Return the database of the settings, ours alone and up to date.
+
+    Raises:
+        DatabaseError: it cannot be used.
+    """
+    own = settings.history
+    database = Database(own.database_url.get_secret_value(), query_timeout_s=own.query_timeout_s)
+    database.open()
+    return database
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """A history, built and not yet listening."""
+
+    settings: Settings
+    app: web.Application
+    hub: Hub
+    subscriber: Subscriber
+    metrics: HistoryMetrics
+    health: HealthServer
+    stopping: asyncio.Event
+
+
+def build(settings: Settings, database: Database, *, readers: Executor, writer: Executor) -> Built:
+    """Return a history for these settings. Call it inside a running event loop."""
+    own = settings.history
+    metrics = HistoryMetrics.create(CollectorRegistry(), version=__version__)
+    hub, stopping = Hub(own.max_streams), asyncio.Event()
+    metrics.streams.set_function(lambda: len(hub))
+
+    def told(applied: Applied) -> None:
+        hub.publish(applied.touched)
+
+    subscriber = Subscriber(settings, database=database, writer=writer, metrics=metrics, told=told, now=time.time)
+
+    def not_ready() -> Sequence[str]:
+        if stopping.is_set():
+            return ["stopping"]
+        return [] if subscriber.state.ever_connected else ["no broker has answered yet"]
+
+    metrics.ready.set_function(lambda: not not_ready())
+    app = application(
+        Service(
+            settings=settings,
+            database=database,
+            readers=readers,
+            access=Access(settings),
+            hub=hub,
+            state=subscriber.state,
+            metrics=metrics,
+            error_page=pages.error_page,
+        )
+    )
+    for part in (pages, api, export):
+        part.add_routes(app)
+    return Built(
+        settings=settings,
+        app=app,
+        hub=hub,
+        subscriber=subscriber,
+        metrics=metrics,
+        health=HealthServer(
+            host=own.admin_host,
+            port=own.admin_port,
+            registry=metrics.registry,
+            not_live=list,
+            not_ready=not_ready,
+        ),
+        stopping=stopping,
+    )
+
+
+async def _run(settings: Settings) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    problems = Access(settings).problems()
+    for problem in problems:
+        logger.error("%s", problem)
+    if problems:
+        return EXIT_CANNOT_START
+    try:
+        database = await asyncio.to_thread(open_database, settings)
+    except DatabaseError as error:
+        logger.error("%s", error)  # noqa: TRY400 - one line says it all
+        return EXIT_CANNOT_START
+    try:
+        with (
+            ThreadPoolExecutor(READERS, thread_name_prefix="reader") as readers,
+            ThreadPoolExecutor(1, thread_name_prefix="writer") as writer,
+        ):
+            built = build(settings, database, readers=readers, writer=writer)
+            return await _serve(built, stop, lambda: _forget(settings, database, writer, built.metrics))
+    finally:
+        database.close()
+
+
+async def _serve(built: Built, stop: asyncio.Event, forget: Callable[[], Any]) -> int:
+    own = built.settings.history
+    runner = web.AppRunner(
+        built.app,
+        access_log=None,  # a line for each request would say who looks at what
+        handle_signals=False,
+        keepalive_timeout=_KEEPALIVE_S,
+        shutdown_timeout=own.shutdown_s,
+        handler_cancellation=True,  # a page that was closed asks no more
+    )
+    place = (own.admin_host, own.admin_port)
+    try:
+        admin_port = await built.health.start()
+        place = (own.host, own.port)
+        await runner.setup()
+        await web.TCPSite(runner, own.host, own.port).start()
+    except OSError as error:
+        logger.error("cannot listen on %s:%s: %s", *place, error.strerror)  # noqa: TRY400 - one line says it all
+        await runner.cleanup()
+        await built.health.stop()
+        return EXIT_CANNOT_START
+    logger.info("http://%s:%d/metrics /livez /readyz", own.admin_host, admin_port)
+    logger.info("http://%s:%d/", own.host, runner.addresses[0][1])
+    if Access(built.settings).is_open:
+        logger.info("whoever is on this machine sees all accounts: no key and no proxy is set up")
+    tasks = [asyncio.create_task(work) for work in (stop.wait(), built.subscriber.run(), forget())]
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    status = EXIT_OK if stop.is_set() else _reason(done)
+    logger.info("stopping")
+    built.stopping.set()
+    built.hub.close()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await runner.cleanup()
+    await built.health.stop()
+    logger.info("stopped")
+    return status
+
+
+def _reason(done: "set[asyncio.Task[Any]]") -> int:
+    for task in done:
+        error = task.exception()
+        if isinstance(error, SourceError | MovedError):
+            logger.error("%s", error)
+            return EXIT_CANNOT_START
+        if isinstance(error, DBAPIError):  # its own text has the values of the statement: addresses
+            logger.error("the database cannot be written to: %s", str(error.orig).partition("\n")[0])
+        elif error is not None:
+            logger.error("the history ends: %s", type(error).__name__, exc_info=error)
+    return EXIT_CRASHED
+
+
+async def _forget(settings: Settings, database: Database, writer: Executor, metrics: HistoryMetrics) -> None:
+    """Delete what is too old, now and then, a little at a time."""
+    loop, runs = asyncio.get_running_loop(), 0
+    while True:
+        before = round((time.time() - settings.history.retention_days * _DAY_S) * 1_000_000)
+        total = 0
+        while number := await loop.run_in_executor(writer, projection.forget, database, before):
+            total += number
+            metrics.forgotten.inc(number)
+        if total:
+            logger.info("%d deliveries had no news for %g days and are deleted", total, settings.history.retention_days)
+        if runs % STRAYS_EVERY == 0:
+            place: str | None = ""
+            while place is not None:
+                place = await loop.run_in_executor(writer, projection.forget_strays, database, place, before)
+        runs += 1
+        await loop.run_in_executor(writer, database.tidy)
+        await asyncio.sleep(FORGET_EVERY_S)

@@ -1,0 +1,57 @@
+"""Server-sent events: news as it comes, for as long as the reader stays."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from aiohttp import web
+
+from streams.history.edge import SERVICE
+from streams.history.live import Interest
+from streams.history.projection import Touched
+
+KEEPALIVE_S: Final = 15.0
+"""Without news something is said after so long: proxies close what is silent, and who has left is noticed."""
+RETRY_MS: Final = 3000
+"""A reader that lost its connection comes again after so long."""
+
+Words = Callable[[Sequence[Touched], bool], bytes]
+"""Returns the events to write for some news, and for whether news was missed."""
+
+
+async def stream(
+    request: web.Request, interest: Interest, words: Words, *, since: int | None = None, calm_s: float = 0.0
+) -> web.StreamResponse:
+    """Answer with a stream that ends when the reader leaves or we stop.
+
+    Args:
+        request: Ours to answer.
+        interest: What the reader wants to hear of.
+        words: How it is told.
+        since: The hub's sequence when the reader last read; if that is another now, it is told that it missed something.
+        calm_s: After news, the next is told after so long at the earliest, all at once.
+
+    Raises:
+        FullError: too many streams are open.
+    """
+    hub = request.app[SERVICE].hub
+    with hub.subscribe(interest) as subscription:
+        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
+        await answer.prepare(request)
+        await answer.write(f"retry: {RETRY_MS}\n\n".encode())
+        if since is not None and since != hub.sequence:
+            subscription.miss()
+        try:
+            while not hub.closed:
+                try:
+                    async with asyncio.timeout(KEEPALIVE_S):
+                        news, missed = await subscription.next()
+                except TimeoutError:
+                    await answer.write(b": still here\n\n")
+                    continue
+                if news or missed:
+                    await answer.write(words(news, missed))
+                    await asyncio.sleep(calm_s)
+        except ConnectionResetError:
+            pass  # the reader left
+    return answer

@@ -1,0 +1,257 @@
+"""Topics -> projection: a plain ``read_committed`` reader that begins where the database says.
+
+The rule: it belongs to no consumer group and commits nothing. The offsets are the
+database's, written with what they stand for, so that an end at any moment, kill -9
+included, leaves the two in step.
+
+It outlives the broker: without one the pages show what is known, and say since when
+nothing new can come.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from streams import topics
+from streams.history import projection
+from streams.history.database import Database
+from streams.history.projection import Applied, Partition
+from streams.metrics import HistoryMetrics
+from streams.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+"""Told how many offsets were read, of how many."""
+
+RETRY_S: Final = 2.0
+LOOK_S: Final = 2.0
+"""Between two looks at how far the topics are."""
+_LOOK_TIMEOUT_S: Final = 10.0
+_POLL_MS: Final = 250
+_STALL_S: Final = 60.0
+
+_Consumer: Any = AIOKafkaConsumer  # annotated in part only
+
+
+class SourceError(Exception):
+    """The topics do not fit to the database; the text says how, and what to do."""
+
+
+@dataclass(slots=True)
+class State:
+    """How things stand with the broker."""
+
+    connected: bool = False
+    since: float = 0.0
+    """Unix time of the last answer; 0: none yet."""
+    lag: dict[str, int] = field(default_factory=dict)
+    """Offsets not read yet, by topic."""
+
+    @property
+    def ever_connected(self) -> bool:
+        """Whether the broker has answered since the start."""
+        return self.since > 0
+
+
+class Subscriber:
+    """Keeps the database up to date.
+
+    Args:
+        settings: All of them.
+        database: Open.
+        writer: Runs what writes to the database: one thread, as there is one writer.
+        metrics: Ours.
+        told: Called with what each batch did, after it was written.
+        now: The wall clock, in seconds.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        database: Database,
+        writer: Executor,
+        metrics: HistoryMetrics,
+        told: Callable[[Applied], None],
+        now: Callable[[], float],
+    ) -> None:
+        self.state = State()
+        self._settings = settings
+        self._database = database
+        self._writer = writer
+        self._metrics = metrics
+        self._told = told
+        self._now = now
+        self._positions: dict[Partition, int] = {}
+
+    async def run(self) -> None:
+        """Follow the topics for ever.
+
+        Raises:
+            SourceError: they do not fit to the database.
+            projection.MovedError, sqlalchemy.exc.DBAPIError: the database cannot be written to.
+        """
+        while True:
+            try:
+                await self._follow(None)
+            except (KafkaError, OSError, TimeoutError) as error:
+                self.state.connected = False
+                servers = self._settings.kafka.bootstrap_servers
+                logger.warning("waiting for the broker at %s: %s", servers, type(error).__name__)
+                await asyncio.sleep(RETRY_S)
+
+    async def catch_up(self, progress: Progress) -> None:
+        """Read to where the topics end now, and return.
+
+        Raises:
+            SourceError, sqlalchemy.exc.DBAPIError: as ``run``.
+            aiokafka.errors.KafkaError, OSError, TimeoutError: the broker cannot be reached.
+        """
+        await self._follow(progress)
+
+    async def _follow(self, progress: Progress | None) -> None:
+        counts = await topics.partition_counts(self._settings)
+        missing = [topic for topic in projection.TOPICS if topic not in counts]
+        if missing:
+            message = f"topic {missing[0]} is missing; create it: mailstreams topics create"
+            raise SourceError(message)
+        partitions = [TopicPartition(topic, number) for topic in projection.TOPICS for number in range(counts[topic])]
+        consumer = _Consumer(
+            **self._settings.kafka.client_options(),
+            client_id=f"{self._settings.worker.app_id}-history",
+            group_id=None,
+            isolation_level="read_committed",
+            auto_offset_reset="earliest",
+            request_timeout_ms=round(self._settings.kafka.request_timeout_s * 1000),
+        )
+        consumer.assign(partitions)
+        try:
+            async with asyncio.timeout(topics.CONNECT_TIMEOUT_S):
+                await consumer.start()
+            starts = await self._seek(consumer, partitions)
+            ends = await consumer.end_offsets(partitions)
+            self._heard()
+            if progress is not None:
+                await self._read_to(consumer, starts, ends, progress)
+                return
+            await _until_one_fails(self._look(consumer, partitions), self._read_on(consumer))
+        finally:
+            await consumer.stop()
+
+    async def _seek(self, consumer: Any, partitions: list[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """Begin where the database says, else at the oldest record; return where that is."""
+        self._positions = await self._in_writer(self._read_offsets)
+        first, end = await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
+        begin: dict[TopicPartition, int] = {}
+        for partition in partitions:
+            stored = self._positions.get((partition.topic, partition.partition))
+            if stored is not None and stored > end[partition]:
+                message = (
+                    f"the history is ahead of {partition.topic}/{partition.partition} ({stored} > {end[partition]}): "
+                    "the topic was made anew, or it is another cluster; begin anew: mailstreams history rebuild"
+                )
+                raise SourceError(message)
+            if stored is not None and stored < first[partition]:
+                skipped = first[partition] - stored
+                logger.warning("%d offsets of %s/%d are gone unread", skipped, partition.topic, partition.partition)
+                self._metrics.skipped_offsets.labels(partition.topic).inc(skipped)
+            begin[partition] = max(stored or 0, first[partition])
+            consumer.seek(partition, begin[partition])
+        return begin
+
+    async def _read_on(self, consumer: Any) -> None:
+        while True:
+            await self._read(consumer)
+
+    async def _read_to(
+        self,
+        consumer: Any,
+        starts: Mapping[TopicPartition, int],
+        ends: Mapping[TopicPartition, int],
+        progress: Progress,
+    ) -> None:
+        # The position, not the last record's offset: the markers of transactions take offsets too.
+        total = sum(ends[partition] - starts[partition] for partition in ends)
+        done, moved_at = -1, self._now()
+        while True:
+            positions = {partition: await consumer.position(partition) for partition in ends}
+            before, done = done, sum(min(positions[each], ends[each]) - starts[each] for each in ends)
+            progress(done, total)
+            if done >= total:
+                return
+            if done > before:
+                moved_at = self._now()
+            elif self._now() - moved_at > _STALL_S:
+                message = f"nothing more was read for {_STALL_S:g} s"
+                raise TimeoutError(message)
+            await self._read(consumer)
+
+    async def _read(self, consumer: Any) -> None:
+        most = self._settings.history.batch_records
+        fetched = await consumer.getmany(timeout_ms=_POLL_MS, max_records=most)
+        batch = {
+            (partition.topic, partition.partition): [(record.offset, record.value) for record in rows]
+            for partition, rows in fetched.items()
+            if rows
+        }
+        if not batch:
+            return
+        began = self._now()
+        applied = await self._in_writer(projection.apply, self._database, batch, self._positions)
+        for partition, rows in batch.items():
+            self._positions[partition] = rows[-1][0] + 1
+        ended = self._now()
+        self._metrics.batch_seconds.observe(ended - began)
+        oldest_ms = min(rows[0].timestamp for rows in fetched.values() if rows)
+        self._metrics.delay.observe(max(0.0, ended - oldest_ms / 1000))
+        for (topic, outcome), count in applied.outcomes.items():
+            self._metrics.records.labels(topic, outcome.value).inc(count)
+        for topic, number, offset, reason in applied.malformed:
+            logger.warning("%s/%d/%d cannot be understood and is left out: %s", topic, number, offset, reason)
+        self._told(applied)
+
+    async def _look(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+        """Ask the broker now and then how far the topics are: that says whether it is there, and how late we are."""
+        while True:
+            async with asyncio.timeout(_LOOK_TIMEOUT_S):
+                ends = await consumer.end_offsets(partitions)
+            lag = dict.fromkeys(projection.TOPICS, 0)
+            for partition in partitions:
+                lag[partition.topic] += max(0, ends[partition] - await consumer.position(partition))
+            self._heard()
+            self.state.lag = lag
+            for topic, count in lag.items():
+                self._metrics.lag.labels(topic).set(count)
+            await asyncio.sleep(LOOK_S)
+
+    def _heard(self) -> None:
+        if not self.state.connected:
+            logger.info("reading %s", ", ".join(projection.TOPICS))
+        self.state.connected, self.state.since = True, self._now()
+
+    def _read_offsets(self) -> dict[Partition, int]:
+        with self._database.read() as connection:
+            return projection.read_offsets(connection)
+
+    async def _in_writer(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._writer, work, *arguments)
+
+
+async def _until_one_fails(*endless: Coroutine[Any, Any, None]) -> None:
+    """Run them side by side; what the first one raises is raised, and the others are ended."""
+    tasks = [asyncio.create_task(each) for each in endless]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

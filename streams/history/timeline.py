@@ -1,0 +1,140 @@
+"""What happened to a delivery, in the order in which it happened: events, changes of status and alerts as one list. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from streams.domain.status import FUTURE, PAST, later, to_micros
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A row of ``changes``."""
+
+    revision: int
+    status: str
+    bounce_kind: str | None
+    received_at: int
+    occurred_at: int | None
+    cause_event_id: str | None
+
+
+@dataclass(slots=True, kw_only=True)
+class Entry:
+    """A line of the timeline."""
+
+    at: int
+    """When it happened, by the provider's clock where that is believable, else when we received it; µs."""
+    received_at: int
+    late: bool = False
+    """Something that happened later was known before."""
+    event: Mapping[str, Any] | None = None
+    """A record of ``mail.events``."""
+    alert: Mapping[str, Any] | None = None
+    """A record of ``mail.deferral-alerts``."""
+    changes: list[Change] = field(default_factory=list)
+    """The changes of status that it made; or, with neither event nor alert, one whose event is not kept any more."""
+
+
+def timeline(
+    events: Iterable[Mapping[str, Any]], changes: Iterable[Change], alerts: Iterable[Mapping[str, Any]]
+) -> list[Entry]:
+    """Return what happened, the oldest first.
+
+    Args:
+        events: Records of ``mail.events``, each once.
+        changes: Of the delivery's present life.
+        alerts: Records of ``mail.deferral-alerts``.
+    """
+    entries = _of_events(events)
+    by_cause = {entry.event["event_id"]: entry for entry in entries if entry.event is not None}
+    for change in sorted(changes, key=lambda change: change.revision):
+        cause = by_cause.get(change.cause_event_id)
+        if cause is not None:
+            cause.changes.append(change)
+        else:
+            at = _believable(change.occurred_at, change.received_at)
+            entries.append(
+                Entry(at=change.received_at if at is None else at, received_at=change.received_at, changes=[change])
+            )
+    for alert in alerts:
+        at = _micros(alert.get("due_at")) or 0
+        entries.append(Entry(at=at, received_at=at, alert=alert))
+    entries.sort(key=lambda entry: (entry.at, entry.received_at))
+    return entries
+
+
+def attempts_of(events: Iterable[Mapping[str, Any]], said: int) -> int:
+    """Return how often delivery was tried: what the status or alert said, or more if the events know of more."""
+    deferrals = [event for event in events if event.get("type") == "deferred"]
+    counted = [number for event in deferrals if isinstance(number := event.get("attempt"), int)]
+    return max(said, len(deferrals), *counted, 0)
+
+
+def last_deferral(events: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Return the newest deferred event: its answer is the one that counts."""
+    entries = _of_events(event for event in events if event.get("type") == "deferred")
+    return max(entries, key=lambda entry: (entry.at, entry.received_at)).event if entries else None
+
+
+def _of_events(events: Iterable[Mapping[str, Any]]) -> list[Entry]:
+    entries = []
+    latest: int | None = None
+    for event in sorted(events, key=_received):
+        received_at = _received(event)[0]
+        at = _believable(_micros(event.get("occurred_at")), received_at)
+        entries.append(
+            Entry(at=received_at if at is None else at, received_at=received_at, late=later(latest, at), event=event)
+        )
+        if at is not None and (latest is None or at > latest):
+            latest = at
+    return entries
+
+
+def _received(event: Mapping[str, Any]) -> tuple[int, str]:
+    return _micros(event.get("received_at")) or 0, str(event.get("event_id"))
+
+
+def _believable(occurred_at: int | None, received_at: int) -> int | None:
+    """Return the provider's time unless its clock must be wrong: the rule of ``domain.status``."""
+    if occurred_at is None or not received_at - PAST <= occurred_at <= received_at + FUTURE:
+        return None
+    return occurred_at
+
+
+def _micros(text: Any) -> int | None:
+    try:
+        return to_micros(datetime.fromisoformat(text))
+    except (TypeError, ValueError):
+        return None
+
+
+_LEVELS = {"raised": 1, "escalated": 2, "overdue": 3, "resolved": 4}
+
+
+def open_alert(
+    alerts: Sequence[Mapping[str, Any]], *, status: str, first_received_at: int, episode: int | None
+) -> Mapping[str, Any] | None:
+    """Return the newest alert of the deferral that goes on; None: there is none, or it is over.
+
+    Args:
+        alerts: All of the delivery.
+        status: Of the delivery.
+        first_received_at: Of the delivery; alerts of a former life do not count.
+        episode: The revision that opened the deferral; None: not seen, then the newest episode is meant.
+    """
+    if status != "deferred":
+        return None
+    here = [
+        alert
+        for alert in alerts
+        if _micros(alert.get("first_received_at")) == first_received_at
+        and isinstance(alert.get("episode"), int)
+        and alert.get("level") in _LEVELS
+        and (episode is None or alert["episode"] >= episode)
+    ]
+    if not here:
+        return None
+    newest = max(here, key=lambda alert: (alert["episode"], _LEVELS[alert["level"]]))
+    return None if newest["level"] == "resolved" else newest

@@ -1,0 +1,111 @@
+"""Words for people: what an event, a list, a level is called; when something was; and texts from outside made harmless."""
+
+import re
+import unicodedata
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from streams.domain.status import SECOND, from_micros, to_micros
+
+EVENTS: Final = {
+    "sent": "The provider took the message",
+    "deferred": "The receiving server put it off",
+    "delivered": "The receiving server accepted it",
+    "bounce": "The receiving server refused it",
+    "bounce_or_auto_reply": "It was refused, or an automatic reply came; the provider cannot tell",
+    "auto_reply": "An automatic reply came, such as an out-of-office note",
+    "dropped": "The provider did not send it",
+    "open": "The message was opened",
+    "machine_open": "A machine loaded the tracking image",
+    "click": "A link in the message was followed",
+    "complaint": "The recipient marked the message as spam",
+    "unsubscribe": "The recipient unsubscribed",
+    "other": "The provider reported something that does not concern the delivery",
+}
+"""By the type of an event."""
+UNKNOWN_EVENT: Final = "The provider reported something that we do not know"
+
+BY_MACHINE: Final = "by a machine, as far as the provider can tell"
+
+LISTS: Final = {
+    "bounce": "addresses that bounced",
+    "spam": "recipients who marked a message as spam",
+    "unsubscribe": "recipients who unsubscribed",
+    "invalid": "invalid addresses",
+}
+"""By the suppression list of a drop."""
+
+BOUNCE_KINDS: Final = {
+    "hard": "permanent: it is about the address",
+    "soft": "a later message may pass",
+    "block": "it is about the sender or the content, not about the address",
+    "undetermined": "the provider does not say which kind",
+}
+
+LEVELS: Final = {
+    "raised": "Alert: it has been deferred for long",
+    "escalated": "Alert: the provider will soon give up",
+    "overdue": "Alert: the time to try again is over, and no final word came",
+    "resolved": "The deferral ended",
+}
+"""By the level of an alert."""
+
+OPENED: Final = (
+    "The tracking image was loaded or a link was followed: the message reached a mailbox, and somebody probably saw it. "
+    "Many mail programs load no images, so without an open it may have been read all the same."
+)
+MACHINE_OPENED: Final = "A machine, such as a privacy proxy or a mail gateway, loaded the image too. That alone proves delivery, not reading."
+ONLY_MACHINE_OPENED: Final = "A machine, such as a privacy proxy or a mail gateway, loaded the tracking image. That proves delivery, not reading."
+
+_SPACES: Final = re.compile(r"[\t\n\r\v\f\x85\u2028\u2029]+")
+_HIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
+_MINUTE, _HOUR, _DAY = 60, 3600, 24 * 3600
+
+
+def harmless(value: object) -> str:
+    """Return a text from outside as one line without characters that nobody sees.
+
+    Control, format and bidirectional ones could reorder or forge what stands around it. Escaping is the template's.
+    """
+    text = _SPACES.sub(" ", "" if value is None else str(value))
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(char for char in text if unicodedata.category(char) not in _HIDDEN)
+
+
+def micros(value: Any) -> int | None:
+    """Return the µs of a time: of RFC 3339 text, or as they are; None for anything else."""
+    if isinstance(value, int):
+        return value
+    try:
+        return to_micros(datetime.fromisoformat(value))
+    except (TypeError, ValueError):
+        return None
+
+
+def machine_time(at: int) -> str:
+    """Return a time as RFC 3339, for ``<time datetime>`` and JSON."""
+    return from_micros(at).isoformat().replace("+00:00", "Z")
+
+
+def exact(at: int) -> str:
+    """Return a time as people read it."""
+    return f"{from_micros(at):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def relative(at: int, now: datetime) -> str:
+    """Return a time seen from now: ``3 minutes ago``, ``in 2 hours``."""
+    seconds = round((to_micros(now.astimezone(UTC)) - at) / SECOND)
+    if abs(seconds) < _MINUTE // 6:
+        return "just now"
+    span = duration(abs(seconds))
+    return f"{span} ago" if seconds > 0 else f"in {span}"
+
+
+def duration(seconds: float) -> str:
+    """Return a span in its largest unit: ``50 seconds``, ``2 hours``, ``3 days``."""
+    for size, name in ((_DAY, "day"), (_HOUR, "hour"), (_MINUTE, "minute"), (1, "second")):
+        if seconds >= size:
+            number = int(seconds // size)
+            return f"{number} {name}{'' if number == 1 else 's'}"
+    return "no time"

@@ -1,0 +1,290 @@
+"""The pages in a real Chromium: what people see and do. Screenshots for a person are kept in ``var/screenshots``."""
+
+import contextlib
+import os
+import re
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import Browser, Page, async_playwright, expect
+
+from streams.history import projection
+from tests.history.support import NOW, Log, World, event, served, sqlite_url
+
+CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+SHOTS = Path(__file__).parents[2] / "var" / "screenshots"
+HOSTILE = "\"'><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"><b style=color:red>\u202ebold</b>"
+INVOICE = f"/invoices/{projection.invoice_id('INV-2026-0042')}"
+
+pytestmark = pytest.mark.skipif(
+    not Path(CHROMIUM).exists(), reason="Chromium is not installed: apt-get install chromium"
+)
+
+
+def six(log: Log) -> Log:
+    """Tell of one invoice with a delivery in each of the six statuses, and of some others."""
+    start = NOW - timedelta(hours=3)
+
+    def tell(type_: str, name: str, at: float, **more: Any) -> None:
+        more.setdefault("reference", "INV-2026-0042")
+        log.tell(event(type_, message_id=f"<{name}>", recipient=f"{name}@customer.example", at=at, start=start, **more))
+
+    for name in ("sent", "delivered", "opened", "bounced", "deferred"):
+        tell("sent", name, 0)
+    tell("delivered", "delivered", 4, reason="250 2.0.0 OK: queued as 4711", smtp_code=250, enhanced_code="2.0.0")
+    tell("open", "opened", 1800, user_agent="Mozilla/5.0 (X11; Linux x86_64)")
+    tell("delivered", "opened", 6, received=2000, reason="250 2.0.0 OK", smtp_code=250)
+    tell("machine_open", "opened", 1900, machine=True, user_agent="GoogleImageProxy")
+    tell(
+        "bounce",
+        "bounced",
+        9,
+        reason="550 5.1.1 The e-mail account does not exist",
+        smtp_code=550,
+        enhanced_code="5.1.1",
+    )
+    for number in range(4):
+        at = 10 + 1500 * number
+        tell(
+            "deferred",
+            "deferred",
+            at,
+            reason="451 4.7.1 Greylisting in action",
+            smtp_code=451,
+            enhanced_code="4.7.1",
+            attempt=number + 1,
+        )
+    tell("dropped", "dropped", 3, suppression_list="bounce", reason="Bounced Address")
+    waiting = next(name for name, delivery in log.known.items() if delivery.recipient[2].startswith("deferred"))
+    log.alert(
+        waiting,
+        "raised",
+        advice={
+            "code": "deferral_raised",
+            "meaning": "The recipient's mail server has not taken the message for an hour.",
+            "what_to_do": "Contact the recipient by another way, and ask whether they block us.",
+        },
+    )
+    for number in range(12):
+        name, reference = f"payer{number}", f"INV-2026-{number + 50:04}"
+        tell("sent", name, 100 + number, reference=reference)
+        tell("delivered", name, 200 + number, reference=reference)
+    return log
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with served(sqlite_url(tmp_path), HISTORY__PAGE_SIZE="10") as world:
+        world.tell(six(Log()))
+        yield world
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        await browser.close()
+
+
+@contextlib.asynccontextmanager
+async def opened(browser: Browser, world: World, path: str, **context: Any) -> AsyncIterator[Page]:
+    """Yield a page; whatever its console complains about fails the test, a breach of the CSP included."""
+    context.setdefault("viewport", {"width": 1280, "height": 900})
+    async with await browser.new_context(base_url=str(world.client.make_url("/")), **context) as made:
+        page = await made.new_page()
+        complaints: list[str] = []
+        page.on("console", lambda said: complaints.append(said.text) if said.type in {"error", "warning"} else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        await page.goto(path)
+        yield page
+        assert complaints == []
+
+
+async def shot(page: Page, name: str) -> None:
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    await page.screenshot(path=SHOTS / f"{name}.png", full_page=True)
+
+
+async def assert_accessible(page: Page) -> None:
+    results = await Axe().run(page)
+    assert results.violations_count == 0, results.generate_report()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_the_pages_are_accessible_and_can_be_read(browser: Browser, world: World, scheme: str) -> None:
+    for name, path in (
+        ("list", "/"),
+        ("invoice", INVOICE),
+        ("deferred", "/deferred"),
+        ("empty", "/?provider=none"),
+        ("not-found", "/nothing"),
+    ):
+        async with contextlib.AsyncExitStack() as stack:
+            if name == "not-found":  # the console says that it was a 404, and is right
+                made = await stack.enter_async_context(
+                    await browser.new_context(base_url=str(world.client.make_url("/")), color_scheme=scheme)  # type: ignore[arg-type]
+                )
+                page = await made.new_page()
+                await page.goto(path)
+            else:
+                page = await stack.enter_async_context(opened(browser, world, path, color_scheme=scheme))
+            await assert_accessible(page)
+            await shot(page, f"{name}-{scheme}")
+
+
+async def test_axe_finds_what_is_wrong(browser: Browser, world: World) -> None:
+    async with opened(browser, world, "/") as page:
+        await page.evaluate("document.querySelector('#q').labels.forEach(label => label.remove())")
+        await page.evaluate("document.querySelector('#q').placeholder = ''")
+        assert (await Axe().run(page)).violations_count > 0
+
+
+async def test_each_status_has_an_icon_a_word_a_time_and_advice(browser: Browser, world: World) -> None:
+    async with opened(browser, world, INVOICE) as page:
+        for status in ("sent", "delivered", "opened", "bounced", "deferred", "dropped"):
+            article = page.locator("article", has=page.get_by_role("heading", name=f"{status}@customer.example"))
+            badge = article.locator("header .status").first
+            await expect(badge).to_have_text(status.capitalize())
+            await expect(badge.locator("svg")).to_be_visible()
+            await expect(article.locator("header time .ago")).to_have_text(re.compile("hours? ago"))
+            await expect(article.locator("header time .exact")).to_have_text(re.compile(r"^\d{4}-\d\d-\d\d .* UTC$"))
+            await expect(article.get_by_text("What to do:")).to_be_visible()
+        await expect(page.get_by_text("Contact the recipient by another way")).to_be_visible()
+
+
+async def test_a_person_filters_searches_and_goes_to_an_invoice_by_keyboard_alone(
+    browser: Browser, world: World
+) -> None:
+    async with opened(browser, world, "/") as page:
+        await page.keyboard.press("Tab")
+        await expect(page.get_by_text("Skip to the content")).to_be_focused()
+        await page.get_by_role("link", name="Bounced").focus()
+        await page.keyboard.press("Enter")
+        await expect(page.locator("tbody tr")).to_have_count(1)
+        await page.get_by_role("searchbox").focus()
+        await page.keyboard.type("deferred@")
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("heading", level=1)).to_contain_text("Recipients that begin with")
+        assert "@" not in page.url
+        await page.locator("tbody a").first.focus()
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("heading", level=1)).to_have_text("INV-2026-0042")
+
+
+async def test_a_page_changes_by_itself_and_keeps_the_focus(browser: Browser, world: World) -> None:
+    log = Log(first_offset=5000)
+    async with opened(browser, world, "/") as page:
+        row = page.locator("tbody tr", has=page.get_by_text("INV-LIVE"))
+        await expect(row).to_have_count(0)
+        world.tell(log.tell(event("sent", reference="INV-LIVE", message_id="live", start=NOW)))
+        await expect(row.locator(".status")).to_have_text("Sent")
+        await row.get_by_role("link").focus()
+        world.tell(log.tell(event("deferred", reference="INV-LIVE", message_id="live", at=3, start=NOW)))
+        await expect(row.locator(".status")).to_have_text("Deferred")
+        await expect(row.get_by_role("link")).to_be_focused()
+        log.alert(next(iter(log.known)), "raised")
+        world.tell(log)
+        await expect(row.locator(".status")).to_have_text(["Deferred", "Raised"])
+        world.tell(log.tell(event("delivered", reference="INV-LIVE", message_id="live", at=9, start=NOW)))
+        await expect(row.locator(".status")).to_have_text(["Delivered"])
+
+
+async def test_a_searchs_page_changes_by_itself(browser: Browser, world: World) -> None:
+    log = Log(first_offset=5000)
+    async with opened(browser, world, "/") as page:
+        await page.get_by_role("searchbox").fill("INV-SEARCHED")
+        await page.get_by_role("button", name="Search").click()
+        await expect(page.get_by_text("Nothing found")).to_be_visible()
+        world.tell(log.tell(event("sent", reference="INV-SEARCHED-1", message_id="s", start=NOW)))
+        await expect(page.locator("tbody tr")).to_have_count(1)
+
+
+async def test_without_javascript_everything_works(browser: Browser, world: World) -> None:
+    async with opened(browser, world, "/", java_script_enabled=False) as page:
+        await expect(page.locator("tbody tr")).to_have_count(10)
+        await page.get_by_role("link", name="Next page").click()
+        await expect(page.locator("tbody tr")).to_have_count(8)
+        await page.get_by_text("Filter", exact=True).click()
+        await page.get_by_label("From").fill("2020-01-01")
+        await page.get_by_role("button", name="Show").click()
+        assert "from=2020-01-01" in page.url
+        await page.get_by_role("searchbox").fill("inv-2026-0042")
+        await page.get_by_role("button", name="Search").click()
+        await expect(page.locator("tbody tr")).to_have_count(6)
+        await page.locator("tbody a").first.click()
+        await expect(page.locator("article")).to_have_count(6)
+        await page.get_by_role("link", name="Deferred", exact=True).click()
+        await expect(page.locator("tbody tr")).to_have_count(1)
+
+
+async def test_on_a_phone_nothing_is_wider_than_the_screen(browser: Browser, world: World) -> None:
+    log = Log(first_offset=5000)
+    long = "a-very-long-word-" * 20
+    world.tell(
+        log.tell(
+            event(
+                "deferred",
+                reference=long,
+                recipient=f"{long}@example.net",
+                message_id=long,
+                reason=long,
+                user_agent=long,
+                tags=(long,),
+            )
+        )
+    )
+    for name, path in (
+        ("list", "/"),
+        ("invoice", INVOICE),
+        ("deferred", "/deferred"),
+        ("long", f"/deliveries/{next(iter(log.known))}"),
+    ):
+        async with opened(
+            browser, world, path, viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True
+        ) as page:
+            wide = await page.evaluate("document.documentElement.scrollWidth")
+            assert wide <= 360, f"{name} is {wide} wide"
+            await assert_accessible(page)
+            await shot(page, f"{name}-phone")
+
+
+async def test_hostile_content_is_shown_and_does_nothing(browser: Browser, world: World) -> None:
+    log = Log(support_contact=HOSTILE, first_offset=5000)
+    said: dict[str, Any] = {"reason": HOSTILE, "user_agent": HOSTILE, "tags": (HOSTILE,), "provider_event": HOSTILE}
+    for number, kind in enumerate(("sent", "deferred", "delivered", "open", "bounce", "dropped")):
+        log.tell(
+            event(
+                kind, reference=HOSTILE, recipient=f"{HOSTILE}@example.net", message_id=f"{number}", at=number, **said
+            )
+        )
+    world.tell(log)
+    for path in ("/", "/deferred", f"/invoices/{projection.invoice_id(HOSTILE)}"):
+        async with opened(browser, world, path) as page:
+            assert "document.title=" in await page.locator("main").inner_text()
+            assert await page.title() != "owned"
+            assert await page.locator("main script, main img, main b").count() == 0
+            await page.get_by_role("searchbox").fill(HOSTILE[:30])
+            await page.get_by_role("button", name="Search").click()
+            await expect(page.locator("tbody tr")).to_have_count(6)
+            assert await page.title() != "owned"
+
+
+async def test_a_printed_invoice_has_its_contents_and_no_controls(browser: Browser, world: World) -> None:
+    async with opened(browser, world, INVOICE) as page:
+        await page.emulate_media(media="print")
+        await expect(page.get_by_role("searchbox")).to_be_hidden()
+        await expect(page.locator("article").first).to_be_visible()
+        await shot(page, "invoice-print")
+
+
+async def test_no_page_may_frame_it(browser: Browser, world: World) -> None:
+    async with await browser.new_context() as made:
+        page = await made.new_page()
+        await page.set_content(f'<iframe src="{world.client.make_url("/")}"></iframe>')
+        frame = page.frames[-1]
+        assert "Sending History" not in await frame.content()

@@ -1,0 +1,288 @@
+"""The history as a process, on a real broker: kill -9 anywhere leaves the database equal to the model."""
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from deploy.local import ports
+from deploy.local.broker import Broker
+from streams import codecs, topics
+from streams.history import projection
+from streams.history.database import Database
+from streams.kafka.partitioner import partition_of
+from streams.settings import Settings
+from tests.broker import harness
+from tests.history.support import Log, event, settings_for, sqlite_url
+from tests.history.world import model_of, rows_of
+
+PARTITIONS = 2
+KILLS = 20
+DELIVERIES = 1500
+NOBODY = "127.0.0.1:9"
+"""Nothing listens there."""
+
+
+class Process:
+    """``mailstreams history``, to be killed."""
+
+    def __init__(self, bootstrap: str, folder: Path, **more: str) -> None:
+        self.port, self.admin_port = ports.find(2)
+        self.log = folder / "history.log"
+        self.url = sqlite_url(folder)
+        self.environment = {
+            "MAILSTREAMS_KAFKA__BOOTSTRAP_SERVERS": bootstrap,
+            "MAILSTREAMS_TOPICS__PARTITIONS": str(PARTITIONS),
+            "MAILSTREAMS_HISTORY__PORT": str(self.port),
+            "MAILSTREAMS_HISTORY__ADMIN_PORT": str(self.admin_port),
+            "MAILSTREAMS_HISTORY__DATABASE_URL": self.url,
+            "MAILSTREAMS_HISTORY__BATCH_RECORDS": "100",
+        } | more
+        self.child: subprocess.Popen[bytes] | None = None
+
+    def start(self, *arguments: str) -> None:
+        with self.log.open("ab") as log:
+            self.child = subprocess.Popen(
+                [sys.executable, "-m", "streams", "history", *arguments],
+                env={**os.environ, **self.environment},
+                stdout=log,
+                stderr=log,
+            )
+
+    def kill(self) -> None:
+        assert self.child is not None
+        self.child.kill()
+        self.child.wait()
+
+    def stop(self) -> int:
+        assert self.child is not None
+        self.child.send_signal(signal.SIGTERM)
+        return self.child.wait(30)
+
+    def get(self, port: int, path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def wait_ready(self) -> None:
+        deadline = time.monotonic() + 60
+        while self.get(self.admin_port, "/readyz")[0] != 200:
+            assert self.child is not None
+            assert self.child.poll() is None, self.log.read_text()[-2000:]
+            assert time.monotonic() < deadline, self.log.read_text()[-2000:]
+            time.sleep(0.1)
+
+    def offsets(self) -> int:
+        """Return how far it is, all partitions together."""
+        engine = sa.create_engine(self.url)
+        try:
+            with engine.connect() as connection:
+                return int(connection.scalar(sa.text("SELECT sum(next_offset) FROM offsets")) or 0)
+        except sa.exc.OperationalError:  # it has not made its tables yet
+            return 0
+        finally:
+            engine.dispose()
+
+
+def log_of(seed: int, deliveries: int) -> Log:
+    """Return shuffled, repeated, disordered events of many deliveries, and some alerts."""
+    chance = random.Random(seed)
+    log = Log()
+    for number in range(deliveries * 4):
+        one = chance.randrange(deliveries)
+        log.tell(
+            event(
+                chance.choices(["sent", "deferred", "delivered", "open", "bounce", "dropped"], [3, 2, 4, 2, 1, 1])[0],
+                at=chance.randrange(7000),
+                message_id=f"{seed}-{one}",
+                recipient=f"payer{one}@customer{one % 97}.example",
+                reference=f"INV-{one % 50}",
+                event_id=f"e{chance.randrange(number + 1)}",
+                reason="451 4.7.1 come back later",
+            )
+        )
+        if chance.random() < 0.02:
+            log.alert(f"{next(reversed(log.known))}", chance.choice(["raised", "escalated"]), id=f"{number:032x}")
+    return log
+
+
+async def fill(broker: Broker, log: Log) -> None:
+    for (topic, _), rows in log.take().items():
+        sent: list[tuple[int, bytes, bytes | None, list[tuple[str, bytes]]]] = []
+        for _, value in rows:
+            key = codecs.decode(value or b"")["delivery_id"].encode()
+            sent.append((partition_of(key, PARTITIONS), key, value, []))
+        await harness.send(broker, topic, sent)
+
+
+async def all_records(broker: Broker) -> dict[str, list[bytes | None]]:
+    found: dict[str, list[bytes | None]] = {}
+    for topic in projection.TOPICS:
+        by_partition = await harness.read_all(broker, topic, PARTITIONS)
+        found[topic] = [record.value for records in by_partition.values() for record in records]
+    return found
+
+
+@pytest.fixture
+def own_broker(tmp_path: Path) -> Iterator[Broker]:
+    """A broker for one test alone: what its topics hold is compared as a whole."""
+    with Broker(tmp_path / "kafka") as broker:
+        yield broker
+
+
+def settings_at(broker: Broker, process: Process) -> Settings:
+    return settings_for(process.url, KAFKA__BOOTSTRAP_SERVERS=broker.bootstrap, TOPICS__PARTITIONS=str(PARTITIONS))
+
+
+async def caught_up(process: Process, broker: Broker, timeout_s: float = 120) -> None:
+    ends = 0
+    async with AIOKafkaConsumer(bootstrap_servers=broker.bootstrap, isolation_level="read_committed") as consumer:
+        partitions = [TopicPartition(topic, number) for topic in projection.TOPICS for number in range(PARTITIONS)]
+        ends = sum((await consumer.end_offsets(partitions)).values())
+    deadline = time.monotonic() + timeout_s
+    while process.offsets() < ends:
+        assert process.child is not None
+        assert process.child.poll() is None, process.log.read_text()[-2000:]
+        assert time.monotonic() < deadline, f"{process.offsets()} of {ends}"
+        await asyncio.sleep(0.1)
+
+
+async def test_after_twenty_kills_under_load_the_database_is_the_models(own_broker: Broker, tmp_path: Path) -> None:
+    process = Process(own_broker.bootstrap, tmp_path)
+    await topics.create(settings_at(own_broker, process))
+    chance = random.Random(3)
+    kills, moved, seed = 0, 0, 0
+    try:
+        while kills < KILLS:
+            if seed < KILLS:  # new records come all the time
+                await fill(own_broker, log_of(seed, DELIVERIES // KILLS))
+                seed += 1
+            process.start()
+            began, before = time.monotonic(), process.offsets()
+            while process.offsets() == before and time.monotonic() - began < 30:
+                await asyncio.sleep(0.01)  # into the work, not into the start
+            await asyncio.sleep(chance.random() * 0.3)
+            process.kill()
+            kills += 1
+            moved += process.offsets() > before
+        process.start()
+        await caught_up(process, own_broker)
+        process.wait_ready()
+        assert process.stop() == 0
+    finally:
+        if process.child is not None and process.child.poll() is None:
+            process.kill()
+    assert moved >= KILLS // 2, "the kills fell into its work"
+    database = Database(process.url)
+    database.open()
+    with database.read() as connection:
+        model = model_of(await all_records(own_broker))
+        assert rows_of(connection) == model
+        assert len(model["deliveries"]) > 1000
+    database.close()
+
+
+async def test_a_rebuild_makes_the_same_from_the_topics(own_broker: Broker, tmp_path: Path) -> None:
+    process = Process(own_broker.bootstrap, tmp_path)
+    await topics.create(settings_at(own_broker, process))
+    await fill(own_broker, log_of(1, 300))
+    try:
+        process.start()
+        await caught_up(process, own_broker)
+        refused = subprocess.run(
+            [sys.executable, "-m", "streams", "history", "rebuild", "--yes"],
+            env={**os.environ, **process.environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert refused.returncode == 1
+        assert "stop that one first" in refused.stderr
+        assert process.stop() == 0
+    finally:
+        if process.child is not None and process.child.poll() is None:
+            process.kill()
+    engine = sa.create_engine(process.url)
+    with engine.begin() as connection:
+        before = rows_of(connection)
+        connection.execute(sa.text("UPDATE deliveries SET status = 'lost'"))
+        connection.execute(sa.text("DELETE FROM events"))
+    engine.dispose()
+    done = subprocess.run(
+        [sys.executable, "-m", "streams", "history", "rebuild", "--yes"],
+        env={**os.environ, **process.environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    database = Database(process.url)
+    database.open()
+    with database.read() as connection:
+        assert rows_of(connection) == before == model_of(await all_records(own_broker))
+    database.close()
+
+
+async def test_without_the_broker_the_pages_show_what_is_known(tmp_path: Path) -> None:
+    process = Process(NOBODY, tmp_path)
+    process.start()
+    try:
+        deadline = time.monotonic() + 60
+        while process.get(process.port, "/")[0] != 200:
+            assert time.monotonic() < deadline, process.log.read_text()[-2000:]
+            await asyncio.sleep(0.1)
+        assert "New events do not arrive just now" in process.get(process.port, "/")[1]
+        status, why = process.get(process.admin_port, "/readyz")
+        assert (status, why) == (503, "no broker has answered yet\n")
+        assert process.get(process.admin_port, "/livez")[0] == 200
+        assert process.stop() == 0
+    finally:
+        if process.child is not None and process.child.poll() is None:
+            process.kill()
+
+
+async def test_a_history_that_is_ahead_of_its_topics_refuses_to_go_on(own_broker: Broker, tmp_path: Path) -> None:
+    process = Process(own_broker.bootstrap, tmp_path)
+    await topics.create(settings_at(own_broker, process))
+    database = Database(process.url)
+    database.open()
+    with database.write() as connection:
+        connection.execute(sa.text("INSERT INTO offsets VALUES ('mail.events', 0, 5)"))
+    database.close()
+    process.start()
+    assert process.child is not None
+    assert process.child.wait(60) == 2
+    assert "mailstreams history rebuild" in process.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"MAILSTREAMS_HISTORY__HOST": "0.0.0.0"}, "nobody has to prove who they are"),
+        ({"MAILSTREAMS_HISTORY__DATABASE_URL": "sqlite:////proc/none/history.db"}, "the database cannot be used"),
+        ({"MAILSTREAMS_HISTORY__DATABASE_URL": "postgresql://u:hidden@127.0.0.1:9/x"}, "the database cannot be used"),
+    ],
+)
+def test_what_cannot_start_says_why_in_one_line(more: dict[str, str], why: str, tmp_path: Path) -> None:
+    process = Process(NOBODY, tmp_path, **more)
+    process.start()
+    assert process.child is not None
+    assert process.child.wait(60) == 2
+    (line,) = [line for line in process.log.read_text().splitlines() if "error" in line]
+    assert why in line
+    assert "hidden" not in process.log.read_text()

@@ -1,0 +1,368 @@
+"""The pages over HTTP: what is shown, and what hostile input becomes."""
+
+import csv
+import hashlib
+import io
+import re
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streams.history import projection, words
+from streams.history.edge import HEADERS, MAX_BODY_BYTES
+from streams.history.export import safe
+from tests.history.support import NOW, Log, World, event, served, sqlite_url
+
+HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}${7*7}\u202e&lt;"
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with served(sqlite_url(tmp_path)) as world:
+        yield world
+
+
+async def page(world: World, path: str, *, status: int = 200, **form: str) -> str:
+    answer = await (world.client.post(path, data=form) if form else world.client.get(path))
+    text = await answer.text()
+    assert answer.status == status, text
+    for name, value in HEADERS.items():
+        assert answer.headers[name] == value
+    assert answer.headers["Cache-Control"] == "no-store"
+    return text
+
+
+def invoice_of(reference: str) -> str:
+    return f"/invoices/{projection.invoice_id(reference)}"
+
+
+async def test_an_empty_history_says_what_to_do_next(world: World) -> None:
+    assert "Nothing was sent yet" in await page(world, "/")
+    assert "Nothing fits" in await page(world, "/?status=bounced")
+    assert "Nothing is deferred" in await page(world, "/deferred")
+    assert "Nothing found" in await page(world, "/search", q="INV-1")
+    assert "Nothing found" in await page(world, "/search", q="ann@example.net")
+
+
+async def test_an_invoice_shows_every_recipient_and_every_resend(world: World) -> None:
+    world.tell(
+        Log().tell(
+            event("delivered"),
+            event("bounce", message_id="m2", recipient="bob@example.net", reason="550 5.1.1 No such user here"),
+            event("sent", message_id="m3", at=600),
+            event("sent", message_id="m4", reference="INV-2", recipient="eve@example.net"),
+        )
+    )
+    text = await page(world, invoice_of("INV-1"))
+    assert len(re.findall('<article class="delivery', text)) == 3
+    assert "bob@example.net" in text
+    assert "eve@example.net" not in text
+    assert "550 5.1.1 No such user here" in text
+    assert "What to do:" in text
+
+
+async def test_a_deferral_shows_the_alerts_advice_its_age_and_deadline(world: World) -> None:
+    log = Log().tell(event("sent"), event("deferred", at=60, reason="451 later", smtp_code=451, attempt=7))
+    log.alert(next(iter(log.known)), "raised")
+    world.tell(log)
+    for path in (invoice_of("INV-1"), "/deferred", "/"):
+        assert "Raised" in await page(world, path)
+    text = await page(world, invoice_of("INV-1"))
+    assert "Contact the recipient now." in text
+    assert "<strong>1 hour</strong>" in text
+    assert "in 2 days" in text
+    assert "<dd>7</dd>" in text
+
+
+async def test_when_the_deferral_is_over_the_statuss_advice_counts_again(world: World) -> None:
+    log = Log().tell(event("sent"), event("deferred", at=60))
+    log.alert(next(iter(log.known)), "raised")
+    log.tell(event("delivered", at=600))
+    world.tell(log)
+    assert "Raised" not in await page(world, "/")
+    text = await page(world, invoice_of("INV-1"))
+    assert "Contact the recipient now." not in text
+    assert "Alert: it has been deferred for long" in text
+
+
+async def test_a_drop_shows_the_list_since_when_and_whom_to_ask(world: World) -> None:
+    world.tell(Log().tell(event("dropped", suppression_list="spam")))
+    text = await page(world, invoice_of("INV-1"))
+    assert words.LISTS["spam"] in text
+    assert "at the latest" in text
+    assert 'href="https://support.example.net/manual-send"' in text
+
+
+async def test_an_open_says_what_it_proves_and_whether_a_machine_did_it(world: World) -> None:
+    world.tell(Log().tell(event("delivered"), event("machine_open", at=5, machine=True)))
+    text = await page(world, invoice_of("INV-1"))
+    assert words.ONLY_MACHINE_OPENED in text
+    world.tell(Log().tell(event("open", message_id="m2", reference="INV-2", machine=False)))
+    text = await page(world, invoice_of("INV-2"))
+    assert words.OPENED in text
+    assert words.MACHINE_OPENED not in text
+
+
+async def test_an_event_that_came_out_of_order_is_marked_late(world: World) -> None:
+    world.tell(
+        Log().tell(event("sent"), event("open", at=900, received=901), event("delivered", at=100, received=1000))
+    )
+    text = await page(world, invoice_of("INV-1"))
+    assert text.count("late: received") == 1
+    text = text.partition("Timeline")[2]
+    order = [text.index(words.EVENTS[kind]) for kind in ("sent", "delivered", "open")]
+    assert order == sorted(order)
+
+
+async def test_a_delivery_without_a_reference_has_a_page_of_its_own(world: World) -> None:
+    log = Log().tell(event("delivered", reference=None))
+    world.tell(log)
+    text = await page(world, f"/deliveries/{next(iter(log.known))}")
+    assert "A message without a reference" in text
+
+
+async def test_filters_counts_and_pages(tmp_path: Path) -> None:
+    async with served(sqlite_url(tmp_path), HISTORY__PAGE_SIZE="10") as world:
+        log = Log()
+        for number in range(25):
+            start = NOW - timedelta(days=number, hours=1)
+            log.tell(
+                event(
+                    "delivered" if number % 5 else "bounce",
+                    message_id=f"m{number}",
+                    reference=f"R-{number}",
+                    start=start,
+                )
+            )
+        world.tell(log)
+        seen, path = [], "/"
+        while path:
+            text = await page(world, path)
+            seen += re.findall(r">(?:<bdi>)(R-\d+)<", text)
+            following = re.search(r'rel="next" href="([^"]+)"', text)
+            path = following[1].replace("&amp;", "&") if following else ""
+        assert seen == [f"R-{number}" for number in range(25)]
+        assert re.search(r'Bounced <span class="count">5<', await page(world, "/"))
+        bounced = await page(world, "/?status=bounced")
+        assert re.findall(r"<bdi>(R-\d+)<", bounced) == ["R-0", "R-5", "R-10", "R-15", "R-20"]
+        day = (NOW - timedelta(days=7, hours=1)).date().isoformat()
+        assert re.findall(r"<bdi>(R-\d+)<", await page(world, f"/?from={day}&to={day}")) == ["R-7"]
+        assert "Nothing fits" in await page(world, "/?provider=mailgun")
+
+
+async def test_a_search_finds_by_beginning_in_any_case_and_goes_on_to_further_pages(tmp_path: Path) -> None:
+    async with served(sqlite_url(tmp_path), HISTORY__PAGE_SIZE="10") as world:
+        log = Log()
+        for number in range(15):
+            log.tell(
+                event(
+                    "delivered",
+                    message_id=f"m{number}",
+                    reference=f"Inv-{number:02}",
+                    recipient=f"Ann{number}@Example.net",
+                )
+            )
+        world.tell(log)
+        text = await page(world, "/search", q="INV-")
+        cursor = re.search(r'name="cursor" value="([^"]+)"', text)
+        assert cursor is not None
+        second = await page(world, "/search", q="INV-", by="reference", cursor=cursor[1])
+        found = re.findall(r"<bdi>(Inv-\d+)<", text + second)
+        assert sorted(found) == [f"Inv-{number:02}" for number in range(15)]
+        assert re.findall(r"<bdi>(Inv-\d+)<", await page(world, "/search", q="ANN7@example.NET")) == ["Inv-07"]
+        assert "Inv-07" in await page(world, "/search", q="ann7")
+
+
+async def test_hostile_content_in_every_field_from_outside_stays_text(world: World) -> None:
+    log = Log(support_contact=HOSTILE)
+    more: dict[str, Any] = {
+        "reference": HOSTILE,
+        "recipient": f"{HOSTILE}@example.net",
+        "message_id": HOSTILE,
+        "provider": HOSTILE,
+    }
+    said: dict[str, Any] = {
+        "reason": HOSTILE,
+        "user_agent": HOSTILE,
+        "tags": (HOSTILE,),
+        "metadata": {HOSTILE: HOSTILE},
+        "provider_event": HOSTILE,
+    }
+    log.tell(
+        event("sent", account=HOSTILE, **more, **said),
+        event("deferred", at=5, account=HOSTILE, **more, **said),
+    )
+    name = next(iter(log.known))
+    log.alert(name, "raised", reason=HOSTILE, advice={"code": HOSTILE, "meaning": HOSTILE, "what_to_do": HOSTILE})
+    log.alert(name, "resolved", id="f" * 32, outcome=HOSTILE, episode=0)
+    log.tell(event("bounce", message_id="b", account=HOSTILE, reference=HOSTILE, **said))
+    log.tell(event("dropped", message_id="d", account=HOSTILE, reference=HOSTILE, **said))
+    world.tell(log)
+    for text in (
+        await page(world, "/"),
+        await page(world, "/deferred"),
+        await page(world, invoice_of(HOSTILE)),
+        await page(world, f"/deliveries/{name}"),
+        await page(world, "/search", q=HOSTILE[:12]),
+        await page(world, "/search", q=HOSTILE + "none"),
+    ):
+        assert "alert(1)" in text
+        assert "<script>alert" not in text
+        assert "<img" not in text
+        assert "onerror=alert(2)>" not in text
+        assert "\u202e" not in re.sub(r'="[^"]*"', "", text)
+        assert "49" not in re.sub(r"\d{2}:\d{2}:\d{2}|[\d-]{10}", "", re.sub(r"<[^>]+>", "", text))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/?status=lost",
+        "/?status=sent'--",
+        "/?from=yesterday",
+        "/?from=2026-13-01",
+        "/?from=20260101",
+        "/?from=2026-02-01&to=2026-01-01",
+        "/?cursor=x",
+        "/?cursor=WyJhIiwgMV0",
+        "/?cursor=WzEsMl0",
+        "/?cursor=" + "W" * 999,
+        "/?cursor=" + "A" * 2000,
+        "/?who=me",
+        "/?account=" + "a" * 1001,
+        "/?account=%00",
+        "/invoices",
+        "/invoices?reference=ann@example.net",
+        "/live?account=acme",
+        "/deferred?status=sent",
+        "/export.csv?cursor=x",
+    ],
+)
+async def test_a_malformed_question_is_refused_and_not_said_back(world: World, path: str) -> None:
+    text = await page(world, path, status=400)
+    assert "ann@example.net" not in text
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/nothing",
+        "/invoices/xyz",
+        "/deliveries/UP",
+        "/static/../pages.py",
+        "/static/%2e%2e%2fpages.py",
+        "/static/none.js",
+        invoice_of("none"),
+        "/deliveries/" + "a" * 26,
+    ],
+)
+async def test_what_is_not_there_is_not_found(world: World, path: str) -> None:
+    await page(world, path, status=404)
+
+
+async def test_a_body_that_is_too_large_or_no_form_is_refused(world: World) -> None:
+    await page(world, "/search", status=413, q="a" * (MAX_BODY_BYTES + 1))
+    answer = await world.client.post(
+        "/search", data=b"--x\r\nbroken", headers={"Content-Type": "multipart/form-data; boundary=x"}
+    )
+    assert answer.status == 415
+    answer = await world.client.post(
+        "/search", data=b"\xff\xfe=%ff&q=%00", headers={"Content-Type": "application/x-www-form-urlencoded"}
+    )
+    assert answer.status == 400
+    answer = await world.client.put("/search", data=b"x")
+    assert answer.status == 405
+
+
+async def test_sql_in_a_search_is_a_text_like_any_other(world: World) -> None:
+    world.tell(Log().tell(event("delivered")))
+    for text in (
+        "' OR 1=1 --",
+        "INV-1' UNION SELECT * FROM deliveries --",
+        "%",
+        "__",
+        "\\",
+        "'; DROP TABLE deliveries; --",
+    ):
+        if len(text) > 1:
+            assert "Nothing found" in await page(world, "/search", q=text)
+    assert "INV-1" in await page(world, "/search", q="inv-1")
+
+
+async def test_a_link_by_reference_leads_to_the_invoice(world: World) -> None:
+    answer = await world.client.get("/invoices", params={"reference": "INV-1"}, allow_redirects=False)
+    assert (answer.status, answer.headers["Location"]) == (303, invoice_of("INV-1"))
+
+
+async def test_no_address_is_in_any_link(world: World) -> None:
+    log = Log().tell(event("deferred"), event("sent", message_id="m2", reference="ann@example.net"))
+    world.tell(log)
+    for path in ("/", "/deferred", invoice_of("INV-1"), invoice_of("ann@example.net")):
+        text = await page(world, path)
+        links = re.findall(r'(?:href|action|src|hx-get|hx-post|sse-connect)="([^"]*)"', text)
+        assert len(links) > 5
+        assert not [link for link in links if "@" in link or "%40" in link]
+
+
+async def test_a_csv_file_has_the_rows_and_no_formula(world: World) -> None:
+    log = Log()
+    for number, text in enumerate(["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", " =1", "plain"]):
+        log.tell(
+            event("deferred", message_id=f"m{number}", reference=text, reason=text, recipient=f"{text}x@example.net")
+        )
+    world.tell(log)
+    answer = await world.client.get("/export.csv")
+    assert answer.headers["Content-Disposition"].startswith("attachment")
+    rows = list(csv.DictReader(io.StringIO((await answer.text()).removeprefix("\ufeff"))))
+    assert len(rows) == 7
+    assert not [cell for row in rows for cell in row.values() if cell[:1] in set("=+-@\t\r")]
+    assert {row["status"] for row in rows} == {"deferred"}
+    answer = await world.client.post("/export.csv", data={"q": "plain", "by": "reference"})
+    assert len(list(csv.DictReader(io.StringIO(await answer.text())))) == 1
+    assert (await world.client.post("/export.csv", data={"q": "plain"})).status == 400
+
+
+def test_a_cell_that_a_spreadsheet_would_calculate_becomes_text() -> None:
+    assert safe("=HYPERLINK(1)") == "'=HYPERLINK(1)"
+    assert safe("\u202e=1") == "'=1"
+    assert safe("INV-1") == "INV-1"
+    assert safe(None) == ""
+
+
+async def test_an_export_ends_at_its_limit(tmp_path: Path) -> None:
+    async with served(sqlite_url(tmp_path), HISTORY__EXPORT_ROWS="3") as world:
+        log = Log()
+        for number in range(5):
+            log.tell(event("delivered", message_id=f"m{number}"))
+        world.tell(log)
+        assert len((await (await world.client.get("/export.csv")).text()).splitlines()) == 4
+
+
+async def test_static_files_are_those_that_were_vendored(world: World) -> None:
+    listed = dict(
+        re.findall(
+            r"^\| `([^`]+)` \|.*\| `([0-9a-f]{64})` \|$",
+            resources.files("streams.history").joinpath("static/VENDORED.md").read_text(),
+            re.MULTILINE,
+        )
+    )
+    assert len(listed) == 2
+    for name, digest in listed.items():
+        answer = await world.client.get(f"/static/{name}")
+        assert hashlib.sha256(await answer.read()).hexdigest() == digest
+    text = await page(world, "/")
+    for link in re.findall(r'"(/static/[^"]+)"', text):
+        answer = await world.client.get(link)
+        assert answer.status == 200
+        assert "immutable" in answer.headers["Cache-Control"]
+
+
+async def test_what_comes_from_another_host_is_not_served(world: World) -> None:
+    for host in ("evil.example", "evil.example:19103", "127.0.0.1.evil.example", ""):
+        assert (await world.client.get("/", headers={"Host": host})).status == 421
+    for host in ("localhost:19103", "127.0.0.1", "[::1]:19103", "LOCALHOST"):
+        assert (await world.client.get("/", headers={"Host": host})).status == 200

@@ -1,0 +1,272 @@
+"""Records -> rows, on SQLite and on PostgreSQL: what is read again changes nothing, the newest change wins."""
+
+import random
+from collections import Counter
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from streams import codecs, topics
+from streams.domain.status import to_micros
+from streams.history import projection, schema
+from streams.history.access import Viewer
+from streams.history.database import Database, DatabaseError, TooSlowError
+from streams.history.projection import DAY, MovedError, Outcome, invoice_id
+from streams.history.queries import Filter, count, delivery, search
+from tests.history.support import NOW, Kept, Log, event
+from tests.history.world import model_of, rows_of
+
+ALL = Viewer(None)
+
+
+def rows(kept: Kept, table: sa.Table) -> list[Any]:
+    with kept.database.read() as connection:
+        return list(connection.execute(sa.select(table)))
+
+
+def test_the_migrations_make_the_tables_that_the_code_knows(kept: Kept) -> None:
+    with kept.database.write() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []
+        connection.exec_driver_sql("ALTER TABLE alerts ADD COLUMN more TEXT")
+        assert compare_metadata(MigrationContext.configure(connection), schema.metadata) != []
+
+
+def test_a_database_of_a_newer_version_is_refused(kept: Kept, url: str) -> None:
+    with kept.database.write() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    kept.database.close()
+    with pytest.raises(DatabaseError, match="newer version"):
+        Database(url).open()
+
+
+def test_one_process_writes(kept: Kept, url: str) -> None:
+    assert kept.database
+    with pytest.raises(DatabaseError, match="stop that one first"):
+        Database(url).open()
+
+
+def test_a_reader_cannot_write(kept: Kept) -> None:
+    with pytest.raises(sa.exc.DBAPIError), kept.database.read() as connection:
+        connection.execute(sa.delete(schema.offsets))
+
+
+def test_a_question_that_takes_too_long_is_given_up(url: str) -> None:
+    database = Database(url, query_timeout_s=0.2)
+    database.open()
+    endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
+    with pytest.raises(TooSlowError), database.read() as connection:
+        connection.exec_driver_sql(endless)
+    with database.read() as connection:  # and the connection is as good as before
+        assert connection.scalar(sa.select(sa.func.count()).select_from(schema.offsets)) == 0
+    database.close()
+
+
+def test_what_is_read_again_changes_nothing(kept: Kept) -> None:
+    log = Log().tell(event("sent"), event("deferred", at=10), event("delivered", at=90), event("open", at=99))
+    batch = log.take()
+    kept.apply(batch)
+    before = {table.name: rows(kept, table) for table in schema.metadata.sorted_tables}
+    with kept.database.write() as connection:
+        connection.execute(sa.delete(schema.offsets))
+    again = projection.apply(kept.database, batch, {})
+    assert {table.name: rows(kept, table) for table in schema.metadata.sorted_tables} == before
+    assert again.outcomes[topics.STATUS_CHANGED, Outcome.KNOWN] == 4
+    assert again.outcomes[topics.EVENTS, Outcome.KNOWN] == 4
+
+
+def test_an_older_change_does_not_win(kept: Kept) -> None:
+    log = Log().tell(event("sent"), event("delivered", at=10))
+    batch = log.take()
+    changes = batch[topics.STATUS_CHANGED, 0]
+    kept.apply({(topics.STATUS_CHANGED, 0): [(0, changes[1][1]), (1, changes[0][1])]})
+    (row,) = rows(kept, schema.deliveries)
+    assert (row.status, row.revision) == ("delivered", 2)
+    assert len(rows(kept, schema.changes)) == 2
+
+
+def test_a_delivery_that_begins_anew_replaces_the_old_one_although_its_revision_is_smaller(kept: Kept) -> None:
+    kept.apply(Log().tell(event("sent"), event("delivered", at=10), event("open", at=20)).take())
+    later = Log().tell(event("bounce", start=NOW + timedelta(days=100)))
+    kept.apply(
+        {partition: [(offset + 100, value) for offset, value in found] for partition, found in later.take().items()}
+    )
+    (row,) = rows(kept, schema.deliveries)
+    assert (row.status, row.revision) == ("bounced", 1)
+    with kept.database.read() as connection:
+        assert count(connection, ALL, Filter()) == dict.fromkeys(
+            ("sent", "delivered", "opened", "bounced", "deferred", "dropped"), 0
+        ) | {"bounced": 1}
+        item = delivery(connection, ALL, row.delivery_id)
+    assert item is not None
+    assert [change.revision for entry in item.entries or () for change in entry.changes] == [1]
+
+
+def test_a_change_within_a_deferral_keeps_its_episode(kept: Kept) -> None:
+    log = Log().tell(event("sent"), event("deferred", at=10))
+    kept.apply(log.take())
+    kept.apply(log.tell(event("complaint", at=11), event("unsubscribe", at=12)).take())
+    (row,) = rows(kept, schema.deliveries)
+    opened = [each for each in rows(kept, schema.changes) if each.status == "deferred"]
+    if row.status == "deferred":
+        assert row.episode == min(each.revision for each in opened)
+
+
+def test_a_reference_that_came_after_the_last_change_is_found(kept: Kept) -> None:
+    log = Log().tell(event("delivered", reference=None))
+    kept.apply(log.take())
+    kept.apply(log.tell(event("sent", at=-5, received=50, reference="INV-77")).take())
+    with kept.database.read() as connection:
+        (item,) = search(connection, ALL, Filter(), reference="inv-77", size=5).items
+    assert item.reference == "INV-77"
+    assert item.invoice_id == invoice_id("INV-77")
+    kept.apply(log.tell(event("open", at=60, reference=None)).take())
+    assert rows(kept, schema.deliveries)[0].reference == "INV-77"
+
+
+def test_a_reference_that_came_before_the_first_change_is_found(kept: Kept) -> None:
+    batch = Log().tell(event("delivered", reference="INV-78")).take()
+    status = codecs.decode(batch[topics.STATUS_CHANGED, 0][0][1] or b"") | {"reference": None}
+    kept.apply({(topics.EVENTS, 0): batch[topics.EVENTS, 0]})
+    kept.apply({(topics.STATUS_CHANGED, 0): [(9, codecs.encode(status))]})
+    assert rows(kept, schema.deliveries)[0].reference == "INV-78"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        b"",
+        b"null",
+        b"[]",
+        b"{",
+        b"\xff",
+        b"{}",
+        b'{"delivery_id": 5, "revision": 1}',
+        b'{"delivery_id": "' + b"a" * 300 + b'", "revision": 1}',
+        b'{"delivery_id": "a", "event_id": "", "id": "a", "level": "raised"}',
+    ],
+)
+def test_what_cannot_be_understood_is_counted_and_in_nobodys_way(kept: Kept, value: bytes | None) -> None:
+    log = Log()
+    for topic in projection.TOPICS:
+        log.add(topic, value)
+    log.tell(event("sent"))
+    applied = kept.apply(log.take())
+    assert {topic: applied.outcomes[topic, Outcome.MALFORMED] for topic in projection.TOPICS} == dict.fromkeys(
+        projection.TOPICS, 1
+    )
+    assert len(rows(kept, schema.deliveries)) == 1
+
+
+def test_numbers_and_texts_beyond_what_a_database_holds_are_no_crash(kept: Kept) -> None:
+    batch = Log().tell(event("sent")).take()
+    good = codecs.decode(batch[topics.STATUS_CHANGED, 0][0][1] or b"")
+    log = Log()
+    log.add(topics.STATUS_CHANGED, codecs.encode(good | {"revision": 2**63}))
+    log.add(topics.STATUS_CHANGED, codecs.encode(good | {"revision": -1}))
+    log.add(topics.STATUS_CHANGED, codecs.encode(good | {"reference": "ä\x00" * 500, "recipient": "ü\x00" * 500}))
+    log.add(topics.EVENTS, codecs.decode(batch[topics.EVENTS, 0][0][1] or b"") and batch[topics.EVENTS, 0][0][1])
+    log.tell(event("open", at=5, event_id="é" * 1000), event("open", at=5, event_id="é" * 999))
+    applied = kept.apply(log.take())
+    assert applied.outcomes[topics.STATUS_CHANGED, Outcome.MALFORMED] == 2
+    assert len(rows(kept, schema.events)) == 3
+
+
+def test_two_processes_that_write_to_one_database_notice(kept: Kept) -> None:
+    log = Log().tell(event("sent"))
+    first = log.take()
+    stale = dict(kept.positions)
+    kept.apply(first)
+    with pytest.raises(MovedError):
+        projection.apply(kept.database, first, stale)
+    second = log.tell(event("delivered", at=5)).take()
+    kept.apply(second)
+    with pytest.raises(MovedError):
+        projection.apply(kept.database, second, dict.fromkeys(second, 1))
+
+
+def test_what_had_no_news_for_long_is_forgotten_with_all_that_belongs_to_it(kept: Kept) -> None:
+    old, new = Log(), Log()
+    old.tell(event("sent", start=NOW - timedelta(days=500)), event("deferred", at=5, start=NOW - timedelta(days=500)))
+    old.alert(next(iter(old.known)), "raised")
+    new.tell(event("sent", message_id="m2"))
+    kept.apply(old.take())
+    kept.apply(
+        {partition: [(offset + 99, value) for offset, value in found] for partition, found in new.take().items()}
+    )
+    assert projection.forget(kept.database, to_micros(NOW) - 400 * DAY) == 1
+    assert projection.forget(kept.database, to_micros(NOW) - 400 * DAY) == 0
+    assert [row.record for row in rows(kept, schema.alerts)] == []
+    assert {
+        row.delivery_id for table in (schema.deliveries, schema.events, schema.changes) for row in rows(kept, table)
+    } == {next(iter(new.known))}
+    with kept.database.read() as connection:
+        assert sum(count(connection, ALL, Filter()).values()) == 1
+
+
+def test_an_event_that_came_after_its_delivery_was_forgotten_is_forgotten_in_its_turn(kept: Kept) -> None:
+    log = Log().tell(*(event("sent", message_id=f"m{number}") for number in range(10)))
+    log.add(
+        topics.EVENTS,
+        codecs.encode({"delivery_id": "a", "event_id": "e", "type": "open", "received_at": "2020-01-01T00:00:00Z"}),
+    )
+    log.add(topics.EVENTS, codecs.encode({"delivery_id": "z", "event_id": "e", "type": "open", "received_at": NOW}))
+    kept.apply(log.take())
+    place: str | None = ""
+    looks = 0
+    while place is not None:
+        place = projection.forget_strays(kept.database, place, to_micros(NOW) - 400 * DAY, most=3)
+        looks += 1
+    assert looks == 5
+    assert {row.delivery_id for row in rows(kept, schema.events)} == {*log.known, "z"}
+
+
+def test_counts_are_those_of_the_rows_whatever_the_batches(kept: Kept) -> None:
+    chance = random.Random(7)
+    log = Log()
+    for number in range(300):
+        log.tell(
+            event(
+                chance.choice(["sent", "deferred", "delivered", "bounce", "open", "dropped"]),
+                at=chance.randrange(400_000),
+                message_id=f"m{chance.randrange(60)}",
+                account=chance.choice(["acme", "other"]),
+                event_id=f"e{number}",
+            )
+        )
+        if chance.random() < 0.2:
+            kept.apply(log.take())
+    if log.rows:
+        kept.apply(log.take())
+    counted = Counter(
+        (row.first_received_at // DAY, row.account, row.provider, row.status) for row in rows(kept, schema.deliveries)
+    )
+    assert {tuple(row)[:4]: row.deliveries for row in rows(kept, schema.counts)} == counted
+    assert len(rows(kept, schema.counts)) > 10
+
+
+def test_the_rows_are_those_of_the_model(kept: Kept) -> None:
+    chance = random.Random(11)
+    log = Log()
+    everything: dict[str, list[bytes | None]] = {topic: [] for topic in projection.TOPICS}
+    for number in range(400):
+        log.tell(
+            event(
+                chance.choice(["sent", "deferred", "delivered", "bounce", "open", "dropped", "machine_open"]),
+                at=chance.randrange(9000),
+                message_id=f"m{chance.randrange(50)}",
+                reference=chance.choice([None, "INV-5"]),
+                event_id=f"e{number % 350}",
+            )
+        )
+        if chance.random() < 0.1:
+            batch = log.take()
+            for (topic, _), found in batch.items():
+                everything[topic] += [value for _, value in found]
+            kept.apply(batch)
+    with kept.database.read() as connection:
+        assert rows_of(connection) == model_of(everything)

@@ -1,0 +1,135 @@
+"""What happened, in order: pure, so tried with whatever hypothesis thinks of."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.domain.status import SKEW, to_micros
+from streams.history.timeline import Change, attempts_of, last_deferral, open_alert, timeline
+from streams.history.words import duration, harmless, relative
+
+START = datetime(2026, 11, 1, tzinfo=UTC)
+seconds = st.integers(0, 3600)
+
+
+def record(name: str, occurred: int | None, received: int, type_: str = "open") -> dict[str, Any]:
+
+    def at(number: int) -> str:
+        return (START + timedelta(seconds=number)).isoformat()
+
+    return {
+        "event_id": name,
+        "type": type_,
+        "occurred_at": None if occurred is None else at(occurred),
+        "received_at": at(received),
+    }
+
+
+events = st.lists(st.tuples(st.none() | seconds, seconds), max_size=12).map(
+    lambda times: [record(f"e{number}", *each) for number, each in enumerate(times)]
+)
+
+
+@given(events, st.randoms(use_true_random=False))
+def test_the_order_in_which_events_are_read_does_not_matter(found: list[dict[str, Any]], chance: Any) -> None:
+    shuffled = list(found)
+    chance.shuffle(shuffled)
+    assert timeline(found, [], []) == timeline(shuffled, [], [])
+
+
+@given(events)
+def test_every_event_is_there_once_in_the_order_of_its_time(found: list[dict[str, Any]]) -> None:
+    entries = timeline(found, [], [])
+    assert sorted(entry.event["event_id"] for entry in entries if entry.event) == sorted(
+        each["event_id"] for each in found
+    )
+    assert [entry.at for entry in entries] == sorted(entry.at for entry in entries)
+
+
+@given(events)
+def test_late_is_exactly_what_something_later_was_known_before(found: list[dict[str, Any]]) -> None:
+    entries = timeline(found, [], [])
+    for one in entries:
+        assert one.event is not None
+        known = one.event["occurred_at"] is not None
+        before = [
+            other
+            for other in entries
+            if other.event is not None
+            and other.event["occurred_at"] is not None
+            and (other.received_at, other.event["event_id"]) < (one.received_at, one.event["event_id"])
+            and other.at > one.at + SKEW
+            and believed(other.event)
+        ]
+        assert one.late is (known and believed(one.event) and bool(before))
+
+
+def believed(event: Mapping[str, Any]) -> bool:
+    ahead = datetime.fromisoformat(event["occurred_at"]) - datetime.fromisoformat(event["received_at"])
+    return ahead <= timedelta(minutes=5)
+
+
+def test_a_change_is_shown_with_the_event_that_made_it_or_else_by_itself() -> None:
+    kept = Change(revision=1, status="sent", bounce_kind=None, received_at=1, occurred_at=None, cause_event_id="e0")
+    gone = Change(
+        revision=2, status="delivered", bounce_kind=None, received_at=2, occurred_at=None, cause_event_id="gone"
+    )
+    entries = timeline([record("e0", 0, 1, "sent")], [gone, kept], [])
+    assert [(entry.event is not None, [change.revision for change in entry.changes]) for entry in entries] == [
+        (False, [2]),
+        (True, [1]),
+    ]
+
+
+def alert(level: str, episode: int = 2, first: int = 0) -> dict[str, Any]:
+    return {"level": level, "episode": episode, "first_received_at": (START + timedelta(seconds=first)).isoformat()}
+
+
+def test_the_alert_that_counts_is_the_highest_of_the_deferral_that_goes_on() -> None:
+    known = {"status": "deferred", "first_received_at": to_micros(START), "episode": 2}
+    assert open_alert([], **known) is None  # type: ignore[arg-type]
+    assert open_alert([alert("escalated"), alert("raised")], **known)["level"] == "escalated"  # type: ignore[arg-type, index]
+    assert open_alert([alert("raised"), alert("resolved")], **known) is None  # type: ignore[arg-type]
+    assert open_alert([alert("raised", episode=1)], **known) is None  # type: ignore[arg-type]
+    assert open_alert([alert("raised", first=5)], **known) is None  # type: ignore[arg-type]
+    assert open_alert([alert("raised"), alert("unheard-of")], **known)["level"] == "raised"  # type: ignore[arg-type, index]
+    assert open_alert([alert("raised")], **(known | {"status": "delivered"})) is None  # type: ignore[arg-type]
+    assert open_alert([alert("raised", episode=7)], **(known | {"episode": None})) is not None  # type: ignore[arg-type]
+
+
+def test_attempts_are_what_was_said_or_more_if_the_events_know_of_more() -> None:
+    told = [record("a", 0, 1, "deferred") | {"attempt": 5}, record("b", 9, 9, "deferred"), record("c", 3, 3)]
+    assert attempts_of([], 2) == 2
+    assert attempts_of(told, 2) == 5
+    assert attempts_of(told, 9) == 9
+    newest = last_deferral(told)
+    assert newest is not None
+    assert newest["event_id"] == "b"
+    assert last_deferral([record("c", 3, 3)]) is None
+
+
+def test_times_are_said_as_people_say_them() -> None:
+    now = START + timedelta(days=3)
+
+    def at(ago: int) -> int:
+        return to_micros(now - timedelta(seconds=ago))
+
+    assert [relative(at(ago), now) for ago in (0, 30, 61, 7200, 86400 * 3, -7200)] == [
+        "just now",
+        "30 seconds ago",
+        "1 minute ago",
+        "2 hours ago",
+        "3 days ago",
+        "in 2 hours",
+    ]
+    assert duration(0) == "no time"
+
+
+@given(st.text())
+def test_what_is_shown_of_a_text_is_one_line_that_nobody_can_reorder(text: str) -> None:
+    shown = harmless(text)
+    assert not set(shown) & set("\n\r\t\x00\x1b\u202e\u2066\u200b\ufeff")
+    assert harmless(shown) == shown
