@@ -1,1 +1,4 @@
-"""Benchmarks: real broker, real worker process, exactly-once on, the full product logic."""
+"""Benchmarks: real broker, real processes, equal work, and outputs that are compared before a figure counts.
+
+``python -m bench --help`` names the parts; ``docs/performance.md`` says how to read them.
+"""

@@ -1,191 +1,146 @@
-"""``make bench``: how many events a second one worker turns into truth.
+"""``make bench``: how fast it is here, beside the field, with exactly-once on and outputs compared.
 
-Two figures, each from a topic filled beforehand, so that the sender costs the
-worker nothing:
-
-- ``status_events_per_s``: ``mail.events`` -> status-changed, status, changelog, store (the stage ``track`` alone);
-- ``end_to_end_events_per_s``: SendGrid bodies of ten events on ``mail.raw.sendgrid`` -> the same (both stages).
-
-Each with ``..._cpu_us_per_event``, the worker's own processor time, which does not
-depend on what else the machine does. With ``--ingress`` also what the ingress takes.
-
-The clock runs from the first committed batch to the last. Broker and worker
-share this machine: read the figures as ratios.
+One run, one broker, every contestant a process of its own; medians of interleaved
+rounds. ``figure=value`` lines at the end are for programs. ``docs/performance.md``
+says what each figure means.
 """
 
 import argparse
-import asyncio
-import os
-import platform
-import subprocess
+import logging
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import psutil
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import GroupCoordinatorNotAvailableError
-from aiokafka.structs import TopicPartition
+import uvloop
 
-from bench import ingress
-from bench.traffic import bodies_of
+from bench import pages, suite
+from bench.figures import Figures, table
+from bench.ground import Ground
+from bench.racing import QUIX_PYTHON, ContestantError
+from deploy.local import LocalError
 from deploy.local.broker import Broker
-from streams import records, topics
-from streams.kafka.partitioner import partition_of
-from streams.providers import PROVIDERS, WebhookRequest
-from streams.settings import Settings, load
 
 PARTITIONS = 4
-EVENTS_PER_BODY = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One measured number."""
-
-    name: str
-    value: float
+BROKER_HEAP_MIB = 1024
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark and print ``figure=value`` lines."""
+    """Measure what is asked for, and print it."""
+    chosen = _parser().parse_args(arguments)
+    parts = _parts(chosen)
+    if not parts:
+        return _write_docs()
+    if not QUIX_PYTHON.exists() and {"thin", "product"} & set(parts):
+        print(f"Quix Streams is not installed in {QUIX_PYTHON.parent.parent}: run make bench", file=sys.stderr)
+        return 2
+    plan = suite.FAST if chosen.fast else suite.FULL
+    plan = replace(plan, streams_threads=chosen.streams_threads)
+    if chosen.rounds:
+        plan = replace(plan, rounds=chosen.rounds)
+    if chosen.events:
+        plan = replace(plan, events=chosen.events)
+    if chosen.compression:
+        plan = replace(plan, compression=chosen.compression)
+    if chosen.deliveries:
+        plan = replace(plan, deliveries=chosen.deliveries)
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it tells of each leader that is a moment late
+    try:
+        failed = uvloop.run(_measure(parts, plan, fast=chosen.fast))
+    except LocalError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+        return 1
+    return _write_docs() if chosen.write_docs else 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="make bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="python -m bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--events", type=int, default=300_000, help="events of each figure (default 300,000)")
-    parser.add_argument("--rounds", type=int, default=1, help="rounds; the median counts (default 1)")
+    told = "\n".join(f"  {name:14} {_summary(name)}" for name in suite.PARTS)
+    parser.add_argument("--fast", action="store_true", help="less, coarser, within 3 minutes")
+    parser.add_argument(
+        "--only", metavar="PART,...", help=f"instead of {', '.join(suite.ALWAYS)}; there are\n{told}", default=""
+    )
     parser.add_argument("--ingress", action="store_true", help="measure the ingress too")
-    chosen = parser.parse_args(arguments)
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {chosen.events} events")
-    measured: dict[str, list[float]] = {}
-    for number in range(chosen.rounds):
-        for name, source in (("status", "events"), ("end_to_end", "raw")):
-            rate, cpu_us = asyncio.run(_measure(source, chosen.events, seed=number))
-            print(f"  round {number + 1}: {name} {rate:,.0f} events/s, {cpu_us:.1f} us each", flush=True)
-            measured.setdefault(f"{name}_events_per_s", []).append(rate)
-            measured.setdefault(f"{name}_cpu_us_per_event", []).append(cpu_us)
-    if chosen.ingress:
-        for name, value in ingress.measure().items():
-            measured[name] = [value]
-    for name, values in measured.items():
-        print(f"{name}={sorted(values)[len(values) // 2]:.4g}")
-    return 0
-
-
-async def _measure(source: str, count: int, *, seed: int) -> tuple[float, float]:
-    """Return events a second, and the worker's microseconds of processor time for each."""
-    with tempfile.TemporaryDirectory(prefix="mailstreams-bench-") as folder, Broker(Path(folder) / "kafka") as broker:
-        settings, environment = _settings(broker, Path(folder))
-        await topics.create(settings)
-        print(f"  filling the {source} topic", flush=True)
-        if source == "raw":
-            source_topics = [topics.raw_topic("sendgrid"), topics.EVENTS]
-            await _fill_raw(broker, count, seed)
-        else:
-            source_topics = [topics.EVENTS]
-            await _fill_events(broker, count, seed)
-        with (Path(folder) / "worker.log").open("wb") as log:
-            worker = subprocess.Popen(  # noqa: ASYNC220 - nothing else runs in this loop
-                [sys.executable, "-m", "streams", "worker"], env={**os.environ, **environment}, stdout=log, stderr=log
-            )
-        try:
-            began = _cpu_s(worker.pid)
-            elapsed = await _time_from_first_to_last(
-                broker, settings, source_topics, worker, Path(folder) / "worker.log"
-            )
-            return count / elapsed, (_cpu_s(worker.pid) - began) / count * 1e6
-        finally:
-            worker.terminate()
-            worker.wait(60)
-
-
-def _cpu_s(pid: int) -> float:
-    times = psutil.Process(pid).cpu_times()
-    return float(times.user + times.system)
-
-
-def _settings(broker: Broker, folder: Path) -> tuple[Settings, dict[str, str]]:
-    environment = {
-        "MAILSTREAMS_KAFKA__BOOTSTRAP_SERVERS": broker.bootstrap,
-        "MAILSTREAMS_TOPICS__PARTITIONS": str(PARTITIONS),
-        "MAILSTREAMS_WORKER__DATADIR": str(folder / "data"),
-        "MAILSTREAMS_WEB__PORT": "0",
-        "MAILSTREAMS_WORKER__LOG_LEVEL": "warning",
-    }
-    return load(environment=environment), environment
-
-
-async def _fill_raw(broker: Broker, count: int, seed: int) -> None:
-    headers = records.encode_raw_headers(
-        provider="sendgrid",
-        account="acme",
-        received_at=datetime.now(UTC),
-        content_type="application/json",
-        url="https://hooks.example.net/webhooks/sendgrid/acme",
-        verified=False,
-        key_id=None,
-        http_headers={},
+    parser.add_argument("--history", action="store_true", help="measure the Sending History too")
+    parser.add_argument("--scale", action="store_true", help="measure several workers and many partitions too")
+    parser.add_argument("--long", action="store_true", help="keep ten million deliveries too")
+    parser.add_argument("--rounds", type=int, metavar="N", help="3, or 1 with --fast")
+    parser.add_argument("--events", type=int, metavar="N", help="300,000, or 60,000 with --fast")
+    parser.add_argument("--deliveries", type=int, metavar="N", help="kept for the restart: 1,000,000, or 60,000")
+    parser.add_argument("--streams-threads", type=int, default=1, metavar="N", help="of Kafka Streams (its default: 1)")
+    parser.add_argument("--compression", metavar="NAME", help="of everybody's records; the product's default")
+    parser.add_argument(
+        "--write-docs", action="store_true", help="put the last full figures into docs/; alone it measures nothing"
     )
-    bodies = bodies_of(seed, count // EVENTS_PER_BODY, EVENTS_PER_BODY)
-    rows = [(number % PARTITIONS, None, body, headers) for number, body in enumerate(bodies)]
-    await _send(broker, topics.raw_topic("sendgrid"), rows)
+    return parser
 
 
-async def _fill_events(broker: Broker, count: int, seed: int) -> None:
-    normalise = PROVIDERS["sendgrid"].normalise
-    rows: list[tuple[int, bytes | None, bytes, Any]] = []
-    for body in bodies_of(seed, count // EVENTS_PER_BODY, EVENTS_PER_BODY):
-        request = WebhookRequest(body, {}, "https://hooks.example.net/", "acme", datetime.now(UTC))
-        for event in normalise(request):
-            key = event.delivery_id.encode()
-            rows.append((partition_of(key, PARTITIONS), key, records.encode_event(event, "bench"), []))
-    await _send(broker, topics.EVENTS, rows)
+def _summary(part: str) -> str:
+    return (suite.PARTS[part].__doc__ or "").splitlines()[0]
 
 
-async def _send(broker: Broker, topic: str, rows: Sequence[tuple[int, bytes | None, bytes, Any]]) -> None:
-    async with AIOKafkaProducer(
-        bootstrap_servers=broker.bootstrap, enable_idempotence=True, max_batch_size=900 << 10, linger_ms=20
-    ) as producer:
-        last: asyncio.Future[Any] | None = None
-        for partition, key, value, headers in rows:
-            last = await producer.send(topic, value, key, partition, headers=headers)
-        await producer.flush()
-        if last is not None:
-            await last
+def _parts(chosen: argparse.Namespace) -> list[str]:
+    """Return what to measure, in the order of the suite."""
+    extra = {name for name in ("ingress", "history", "scale", "long") if getattr(chosen, name)}
+    named = {name for name in chosen.only.split(",") if name}
+    unknown = named - suite.PARTS.keys()
+    if unknown:
+        message = f"no part {', '.join(sorted(unknown))}; there are {', '.join(suite.PARTS)}"
+        raise SystemExit(message)
+    if not named and not (chosen.write_docs and not extra):
+        named = set(suite.ALWAYS)
+    return [name for name in suite.PARTS if name in named | extra]
 
 
-async def _time_from_first_to_last(
-    broker: Broker, settings: Settings, source_topics: Sequence[str], worker: "subprocess.Popen[bytes]", log: Path
-) -> float:
-    admin = AIOKafkaAdminClient(bootstrap_servers=broker.bootstrap)
-    await admin.start()
-    began = None
-    async with AIOKafkaConsumer(bootstrap_servers=broker.bootstrap) as consumer:
-        tps = [TopicPartition(topic, p) for topic in source_topics for p in range(settings.topics.partitions)]
-        while True:
-            if worker.poll() is not None:
-                message = f"the worker ended with {worker.returncode}: see {log}"
-                raise SystemExit(message)
-            # upstream first: its commit comes after its output is written
+async def _measure(parts: Sequence[str], plan: suite.Plan, *, fast: bool) -> list[str]:
+    """Measure these parts, print their figures, and return those that failed: their figures are not kept."""
+    began = time.monotonic()
+    machine = pages.machine()
+    print(f"{machine}; load average {pages.load():.1f}", flush=True)
+    if pages.busy():
+        print("this machine is busy with something else: read the figures as ratios, if at all", flush=True)
+
+    def tell(text: str) -> None:
+        print(f"  {time.monotonic() - began:5.0f} s  {text}", flush=True)
+
+    figures = Figures()
+    failed: list[str] = []
+    with (
+        tempfile.TemporaryDirectory(prefix="mailstreams-bench-") as folder,
+        Broker(Path(folder) / "kafka", heap_mib=BROKER_HEAP_MIB) as broker,
+    ):
+        ground = Ground(broker, Path(folder), PARTITIONS, plan.compression)
+        for name in parts:
+            print(f"{name}: {_summary(name)}", flush=True)
+            load, before = pages.load(), set(figures.rounds)
             try:
-                committed = await admin.list_consumer_group_offsets(settings.worker.app_id, partitions=tps)
-            except GroupCoordinatorNotAvailableError:  # a new cluster has none before its first member
-                await asyncio.sleep(0.05)
+                await suite.PARTS[name](suite.Run(ground, plan, figures, tell))
+            except (ContestantError, ValueError) as error:  # the others are measured all the same
+                print(f"error: {name}: {error}", file=sys.stderr, flush=True)
+                failed.append(name)
                 continue
-            ends = await consumer.end_offsets(tps)
-            positions = {tp: at.offset for tp, at in committed.items()}
-            if began is None and any(position > 0 for position in positions.values()):
-                began = time.monotonic()
-            if all(positions.get(tp, 0) >= ends[tp] for tp in tps):
-                await admin.close()
-                return time.monotonic() - (began or time.monotonic())
-            await asyncio.sleep(0.05)
+            new = [each for each in figures.all() if each.name not in before]
+            pages.Measured.now(name, machine, load, fast=fast, events=plan.events, figures=new).keep()
+    print()
+    for row in table(figures.all()):
+        print(row)
+    print()
+    for figure in figures.all():
+        print(figure.line)
+    return failed
+
+
+def _write_docs() -> int:
+    written = pages.write()
+    print("\n".join(f"wrote {path}" for path in written) or "no full run is kept in var/bench: nothing written")
+    return 0 if written else 1
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections.abc import Iterator
 
 from streams import codecs
 
@@ -10,25 +11,27 @@ EVENTS_PER_DELIVERY = 3
 REPEATED = 0.05
 
 
-def bodies_of(seed: int, count: int, per_body: int) -> list[bytes]:
-    """Return ``count`` bodies of ``per_body`` events."""
+def events_of(seed: int, count: int) -> Iterator[dict[str, object]]:
+    """Yield ``count`` events of a third as many deliveries; one in twenty is a repetition of a recent one."""
     chance = random.Random(seed)
     now = int(time.time())
-    deliveries = max(count * per_body // EVENTS_PER_DELIVERY, 1)
-    made: list[bytes] = []
+    deliveries = max(count // EVENTS_PER_DELIVERY, 1)
     recent: list[dict[str, object]] = []
-    for body in range(count):
-        events = []
-        for position in range(per_body):
-            if recent and chance.random() < REPEATED:
-                events.append(chance.choice(recent))
-                continue
-            event = _event(chance, now, chance.randrange(deliveries), f"{seed}-{body}-{position}")
-            events.append(event)
-            recent.append(event)
-        del recent[:-100]
-        made.append(codecs.encode(events))
-    return made
+    for number in range(count):
+        if recent and chance.random() < REPEATED:
+            yield chance.choice(recent)
+            continue
+        event = _event(chance, now, chance.randrange(deliveries), f"{seed}-{number}")
+        recent.append(event)
+        if len(recent) > 200:  # noqa: PLR2004 - trimmed now and then
+            del recent[:-100]
+        yield event
+
+
+def bodies_of(seed: int, count: int, per_body: int) -> list[bytes]:
+    """Return ``count`` bodies of ``per_body`` events."""
+    events = events_of(seed, count * per_body)
+    return [codecs.encode([next(events) for _ in range(per_body)]) for _ in range(count)]
 
 
 def _event(chance: random.Random, now: int, number: int, event_id: str) -> dict[str, object]:

@@ -1,0 +1,47 @@
+"""The product job: what ``streams.agents.track`` does to an event, with the same pure functions and codecs.
+
+Without what belongs to the contestant: our own reads and writes differently, and
+counts metrics too. A test holds this fold to ``track.Track``, output for output.
+"""
+
+from bench import jobs
+from bench.jobs import Job
+from streams import records
+from streams.domain import objective, status
+from streams.domain.events import EventType
+from streams.domain.status import Delivery, Folded, Kind, Outcome, Status
+
+WARN_AFTER_US = 3_600_000_000
+OBJECTIVE_US = 300_000_000
+
+
+def fold(row: bytes | None, key: bytes, value: bytes) -> jobs.Folded:
+    """Fold one record of ``mail.events``."""
+    event = records.decode_event(value)
+    before = None if row is None else records.decode_row(row)
+    folded = status.fold(before, event, delivery_id=key.decode("ascii"))
+    after = folded.delivery
+    if after is None or after is before:
+        return None, []
+    objective.judge(after, OBJECTIVE_US)
+    told: list[tuple[str, bytes]] = []
+    if folded.changed or folded.shown:
+        shown = records.encode_status(after, support_contact=None, warn_after_us=WARN_AFTER_US)
+        if folded.changed:
+            told.append(("status-changed", shown))
+        told.append(("status", shown))
+    if Kind.DEFERRED in after.facts and _concerns_monitor(before, folded, event.type):
+        attempt = event.type is EventType.DEFERRED and folded.outcome is Outcome.APPLIED
+        told.append(("deferrals", records.encode_deferral(after, attempt=attempt)))
+    return records.encode_row(after), told
+
+
+def _concerns_monitor(before: Delivery | None, folded: Folded, type_: EventType) -> bool:
+    if type_ is EventType.DEFERRED:
+        return folded.outcome is Outcome.APPLIED
+    assert folded.delivery is not None
+    was_or_is = folded.delivery.status is Status.DEFERRED or (before is not None and before.status is Status.DEFERRED)
+    return was_or_is and (folded.changed or folded.shown)
+
+
+JOB = Job("product", ("status-changed", "status", "deferrals"), fold)
