@@ -9,6 +9,7 @@ Read in the order of the data's way:
 5. ``kafka``      what makes Faust fast and exactly-once: transport, lanes, transactions, restore, store
 6. ``agents``     one stage, one agent, one file: ``normalise``, ``track``
 7. ``app``        the composition root; ``web`` health and metrics; ``cli`` the command line
+8. ``history``    a subscriber of the public topics: the pages where the sender looks
 """
 
 __version__ = "0.1.0"

@@ -56,6 +56,7 @@ class Metrics:
     rebalances: Counter
     store_rebuilds: Counter
     restored_rows: Counter
+    restore_remaining: Gauge
     restoring: Gauge
     skipped_offsets: Counter
     last_commit_timestamp: Gauge
@@ -190,6 +191,11 @@ class Metrics:
                 "mailstreams_store_rebuilds", "Stores moved aside as corrupt and rebuilt", registry=registry
             ),
             restored_rows=Counter("mailstreams_restored_rows", "Changelog rows read at assignments", registry=registry),
+            restore_remaining=Gauge(
+                "mailstreams_restore_remaining_offsets",
+                "Changelog offsets still to be read before this worker goes on",
+                registry=registry,
+            ),
             restoring=Gauge("mailstreams_restoring", "1 while stores are brought up to date", registry=registry),
             skipped_offsets=Counter(
                 "mailstreams_skipped_offsets",

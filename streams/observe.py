@@ -111,6 +111,10 @@ class Observer:
         """Count changelog rows read."""
         self.metrics.restored_rows.inc(rows)
 
+    def remaining(self, offsets: int) -> None:
+        """Show how much of the changelogs is still to be read."""
+        self.metrics.restore_remaining.set(offsets)
+
     def skipped(self, tp: TP, offsets: int) -> None:
         """Count source records that retention deleted before they were read."""
         self.metrics.skipped_offsets.labels(tp.topic).inc(offsets)
@@ -119,6 +123,7 @@ class Observer:
         """Count an assignment; what stood before is told again by its new lane."""
         self.metrics.rebalances.inc()
         self.metrics.partitions_owned.set(tps)
+        self.metrics.restore_remaining.set(0)  # of a restore that was given up
         self.stopped_partitions.clear()
         self.metrics.partitions_stopped.clear()
         self.metrics.lag.clear()

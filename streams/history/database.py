@@ -66,9 +66,13 @@ class Database:
         self._lock_file: IO[str] | None = None
         self._lock_connection: sa.Connection | None = None
         try:
-            self._writer = sa.create_engine(parsed, pool_size=1, max_overflow=0)
+            self._writer = sa.create_engine(parsed, pool_size=1, max_overflow=0, hide_parameters=True)
             self._readers = sa.create_engine(
-                parsed, pool_size=READERS + 1, max_overflow=0, pool_pre_ping=not self.is_sqlite
+                parsed,
+                pool_size=READERS + 1,  # one more holds PostgreSQL's lock
+                max_overflow=0,
+                pool_pre_ping=not self.is_sqlite,
+                hide_parameters=True,  # they are addresses, and errors get into logs
             )
         except ModuleNotFoundError:
             message = "PostgreSQL's driver is missing; install it: pip install 'mailstreams[postgresql]'"

@@ -1,8 +1,8 @@
 """What pages, interface and export have in common: limits, headers, errors, parameters.
 
 The rule: everything that a request brings is checked against a list of what is
-expected, and refused by name otherwise; nothing that it brought is ever said back in
-an error, and nothing of it is logged.
+expected, and refused by name otherwise; no value that it brought is ever said back
+in an error, and nothing of it is logged.
 """
 
 import asyncio

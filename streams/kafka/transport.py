@@ -36,7 +36,7 @@ CODEC = "mailstreams-batch"
 POLL_S = 0.5
 MEMBERSHIP_CHECK_S = 1.0
 FETCH_MAX_WAIT_MS = 100  # how long a paused and resumed partition may wait for a fetch that left without it
-BACKLOG_BATCHES = 4  # a partition is paused when this many full batches wait
+BACKLOG_BATCHES = 2  # a partition is paused when this many full batches wait; each can hold several megabytes
 _RECORD_OVERHEAD = 64  # bytes a record costs beside key, value and headers; keeps empty records from being free
 
 

@@ -2,25 +2,29 @@
 
 Byte 0 is the version; bytes 1-8 are ``last_received_at`` and bytes 9-16
 ``watch_at`` (0: none), big-endian, so that the indexes are made without decoding;
-then JSON. Version 1 lacks ``watch_at`` and ``judged``; it is still read, and
-becomes version 2 when its delivery changes.
+then MessagePack. Version 1 was JSON, and lacked ``watch_at`` and ``judged``; it is
+still read, and becomes version 2 when its delivery changes.
 """
 
+from collections.abc import Callable
 from struct import Struct
+from types import GenericAlias
+from typing import Any
 
-from streams.codecs import decode, encode
-from streams.domain.status import Delivery, Fact, Kind
-from streams.records._shared import BOUNCE_KINDS, LISTS, STATUSES, RowError, RowVersionError
+from streams.codecs import pack, typed_decoder, typed_unpacker
+from streams.domain.events import BounceKind, SuppressionList
+from streams.domain.status import Delivery, Fact, Kind, Status
+from streams.records._shared import RowError, RowVersionError
 
 _VERSION = 2
 _HEADS = {1: 9, 2: 17}
-"""Bytes before the JSON, by version."""
+"""Bytes before the body, by version."""
 _head = Struct(">BQQ").pack
 
 
 def encode_row(delivery: Delivery) -> bytes:
     """Return the row that keeps a delivery."""
-    body = encode(
+    body = pack(
         (
             delivery.delivery_id,
             delivery.account,
@@ -74,48 +78,49 @@ def decode_row(row: bytes) -> Delivery:
         RowError: it is damaged.
     """
     version = row[0] if row else 0
-    head = _HEADS.get(version)
-    if head is None:
+    if version not in _HEADS:
         message = f"a row of `deliveries` has version {version}; this version of mailstreams knows 1 to {_VERSION}"
         raise RowVersionError(message)
+    body = row[_HEADS[version] :]
     try:
         (
             delivery_id, account, provider, message_id, facts, recipient, reference, tags, metadata, suppression_list,
             attempt, retry_until, because, first_received_at, status, bounce_kind, complained, unsubscribed, revision,
-            previous, cause_event_id, effective_at, occurred_at, received_at, late, *rest,
-        ) = decode(row[head:])  # fmt: skip
-        return Delivery(  # by position, in the order of its fields: that takes a third of the time
-            delivery_id,
-            account,
-            provider,
-            message_id,
-            {_KINDS[f[0]]: Fact(f[1], f[2], f[3], tuple(f[4]), f[5], f[6], f[7], f[8]) for f in facts},
-            tuple(recipient),
-            reference and tuple(reference),
-            tags and (tags[0], tags[1], tuple(tags[2])),
-            metadata and (metadata[0], metadata[1], tuple(map(tuple, metadata[2]))),
-            suppression_list and (suppression_list[0], suppression_list[1], LISTS[suppression_list[2]]),
-            attempt,
-            retry_until,
-            due_of_row(row),
-            _KINDS[because],
-            first_received_at,
-            STATUSES[status],
-            bounce_kind and BOUNCE_KINDS[bounce_kind],
-            complained,
-            unsubscribed,
-            revision,
-            previous and STATUSES[previous],
-            cause_event_id,
-            effective_at,
-            occurred_at,
-            received_at,
-            late,
-            *((rest[0], watch_of_row(row)) if rest else ()),
-        )
-    except (ValueError, TypeError, KeyError, IndexError) as error:
+            previous, cause_event_id, effective_at, occurred_at, received_at, late, judged,
+        ) = _unpack(body) if version == _VERSION else (*_decode_1(body), False)  # fmt: skip
+    except ValueError as error:
         message = f"a row of `deliveries` is damaged ({type(error).__name__})"
         raise RowError(message) from None
+    return Delivery(  # by position, in the order of its fields: that takes a third of the time
+        delivery_id,
+        account,
+        provider,
+        message_id,
+        {fact[0]: Fact(*fact[1:]) for fact in facts},
+        recipient,
+        reference,
+        tags,
+        metadata,
+        suppression_list,
+        attempt,
+        retry_until,
+        due_of_row(row),
+        because,
+        first_received_at,
+        status,
+        bounce_kind,
+        complained,
+        unsubscribed,
+        revision,
+        previous,
+        cause_event_id,
+        effective_at,
+        occurred_at,
+        received_at,
+        late,
+        judged,
+        watch_of_row(row),
+    )
 
 
 def due_of_row(row: bytes) -> int:
@@ -128,4 +133,21 @@ def watch_of_row(row: bytes) -> int | None:
     return int.from_bytes(row[9:17], "big") or None if row[0] > 1 else None
 
 
-_KINDS: dict[str, Kind] = {member.value: member for member in Kind}
+# The body of a row, by position: the fields of Delivery in their order, but for the two that are in the head; of each
+# fact its kind and then its own fields. Version 1 lacks the last one.
+_FACT = tuple[Kind, int | None, int | None, int, tuple[int, ...], str, str | None, int | None, str | None]
+
+
+def _said(type_: Any) -> Any:
+    return GenericAlias(tuple, (int, str, type_))
+
+
+_FIELDS: tuple[Any, ...] = (
+    str, str, str, str, tuple[_FACT, ...], _said(str), _said(str) | None, _said(tuple[str, ...]) | None,
+    _said(tuple[tuple[str, str], ...]) | None, _said(SuppressionList) | None, int, int | None, Kind, int, Status,
+    BounceKind | None, bool, bool, int, Status | None, str, int | None, int | None, int, bool, bool,
+)  # fmt: skip
+_BODY: Any = GenericAlias(tuple, _FIELDS)
+_BODY_1: Any = GenericAlias(tuple, _FIELDS[:-1])
+_decode_1: Callable[[bytes], tuple[Any, ...]] = typed_decoder(_BODY_1)
+_unpack: Callable[[bytes], tuple[Any, ...]] = typed_unpacker(_BODY)
