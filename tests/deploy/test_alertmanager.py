@@ -1,7 +1,6 @@
 """Who is told what: the routes, asked of amtool, and what is held back, asked of an Alertmanager that runs."""
 
 import json
-import shutil
 import subprocess
 import time
 import urllib.error
@@ -16,12 +15,13 @@ import yaml
 from deploy.local import ports, processes
 from deploy.local.watchers import ALERTMANAGER, Watchers
 from tests.deploy.test_prometheus import ALERTS
+from tests.installed import need
 
 Labels = Mapping[str, str]
 
 
 def amtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    assert shutil.which("amtool"), "amtool is missing: apt-get install prometheus-alertmanager"
+    need("amtool", "prometheus-alertmanager")
     return subprocess.run(["amtool", *map(str, arguments)], capture_output=True, text=True, check=False)
 
 
@@ -65,6 +65,9 @@ def test_the_receivers_are_placeholders_and_there_is_no_secret() -> None:
 # -- what is held back ------------------------------------------------------------------------------------------------
 
 
+SAME_ANSWERS = 10
+
+
 class Running:
     """An Alertmanager with the real file, that tells nobody."""
 
@@ -81,10 +84,17 @@ class Running:
         """Return the names of those among some alerts that are not told; the last one may not be."""
         self.ask("/api/v2/alerts", list(alerts))
         deadline = time.monotonic() + 20
+        answers: list[list[str] | None] = []
         while True:
             known = {alert["labels"]["alertname"]: alert["status"] for alert in self.ask("/api/v2/alerts")}
-            if all(known.get(labels["alertname"], {}).get("state") in {"active", "suppressed"} for labels in alerts):
-                return [name for name, status in known.items() if status["inhibitedBy"]]
+            all_known = all(
+                known.get(labels["alertname"], {}).get("state") in {"active", "suppressed"} for labels in alerts
+            )
+            held = sorted(name for name, status in known.items() if status["inhibitedBy"])
+            answers.append(held if all_known else None)
+            # It learns of the alerts one by one: only an answer that it keeps giving has heard of all.
+            if all_known and len(answers) >= SAME_ANSWERS and all(it == held for it in answers[-SAME_ANSWERS:]):
+                return held
             assert time.monotonic() < deadline, known
             time.sleep(0.1)
 

@@ -6,7 +6,6 @@ each can be shown a false thing, too.
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from deploy.grafana.queries import PanelQuery, concrete, panel_queries, panels_o
 from deploy.grafana.thresholds import RULES, threshold
 from streams.metrics import IngressMetrics, Metrics
 from tests.docs import pages
+from tests.installed import need
 
 COMMITTED = {path.name: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
 QUERIES = [query for dashboard in COMMITTED.values() for query in panel_queries(dashboard)]
@@ -188,8 +188,7 @@ def test_promtool_refuses_a_query_that_is_none(tmp_path: Path) -> None:
 
 
 def need_promtool() -> None:
-    if not shutil.which("promtool"):
-        pytest.skip("promtool is missing: install the package prometheus")
+    need("promtool", "prometheus")
 
 
 # -- the alerts --------------------------------------------------------------------------------------------------------

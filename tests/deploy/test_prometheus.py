@@ -19,6 +19,7 @@ from deploy.local import ROOT
 from deploy.local.watchers import PROMETHEUS
 from streams.metrics import IngressMetrics, Metrics
 from tests.docs import pages
+from tests.installed import need
 
 RULES = PROMETHEUS / "rules"
 CASES = PROMETHEUS / "tests"
@@ -45,7 +46,7 @@ TEST_FILES = sorted(CASES.glob("*.yml"))
 
 
 def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    assert shutil.which("promtool"), "promtool is missing: apt-get install prometheus"
+    need("promtool", "prometheus")
     return subprocess.run(["promtool", *map(str, arguments)], capture_output=True, text=True, check=False)
 
 

@@ -55,7 +55,7 @@ COMMAND = (sys.executable, "-c", STAND_IN)
 CLUSTER = "kafka.example.net:9092"  # nobody asks it: the stand-in does not
 
 
-def until(condition: Callable[[], object], timeout_s: float = 20) -> None:
+def until(condition: Callable[[], object], timeout_s: float = 60) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "did not happen in time"
@@ -69,8 +69,10 @@ class Place:
         self.folder = folder
         self.calls_file = folder.parent / "calls"
         self.said: list[str] = []
-        self.web_port, self.ingress_port, self.admin_port = ports.find(3)
-        self.history_port, self.history_admin_port, self.prometheus_port, self.alertmanager_port = ports.find(4)
+        found = iter(ports.find(7))
+        self.web_port, self.ingress_port, self.admin_port = next(found), next(found), next(found)
+        self.history_port, self.history_admin_port = next(found), next(found)
+        self.prometheus_port, self.alertmanager_port = next(found), next(found)
         self.stacks: list[Stack] = []
 
     def env(self, fake: str) -> dict[str, str]:
