@@ -29,7 +29,7 @@ COMPILE := var/lock/bin/uv pip compile --quiet --universal --python-version 3.11
 	--custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help run smoke test e2e check format bench bench-kafka-streams dashboards jars lock clean distclean
+.PHONY: help run smoke test chaos e2e check format bench bench-kafka-streams dashboards jars lock clean distclean
 .DELETE_ON_ERROR:
 
 help: ## Print this.
@@ -53,6 +53,9 @@ smoke: $(RUNTIME) ## The same on temporary data, compared with what must come ou
 # longest files come early in it. No more than four processes: each has brokers of its own.
 test: $(TOOLS) jars ## Run all tests, side by side; those with a real broker start one of their own.
 	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+chaos: $(TOOLS) jars ## Break a real system in every way that we know, compare all it wrote with a model; ARGS="--quick --only NAME".
+	$(BIN)/python -m tests.faults --kafka $(KAFKA) $(ARGS)
 
 e2e: $(TOOLS) jars ## The whole way with real Prometheus and Alertmanager: alerts, dashboards. Takes minutes.
 	$(BIN)/pytest $(ARGS) tests/e2e

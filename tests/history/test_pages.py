@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
-from streams.history import projection, words
+from streams import topics
+from streams.history import projection, queries, schema, words
 from streams.history.edge import HEADERS, MAX_BODY_BYTES
 from streams.history.export import safe
 from tests.history.support import NOW, Log, World, event, served, sqlite_url
@@ -366,3 +368,33 @@ async def test_what_comes_from_another_host_is_not_served(world: World) -> None:
         assert (await world.client.get("/", headers={"Host": host})).status == 421
     for host in ("localhost:19103", "127.0.0.1", "[::1]:19103", "LOCALHOST"):
         assert (await world.client.get("/", headers={"Host": host})).status == 200
+
+
+async def test_a_mistake_of_ours_is_answered_and_logged_without_what_was_asked(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def mistaken(*_: object, **__: object) -> None:
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(queries, "search", mistaken)
+    text = await page(world, "/search", status=500, q="ann@example.net")
+    assert "ann@" not in text
+    assert "a mistake of ours" in caplog.text
+    assert "ann@" not in caplog.text
+
+
+async def test_no_address_is_logged_whatever_is_asked_and_told(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    log = Log().tell(event("deferred"))
+    log.add(topics.STATUS_CHANGED, b'{"delivery_id": "a", "revision": 1, "recipient": "ann@example.net"}')
+    world.tell(log)
+    for path in ("/", "/?account=ann@example.net", "/invoices?reference=ann@example.net", "/ann@example.net"):
+        await world.client.get(path)
+    await world.client.post("/search", data={"q": "ann@example.net"})
+    await world.client.post("/api/v1/search", json={"recipient": "ann@example.net", "cursor": "ann@example.net"})
+    with pytest.raises(sa.exc.DBAPIError) as error, world.kept.database.write() as connection:
+        connection.execute(sa.insert(schema.deliveries), {"delivery_id": "a", "recipient_key": "ann@example.net"})
+    assert "ann@" not in str(error.value)
+    # the test's own server writes an access log; the service has none
+    told = [record.getMessage() for record in caplog.records if record.name != "aiohttp.access"]
+    assert not [line for line in told if "ann@" in line]
