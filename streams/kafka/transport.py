@@ -36,6 +36,7 @@ CODEC = "mailstreams-batch"
 POLL_S = 0.5
 MEMBERSHIP_CHECK_S = 1.0
 FETCH_MAX_WAIT_MS = 100  # how long a paused and resumed partition may wait for a fetch that left without it
+METADATA_MAX_AGE_MS = 30_000  # a topic that was deleted and made anew is unread until the metadata are asked for again
 BACKLOG_BATCHES = 2  # a partition is paused when this many full batches wait; each can hold several megabytes
 _RECORD_OVERHEAD = 64  # bytes a record costs beside key, value and headers; keeps empty records from being free
 
@@ -133,6 +134,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
             max_poll_interval_ms=int(conf.broker_max_poll_interval * 1000),
             max_partition_fetch_bytes=conf.consumer_max_fetch_size,
             fetch_max_wait_ms=FETCH_MAX_WAIT_MS,
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
             request_timeout_ms=int(conf.broker_request_timeout * 1000),
             session_timeout_ms=int(conf.broker_session_timeout * 1000),
             rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),

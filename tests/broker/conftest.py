@@ -1,7 +1,7 @@
 """A broker, topics and a worker process for one test alone: what it writes is compared with the model as a whole."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,8 @@ import pytest
 from deploy.local.broker import Broker
 from streams import topics
 from streams.settings import Settings
-from tests.broker import harness, oracle
+from tests.broker import harness
+from tests.faults import oracle
 
 
 @dataclass
@@ -20,6 +21,8 @@ class World:
     settings: Settings
     worker: harness.WorkerProcess
     datadir: Path
+    foreign: list[bytes | None] = field(default_factory=list)
+    """What the test itself put on ``mail.events``."""
 
     async def feed(
         self, bodies: list[bytes | None], *, provider: str = "sendgrid", partition: int | None = None
@@ -37,7 +40,7 @@ class World:
         await harness.caught_up(self.broker, self.settings, (topics.raw_topic(provider), topics.EVENTS), timeout_s)
 
     async def verify(self, *, stores: bool = True) -> oracle.Verdict:
-        return await oracle.verify(self.broker, self.settings, [self.datadir] if stores else [])
+        return await oracle.verify(self.broker, self.settings, [self.datadir] if stores else [], foreign=self.foreign)
 
     async def read(self, topic: str) -> list[harness.Record]:
         found = await harness.read_all(self.broker, topic, self.settings.topics.partitions)

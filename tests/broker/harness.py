@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,9 +24,6 @@ from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 from deploy.local.broker import Broker
 from streams import codecs, records, topics
 from streams.settings import Settings, load
-
-FAULTY = [sys.executable, "-m", "tests.broker.faulty_worker"]
-"""A worker that dies at a named point; see that file."""
 
 
 def settings_for(
@@ -118,6 +115,9 @@ class WorkerProcess:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout_s)
 
+    def ended(self) -> bool:
+        return self.process is not None and self.process.poll() is not None
+
     def wait(self, timeout_s: float = 60) -> int:
         assert self.process is not None
         return self.process.wait(timeout_s)
@@ -198,8 +198,15 @@ def bodies(seed: int, count: int, per_body: int, *, deliveries: int) -> list[byt
     return made
 
 
-async def caught_up(broker: Broker, settings: Settings, sources: Sequence[str], timeout_s: float) -> None:
-    """Wait until the group has committed the ends of all source topics; the upstream ones first."""
+async def caught_up(
+    broker: Broker,
+    settings: Settings,
+    sources: Sequence[str],
+    timeout_s: float,
+    *,
+    unless: Callable[[], bool] = lambda: False,
+) -> None:
+    """Wait until the group has committed the ends of all source topics, the upstream ones first, or ``unless`` holds."""
     deadline = time.monotonic() + timeout_s
     admin = AIOKafkaAdminClient(bootstrap_servers=broker.bootstrap)
     consumer = AIOKafkaConsumer(bootstrap_servers=broker.bootstrap, isolation_level="read_committed")
@@ -218,7 +225,7 @@ async def caught_up(broker: Broker, settings: Settings, sources: Sequence[str], 
                     for tp, end in ends.items()
                     if end > 0 and (tp not in committed or committed[tp].offset < end)
                 }
-                if not behind:
+                if not behind or unless():
                     break
                 if time.monotonic() > deadline:
                     raise AssertionError(f"not caught up after {timeout_s} s: {behind} {committed}")
@@ -228,24 +235,35 @@ async def caught_up(broker: Broker, settings: Settings, sources: Sequence[str], 
         await admin.close()
 
 
+async def read_topics(
+    broker: Broker, names: Sequence[str], partitions: int, *, isolation_level: str = "read_committed"
+) -> dict[str, dict[int, list[Record]]]:
+    """Return every record of some topics, by topic and partition, in order."""
+    found: dict[str, dict[int, list[Record]]] = {name: {p: [] for p in range(partitions)} for name in names}
+    async with AIOKafkaConsumer(
+        bootstrap_servers=broker.bootstrap,
+        isolation_level=isolation_level,
+        max_partition_fetch_bytes=8 << 20,
+        request_timeout_ms=60_000,
+    ) as consumer:
+        tps = [TopicPartition(name, p) for name in names for p in range(partitions)]
+        consumer.assign(tps)
+        begins, ends = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
+        for tp, begin in begins.items():
+            consumer.seek(tp, begin)  # not seek_to_beginning: a reset to the end under way can win over it
+        behind = {tp for tp in tps if begins[tp] < ends[tp]}
+        while behind:
+            for tp, fetched in (await consumer.getmany(timeout_ms=100)).items():
+                found[tp.topic][tp.partition].extend(record for record in fetched if record.offset < ends[tp])
+            behind = {tp for tp in behind if await consumer.position(tp) < ends[tp]}
+    return found
+
+
 async def read_all(
     broker: Broker, topic: str, partitions: int, *, isolation_level: str = "read_committed"
 ) -> dict[int, list[Record]]:
     """Return every record of a topic, by partition, in order."""
-    found: dict[int, list[Record]] = {p: [] for p in range(partitions)}
-    async with AIOKafkaConsumer(
-        bootstrap_servers=broker.bootstrap, isolation_level=isolation_level, max_partition_fetch_bytes=8 << 20
-    ) as consumer:
-        tps = [TopicPartition(topic, p) for p in range(partitions)]
-        consumer.assign(tps)
-        for tp, begin in (await consumer.beginning_offsets(tps)).items():
-            consumer.seek(tp, begin)  # not seek_to_beginning: a reset to the end under way can win over it
-        ends = await consumer.end_offsets(tps)
-        while True:
-            for tp, fetched in (await consumer.getmany(timeout_ms=100)).items():
-                found[tp.partition].extend(fetched)
-            if all([await consumer.position(tp) >= ends[tp] for tp in tps]):
-                return found
+    return (await read_topics(broker, [topic], partitions, isolation_level=isolation_level))[topic]
 
 
 RAW_AND_EVENTS = (topics.raw_topic("sendgrid"), topics.EVENTS)

@@ -5,8 +5,9 @@ import time
 
 import pytest
 
-from tests.broker import harness, oracle
+from tests.broker import harness
 from tests.broker.conftest import Make
+from tests.faults import oracle
 
 
 @pytest.mark.broker

@@ -8,8 +8,9 @@ import time
 import pytest
 
 from streams import codecs, records, topics
-from tests.broker import harness, oracle
+from tests.broker import harness
 from tests.broker.conftest import Make, World
+from tests.faults import oracle
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(120)]
 
@@ -59,16 +60,14 @@ async def test_poison_of_every_kind_goes_to_the_dead_letters_and_its_neighbours_
     world.worker.wait_ready()
     await world.feed(bodies)
     await world.feed([b"{malformed"], provider="mailgun")
-    await harness.send(
-        world.broker,
-        topics.EVENTS,
-        [
-            (0, None, good(1), []),
-            (1, b"a-key", b"no event", []),
-            (2, b"another", None, []),
-            (3, b"\xff\xfe", b"{}", []),
-        ],
-    )
+    no_events: list[tuple[int, bytes | None, bytes | None, list[object]]] = [
+        (0, None, good(1), []),
+        (1, b"a-key", b"no event", []),
+        (2, b"another", None, []),
+        (3, b"\xff\xfe", b"{}", []),
+    ]
+    await harness.send(world.broker, topics.EVENTS, no_events)
+    world.foreign += [value for _, _, value, _ in no_events]
 
     await world.caught_up(provider="mailgun")
     verdict = await _settled(world)

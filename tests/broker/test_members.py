@@ -1,20 +1,17 @@
-"""A short set of faults, each caused on a real broker; the oracle says what must be true afterwards."""
+"""Workers that come, go, wait and stand by, on a real broker. What is broken on purpose is in ``tests/faults``."""
 
 import random
-import signal
-import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from streams import topics
-from tests.broker import harness, oracle
+from tests.broker import harness
 from tests.broker.conftest import Make, World
+from tests.faults import oracle
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(180)]
-
-POINTS = ["fenced", "folded", "published", "committed", "stored"]
 
 
 async def _fed(make_world: Make, **overrides: object) -> tuple[World, int]:
@@ -30,43 +27,6 @@ async def _true(world: World, *, stores: bool = True) -> None:
     assert verdict.word == oracle.ALL_DELIVERED, verdict.differences[:5]
     assert verdict.differences == []
     assert verdict.expected.applied > 5_000
-
-
-async def test_a_worker_killed_at_each_named_point_of_the_batch_order_leaves_nothing_wrong(make_world: Make) -> None:
-    world, seed = await _fed(make_world, KAFKA__GROUP_INSTANCE_ID="worker-1")
-    chance = random.Random(seed)
-    faulty = harness.WorkerProcess(world.worker.environment, world.worker.log, command=harness.FAULTY)
-    for point in POINTS:
-        faulty.start(FAULT=f"kill:{point}:{chance.randrange(1, 4)}")
-        assert faulty.wait() == -signal.SIGKILL
-        assert f"fault: kill at {point}" in faulty.output
-    world.worker.start()
-    await world.caught_up(90)
-    assert world.worker.stop() == 0
-    await _true(world)
-
-
-@pytest.mark.parametrize("point", ["folded", "committed"])
-async def test_a_zombie_that_wakes_after_its_partitions_moved_writes_nothing_that_counts(
-    make_world: Make, point: str
-) -> None:
-    world, _ = await _fed(make_world)
-    zombie = harness.WorkerProcess(
-        dict(world.worker.environment) | {"MAILSTREAMS_WORKER__DATADIR": str(world.datadir.with_name("zombie"))},
-        Path(f"{world.worker.log}.zombie"),
-        command=harness.FAULTY,
-    )
-    zombie.start(FAULT=f"stop:{point}:6")
-    zombie.wait_for("fault: stop")
-    world.worker.start()  # gets the partitions when the zombie's session has timed out
-    world.worker.wait_ready(60)
-    await world.caught_up(90)
-    zombie.signal(signal.SIGCONT)
-    assert zombie.wait(60) == 1, zombie.output[-2000:]
-    await world.feed(list(harness.bodies(1, 10, 10, deliveries=50)))
-    await world.caught_up(60)
-    assert world.worker.stop() == 0
-    await _true(world)
 
 
 async def test_a_second_worker_takes_its_share_and_gives_it_back(make_world: Make) -> None:
@@ -121,30 +81,17 @@ async def test_a_worker_told_to_stop_while_it_starts_stops_at_once(make_world: M
         assert "Traceback" not in world.worker.output
 
 
-async def test_a_broker_that_is_killed_and_comes_back_costs_time_and_nothing_else(make_world: Make) -> None:
-    world, _ = await _fed(make_world, KAFKA__GROUP_INSTANCE_ID="worker-1")
-    log = world.worker.log.with_name("supervised.log")
-    with log.open("wb") as output:
-        supervised = subprocess.Popen(
-            [harness.FAULTY[0], "-m", "deploy.local.supervisor", "--", harness.FAULTY[0], "-m", "streams", "worker"],
-            env=harness.inherited(world.worker.environment),
-            stdout=output,
-            stderr=output,
-        )
-        try:
-            while b"partitions ready" not in log.read_bytes():
-                time.sleep(0.1)
-            for _ in range(2):
-                time.sleep(random.uniform(0.2, 1))
-                world.broker.kill()
-                time.sleep(2)
-                world.broker.start()
-            await world.feed(list(harness.bodies(4, 100, 10, deliveries=500)))
-            await world.caught_up(120)
-        finally:
-            supervised.send_signal(signal.SIGTERM)
-            supervised.wait(60)
-    await _true(world)
+async def test_a_worker_that_lost_its_membership_for_good_ends_instead_of_waiting_for_ever(make_world: Make) -> None:
+    world = await make_world()
+    lost = harness.WorkerProcess(
+        {**world.worker.environment, "MEMBERSHIP": "dies"},
+        world.worker.log,
+        [sys.executable, "-m", "tests.faults.worker"],
+    )
+    lost.start()
+    assert lost.wait(120) == 1
+    assert "the worker ends: " in lost.output
+    assert "Unexpected error during coordination" in lost.output
 
 
 async def test_a_worker_waits_for_its_broker_and_says_so(make_world: Make) -> None:
@@ -158,17 +105,3 @@ async def test_a_worker_waits_for_its_broker_and_says_so(make_world: Make) -> No
     world.broker.start()
     world.worker.wait_ready(60)
     assert world.worker.stop() == 0
-
-
-async def test_the_oracle_sees_a_change_that_was_told_twice(make_world: Make) -> None:
-    world, _ = await _fed(make_world)
-    world.worker.start()
-    await world.caught_up(60)
-    assert world.worker.stop() == 0
-    some = (await world.read(topics.STATUS_CHANGED))[0]
-    await harness.send(world.broker, topics.STATUS_CHANGED, [(some.partition, some.key, some.value, [])])
-
-    verdict = await world.verify()
-
-    assert verdict.word == oracle.MORE
-    assert len(verdict.differences) == 1

@@ -1,0 +1,140 @@
+"""``make chaos``: all faults one after the other, a line for each, a table and figures at the end.
+
+python -m tests.faults --quick --only zombie-at-sent --seed 7
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import random
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.local.jars import KAFKA_VERSION
+from tests.faults import oracle
+from tests.faults.scenarios import SCENARIOS, Scenario, play
+from tests.faults.world import Outcome
+
+
+@dataclass(frozen=True)
+class Played:
+    """A scenario that was tried."""
+
+    scenario: Scenario
+    outcome: Outcome
+    seconds: float
+
+    @property
+    def word(self) -> str:
+        if self.outcome.verdict is None:
+            return "-" if self.outcome.survived else "FAILED"
+        return self.outcome.verdict.word
+
+    @property
+    def recovery(self) -> str:
+        found = self.outcome.recoveries_s
+        return f"{max(found):.1f}" if found else "-"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Return 0 if every fault was survived."""
+    options = _parser().parse_args(arguments)
+    if options.list:
+        for one in SCENARIOS.values():
+            print(f"{one.name:36} {one.about}")
+        return 0
+    unknown = set(options.only) - SCENARIOS.keys()
+    if unknown:
+        print(f"no such scenario: {', '.join(sorted(unknown))}; --list names all", file=sys.stderr)
+        return 2
+    os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")  # as tests/conftest.py
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # our own clients live through the outages, too
+    chosen = [one for one in SCENARIOS.values() if not options.only or one.name in options.only]
+    seed = random.SystemRandom().randrange(1 << 30) if options.seed is None else options.seed
+    folder = Path(tempfile.mkdtemp(prefix="mailstreams-chaos-"))
+    print(f"seed={seed} kafka={options.kafka} load={os.getloadavg()[0]:.1f} logs in {folder}", flush=True)
+    played = [
+        _try(one, folder, seed=seed, quick=options.quick, kafka=options.kafka, place=f"{number}/{len(chosen)}")
+        for number, one in enumerate(chosen, 1)
+    ]
+    print(*_table(played), sep="\n")
+    print(*_figures(played), sep="\n")
+    return 0 if all(one.outcome.survived for one in played) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.faults", description="Break a real system in every way that we know."
+    )
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NAME", help="this scenario; may be given several times"
+    )
+    parser.add_argument("--seed", type=int, help="to repeat a run; printed at the beginning")
+    parser.add_argument("--quick", action="store_true", help="each fault once or a few times")
+    parser.add_argument(
+        "--kafka", default=KAFKA_VERSION, metavar="VERSION", help="of the broker (default: %(default)s)"
+    )
+    parser.add_argument("--list", action="store_true", help="name the scenarios")
+    return parser
+
+
+def _try(one: Scenario, folder: Path, *, seed: int, quick: bool, kafka: str, place: str) -> Played:
+    began = time.monotonic()
+    try:
+        outcome = asyncio.run(play(one, folder / one.name, seed=seed, quick=quick, kafka=kafka))
+    except Exception as error:  # noqa: BLE001 - whatever it is, the fault was not survived, and the next is tried
+        outcome = Outcome(complaints=[f"{type(error).__name__}: {str(error)[-600:]}"])
+        (folder / one.name / "error.txt").write_text(traceback.format_exc())
+    played = Played(one, outcome, time.monotonic() - began)
+    how = "survived" if outcome.survived else "FAILED"
+    print(f"[{place}] {one.name}: {how} after {played.seconds:.0f} s", *outcome.notes, sep="; ", flush=True)
+    for complaint in [*outcome.complaints, *(outcome.verdict.differences[:5] if outcome.verdict else ())]:
+        print(f"    {complaint}", flush=True)
+    if outcome.survived:
+        shutil.rmtree(folder / one.name, ignore_errors=True)
+    else:
+        print(f"    its logs: {folder / one.name}", flush=True)
+    return played
+
+
+def _table(played: Sequence[Played]) -> list[str]:
+    lines = ["", f"{'fault':36} {'verdict':30} {'lost':>5} {'wrong':>5} {'twice':>5} {'recovery s':>10} {'s':>5}"]
+    for one in played:
+        verdict = one.outcome.verdict
+        lost, wrong, twice = (verdict.lost, verdict.wrong, verdict.repeated) if verdict else ("-", "-", "-")
+        mark = "" if one.outcome.survived else "  FAILED"
+        lines.append(
+            f"{one.scenario.name:36} {one.word:30} {lost:>5} {wrong:>5} {twice:>5} "
+            f"{one.recovery:>10} {one.seconds:5.0f}{mark}"
+        )
+    return [*lines, ""]
+
+
+def _figures(played: Sequence[Played]) -> list[str]:
+    verdicts = [one.outcome.verdict or oracle.Verdict([], oracle.Expected()) for one in played]
+    kills = sorted(s for one in played if one.scenario.kills for s in one.outcome.recoveries_s)
+    figures: dict[str, object] = {
+        "faults_survived": sum(one.outcome.survived for one in played),
+        "faults_tried": len(played),
+        "records_lost": sum(verdict.lost for verdict in verdicts),
+        "records_wrong": sum(verdict.wrong for verdict in verdicts),
+        "duplicates_read_committed": sum(one.outcome.duplicates for one in played)
+        + sum(verdict.repeated for verdict in verdicts),
+    }
+    if len(kills) > 1:  # those of kill -9 among three workers
+        figures["recovery_s_p50"] = f"{statistics.median(kills):.1f}"
+        figures["recovery_s_p95"] = f"{statistics.quantiles(kills, n=20, method='inclusive')[-1]:.1f}"
+        figures["recovery_s_max"] = f"{kills[-1]:.1f}"
+    return [f"{name}={value}" for name, value in figures.items()]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

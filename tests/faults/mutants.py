@@ -1,0 +1,220 @@
+"""Workers with a mistake in them: each breaks the promise in one way, and the oracle has to see it.
+
+    MUTANT=dropped-commit python -m tests.faults.mutants
+
+Each is a real worker with one part exchanged, so that what reaches the broker is
+what such a mistake would really leave there.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from streams import codecs, topics
+from streams.kafka import transactions
+from streams.kafka.batches import Row
+from streams.kafka.lanes import POSITION_KEY, Effects, Lane, StatefulLane, StatelessLane
+from streams.kafka.transactions import TransactionalWriter
+from streams.settings import load
+from streams.worker import run_worker
+
+
+def dropped_commit() -> None:
+    """A batch's transaction is aborted, and the worker goes on as if it was committed."""
+    calls = count()
+    commit: Any = AIOKafkaProducer.commit_transaction
+
+    async def commit_transaction(producer: AIOKafkaProducer) -> None:
+        if "-track-" in str(producer._txn_manager.transactional_id) and next(calls) == 5:
+            _made()
+            await producer.abort_transaction()
+        else:
+            await commit(producer)
+
+    _patch(AIOKafkaProducer, "commit_transaction", commit_transaction)
+
+
+def double_emission() -> None:
+    """A change is told twice, the second time with a new revision."""
+    emit, calls = Effects.emit, count()
+
+    def twice(effects: Effects, topic: str, partition: int, row: Row) -> None:
+        emit(effects, topic, partition, row)
+        if topic == topics.STATUS_CHANGED and next(calls) == 100:
+            value = codecs.decode(row.value or b"")
+            assert isinstance(value, dict)
+            _made()
+            again = codecs.encode({**value, "revision": value["revision"] + 1})
+            emit(effects, topic, partition, row._replace(value=again))
+
+    _patch(Effects, "emit", twice)
+
+
+def swallowed_exception() -> None:
+    """Now and then a record fails and is skipped: what Faust does with an exception out of an agent."""
+    fold, calls = StatefulLane._fold_record, count()
+
+    def skip(lane: StatefulLane, record: Any, effects: Effects) -> None:
+        try:
+            _ = 1 // (next(calls) % 50)
+            fold(lane, record, effects)
+        except ZeroDivisionError:
+            _made()
+
+    _patch(StatefulLane, "_fold_record", skip)
+
+
+def swallowed_poison() -> None:
+    """A bad record leaves no dead letter."""
+    _patch(Lane, "_bury", lambda *_: _made())
+
+
+def skipped_tombstone() -> None:
+    """An expired delivery stays on ``mail.status``."""
+    emit = Effects.emit
+
+    def skip(effects: Effects, topic: str, partition: int, row: Row) -> None:
+        if topic == topics.STATUS and row.value is None:
+            _made()
+        else:
+            emit(effects, topic, partition, row)
+
+    _patch(Effects, "emit", skip)
+
+
+def skipped_changelog_tombstone() -> None:
+    """An expired delivery stays in the changelog."""
+
+    def skip(rows: list[Row]) -> list[Row]:
+        kept = [row for row in rows if row.value is not None]
+        if len(kept) < len(rows):
+            _made()
+        return kept
+
+    _patch_changelog(skip)
+
+
+def stale_changelog() -> None:
+    """A row of the changelog is the one before."""
+    before: dict[bytes | None, bytes | None] = {}
+    calls = count()
+
+    def stale(rows: list[Row]) -> list[Row]:
+        found = []
+        for row in rows:
+            old = before.get(row.key)
+            before[row.key] = row.value
+            if row.key != POSITION_KEY and old is not None and next(calls) % 50 == 0:
+                _made()
+                found.append(row._replace(value=old))
+            else:
+                found.append(row)
+        return found
+
+    _patch_changelog(stale)
+
+
+def committed_over() -> None:
+    """The broker refuses a batch inside a transaction, nobody looks, and the rest is committed."""
+    calls = count()
+
+    async def careless(producer: AIOKafkaProducer, rows: Any, turns: Any) -> dict[tuple[str, int], int]:  # noqa: ARG001
+        ends: dict[tuple[str, int], int] = {}
+        for destination, destined in rows.items():
+            told = destination[0] == topics.STATUS_CHANGED and next(calls) == 3
+            refused = [row._replace(value=os.urandom(9 << 20)) for row in destined[:1]] if told else destined
+            for batch in transactions.batches_of(producer, refused):
+                size = batch.record_count()
+                future = await producer.send_batch(batch, destination[0], partition=destination[1])
+                try:
+                    ends[destination] = (await future).offset + size
+                except KafkaError:
+                    _made()
+        return ends
+
+    _patch(transactions, "send_rows", careless)
+
+
+def offset_before_outputs() -> None:
+    """``normalise`` commits its position first; then it is killed."""
+    calls = count()
+
+    async def commit(lane: StatelessLane, batch: Any, effects: Effects) -> None:
+        position = lane._moved(batch)
+        await lane._commit_position(lane.tp, position.offset, position.encode())
+        if next(calls) == 2:
+            _made()
+            os.kill(os.getpid(), signal.SIGKILL)
+        await lane._publisher.publish(effects.outputs)
+        lane.position = position
+
+    _patch(StatelessLane, "_commit", commit)
+
+
+def position_before_outputs() -> None:
+    """``track`` commits its position in a transaction of its own; then it is killed."""
+    commit, calls = TransactionalWriter.commit, count()
+
+    async def in_two(writer: TransactionalWriter, rows: Any, offsets: Any) -> dict[tuple[str, int], int]:
+        positions = {to: [row for row in sent if row.key == POSITION_KEY] for to, sent in rows.items()}
+        others = {to: [row for row in sent if row.key != POSITION_KEY] for to, sent in rows.items()}
+        ends = await commit(writer, {to: sent for to, sent in positions.items() if sent}, offsets)
+        if next(calls) == 6:
+            _made()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return ends | await commit(writer, {to: sent for to, sent in others.items() if sent}, offsets)
+
+    _patch(TransactionalWriter, "commit", in_two)
+
+
+MUTANTS: dict[str, Callable[[], None]] = {
+    one.__name__.replace("_", "-"): one
+    for one in (
+        dropped_commit,
+        double_emission,
+        swallowed_exception,
+        swallowed_poison,
+        skipped_tombstone,
+        skipped_changelog_tombstone,
+        stale_changelog,
+        committed_over,
+        offset_before_outputs,
+        position_before_outputs,
+    )
+}
+
+
+MADE = "the mistake was made"
+
+
+def _made() -> None:
+    print(MADE, file=sys.stderr, flush=True)
+
+
+def _patch(where: Any, name: str, by: object) -> None:
+    assert hasattr(where, name), f"{where} has no {name}: the mutant changes nothing"
+    setattr(where, name, by)
+
+
+def _patch_changelog(change: Callable[[list[Row]], list[Row]]) -> None:
+    commit = TransactionalWriter.commit
+
+    async def changed(writer: TransactionalWriter, rows: Any, offsets: Any) -> dict[tuple[str, int], int]:
+        return await commit(
+            writer,
+            {to: change(sent) if to[0].endswith("-deliveries-changelog") else sent for to, sent in rows.items()},
+            offsets,
+        )
+
+    _patch(TransactionalWriter, "commit", changed)
+
+
+if __name__ == "__main__":
+    MUTANTS[os.environ["MUTANT"]]()
+    sys.exit(run_worker(load()))

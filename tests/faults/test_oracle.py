@@ -1,0 +1,234 @@
+"""The oracle is itself tested: it says yes to a right worker, and no to each that is wrong."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+
+from deploy.local.broker import Broker
+from streams import topics
+from streams.settings import Settings
+from tests.broker import harness
+from tests.faults import oracle
+from tests.faults.mutants import MADE, MUTANTS
+from tests.faults.oracle import Kinds, Log, Written
+
+pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
+
+RIGHT = "right"
+MUTANT = [sys.executable, "-m", "tests.faults.mutants"]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    with Broker(tmp_path_factory.mktemp("oracle")) as broker:
+        yield broker
+
+
+async def run(broker: Broker, folder: Path, name: str) -> tuple[Written, Settings]:
+    """Run a worker, with a mistake unless ``name`` is ``RIGHT``, on topics of its own; a killed one gets an heir."""
+    overrides = {
+        "WORKER__APP_ID": name,
+        "WORKER__BATCH_RECORDS": 100,
+        "WORKER__TICK_INTERVAL_S": 0.2,
+        "WORKER__POISON_MINIMUM": 100,
+        "DELIVERY__EXPIRE_AFTER_DAYS": 30,
+        "KAFKA__GROUP_INSTANCE_ID": "worker-1",
+    }
+    settings, environment = harness.settings_for(broker, folder / name, overrides)
+    for spec in topics.all_topics(settings):
+        if spec.name in await topics.partition_counts(settings):
+            await harness.delete_topic(broker, spec.name)
+    await topics.create(settings)
+    await feed(broker, settings)
+    worker = harness.WorkerProcess(environment, folder / f"{name}.log")
+    if name != RIGHT:
+        mutant = harness.WorkerProcess({**environment, "MUTANT": name}, folder / f"{name}.mutant.log", MUTANT)
+        mutant.start()
+        try:
+            await harness.caught_up(broker, settings, harness.RAW_AND_EVENTS, 120, unless=mutant.ended)
+            await ticked(broker, settings, mutant.ended)
+        finally:
+            mutant.stop()
+        assert MADE in mutant.output
+    worker.start()
+    worker.wait_ready(120)
+    try:
+        await harness.caught_up(broker, settings, harness.RAW_AND_EVENTS, 120)
+        if name == RIGHT:
+            await ticked(broker, settings, worker.ended)
+    finally:
+        assert worker.stop() == 0
+    return await oracle.read(broker, settings, [folder / name]), settings
+
+
+async def feed(broker: Broker, settings: Settings) -> None:
+    """Much that is good, some poison, and a few messages that are so old that they expire at once."""
+    count = settings.topics.partitions
+    now = harness.raw_headers("sendgrid")
+    old = [(name, b"2026-01-01T00:00:00Z" if name == "received-at" else value) for name, value in now]
+    bodies = [
+        *((body, now) for body in harness.bodies(1, 300, 10, deliveries=400)),
+        *((body, now) for body in (b"{malformed", b"42", None)),
+        *((body, old) for number in range(4) for body in harness.bodies(1000 + number, 1, 1, deliveries=1)),
+    ]
+    rows = [(number % count, None, body, headers) for number, (body, headers) in enumerate(bodies)]
+    await harness.send(broker, topics.raw_topic("sendgrid"), rows)
+
+
+async def ticked(broker: Broker, settings: Settings, ended: Callable[[], bool]) -> None:
+    """Wait until ticks have forgotten the old messages and told alerts.
+
+    A tombstone in one of the two topics is enough: a mutant may not write the other.
+    """
+    names = [topics.changelog_topic(settings.worker.app_id), topics.STATUS, topics.DEFERRAL_ALERTS]
+    deadline = time.monotonic() + 60
+    while not ended():
+        assert time.monotonic() < deadline, "no tick does anything"
+        logs = await harness.read_topics(broker, names, settings.topics.partitions)
+        gone = [sum(one.value is None for found in log.values() for one in found) for log in logs.values()]
+        if max(gone) >= 4 and any(logs[topics.DEFERRAL_ALERTS].values()):
+            return
+
+
+@pytest.fixture(scope="module")
+def right(cluster: Broker, tmp_path_factory: pytest.TempPathFactory) -> tuple[Written, Settings]:
+    return asyncio.run(run(cluster, tmp_path_factory.mktemp("right"), RIGHT))
+
+
+def test_a_right_worker_is_right(right: tuple[Written, Settings]) -> None:
+    verdict = oracle.judge(*right)
+
+    assert [str(one) for one in verdict.differences] == []
+    assert verdict.word == oracle.ALL_DELIVERED
+    expected, log = verdict.expected, right[0].logs[topics.EVENTS]
+    accounted = expected.applied + expected.duplicate + expected.ignored + expected.poison
+    assert accounted == sum(map(len, log.values())) > 2_000
+    assert len(expected.dead_letters) == 3
+    assert len(expected.forgotten) == 4
+
+
+# --- mistakes in the worker ------------------------------------------------------------------------------------------
+
+SEEN: Mapping[str, tuple[Kinds, str]] = {
+    "dropped-commit": (Kinds.LOST, "status-changed"),
+    "double-emission": (Kinds.WRONG, "status-changed"),
+    "swallowed-exception": (Kinds.WRONG, "changelog of deliveries"),
+    "swallowed-poison": (Kinds.LOST, "dead-letters"),
+    "skipped-tombstone": (Kinds.LOST, "status"),
+    "skipped-changelog-tombstone": (Kinds.WRONG, "changelog of deliveries"),
+    "stale-changelog": (Kinds.WRONG, "changelog of deliveries"),
+    "committed-over": (Kinds.LOST, "status-changed"),
+    "offset-before-outputs": (Kinds.LOST, "events"),
+    "position-before-outputs": (Kinds.LOST, "status-changed"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(MUTANTS))
+async def test_a_wrong_worker_is_found_out(cluster: Broker, tmp_path: Path, name: str) -> None:
+    verdict = oracle.judge(*await run(cluster, tmp_path, name))
+
+    kind, where = SEEN[name]
+    assert not verdict
+    assert any(one.kind is kind and one.where == where for one in verdict.differences), verdict.differences[:5]
+
+
+# --- edits of a right run's logs -------------------------------------------------------------------------------------
+
+CHANGELOG = topics.changelog_topic(RIGHT)
+
+
+def without(log: Log, number: int) -> Log:
+    """Return a log without one record."""
+    return _with(log, lambda records: [*records[:number], *records[number + 1 :]])
+
+
+def without_last(log: Log) -> Log:
+    """Return a log without the newest record of a partition."""
+    return _with(log, lambda records: records[:-1])
+
+
+def again(log: Log, number: int) -> Log:
+    """Return a log in which one record stands twice."""
+    return _with(log, lambda records: [*records[: number + 1], *records[number:]])
+
+
+def backwards(log: Log) -> Log:
+    """Return a log whose first partition is in the wrong order."""
+    return _with(log, lambda records: records[::-1])
+
+
+def _with(log: Log, change: Callable[[Sequence[harness.Record]], Sequence[harness.Record]]) -> Log:
+    first = next(partition for partition, records in log.items() if records)
+    return {**log, first: change(log[first])}
+
+
+@pytest.mark.parametrize(
+    ("topic", "edit", "seen"),
+    [
+        (topics.EVENTS, lambda log: without(log, 3), Kinds.LOST),
+        (topics.raw_topic("sendgrid"), lambda log: without(log, 3), Kinds.WRONG),
+        (topics.STATUS_CHANGED, lambda log: without(log, 3), Kinds.LOST),
+        (topics.STATUS_CHANGED, lambda log: again(log, 3), Kinds.REPEATED),
+        (topics.STATUS_CHANGED, backwards, Kinds.WRONG),
+        (topics.DEFERRALS, lambda log: without(log, 3), Kinds.LOST),
+        (topics.DEFERRALS, lambda log: again(log, 3), Kinds.REPEATED),
+        (topics.STATUS, without_last, Kinds.LOST),
+        (topics.STATUS, lambda log: again(log, 3), Kinds.REPEATED),
+        (CHANGELOG, backwards, Kinds.WRONG),
+        (topics.changelog_topic(RIGHT, topics.OPEN_DEFERRALS_TABLE), backwards, Kinds.WRONG),
+        (topics.DEFERRAL_ALERTS, lambda log: without(log, 0), Kinds.LOST),
+        (topics.DEFERRAL_ALERTS, lambda log: again(log, 0), Kinds.REPEATED),
+        (topics.DEAD_LETTERS, lambda log: without(log, 0), Kinds.LOST),
+    ],
+)
+def test_a_log_that_was_tampered_with_is_found_out(
+    right: tuple[Written, Settings], topic: str, edit: Callable[[Log], Log], seen: Kinds
+) -> None:
+    written, settings = right
+    assert topic in written.logs
+
+    verdict = oracle.judge(Written({**written.logs, topic: edit(written.logs[topic])}, written.stores), settings)
+
+    assert seen in {one.kind for one in verdict.differences}, verdict.differences[:5]
+
+
+def test_alerts_that_the_facts_demand_and_nobody_told_are_found_out(right: tuple[Written, Settings]) -> None:
+    written, settings = right
+    silent: Log = dict.fromkeys(written.logs[topics.DEFERRAL_ALERTS], ())
+    logs = {**written.logs, topics.DEFERRAL_ALERTS: silent}
+
+    verdict = oracle.judge(Written(logs, written.stores), settings, ticked_us=time.time_ns() // 1000)
+
+    missed = [one for one in verdict.differences if one.where == "alerts" and "missed: raised" in one.what]
+    assert missed
+    assert verdict.word == oracle.LESS
+
+
+@pytest.mark.parametrize("table", oracle.TABLES)
+def test_a_store_that_differs_from_its_changelog_is_found_out(right: tuple[Written, Settings], table: str) -> None:
+    written, settings = right
+    stores = {name: dict(rows) for name, rows in deepcopy(written.stores).items()}
+    some = min(stores[table])
+    stores[table][some] += b" "
+
+    verdict = oracle.judge(Written(written.logs, stores), settings)
+
+    assert [(one.kind, one.where) for one in verdict.differences] == [(Kinds.WRONG, f"store of {table}")]
+
+
+def test_the_words_are_kafkas() -> None:
+    expected = oracle.Expected()
+    lost, more, other = (
+        oracle.Difference(Kinds.LOST, "", "is missing"),
+        oracle.Difference(Kinds.WRONG, "", "is too many"),
+        oracle.Difference(Kinds.WRONG, "", "differs"),
+    )
+    assert oracle.Verdict([], expected).word == "ALL-RECORDS-DELIVERED"
+    assert oracle.Verdict([other], expected).word == "ALL-RECORDS-DELIVERED"
+    assert oracle.Verdict([more], expected).word == "PROCESSED-MORE-THAN-GENERATED"
+    assert oracle.Verdict([more, lost], expected).word == "PROCESSED-LESS-THAN-GENERATED"

@@ -1,0 +1,214 @@
+"""What goes in during a fault, and who reads what comes out: webhooks without a pause, and a subscriber.
+
+Both live through everything that happens to the broker. The subscriber is the
+promise's own witness: a ``read_committed`` reader of ``mail.status-changed`` from
+the first record to the last, which checks every revision as it comes.
+"""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.errors import KafkaError
+from aiokafka.structs import TopicPartition
+
+from streams import codecs, records, topics
+from streams.settings import Settings
+from tests.broker.harness import Record, raw_headers
+
+PULSES_PER_S = 10
+EVENTS_PER_PULSE = 20
+KINDS = (["processed", "deferred", "delivered", "open", "bounce", "dropped"], [3, 3, 4, 2, 1, 1])
+TOPIC = topics.raw_topic("sendgrid")
+
+
+def pulses(seed: int, partitions: int) -> Iterator[tuple[int, bytes]]:
+    """Yield (raw partition, SendGrid body) for ever; half the events of each are of messages never heard of before.
+
+    The reference names the raw partition, so that a reader of the end of the way knows how it began.
+    """
+    chance = random.Random(seed)
+    number = 0
+    known: list[dict[str, Any]] = []
+    while True:
+        partition = number % partitions
+        now = int(time.time())
+        events = []
+        for place in range(EVENTS_PER_PULSE):
+            if known and place % 2:
+                event = dict(chance.choice(known))
+                if chance.random() < 0.2:
+                    events.append(event)  # SendGrid repeats itself
+                    continue
+            else:
+                event = {
+                    "email": f"payer{number}-{place}@customer{place}.example",
+                    "sg_message_id": f"live{seed}-{number}-{place}.filter0001.16648.5515E0B88.0",
+                    "invoice": f"R{partition}-{number}-{place}",
+                }
+                known.append(event)
+            event |= {
+                "event": chance.choices(*KINDS)[0],
+                "timestamp": now - chance.randrange(7200),
+                "sg_event_id": f"live{seed}-{number}-{place}",
+            }
+            if event["event"] == "deferred":
+                event |= {"response": "421 4.7.0 Try again later", "attempt": str(chance.randrange(1, 9))}
+            if event["event"] == "bounce":
+                event |= {"reason": "550 5.1.1 No such user", "status": "5.1.1", "type": "bounce"}
+            events.append(event)
+        del known[:-500]
+        number += 1
+        yield partition, codecs.encode(events)
+
+
+class Traffic:
+    """Writes pulses until it is stopped; keeps what the broker acknowledged."""
+
+    def __init__(self, bootstrap: str, settings: Settings, seed: int) -> None:
+        self._bootstrap = bootstrap
+        self._pulses = pulses(seed, settings.topics.partitions)
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
+        self.acknowledged: list[bytes] = []
+        """The bodies that all in-sync replicas have: what a provider was answered 200 for."""
+
+    def start(self) -> None:
+        self._stopping.clear()
+        self._task = asyncio.create_task(self._run(), name="traffic")
+
+    async def stop(self) -> None:
+        self._stopping.set()
+        if self._task is not None:
+            await self._task
+            self._task = None
+
+    async def _run(self) -> None:
+        while not self._stopping.is_set():
+            with contextlib.suppress(
+                KafkaError, OSError, TimeoutError
+            ):  # as the ingress: 503, and the provider comes again
+                await self._write()
+            await asyncio.sleep(0.2)
+
+    async def _write(self) -> None:
+        producer = AIOKafkaProducer(
+            bootstrap_servers=self._bootstrap, enable_idempotence=True, acks="all", request_timeout_ms=5_000
+        )
+        try:
+            await producer.start()
+            while not self._stopping.is_set():
+                partition, body = next(self._pulses)
+                sent = await producer.send(TOPIC, body, partition=partition, headers=raw_headers("sendgrid"))
+                async with asyncio.timeout(10):
+                    await sent
+                self.acknowledged.append(body)
+                await asyncio.sleep(1 / PULSES_PER_S)
+        finally:
+            with contextlib.suppress(KafkaError, OSError, TimeoutError):
+                async with asyncio.timeout(5):
+                    await producer.stop()
+
+
+class Subscriber:
+    """Reads ``mail.status-changed`` from its beginning, and complains of all that was promised not to be."""
+
+    def __init__(self, bootstrap: str, settings: Settings) -> None:
+        self._bootstrap = bootstrap
+        self._partitions = range(settings.topics.partitions)
+        self._task: asyncio.Task[None] | None = None
+        self._next: dict[int, int] = dict.fromkeys(self._partitions, 0)
+        self._last: dict[tuple[bytes, str], int] = {}
+        self._arrived: dict[int, float] = {}
+        self.seen: dict[bytes, list[bytes]] = defaultdict(list)
+        """Every value, by delivery, in the order in which it came."""
+        self.repeated: list[str] = []
+        """Revisions that came again."""
+        self.out_of_order: list[str] = []
+        """Revisions that came before their turn: one is missing, or late."""
+        self.processed_ms: dict[tuple[str, int], int] = {}
+        """The newest webhook seen, by its broker timestamp, for each raw partition ("raw", n) and each of the output."""
+        self.longest_silence_s = 0.0
+        """Between two records of a partition, while ``watching``."""
+        self.watching = False
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="subscriber")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def caught_up_with(self, log: dict[int, list[Record]], timeout_s: float = 60) -> None:
+        """Wait until it has seen the last record of every partition."""
+        async with asyncio.timeout(timeout_s):
+            while any(found and self._next[p] <= found[-1].offset for p, found in log.items()):
+                await asyncio.sleep(0.05)
+
+    async def recovered(self, since_ms: int, timeout_s: float) -> None:
+        """Wait until webhooks that came after ``since_ms`` have passed through every partition of every stage."""
+        wanted = [(kind, partition) for kind in ("raw", "told") for partition in self._partitions]
+        async with asyncio.timeout(timeout_s):
+            while any(self.processed_ms.get(one, 0) < since_ms for one in wanted):
+                await asyncio.sleep(0.02)
+
+    async def _run(self) -> None:
+        while True:
+            with contextlib.suppress(KafkaError, OSError, TimeoutError):
+                await self._read()
+            await asyncio.sleep(0.2)
+
+    async def _read(self) -> None:
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._bootstrap,
+            isolation_level="read_committed",
+            auto_offset_reset="none",
+            request_timeout_ms=11_000,
+            fetch_max_wait_ms=100,
+        )
+        try:
+            await consumer.start()
+            consumer.assign([TopicPartition(topics.STATUS_CHANGED, p) for p in self._partitions])
+            for partition, offset in self._next.items():
+                consumer.seek(TopicPartition(topics.STATUS_CHANGED, partition), offset)
+            while True:
+                for tp, fetched in (await consumer.getmany(timeout_ms=100)).items():
+                    for record in fetched:
+                        self._take(record)
+                    self._next[tp.partition] = fetched[-1].offset + 1
+                self._listen()
+        finally:
+            with contextlib.suppress(KafkaError, OSError, TimeoutError):
+                async with asyncio.timeout(5):
+                    await consumer.stop()
+
+    def _take(self, record: Record) -> None:
+        assert record.key is not None
+        assert record.value is not None
+        told = records.decode_status(record.value)
+        delivery = (record.key, told["first_received_at"])
+        last, revision = self._last.get(delivery, 0), told["revision"]
+        if revision <= last:
+            self.repeated.append(f"{record.key!r}: {revision} after {last}")
+        elif revision > last + 1:
+            self.out_of_order.append(f"{record.key!r}: {revision} after {last}")
+        self._last[delivery] = max(revision, last)
+        self.seen[record.key].append(record.value)
+        self._arrived[record.partition] = time.monotonic()
+        self._mark(("told", record.partition), record.timestamp)
+        reference = str(told["reference"])
+        if reference.startswith("R"):
+            self._mark(("raw", int(reference[1 : reference.index("-")])), record.timestamp)
+
+    def _mark(self, where: tuple[str, int], timestamp_ms: int) -> None:
+        self.processed_ms[where] = max(self.processed_ms.get(where, 0), timestamp_ms)
+
+    def _listen(self) -> None:
+        if self.watching and self._arrived:
+            self.longest_silence_s = max(self.longest_silence_s, time.monotonic() - min(self._arrived.values()))

@@ -1,0 +1,152 @@
+"""A worker with a fault in it.
+
+    FAULT=kill:committed:3 python -m tests.faults.worker
+
+does ``kill`` when the point ``committed`` is reached for the third time. What can be done:
+
+=====  ====================================================================
+kill   SIGKILL
+stop   SIGSTOP, until somebody wakes it
+hang   the lane waits for ever, the event loop goes on
+block  the event loop stands still for ever
+=====  ====================================================================
+
+The points are those that ``streams.kafka`` names (``fenced``, ``folded``,
+``published``, ``committed``, ``stored``) and two more inside the transaction:
+``sent``, when every row and the offsets are acknowledged and its end is not yet
+asked for, and ``ending``, when its end is asked for and not yet answered.
+
+``CLOCK_AHEAD_S=3600`` sets its clock forward, ``ROWS=1`` makes it write rows of
+``deliveries`` as version 1 did, ``MEMBERSHIP=dies`` ends aiokafka's task that takes
+care of the membership in the group, as it ends by itself when the first broker it
+asks names no brokers (one that stood still, and that the controller has given up).
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+import msgspec
+from aiokafka import AIOKafkaProducer
+from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.protocol.transaction import EndTxnRequest
+from faust.types import TP
+
+POINTS = ("fenced", "folded", "published", "sent", "ending", "committed", "stored")
+"""Where a fault can be put, in the order in which a worker comes by (``published`` is the stage without transactions)."""
+
+_SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
+
+
+class Fault:
+    """Does what ``FAULT`` says, once."""
+
+    def __init__(self, what: str, where: str, when: str) -> None:
+        self._what, self._where, self._when = what, where, int(when)
+        self._seen: Counter[str] = Counter()
+
+    def reached(self, point: str, tp: TP) -> Any:
+        self._seen[point] += 1
+        if point != self._where or self._seen[point] != self._when:
+            return None
+        print(f"fault: {self._what} at {point} of {tp.topic}/{tp.partition}", file=sys.stderr, flush=True)
+        if self._what == "hang":
+            return asyncio.Event().wait()
+        if self._what == "block":
+            time.sleep(3600)
+        os.kill(os.getpid(), _SIGNALS[self._what])
+        return None
+
+    def inside_transactions(self) -> None:
+        """Put the points ``sent`` and ``ending`` into aiokafka's producer: the product has no business there."""
+        commit: Any = AIOKafkaProducer.commit_transaction
+        start: Any = AIOKafkaProducer.start
+
+        async def commit_transaction(producer: Any) -> None:
+            self.reached("sent", _tp_of(producer))
+            await commit(producer)
+
+        async def starting(producer: Any) -> None:
+            send = producer.client.send  # the product's own, already watched
+
+            async def observed(node_id: int, request: Any, **options: Any) -> Any:
+                if not isinstance(request, EndTxnRequest):
+                    return await send(node_id, request, **options)
+                asked = asyncio.ensure_future(send(node_id, request, **options))
+                await asyncio.sleep(0)  # it is in the socket now; what was written is sent even if we die
+                self.reached("ending", _tp_of(producer))
+                return await asked
+
+            producer.client.send = observed
+            await start(producer)
+
+        AIOKafkaProducer.commit_transaction = commit_transaction  # type: ignore[method-assign] # a fault on purpose
+        AIOKafkaProducer.start = starting  # type: ignore[method-assign]
+
+
+def _tp_of(producer: Any) -> TP:
+    stage, _, partition = str(producer._txn_manager.transactional_id).rpartition("-")
+    return TP(stage, int(partition))
+
+
+def set_clock_ahead(seconds: float) -> None:
+    """Before anything else is imported that keeps one of these functions."""
+    now, now_ns = time.time, time.time_ns
+    time.time = lambda: now() + seconds
+    time.time_ns = lambda: now_ns() + int(seconds * 1e9)
+
+
+def lose_membership() -> None:
+    name = "_GroupCoordinator__coordination_routine"
+    assert hasattr(GroupCoordinator, name)
+
+    async def dies(_: GroupCoordinator) -> None:
+        raise AssertionError("Did we not perform bootstrap?")
+
+    setattr(GroupCoordinator, name, dies)
+
+
+def write_version_1() -> None:
+    """Be a worker of before ``judged`` and ``watch_at``."""
+    from streams import records  # noqa: PLC0415 - the clock is set before
+
+    encode = records.encode_row
+
+    def encode_row(delivery: Any) -> bytes:
+        return version_1(encode(delivery))
+
+    records.encode_row = encode_row
+
+
+def version_1(row: bytes) -> bytes:
+    """Return a row of version 2 as version 1 wrote it: no ``watch_at`` in the head; JSON, with no ``judged`` at its end."""
+    assert row[0] == 2, "the rows have a new version: add what version 2 lacks"
+    *fields, _judged = msgspec.msgpack.decode(row[17:])
+    return b"\x01" + row[1:9] + msgspec.json.encode(fields)
+
+
+def main() -> int:
+    set_clock_ahead(float(os.environ.get("CLOCK_AHEAD_S", "0")))
+    from streams.app import nothing_reached  # noqa: PLC0415 - the clock is set before
+    from streams.observe import Reached  # noqa: PLC0415
+    from streams.settings import load  # noqa: PLC0415
+    from streams.worker import run_worker  # noqa: PLC0415
+
+    reached: Reached = nothing_reached
+    if "FAULT" in os.environ:
+        fault = Fault(*os.environ["FAULT"].split(":"))
+        fault.inside_transactions()
+        reached = fault.reached
+    if os.environ.get("MEMBERSHIP") == "dies":
+        lose_membership()
+    if os.environ.get("ROWS") == "1":
+        write_version_1()
+    return run_worker(load(), reached=reached)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
