@@ -128,9 +128,9 @@ def dashboard() -> Dashboard:
                     ),
                     lines(
                         "Rows restored",
-                        "Changelog rows read at assignments.",
-                        Query("rate(mailstreams_restored_rows_total[$__rate_interval])", "{{instance}}"),
-                        unit="cps",
+                        "Changelog rows read a second at assignments, and the offsets that are left to read.",
+                        Query("rate(mailstreams_restored_rows_total[$__rate_interval])", "{{instance}} rows a second"),
+                        Query("mailstreams_restore_remaining_offsets", "{{instance}} offsets left"),
                     ),
                     lines(
                         "Batch time",
