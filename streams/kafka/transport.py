@@ -61,6 +61,8 @@ class Batching:
     """Topics whose partitions get ticks."""
     tick_interval_s: float
     client_options: Mapping[str, Any]
+    linger_s: Mapping[str, float] = field(default_factory=dict)
+    """By topic: so long after a batch its partition waits for the next, so that a trickle makes few transactions."""
 
 
 @dataclass(slots=True)
@@ -76,6 +78,10 @@ class _Backlog:
     tick: int | None = None
     """A tick to be delivered before the next records, with its time (µs)."""
     paused: bool = False
+    cut_at: float = 0.0
+    """When the last batch of records was cut, by the loop's clock."""
+    waiting: bool = False
+    """It lingers, and will be offered then."""
 
     def add(self, records: list[Record]) -> None:
         self.records.extend(records)
@@ -306,9 +312,30 @@ class BatchConsumer(driver.Consumer):
             self._thread.set_paused_soon(tp, paused=full)
 
     def _offer(self, tp: TP, backlog: _Backlog) -> None:
-        if not backlog.busy and (backlog.records or backlog.tick is not None):
-            backlog.busy = True
-            self._ready.put_nowait((self._epoch, tp))
+        if backlog.busy or not (backlog.records or backlog.tick is not None):
+            return
+        if backlog.tick is None and self._lingers(tp, backlog):
+            return
+        backlog.busy = True
+        self._ready.put_nowait((self._epoch, tp))
+
+    def _lingers(self, tp: TP, backlog: _Backlog) -> bool:
+        """Tell whether the partition waits for more records; then it is offered by itself when it has waited."""
+        linger_s = self.batching.linger_s.get(tp.topic, 0.0)
+        if not linger_s or len(backlog.records) >= self.batching.max_records:
+            return False
+        left_s = backlog.cut_at + linger_s - self.loop.time()
+        if left_s <= 0:
+            return False
+        if not backlog.waiting:
+            backlog.waiting = True
+            self.loop.call_later(left_s, self._offer_again, tp, backlog)
+        return True
+
+    def _offer_again(self, tp: TP, backlog: _Backlog) -> None:
+        backlog.waiting = False
+        if self._backlogs.get(tp) is backlog:  # else it was revoked meanwhile
+            self._offer(tp, backlog)
 
     @Service.task
     async def _deliver(self) -> None:
@@ -319,6 +346,8 @@ class BatchConsumer(driver.Consumer):
                 continue  # revoked, or offered for an assignment that is gone
             batch = backlog.cut(tp, self.batching.max_records, self.batching.max_bytes)
             assert batch is not None  # it was offered, and only this task takes
+            if batch.records:
+                backlog.cut_at = self.loop.time()
             self._pause_when_full(tp, backlog)
             await self.callback(self._message_of(batch))
 
