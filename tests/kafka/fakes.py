@@ -176,7 +176,13 @@ class Clock:
         return self.time
 
 
-def faust_app(*, max_records: int = 10, max_bytes: int = 100_000, tick_interval_s: float = 60) -> BatchedApp:
+def faust_app(
+    *,
+    max_records: int = 10,
+    max_bytes: int = 100_000,
+    tick_interval_s: float = 60,
+    linger_s: Mapping[str, float] | None = None,
+) -> BatchedApp:
     """Return an app with our transport that is never started."""
     register()
     app = BatchedApp(
@@ -194,6 +200,7 @@ def faust_app(*, max_records: int = 10, max_bytes: int = 100_000, tick_interval_
         tick_topics=frozenset({SOURCE.topic}),
         tick_interval_s=tick_interval_s,
         client_options={"bootstrap_servers": "127.0.0.1:1"},
+        linger_s=linger_s or {},
     )
     app.progress = cast("Any", Clock())
     app.topic(SOURCE.topic, key_serializer="raw", value_serializer=CODEC)

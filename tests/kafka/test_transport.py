@@ -270,6 +270,59 @@ async def test_large_records_fill_a_backlog_too() -> None:
         await world.close()
 
 
+async def test_a_partition_that_lingers_gathers_what_comes_after_a_batch_and_lets_the_first_one_go_at_once() -> None:
+    world = World(linger_s={SOURCE.topic: 0.3})
+    try:
+        await world.consumer.start_partitions({SOURCE: 10})
+        world.fetch(10)
+        await until(lambda: world.delivered)
+        world.consumer.ack(world.delivered[0])
+        world.fetch(11)
+        await until(lambda: world.consumer.backlog_of(SOURCE) == 1)
+        await world.quiet()
+        assert world.offsets == [[10]]
+        world.fetch(12)
+        await until(lambda: len(world.delivered) == 2)
+        assert world.offsets == [[10], [11, 12]]
+    finally:
+        await world.close()
+
+
+async def test_neither_a_full_batch_nor_a_tick_lingers() -> None:
+    world = World(linger_s={SOURCE.topic: 3600.0}, max_records=3, tick_interval_s=0.02)
+    try:
+        await world.consumer.start_partitions({SOURCE: 10})
+        world.fetch(10)
+        await until(lambda: world.delivered)
+        world.consumer.ack(world.delivered[0])
+        world.fetch(11, 12, 13)
+        await until(lambda: len(world.delivered) == 2)
+        world.consumer.ack(world.delivered[1])
+        world.fetch(14)
+        cast("Clock", world.app.progress).time = 1_234
+        await until(lambda: len(world.delivered) == 3)
+        assert world.delivered[2].value.now == 1_234
+        assert world.offsets == [[10], [11, 12, 13], []]
+    finally:
+        await world.close()
+
+
+async def test_what_lingers_while_its_partition_is_revoked_is_not_delivered() -> None:
+    world = World(linger_s={SOURCE.topic: 0.1})
+    try:
+        await world.consumer.start_partitions({SOURCE: 10})
+        world.fetch(10)
+        await until(lambda: world.delivered)
+        world.consumer.ack(world.delivered[0])
+        world.fetch(11)
+        await until(lambda: world.consumer.backlog_of(SOURCE) == 1)
+        world.consumer.stop_partitions()
+        await asyncio.sleep(0.2)
+        assert world.offsets == [[10]]
+    finally:
+        await world.close()
+
+
 async def test_the_position_of_a_batch_passes_markers_that_were_read_with_it_or_after_it(world: World) -> None:
     await world.consumer.start_partitions({SOURCE: 10})
     world.fetch(10, 11, position=14)
