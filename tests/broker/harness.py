@@ -206,7 +206,10 @@ async def caught_up(
     *,
     unless: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Wait until the group has committed the ends of all source topics, the upstream ones first, or ``unless`` holds."""
+    """Wait until the group has committed the ends of all source topics, the upstream ones first, or ``unless`` holds.
+
+    With ``mail.events`` among them, what follows from it is waited for too: the monitor's partitions linger.
+    """
     deadline = time.monotonic() + timeout_s
     admin = AIOKafkaAdminClient(bootstrap_servers=broker.bootstrap)
     consumer = AIOKafkaConsumer(bootstrap_servers=broker.bootstrap, isolation_level="read_committed")
@@ -230,9 +233,23 @@ async def caught_up(
                 if time.monotonic() > deadline:
                     raise AssertionError(f"not caught up after {timeout_s} s: {behind} {committed}")
                 await asyncio.sleep(0.2)
+        while topics.EVENTS in sources and not unless() and not await _monitored(broker, settings, admin):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"the monitor has not caught up after {timeout_s} s")
+            await asyncio.sleep(0.2)
     finally:
         await consumer.stop()
         await admin.close()
+
+
+async def _monitored(broker: Broker, settings: Settings, admin: AIOKafkaAdminClient) -> bool:
+    """Tell whether the monitor's records are processed; a log ends with commit markers, which nobody commits."""
+    log = await read_all(broker, topics.DEFERRALS, settings.topics.partitions)
+    last = {TopicPartition(topics.DEFERRALS, p): found[-1].offset for p, found in log.items() if found}
+    if not last:
+        return True
+    committed = await admin.list_consumer_group_offsets(settings.worker.app_id, partitions=list(last))
+    return all(tp in committed and committed[tp].offset > offset for tp, offset in last.items())
 
 
 async def read_topics(

@@ -26,12 +26,14 @@ def unique(name: str) -> str:
 async def new_topic(
     broker: Broker, name: str = "topic", *, partitions: int = 1, config: Mapping[str, str] | None = None
 ) -> str:
-    """Create a topic and wait until it has leaders."""
+    """Create a topic and wait until it has leaders. Nothing in it is too old: tests write fixed times."""
     topic = unique(name)
     admin: Any = AIOKafkaAdminClient(bootstrap_servers=broker.bootstrap)
     await admin.start()
     try:
-        await admin.create_topics([NewTopic(topic, partitions, 1, topic_configs=dict(config or {}))])
+        await admin.create_topics(
+            [NewTopic(topic, partitions, 1, topic_configs={"retention.ms": "-1"} | dict(config or {}))]
+        )
         for _ in range(200):
             found = await admin.describe_topics()
             if any(

@@ -249,15 +249,6 @@ class World:
         """Wait until every stage has processed all that there is."""
         raw = [topics.raw_topic(name) for name in self.settings.topics.providers]
         await harness.caught_up(self.broker, self.settings, (*raw, topics.SENDS, topics.EVENTS), PATIENCE_S)
-        async with asyncio.timeout(PATIENCE_S):  # its last offset is a commit marker, which nobody commits
-            while not await self._monitored():
-                await asyncio.sleep(0.3)
-
-    async def _monitored(self) -> bool:
-        partitions = self.settings.topics.partitions
-        log = await harness.read_all(self.broker, topics.DEFERRALS, partitions)
-        committed = await self.committed(topics.DEFERRALS)
-        return all(not found or committed.get(p, 0) > found[-1].offset for p, found in log.items())
 
     async def committed(self, topic: str) -> dict[int, int]:
         """Return the group's committed offsets of a topic."""
