@@ -6,6 +6,10 @@ reaches, so that the store always equals the changelog up to ``changelog_offset`
 and everything missing can be read again. A store that is lost or corrupt costs
 time, never data.
 
+What corrupted one store may have harmed those beside it, on the same disk. So they
+are marked as ``SUSPECT`` and each is read through once (``Store.check``) before it
+is used again: one restart for all of them, and not one for each as they are found.
+
 Keys: ``r`` + key = a row; ``d`` + 8 bytes + key = an entry of the due index,
 ``w`` + 8 bytes + key = one of the watch index: two lists of keys by time, for two
 kinds of deadlines; ``m`` + name = what is known about the store itself.
@@ -14,17 +18,19 @@ kinds of deadlines; ``m`` + name = what is known about the store itself.
 import logging
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 from rocksdict import (
+    BlockBasedIndexType,
     BlockBasedOptions,
     Cache,
     DBCompressionType,
     Options,
     Rdict,
+    ReadOptions,
     WriteBatch,
     WriteBufferManager,
 )
@@ -36,6 +42,9 @@ CHANGELOG_OFFSET = META + b"changelog-offset"
 POSITION = META + b"position"
 POLICY = META + b"policy"
 CONDEMNED = "CONDEMNED"  # a file beside the database's own: this copy was found corrupt while it was read
+SUSPECT = "SUSPECT"  # another such file: a store beside this one was corrupt, and this one was not checked since
+ASIDE = ".corrupt-"  # in the name of a store that was moved aside
+ROWS_PER_PIECE = 2_000  # checked at once: some milliseconds
 MAX_OPEN_FILES = 256  # per partition; RocksDB's own default is unlimited, Faust's 0.9 of the process's limit
 
 _pack_u64 = struct.Struct(">Q").pack
@@ -89,7 +98,11 @@ class Budget:
         blocks = BlockBasedOptions()
         blocks.set_block_cache(self._cache)
         blocks.set_bloom_filter(10, False)
+        # Index and filters live in that cache too, and in pieces: those of a table of 64 MiB are two blocks of a MiB
+        # each, more than one of the cache's shards holds, so that every look-up would read and unpack them again.
         blocks.set_cache_index_and_filter_blocks(True)
+        blocks.set_index_type(BlockBasedIndexType.two_level_index_search())
+        blocks.set_partition_filters(True)
         options.set_block_based_table_factory(blocks)
         return options
 
@@ -209,6 +222,44 @@ class Store:
                 raise ValueError(message)
             batch.put(CHANGELOG_OFFSET, _pack_u64(changes.changelog_offset))
 
+    @property
+    def suspect(self) -> bool:
+        """A store beside this one was found corrupt, and this one was not read through since."""
+        return (self.path / SUSPECT).exists()
+
+    @property
+    def condemned(self) -> bool:
+        """It was found corrupt; opened again it is an empty one."""
+        return self._condemned
+
+    def check(self) -> Generator[int, None, None]:
+        """Read everything once; yield the number of entries from time to time. At its end the store is no suspect.
+
+        RocksDB compares the checksum of each block that it reads.
+
+        Raises:
+            StoreCorruptError: it cannot be read; if it is corrupt, it is condemned.
+        """
+        options = ReadOptions()
+        options.fill_cache(False)  # type: ignore[call-arg] # rocksdict's stub has forgotten it
+        options.set_verify_checksums(True)
+        options.set_readahead_size(2 << 20)
+        count = 0
+        iterator = self._database.iter(options)
+        try:
+            iterator.seek_to_first()
+            while iterator.valid():
+                iterator.next()
+                count += 1
+                if not count % ROWS_PER_PIECE:
+                    yield count
+            iterator.status()
+        except Exception as error:
+            raise self._condemn(error) from error
+        finally:
+            del iterator  # while it lives, if only in a traceback, the database stays open and locked
+        (self.path / SUSPECT).unlink(missing_ok=True)
+
     def close(self) -> None:
         """Flush and close. The object is of no use afterwards."""
         self._database.close()
@@ -224,6 +275,8 @@ class Store:
         """Leave a mark on a corrupt database, so that the next start does not open it again."""
         if _is_corruption(error) and not self._condemned:
             self._condemned = True
+            if not self.suspect:  # then the others were marked when it was
+                _suspect_others(self.path)
             (self.path / CONDEMNED).touch()
         return StoreCorruptError(f"store {self.path.name}: {error}")
 
@@ -242,22 +295,40 @@ def open_store(path: Path, budget: Budget, *, on_rebuild: Callable[[str], None])
     if (path / CONDEMNED).exists():
         _move_aside(path, "was found corrupt in the last run", on_rebuild)
     try:
-        database = Rdict(str(path), budget.options())
+        database = _open_database(path, budget)
         database.get(CHANGELOG_OFFSET)
     except Exception as error:
         if not _is_corruption(error):
             message = f"store {path.name} cannot be opened: {error}"
             raise StoreCorruptError(message) from error
+        _suspect_others(path)
         _move_aside(path, str(error), on_rebuild)
-        database = Rdict(str(path), budget.options())
+        database = _open_database(path, budget)
     return Store(path, database)
 
 
+def _open_database(path: Path, budget: Budget) -> Rdict:
+    """Open or create a database.
+
+    The options are said twice: of a database that exists, rocksdict takes those of the column family from its
+    directory if they are not given, and there they have lost the shared cache and the bloom filter.
+    """
+    options = budget.options()
+    return Rdict(str(path), options, column_families={"default": options})
+
+
 def _move_aside(path: Path, reason: str, on_rebuild: Callable[[str], None]) -> None:
-    aside = path.with_name(f"{path.name}.corrupt-{time.time_ns()}")
+    aside = path.with_name(f"{path.name}{ASIDE}{time.time_ns()}")
     path.rename(aside)
     logger.warning("store %s moved aside as %s, to be rebuilt from the changelog: %s", path.name, aside.name, reason)
     on_rebuild(reason)
+
+
+def _suspect_others(path: Path) -> None:
+    """Mark the stores beside ``path``."""
+    for other in path.parent.iterdir():
+        if other != path and ASIDE not in other.name and (other / "CURRENT").exists():
+            (other / SUSPECT).touch()
 
 
 def _is_corruption(error: Exception) -> bool:

@@ -1,3 +1,4 @@
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.kafka.store import CONDEMNED, Budget, Changes, Store, StoreCorruptError, open_store
+from streams.kafka.store import CONDEMNED, SUSPECT, Budget, Changes, Store, StoreCorruptError, open_store
 
 BUDGET = Budget(cache_bytes=4 << 20, write_buffer_bytes=4 << 20)
 
@@ -133,6 +134,24 @@ def test_stores_of_one_process_share_their_budget(tmp_path: Path) -> None:
     assert any(tmp_path.rglob("*.sst"))
     for store in stores:
         store.close()
+
+
+def options_in_use(path: Path) -> list[str]:
+    """Return what RocksDB itself logs of its options at each opening, without the times and threads."""
+    log = (path / "LOG").read_text().partition("Options for column family [default]")[2]
+    lines = [line.rpartition("] ")[2].strip() for line in log.partition("Recovered from manifest")[0].splitlines()]
+    return [re.sub(r"^\S+ \d+ +|0x\w+", "", line) for line in lines]
+
+
+def test_a_store_that_is_opened_again_keeps_to_the_shared_cache_and_its_filters(store: Store, path: Path) -> None:
+    anew = options_in_use(path)
+    store.write(Changes(rows={b"a": b"1"}))
+    store.close()
+    again = open_store(path, BUDGET, on_rebuild=refuse)
+
+    assert {"capacity : 4194304", "filter_policy: bloomfilter", "partition_filters: 1"} <= set(anew)
+    assert anew == options_in_use(path)
+    again.close()
 
 
 # -- a corrupt copy ---------------------------------------------------------------------------------------------------------
@@ -274,6 +293,60 @@ def test_a_flipped_bit_in_the_due_index_is_found_and_not_taken_for_its_end(path:
         store.due(2**63, 10_000)
     assert (path / CONDEMNED).exists()
     store.close()
+
+
+def test_stores_beside_a_corrupt_one_are_suspect_until_they_were_read_through(path: Path, rebuilds: Rebuilds) -> None:
+    sound, bad = path.with_name("deliveries-1"), path.with_name("deliveries-2")
+    for each in (path, sound, bad):
+        filled(each)
+    for each in (path, bad):
+        flip_bits(each)
+    store = open_store(path, BUDGET, on_rebuild=refuse)
+    assert not store.suspect
+    with pytest.raises(StoreCorruptError):
+        list(store.rows())
+    store.close()
+
+    first, second, third = stores = [open_store(each, BUDGET, on_rebuild=rebuilds) for each in (path, sound, bad)]
+
+    assert rebuilds.reasons == ["was found corrupt in the last run"]
+    assert [first.suspect, second.suspect, third.suspect] == [False, True, True]
+    assert list(second.check()), "it gives others their turn"
+    assert not second.suspect
+    assert len(dict(second.rows())) == 4_000
+    with pytest.raises(StoreCorruptError, match="deliveries-2"):
+        list(third.check())
+    assert third.condemned
+    assert not second.suspect, "what harmed the third is known, and the second was read through since"
+    for store in stores:
+        store.close()
+    again = open_store(bad, BUDGET, on_rebuild=rebuilds)
+    assert list(again.rows()) == []
+    assert not again.suspect
+    again.close()
+
+
+def test_a_store_that_cannot_be_opened_makes_those_beside_it_suspect_too(path: Path, rebuilds: Rebuilds) -> None:
+    beside = path.with_name("deliveries-1")
+    for each in (path, beside):
+        filled(each)
+    other = open_store(beside, BUDGET, on_rebuild=refuse)
+    remove_table(path)
+    open_store(path, BUDGET, on_rebuild=rebuilds).close()
+    assert other.suspect, "although it was opened before"
+    other.close()
+
+
+def test_a_check_that_was_given_up_leaves_the_suspicion(path: Path) -> None:
+    filled(path)
+    (path / SUSPECT).touch()
+    store = open_store(path, BUDGET, on_rebuild=refuse)
+    check = store.check()
+    next(check)
+    check.close()
+    assert store.suspect
+    store.close()
+    open_store(path, BUDGET, on_rebuild=refuse).close()  # nothing of it holds the database
 
 
 def test_no_flipped_bit_is_ever_read_as_a_row(path: Path) -> None:
