@@ -219,6 +219,7 @@ def _restoring(
             "resume_commands": ControlTopic(topics.CONTROL, client_options),
             "hooks": observer,
             "on_crash": on_crash,
+            "fold_turn": asyncio.Lock(),
         },
         on_crash=on_crash,
         hooks=observer,

@@ -18,6 +18,7 @@ from aiokafka.errors import KafkaError
 from prometheus_client import CollectorRegistry
 
 from streams import __version__, topics
+from streams.brokers import RefusedError
 from streams.logs import configure
 from streams.metrics import IngressMetrics
 from streams.providers import PROVIDERS, Provider
@@ -216,7 +217,9 @@ async def _write(built: Built) -> int:
     """Keep the writer connected, once the topics are there. Ends with an exit status where they are not."""
     while True:
         try:
-            problems = await topics.check(built.settings)
+            problems = await topics.check(built.settings, lambda spec: spec.name in _written(built.settings))
+        except RefusedError as error:
+            problems = [str(error)]
         except (KafkaError, OSError, TimeoutError) as error:
             servers = built.settings.kafka.bootstrap_servers
             logger.warning("waiting for the broker at %s: %s", servers, type(error).__name__)
@@ -227,6 +230,10 @@ async def _write(built: Built) -> int:
         if problems:
             return EXIT_CANNOT_START
         await built.writer.run()
+
+
+def _written(settings: Settings) -> set[str]:
+    return {topics.SENDS, *(topics.raw_topic(name) for name in settings.topics.providers)}
 
 
 def _reason(done: "set[asyncio.Task[Any]]") -> int:

@@ -57,9 +57,11 @@ class Metrics:
     store_rebuilds: Counter
     restored_rows: Counter
     restore_remaining: Gauge
+    restore_idle: Gauge
     restoring: Gauge
     skipped_offsets: Counter
     last_commit_timestamp: Gauge
+    tasks: Gauge
 
     @classmethod
     def create(cls, registry: CollectorRegistry, *, version: str) -> "Metrics":
@@ -196,6 +198,11 @@ class Metrics:
                 "Changelog offsets still to be read before this worker goes on",
                 registry=registry,
             ),
+            restore_idle=Gauge(
+                "mailstreams_restore_idle_seconds",
+                "Since the restore that runs last got on; 0 when none runs",
+                registry=registry,
+            ),
             restoring=Gauge("mailstreams_restoring", "1 while stores are brought up to date", registry=registry),
             skipped_offsets=Counter(
                 "mailstreams_skipped_offsets",
@@ -205,6 +212,11 @@ class Metrics:
             ),
             last_commit_timestamp=Gauge(
                 "mailstreams_last_commit_timestamp_seconds", "When a batch last took effect", registry=registry
+            ),
+            tasks=Gauge(
+                "mailstreams_asyncio_tasks",
+                "Tasks of the event loop; a number that only grows is a leak",
+                registry=registry,
             ),
         )
         metrics.build_info.labels(version).set(1)

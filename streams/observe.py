@@ -1,5 +1,6 @@
 """What the lanes and the restore tell, as metrics and as health: one place between ``kafka`` and ``metrics``."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -169,4 +170,11 @@ class Health:
         excused = self.tables.restoring or not self.tables.actives_ready
         self.metrics.ready.set(not self.not_ready())
         self.metrics.restoring.set(self.tables.restoring)
-        self.watchdog.look(standings, owned - self.observer.stopped_partitions.keys(), excused=excused)
+        self.metrics.tasks.set(len(asyncio.all_tasks()))
+        self.watchdog.look(
+            standings,
+            owned - self.observer.stopped_partitions.keys(),
+            excused=excused,
+            restore=self.tables.steps if self.tables.restoring else None,
+        )
+        self.metrics.restore_idle.set(self.watchdog.restore_idle_s)

@@ -435,8 +435,8 @@ class Worker(_Section):
     watchdog_s: float = _setting(
         60,
         "seconds",
-        "Records waiting and nothing committed for so long, while the broker answers, ends the worker for a restart; "
-        "above `kafka.commit_deadline_s` and a rebalance.",
+        "Records waiting and nothing committed for so long, or a restore that gets nothing done, while the broker "
+        "answers, ends the worker for a restart; above `kafka.commit_deadline_s` and a rebalance.",
         ge=5,
     )
     shutdown_s: float = _setting(

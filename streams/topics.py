@@ -8,7 +8,7 @@ where it does not fit.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,13 +16,16 @@ from typing import Any, Final
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
+    KafkaConnectionError,
     LeaderNotAvailableError,
     NotControllerError,
     RequestTimedOutError,
     TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
     for_code,
 )
 
+from streams import brokers
 from streams.settings import Settings
 
 RAW_PREFIX: Final = "mail.raw."
@@ -226,13 +229,17 @@ async def create(settings: Settings) -> list[TopicSpec]:
     return missing
 
 
-async def check(settings: Settings) -> list[str]:
+async def check(settings: Settings, wanted: Callable[[TopicSpec], bool] = lambda _: True) -> list[str]:
     """Return what does not fit: a sentence for each, with the command that mends it; nothing when all is well.
+
+    Args:
+        settings: All of them.
+        wanted: Says which topics matter: who writes two of them needs no right to look at the others.
 
     Raises:
         aiokafka.errors.KafkaError, TimeoutError: the brokers cannot be reached.
     """
-    specs = all_topics(settings)
+    specs = [spec for spec in all_topics(settings) if wanted(spec)]
     servers = settings.kafka.bootstrap_servers
     problems = []
     async with admin_client(settings) as admin:
@@ -240,7 +247,7 @@ async def check(settings: Settings) -> list[str]:
         configs = await _configs(admin, [spec.name for spec in specs if spec.name in there])
     for spec in specs:
         if spec.name not in there:
-            problems.append(f"topic {spec.name} is missing; create it: mailstreams topics create")
+            problems.append(missing(settings, spec.name))
             continue
         found = there[spec.name]
         if found < spec.partitions or (spec.fixed_partitions and found != spec.partitions):
@@ -257,6 +264,13 @@ async def check(settings: Settings) -> list[str]:
             if not _fits(name, config.get(name), spec.config[name])
         )
     return problems
+
+
+def missing(settings: Settings, name: str) -> str:
+    """Say that a topic is not shown to us: a broker with access control does not tell whether it is there."""
+    text = f"topic {name} is missing; create it: mailstreams topics create"
+    user = settings.kafka.sasl_username or (settings.kafka.ssl_certfile and "of the certificate")
+    return f"{text}; or the user {user} may not see it; allow it: mailstreams acls" if user else text
 
 
 async def partition_counts(settings: Settings) -> dict[str, int]:
@@ -306,11 +320,20 @@ async def admin_client(settings: Settings) -> AsyncIterator[Any]:
     """
     admin = _Admin(**settings.kafka.client_options(), request_timeout_ms=round(settings.kafka.request_timeout_s * 1000))
     try:
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            await admin.start()
+        await _start(admin, settings)
         yield admin
     finally:
         await admin.close()
+
+
+async def _start(admin: Any, settings: Settings) -> None:
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            await admin.start()
+    except (KafkaConnectionError, TimeoutError):
+        if refused := await brokers.refusal(settings.kafka.client_options()):
+            raise refused from None
+        raise
 
 
 async def _partition_counts(admin: Any) -> dict[str, int]:
@@ -341,7 +364,10 @@ async def _create_missing(admin: Any, specs: Sequence[TopicSpec], replication_fa
             if code == 0 or error is TopicAlreadyExistsError:  # another one was quicker
                 del waiting[name]
             elif not issubclass(error, (NotControllerError, RequestTimedOutError, LeaderNotAvailableError)):
-                text = f"topic {name} cannot be created: {(message and message[0]) or error.__name__}"
+                rights = "; which rights it takes: mailstreams acls operator" if error in brokers.NOT_ALLOWED else ""
+                why = str((message and message[0]) or error.__name__)
+                why = why.rstrip(".") if rights else why
+                text = f"topic {name} cannot be created: {why}{rights}"
                 raise TopicsError(text)
         if waiting:
             await _pause(deadline, f"topics cannot be created: {', '.join(waiting)}")
@@ -368,7 +394,9 @@ async def _configs(admin: Any, names: Sequence[str]) -> dict[str, dict[str, str]
     for answer in await admin.describe_configs(resources):
         for code, message, _, name, entries in answer.resources:
             if code:
-                configs[name] = message or for_code(code).__name__
+                error = for_code(code)
+                allow = "; allow it: mailstreams acls" if error is TopicAuthorizationFailedError else ""
+                configs[name] = f"{(message or error.__name__).rstrip('.')}{allow}"
             else:
                 configs[name] = {entry[0]: entry[1] for entry in entries}
     return configs

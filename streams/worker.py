@@ -21,6 +21,7 @@ from aiokafka.errors import KafkaError
 
 from streams import topics
 from streams.app import Worker, build, nothing_reached
+from streams.brokers import NOT_ALLOWED, RefusedError
 from streams.logs import configure
 from streams.observe import Reached
 from streams.settings import Settings
@@ -85,10 +86,12 @@ async def _work(worker: Worker, stop: asyncio.Event) -> int:
 
 
 async def _topic_problems(settings: Settings) -> list[str]:
-    """Return what is wrong with the topics; while no broker answers, wait: a restart would not bring it back."""
+    """Return what is wrong with the topics or our access; while no broker answers, wait: a restart brings none back."""
     while True:
         try:
             return await topics.check(settings)
+        except RefusedError as error:
+            return [str(error)]
         except (KafkaError, OSError, TimeoutError) as error:
             servers = settings.kafka.bootstrap_servers
             logger.warning("waiting for the broker at %s: %s", servers, type(error).__name__)
@@ -131,14 +134,16 @@ async def _stop(worker: Worker) -> int:
     stopping = asyncio.create_task(_stop_all(worker))
     ends: list[asyncio.Future[Any]] = [stopping, worker.crashed]
     done, _ = await asyncio.wait(ends, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
-    if stopping not in done:
+    error = _reason(done) if worker.crashed in done else stopping.exception() if stopping in done else None
+    if stopping in done and error is None:
+        logger.info("stopped")
+        _exit(EXIT_OK)
+    if error is None:
         logger.error("not finished in %g s: what was not committed is done again", limit_s)
-        _exit(EXIT_CRASHED)
-    if stopping.exception() is not None:
-        logger.error("the stop failed: what was not committed is done again", exc_info=stopping.exception())
-        _exit(EXIT_CRASHED)
-    logger.info("stopped")
-    _exit(EXIT_OK)
+    else:
+        logger.error("the stop failed: what was not committed is done again: %s", _described(error), exc_info=error)
+    await _leave(worker)
+    _exit(EXIT_CRASHED)
 
 
 async def _stop_all(worker: Worker) -> None:
@@ -151,12 +156,17 @@ async def _stop_all(worker: Worker) -> None:
 async def _end(worker: Worker, error: BaseException) -> int:
     """End the process after a crash. Nothing in memory is worth saving; leaving the group lets others go on at once."""
     logger.error("the worker ends: %s", _described(error), exc_info=error)
+    await _leave(worker)
+    _exit(EXIT_CRASHED)
+
+
+async def _leave(worker: Worker) -> None:
+    """Leave the group, if that is possible at once: else the others wait until the session times out."""
     try:
         async with asyncio.timeout(LEAVE_TIMEOUT_S):
             await worker.app.batch_consumer.leave_group()
     except BaseException as failed:  # noqa: BLE001 - the group finds out by itself when the session times out
         logger.debug("could not leave the group: %r", failed)
-    _exit(EXIT_CRASHED)
 
 
 def _end_hung(silent_s: float) -> None:
@@ -174,4 +184,5 @@ def _exit(status: int) -> NoReturn:
 
 
 def _described(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    rights = "; which rights it takes: mailstreams acls worker" if isinstance(error, NOT_ALLOWED) else ""
+    return f"{type(error).__name__}: {error}{rights}"

@@ -68,12 +68,12 @@ def test_the_version_is_told() -> None:
 def test_a_batch_is_counted_once_for_all_its_records() -> None:
     metrics = created()
     effects = Effects()
-    effects.count("events", "sendgrid", "delivered", "applied", n=3)
-    effects.count("changes", "sendgrid", "gmail", "delivered", n=2)
-    effects.count("requests", "sendgrid")
-    effects.count("clock_skew", "sendgrid")
-    effects.count("dead_letters", "track", n=4)
-    effects.count("expired", n=5)
+    effects.counts["events", "sendgrid", "delivered", "applied"] += 3
+    effects.counts["changes", "sendgrid", "gmail", "delivered"] += 2
+    effects.counts["requests", "sendgrid"] += 1
+    effects.counts["clock_skew", "sendgrid"] += 1
+    effects.counts["dead_letters", "track"] += 4
+    effects.counts["expired",] += 5
     observer(metrics).committed(SOURCE, batch(record(1), record(2)), effects, 0.25, "track")
 
     def value(name: str, **labels: str) -> float | None:
@@ -103,7 +103,7 @@ def test_every_count_that_a_stage_makes_is_known_to_the_observer() -> None:
         ("requests", 1), ("events", 3), ("changes", 3), ("expired", 0), ("clock_skew", 1), ("dead_letters", 1),
         ("objective", 2), ("without_word", 1), ("deferrals", 3), ("alerts", 2), ("open_deferrals", 4),
     ]:  # fmt: skip
-        effects.count(name, *["x"] * labels)
+        effects.counts[name, *["x"] * labels] += 1
     observer(metrics).committed(SOURCE, batch(record(1)), effects, 0.1, "track")
 
 

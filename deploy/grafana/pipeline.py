@@ -133,6 +133,11 @@ def dashboard() -> Dashboard:
                         Query("mailstreams_restore_remaining_offsets", "{{instance}} offsets left"),
                     ),
                     lines(
+                        "Tasks",
+                        "Of each worker's event loop: they come and go with partitions; a number that only grows is a leak.",
+                        Query("mailstreams_asyncio_tasks", "{{instance}}"),
+                    ),
+                    lines(
                         "Batch time",
                         "From the first fold to the store, by stage.",
                         Query(quantile(0.5, "mailstreams_batch_seconds", by="stage"), "{{stage}} p50"),

@@ -25,8 +25,6 @@ from streams import records
 from streams.collectors import Open, OpenDeferrals, slot_of
 from streams.domain import deferrals
 from streams.domain.deferrals import Alert, Episode
-from streams.domain.destinations import destination_of
-from streams.domain.reasons import classify
 from streams.kafka.batches import Batch, Record, Row
 from streams.kafka.lanes import Effects, Lanes
 from streams.kafka.store import Changes, Store
@@ -118,9 +116,6 @@ class Monitor:
         if encoded != row:
             self._replace(key, before, after, encoded, effects)
         self._tell(partition, alerts, told, effects)
-        if deferral.attempt:
-            class_ = classify(deferral.reason, deferral.smtp_code, deferral.enhanced_code)
-            effects.count("deferrals", deferral.provider, destination_of(deferral.recipient), class_)
 
     def tick(self, now: int, partition: int, store: Store, effects: Effects) -> None:
         """Tell what has fallen due.
@@ -149,10 +144,10 @@ class Monitor:
         effects.rows[key] = row
         due_before = due_after = None
         if before is not None:
-            effects.count("open_deferrals", *_open(before), n=-1)
+            effects.counts["open_deferrals", *_open(before)] -= 1
             due_before = self._next_due(before)
         if after is not None:
-            effects.count("open_deferrals", *_open(after))
+            effects.counts["open_deferrals", *_open(after)] += 1
             due_after = self._next_due(after)
         if due_before == due_after:
             return
@@ -164,7 +159,7 @@ class Monitor:
     def _tell(self, partition: int, alerts: Sequence[Alert], told: Sequence[Row], effects: Effects) -> None:
         for alert, row in zip(alerts, told, strict=True):
             effects.emit(self.alerts_topic, partition, row)
-            effects.count("alerts", alert.episode.provider, alert.level)
+            effects.counts["alerts", alert.episode.provider, alert.level] += 1
 
     def _row_of(self, key: bytes, alert: Alert) -> Row:
         support_contact = self.support_contacts.get(alert.episode.account)

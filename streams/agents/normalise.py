@@ -79,6 +79,6 @@ class Normalise:
             effects.emit(self.events_topic, partition, row)
         for partition, row in letters:
             effects.emit(self.dead_letters.topic, partition, row)
-        effects.count("requests", self.provider.name)
+        effects.counts["requests", self.provider.name] += 1
         if letters:
-            effects.count("dead_letters", STAGE, n=len(letters))
+            effects.counts["dead_letters", STAGE] += len(letters)

@@ -11,7 +11,7 @@ those that were not delivered in time (``domain.objective``).
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from faust.streams import Stream
 from faust.types import StreamT
@@ -19,7 +19,8 @@ from faust.types import StreamT
 from streams import records
 from streams.domain import objective, status
 from streams.domain.destinations import destination_of
-from streams.domain.events import EventType
+from streams.domain.events import DeliveryEvent, EventType
+from streams.domain.reasons import classify
 from streams.domain.status import Delivery, Folded, Kind, Outcome, Status
 from streams.kafka.batches import Batch, Record, Row
 from streams.kafka.lanes import Effects, Lanes
@@ -31,6 +32,9 @@ EXPIRED_PER_TICK = 500
 WATCHED_PER_TICK = 5_000
 """The same; nearly all of them were delivered long ago, which is told from the head of the row."""
 MICROSECONDS = 1_000_000
+
+_News = tuple[bytes | None, bytes | None, bytes | None, objective.Judged | None]
+"""A row, the values for ``mail.status`` and ``mail.deferrals``, a judgement; None where there is nothing new."""
 
 
 def agent(lanes: Lanes) -> Callable[[StreamT[Any]], Awaitable[None]]:
@@ -76,34 +80,32 @@ class Track:
         row = get(key)
         delivery = None if row is None else records.decode_row(row)
         folded = status.fold(delivery, event, delivery_id=key.decode("ascii"))
-        news = self._news(delivery, folded, event.type)
+        new_row, status_value, deferral, judged = self._news(delivery, folded, event.type)
         # From here on nothing can fail, so that a poison record leaves no trace.
         after = folded.delivery
-        if after is not None and news.row is not None:
-            effects.rows[key] = news.row
+        if after is not None and new_row is not None:
+            effects.rows[key] = new_row
             if row is None:
                 effects.due_added.append((after.last_received_at, key))
             if after.watch_at is not None and (delivery is None or after.watch_at != delivery.watch_at):
                 effects.watch_added.append((after.watch_at, key))
-        if after is not None and news.status is not None:
-            shown = Row(key, news.status, record.timestamp)
+        if after is not None and status_value is not None:
+            shown = Row(key, status_value, record.timestamp)
             if folded.changed:
                 effects.emit(self.status_changed_topic, partition, shown)
-                effects.count("changes", after.provider, destination_of(after.recipient[2]), after.status)
+                effects.counts["changes", after.provider, destination_of(after.recipient[2]), after.status] += 1
             effects.emit(self.status_topic, partition, shown)
-        if news.deferral is not None:
-            effects.emit(self.deferrals_topic, partition, Row(key, news.deferral, record.timestamp))
-        if after is not None and news.judged is not None:
-            _count(news.judged, after, effects)
-        effects.count("events", event.provider, event.type, folded.outcome)
-        if folded.clock_skewed:
-            effects.count("clock_skew", event.provider)
+        if deferral is not None:
+            effects.emit(self.deferrals_topic, partition, Row(key, deferral, record.timestamp))
+        if after is not None and judged is not None:
+            _count(judged, after, effects)
+        _count_event(event, folded, effects)
 
-    def _news(self, before: Delivery | None, folded: Folded, type_: EventType) -> "_News":
-        """Return what there is to write about a delivery after an event."""
+    def _news(self, before: Delivery | None, folded: Folded, type_: EventType) -> _News:
+        """Return what there is to write about a delivery after an event: everything that can fail is done here."""
         after = folded.delivery
         if after is None or after is before:
-            return _NO_NEWS
+            return None, None, None, None
         judged = objective.judge(after, self.objective_us)
         status_value = deferral = None
         if folded.changed or folded.shown:
@@ -115,7 +117,7 @@ class Track:
         if Kind.DEFERRED in after.facts and _concerns_monitor(before, folded, type_):
             attempt = type_ is EventType.DEFERRED and folded.outcome is Outcome.APPLIED
             deferral = records.encode_deferral(after, attempt=attempt)
-        return _News(records.encode_row(after), status_value, deferral, judged)
+        return records.encode_row(after), status_value, deferral, judged
 
     def tick(self, now: int, partition: int, store: Store, effects: Effects) -> None:
         """Expire what is old, and count what is late."""
@@ -139,7 +141,7 @@ class Track:
             effects.rows[key] = None
             expired_at = last_event_at + self.expire_after_us
             effects.emit(self.status_topic, partition, Row(key, None, expired_at // 1000))
-            effects.count("expired")
+            effects.counts["expired",] += 1
             delivery = records.decode_row(row)
             if delivery.status is Status.DEFERRED:
                 forgotten = records.encode_forgotten(delivery, expired_at)
@@ -160,21 +162,9 @@ class Track:
             if delivery.watch_at is not None:
                 effects.watch_added.append((delivery.watch_at, key))
             if watched.judgement is not None:
-                effects.count("objective", delivery.provider, watched.judgement)
+                effects.counts["objective", delivery.provider, watched.judgement] += 1
             if watched.without_word:
-                effects.count("without_word", delivery.provider)
-
-
-class _News(NamedTuple):
-    """What one event made of its delivery, encoded; None where there is nothing to write."""
-
-    row: bytes | None
-    status: bytes | None
-    deferral: bytes | None
-    judged: objective.Judged | None
-
-
-_NO_NEWS = _News(None, None, None, None)
+                effects.counts["without_word", delivery.provider] += 1
 
 
 def _concerns_monitor(before: Delivery | None, folded: Folded, type_: EventType) -> bool:
@@ -186,8 +176,18 @@ def _concerns_monitor(before: Delivery | None, folded: Folded, type_: EventType)
     return was_or_is and (folded.changed or folded.shown)
 
 
+def _count_event(event: DeliveryEvent, folded: Folded, effects: Effects) -> None:
+    effects.counts["events", event.provider, event.type, folded.outcome] += 1
+    if folded.clock_skewed:
+        effects.counts["clock_skew", event.provider] += 1
+    if event.type is EventType.DEFERRED and folded.outcome is Outcome.APPLIED:
+        # Here and not in the monitor, which knows the last answer only: an attempt may come late.
+        class_ = classify(event.reason, event.smtp_code, event.enhanced_code)
+        effects.counts["deferrals", event.provider, destination_of(event.recipient), class_] += 1
+
+
 def _count(judged: objective.Judged, delivery: Delivery, effects: Effects) -> None:
-    effects.count("objective", delivery.provider, judged.judgement)
+    effects.counts["objective", delivery.provider, judged.judgement] += 1
     if judged.took is not None:
         destination = destination_of(delivery.recipient[2])
         effects.observe(judged.took / MICROSECONDS, "time_to_deliver", delivery.provider, destination)

@@ -39,6 +39,7 @@ _COMMANDS: Final = {
     "dead-letters": ("streams.cli.dead_letters", "List, show and replay what could not be understood."),
     "resume": ("streams.cli.resume", "Let a stopped source partition go on."),
     "webhook": ("streams.cli.webhook", "Try a webhook, or confirm a subscription."),
+    "acls": ("streams.cli.acls", "Print the rights that each part needs in Kafka."),
     "config": ("streams.cli.config", "Show the settings in force, or all that can be set."),
 }
 

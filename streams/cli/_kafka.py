@@ -18,6 +18,7 @@ from aiokafka.errors import (
 from aiokafka.structs import OffsetAndMetadata
 
 from streams import topics
+from streams.brokers import NOT_ALLOWED, RefusedError
 from streams.cli import Failure
 from streams.settings import Settings
 
@@ -72,9 +73,14 @@ def run(work: Coroutine[Any, Any, _Result]) -> _Result:
 def unavailable(error: BaseException, settings: Settings) -> tuple[str, ...]:
     """Return what to say when the brokers cannot be reached or refuse; nothing when it is another error."""
     servers = settings.kafka.bootstrap_servers
+    if isinstance(error, RefusedError):
+        return (str(error),)
     if isinstance(error, (TimeoutError, KafkaConnectionError, KafkaTimeoutError)):
         why = f" ({_last_words.text or error})" if _last_words.text or str(error) else ""
         return (f"no broker answers at {servers}{why}; start one (make run) or set kafka.bootstrap_servers",)
+    if isinstance(error, NOT_ALLOWED):
+        what = str(error.args[0]) if error.args else type(error).__name__
+        return (f"the broker at {servers} does not allow it ({what}); which rights it takes: mailstreams acls",)
     if isinstance(error, KafkaError):
         return (f"the broker at {servers} refuses: {error}",)
     return ()
@@ -88,8 +94,7 @@ async def partitions_of(settings: Settings, topic: str) -> int:
     """
     counts = await topics.partition_counts(settings)
     if topic not in counts:
-        message = f"topic {topic} is missing; create it: mailstreams topics create"
-        raise Failure(message)
+        raise Failure(topics.missing(settings, topic))
     return counts[topic]
 
 

@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import DBAPIError
 
 from streams import __version__
+from streams.brokers import RefusedError
 from streams.history import api, export, pages, projection
 from streams.history.access import Access
 from streams.history.database import READERS, Database, DatabaseError
@@ -222,7 +223,7 @@ async def _serve(built: Built, stop: asyncio.Event, forget: Callable[[], Any]) -
 def _reason(done: "set[asyncio.Task[Any]]") -> int:
     for task in done:
         error = task.exception()
-        if isinstance(error, SourceError | MovedError):
+        if isinstance(error, SourceError | MovedError | RefusedError):
             logger.error("%s", error)
             return EXIT_CANNOT_START
         if isinstance(error, DBAPIError):  # its own text has the values of the statement: addresses

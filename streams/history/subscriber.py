@@ -19,6 +19,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from streams import topics
+from streams.brokers import RefusedError
 from streams.history import projection
 from streams.history.database import Database
 from streams.history.projection import Applied, Partition
@@ -96,15 +97,19 @@ class Subscriber:
 
         Raises:
             SourceError: they do not fit to the database.
+            RefusedError: no broker ever let us in.
             projection.MovedError, sqlalchemy.exc.DBAPIError: the database cannot be written to.
         """
         while True:
             try:
                 await self._follow(None)
             except (KafkaError, OSError, TimeoutError) as error:
+                if isinstance(error, RefusedError) and not self.state.ever_connected:
+                    raise  # a password or a certificate is wrong: waiting does not mend it
                 self.state.connected = False
                 servers = self._settings.kafka.bootstrap_servers
-                logger.warning("waiting for the broker at %s: %s", servers, type(error).__name__)
+                why = error if isinstance(error, RefusedError) else type(error).__name__
+                logger.warning("waiting for the broker at %s: %s", servers, why)
                 await asyncio.sleep(RETRY_S)
 
     async def catch_up(self, progress: Progress) -> None:
@@ -120,8 +125,7 @@ class Subscriber:
         counts = await topics.partition_counts(self._settings)
         missing = [topic for topic in projection.TOPICS if topic not in counts]
         if missing:
-            message = f"topic {missing[0]} is missing; create it: mailstreams topics create"
-            raise SourceError(message)
+            raise SourceError(topics.missing(self._settings, missing[0]))
         partitions = [TopicPartition(topic, number) for topic in projection.TOPICS for number in range(counts[topic])]
         consumer = _Consumer(
             **self._settings.kafka.client_options(),

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, cast
 
 import faust
+from faust.app.base import BootStrategy
 from faust.transport.consumer import Fetcher
 
 if TYPE_CHECKING:
@@ -12,9 +13,16 @@ if TYPE_CHECKING:
     from streams.kafka.transport import BatchConsumer, Batching
 
 
+class _Boot(BootStrategy):
+    """Starts no producer of Faust's: our stages write by their own, and Faust's knows no TLS and no password of ours."""
+
+    enable_kafka_producer = False
+
+
 class BatchedApp(faust.App):
     """A Faust app whose events are batches. ``streams.app.build`` sets the attributes before it starts."""
 
+    BootStrategy = _Boot
     batching: "Batching"
     lanes: "Lanes"
     progress: "Progress"

@@ -21,6 +21,7 @@ process ends, and the next one starts from what was committed.
 import asyncio
 import logging
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
@@ -31,6 +32,7 @@ from faust.types import TP, EventT
 from streams.kafka.batches import Batch, Record, Row, Rows
 from streams.kafka.dead_letters import DeadLetters, reason_of
 from streams.kafka.poison import Poison, PoisonLimit, Position
+from streams.kafka.positions import Positions
 from streams.kafka.publishing import Publisher
 from streams.kafka.store import Changes, Store, StoreCorruptError
 from streams.kafka.transactions import TransactionalWriter, TransactionInDoubtError
@@ -38,8 +40,12 @@ from streams.records import RowError
 
 logger = logging.getLogger(__name__)
 
-RECORDS_PER_SLICE = 500
-"""Records folded before the loop gets its turn: other partitions' acknowledgements, health checks."""
+SLICE_S = 0.005
+"""How long a lane folds before the loop gets its turn: other partitions' acknowledgements, health checks."""
+RECORDS_PER_LOOK = 25
+"""Records folded between two looks at the clock."""
+SHORT_BATCH = 250
+"""A batch of so many records is folded at once. A longer one waits for the one that is being folded."""
 POSITION_KEY = b"\x00position"
 """The reserved changelog row that holds the source position. No delivery id begins with a zero byte."""
 RESUME_POLL_S = 2.0
@@ -51,25 +57,21 @@ NOT_POISON = (MemoryError, RowError, StoreCorruptError)
 class Effects:
     """What folding a batch does to the world, once it is committed."""
 
-    outputs: Rows = field(default_factory=dict)
+    outputs: Rows = field(default_factory=lambda: defaultdict(list))
     rows: dict[bytes, bytes | None] = field(default_factory=dict)
     """Table rows by key; None deletes. Also the overlay that later records of the batch read."""
     due_added: list[tuple[int, bytes]] = field(default_factory=list)
     due_removed: list[tuple[int, bytes]] = field(default_factory=list)
     watch_added: list[tuple[int, bytes]] = field(default_factory=list)
     watch_removed: list[tuple[int, bytes]] = field(default_factory=list)
-    counts: dict[tuple[str | int, ...], int] = field(default_factory=dict)
+    counts: dict[tuple[str | int, ...], int] = field(default_factory=lambda: defaultdict(int))
     """What to add to the metrics when it is committed: (metric, label, ...) -> n."""
     observations: dict[tuple[str, ...], list[float]] = field(default_factory=dict)
     """What to observe in histograms then: (metric, label, ...) -> values."""
 
     def emit(self, topic: str, partition: int, row: Row) -> None:
         """Add one output record."""
-        self.outputs.setdefault((topic, partition), []).append(row)
-
-    def count(self, *name: str | int, n: int = 1) -> None:
-        """Add to a metric."""
-        self.counts[name] = self.counts.get(name, 0) + n
+        self.outputs[topic, partition].append(row)
 
     def observe(self, value: float, *name: str) -> None:
         """Add a value to a histogram."""
@@ -153,11 +155,13 @@ class Lane(ABC):
         resume_commands: ResumeCommands,
         hooks: Hooks,
         on_crash: Callable[[BaseException], None],
+        fold_turn: asyncio.Lock | None = None,
     ) -> None:
         self.tp = tp
         self.stage = stage
         self.position = position
         self.poison = position.poison or Poison()
+        self._fold_turn = fold_turn or asyncio.Lock()
         self._limit = limit
         self._dead_letters = dead_letters
         self._resume_commands = resume_commands
@@ -234,7 +238,7 @@ class Lane(ABC):
         while True:
             began = asyncio.get_running_loop().time()
             effects = Effects()
-            done = await self._fold(batch, effects)
+            done = await self._fold_in_turn(batch, effects)
             await self._commit(done, effects)
             self._hooks.committed(self.tp, done, effects, asyncio.get_running_loop().time() - began, self.stage)
             if self.stopped is None:
@@ -243,12 +247,31 @@ class Lane(ABC):
             await self._wait_for_resume()
             batch = Batch(self.tp, batch.records[len(done.records) :], batch.position)
 
+    async def _fold_in_turn(self, batch: Batch, effects: Effects) -> Batch:
+        """Fold the records, a long batch when no other lane folds one.
+
+        Lanes that fold side by side would all be done at the same time, and then wait for the broker at the same time.
+        In turn, one folds while the others commit.
+
+        Raises:
+            LaneClosedError: the partition was revoked before its turn came.
+        """
+        if len(batch.records) <= SHORT_BATCH:
+            return await self._fold(batch, effects)
+        async with self._fold_turn:
+            if self._closing.is_set():
+                raise LaneClosedError
+            return await self._fold(batch, effects)
+
     async def _fold(self, batch: Batch, effects: Effects) -> Batch:
         """Fold the records; return the batch as far as it came: all of it, unless the partition stopped."""
         good = 0
+        clock = asyncio.get_running_loop().time
+        slice_ends = clock() + SLICE_S
         for index, record in enumerate(batch.records):
-            if index % RECORDS_PER_SLICE == RECORDS_PER_SLICE - 1:
+            if not index % RECORDS_PER_LOOK and clock() >= slice_ends:
                 await asyncio.sleep(0)
+                slice_ends = clock() + SLICE_S
             try:
                 self._fold_record(record, effects)
                 good += 1
@@ -270,7 +293,7 @@ class Lane(ABC):
             return
         partition, row = self._dead_letters.of_record(record, self.stage, error)
         effects.emit(self._dead_letters.topic, partition, row)
-        effects.count("dead_letters", self.stage)
+        effects.counts["dead_letters", self.stage] += 1
 
     def _moved(self, batch: Batch) -> Position:
         """Return the position after ``batch``."""
@@ -396,7 +419,7 @@ def _changes(effects: Effects, *, changelog_offset: int | None = None, position:
 
 
 class StatelessLane(Lane):
-    """A lane whose batches may be repeated: everything acknowledged, then the position committed."""
+    """A lane whose batches may be repeated: everything acknowledged, then the position is committed, soon."""
 
     def __init__(
         self,
@@ -404,13 +427,13 @@ class StatelessLane(Lane):
         *,
         fold: StatelessFold,
         publisher: Publisher,
-        commit_position: Callable[[TP, int, str], Awaitable[None]],
+        positions: Positions,
         **common: Any,
     ) -> None:
         super().__init__(tp, **common)
         self._fold_record_of = fold
         self._publisher = publisher
-        self._commit_position = commit_position
+        self._positions = positions
 
     def _fold_record(self, record: Record, effects: Effects) -> None:
         self._fold_record_of(record, effects)
@@ -424,12 +447,16 @@ class StatelessLane(Lane):
         await self._publisher.publish(effects.outputs)
         await self._reach("published")
         try:
-            await self._commit_position(self.tp, position.offset, position.encode())
+            self._positions.reach(self.tp, position.offset, position.encode())
         except CommitFailedError as error:
-            # The group went on without this member; the next owner repeats the batch, which does no harm.
-            logger.warning("%s/%s: position not committed, the partition has a new owner", *self.tp)
             raise LaneClosedError from error
         self.position = position
+        if self.stopped is not None:
+            await self._positions.flush()  # it stands for long, and others are to see why
+
+    async def release(self) -> None:
+        """Commit the last position."""
+        await self._positions.flush()
 
 
 class Lanes:
@@ -439,6 +466,8 @@ class Lanes:
         self._close_timeout_s = close_timeout_s
         self._on_crash = on_crash
         self._lanes: dict[TP, Lane] = {}
+        self._finishing: set[asyncio.Task[None]] = set()
+        """Lanes that take nothing more and are not yet closed."""
 
     def __iter__(self) -> Any:
         return iter(self._lanes.values())
@@ -466,13 +495,18 @@ class Lanes:
         """Finish every batch in work and close all lanes, or end the process when that takes too long.
 
         A hung batch must not hold the group's rebalance: this process is of no use, and another can go on.
+
+        Who comes while others wait, as a stop does in the middle of a rebalance, waits with them: what the lanes need
+        for their last batches is taken away after this.
         """
         lanes, self._lanes = self._lanes, {}
-        if not lanes:
+        for lane in lanes.values():
+            closing = asyncio.create_task(lane.close())
+            self._finishing.add(closing)
+            closing.add_done_callback(self._finishing.discard)
+        if not self._finishing:
             return
-        done, pending = await asyncio.wait(
-            [asyncio.create_task(lane.close()) for lane in lanes.values()], timeout=self._close_timeout_s
-        )
+        done, pending = await asyncio.wait(self._finishing, timeout=self._close_timeout_s)
         if pending:
             self._on_crash(TransactionInDoubtError(f"{len(pending)} lanes did not finish their batch in time"))
         for task in done:

@@ -19,6 +19,7 @@ a task of its own, bound to the generation: a later rebalance cancels it.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -35,8 +36,9 @@ from faust.types import TP
 from streams.kafka.application import BatchedApp
 from streams.kafka.lanes import POSITION_KEY, Lane, StatefulFold, StatefulLane, StatelessFold, StatelessLane
 from streams.kafka.poison import Position
+from streams.kafka.positions import Positions
 from streams.kafka.publishing import Publisher
-from streams.kafka.store import Budget, Changes, Store, open_store
+from streams.kafka.store import Budget, Changes, Store, StoreCorruptError, open_store
 from streams.kafka.transactions import TransactionalWriter
 
 logger = logging.getLogger(__name__)
@@ -125,10 +127,13 @@ class LaneTableManager(TableManager):
         super().__init__(app, **kwargs)
         self._task: asyncio.Task[None] | None = None
         self._first_ready = asyncio.Event()
+        self._closed = False
         self.stores: dict[TP, Store] = {}
         """Open stores by source partition."""
         self.restoring = False
-        """A restore is under way: no progress is expected."""
+        """A restore is under way: no partition is worked on."""
+        self.steps = 0
+        """Grows with all that a restore gets done; one whose steps do not grow stands still."""
 
     async def on_start(self) -> None:
         """Register the tables' changelog topics, so that the assignor knows them; recovery is ours."""
@@ -142,7 +147,8 @@ class LaneTableManager(TableManager):
             await table.stop()
 
     async def close(self) -> None:
-        """Give up a restore that is under way, finish the batches in work, close the stores."""
+        """Give up a restore that is under way, finish the batches in work, close the stores, and begin nothing more."""
+        self._closed = True
         await self._cancel()
         self.app.batch_consumer.stop_partitions()
         await self.app.lanes.close()
@@ -162,6 +168,8 @@ class LaneTableManager(TableManager):
         generation_id: int = 0,
     ) -> None:
         """Begin to restore what was assigned, in the background."""
+        if self._closed:
+            return  # the worker is about to leave the group
         self._recovery_started.set()
         for table in self.values():
             await table.on_rebalance(assigned, revoked, newly_assigned, generation_id)
@@ -233,15 +241,17 @@ class LaneTableManager(TableManager):
         try:
             consumer = AIOKafkaConsumer(
                 **wanted.client_options,
+                client_id=f"{wanted.group_id}-restore",
                 isolation_level="read_committed",
                 auto_offset_reset="none",
                 max_partition_fetch_bytes=4 << 20,
             )
             await consumer.start()
+            self.steps += 1
             try:
                 committed = await self._committed(sources)
                 await self._restore_stores(consumer, stateful, committed)
-                begins, ends = await _bounds(consumer, sources)
+                begins, ends = await bounds(consumer, sources)
             finally:
                 await consumer.stop()
         except BaseException:
@@ -263,6 +273,7 @@ class LaneTableManager(TableManager):
                     **wanted.lane_options,
                 )
             )
+        positions = Positions(self.app.batch_consumer.commit_positions, on_crash=wanted.on_crash)
         for plain, tp in stateless:
             at = committed.get(TopicPartition(tp.topic, tp.partition))
             lanes.append(
@@ -272,7 +283,7 @@ class LaneTableManager(TableManager):
                     position=self._checked(tp, _decoded(at), begins[tp], ends[tp]),
                     fold=plain.fold,
                     publisher=wanted.publisher,
-                    commit_position=self.app.batch_consumer.commit_position,
+                    positions=positions,
                     **wanted.lane_options,
                 )
             )
@@ -289,6 +300,7 @@ class LaneTableManager(TableManager):
         async def fence(tp: TP, writer: TransactionalWriter) -> None:
             async with gate, asyncio.timeout(FENCE_TIMEOUT_S):
                 await writer.fence()
+            self.steps += 1
             waited = self.app.restoring.hooks.reached("fenced", tp)
             if waited is not None:
                 await waited
@@ -351,21 +363,22 @@ class LaneTableManager(TableManager):
         by_changelog = {TP(stage.changelog_topic, tp.partition): (stage, tp) for stage, tp in stateful}
         if not by_changelog:
             return
-        begins, ends = await _bounds(consumer, by_changelog)
-        starts = {}
-        for changelog, (stage, tp) in by_changelog.items():
-            starts[changelog] = self._open_store(
-                stage,
-                tp,
+        begins, ends = await bounds(consumer, by_changelog)
+        await self._open_stores(stateful)
+        starts = {
+            changelog: self._start_of(
+                self.stores[tp],
                 changelog,
                 begin=begins[changelog],
                 end=ends[changelog],
                 committed=committed.get(TopicPartition(*tp)),
             )
+            for changelog, (_, tp) in by_changelog.items()
+        }
         behind = {changelog for changelog, start in starts.items() if start < ends[changelog]}
         if not behind:
             return
-        total = sum(ends[changelog] - starts[changelog] for changelog in behind)
+        total = left = sum(ends[changelog] - starts[changelog] for changelog in behind)
         logger.info("restoring %d changelog offsets of %d partitions", total, len(behind))
         consumer.assign([TopicPartition(*changelog) for changelog in behind])
         for changelog in behind:
@@ -379,7 +392,7 @@ class LaneTableManager(TableManager):
                 self._apply(stage, self.stores[tp], records)
                 self.app.restoring.hooks.restored(len(records))
                 await asyncio.sleep(0)
-            left = 0
+            left, left_before = 0, left
             for changelog in list(behind):
                 # the position, not the last record: the log may end with commit markers
                 reached = await consumer.position(TopicPartition(*changelog))
@@ -388,34 +401,54 @@ class LaneTableManager(TableManager):
                     self.stores[by_changelog[changelog][1]].write(Changes(changelog_offset=reached))
                     behind.discard(changelog)
                     consumer.pause(TopicPartition(*changelog))
+            self.steps += left != left_before
             self.app.restoring.hooks.remaining(left)
             if time.monotonic() - told > PROGRESS_EVERY_S:
                 told = time.monotonic()
                 logger.info("restored %d %%, %d offsets left", 100 - 100 * left // total, left)
 
-    def _open_store(
-        self,
-        stage: StatefulStage,
-        tp: TP,
-        changelog: TP,
-        *,
-        begin: int,
-        end: int,
-        committed: OffsetAndMetadata | None,
-    ) -> int:
-        """Open the partition's store and return the changelog offset to restore it from.
+    async def _open_stores(self, stateful: list[tuple[StatefulStage, TP]]) -> None:
+        """Open all stores; if one of this worker's was found corrupt, read the others through before they are used."""
+        for stage, tp in stateful:
+            if tp not in self.stores:
+                self.stores[tp] = self._open_store(stage, tp)
+        for stage, tp in stateful:
+            if self.stores[tp].suspect:
+                await self._check(stage, tp)
 
-        Raises:
-            RestoreError: the changelog lacks something that it once held. (A compacted topic never loses its beginning.)
-        """
+    def _open_store(self, stage: StatefulStage, tp: TP) -> Store:
         wanted: Restoring = self.app.restoring
         path = wanted.datadir / f"{stage.table}-{tp.partition}"
 
         def rebuilt(reason: str) -> None:
             wanted.hooks.rebuilt(path.name, reason)
 
-        store = self.stores.get(tp) or open_store(path, wanted.budget, on_rebuild=rebuilt)
-        self.stores[tp] = store
+        return open_store(path, wanted.budget, on_rebuild=rebuilt)
+
+    async def _check(self, stage: StatefulStage, tp: TP) -> None:
+        """Read a store through, and open it anew, empty, if it is corrupt."""
+        store = self.stores[tp]
+        began = time.monotonic()
+        try:
+            with contextlib.closing(store.check()) as pieces:
+                for _ in pieces:
+                    self.steps += 1
+                    await asyncio.sleep(0)
+        except StoreCorruptError:
+            if not store.condemned:
+                raise
+            store.close()
+            self.stores[tp] = self._open_store(stage, tp)
+        else:
+            logger.info("store %s is sound, checked in %.1f s", store.path.name, time.monotonic() - began)
+
+    @staticmethod
+    def _start_of(store: Store, changelog: TP, *, begin: int, end: int, committed: OffsetAndMetadata | None) -> int:
+        """Return the changelog offset to restore a store from.
+
+        Raises:
+            RestoreError: the changelog lacks something that it once held. (A compacted topic never loses its beginning.)
+        """
         reached = store.changelog_offset
         worked = committed is not None and committed.offset > 0
         lost = None
@@ -424,16 +457,13 @@ class LaneTableManager(TableManager):
         elif begin > (reached or 0):
             lost = f"begins at offset {begin}, but is needed from {reached or 0} on: it was truncated"
         elif reached is not None and reached > end:
-            lost = (
-                f"ends at {end}, but the store {path.name} is at {reached}: it was deleted and made anew, or truncated"
-            )
+            lost = f"ends at {end}, but the store {store.path.name} is at {reached}: it was deleted and made anew, or truncated"
         if lost is not None:
             message = (
                 f"{changelog.topic}/{changelog.partition} {lost}. Restore it from a backup, or give the workers a new "
                 "worker.app_id, which reads everything again and publishes every status anew."
             )
             raise RestoreError(message)
-        self.stores[tp] = store
         return begin if reached is None else reached
 
     @staticmethod
@@ -459,11 +489,13 @@ class LaneTableManager(TableManager):
         )
 
 
-async def _bounds(consumer: AIOKafkaConsumer, tps: Any) -> tuple[dict[TP, int], dict[TP, int]]:
+async def bounds(consumer: AIOKafkaConsumer, tps: Any) -> tuple[dict[TP, int], dict[TP, int]]:
     """Return the first and the end offset of each partition."""
     asked = [TopicPartition(*tp) for tp in tps]
     if not asked:
         return {}, {}
+    # All at once: of a topic that it does not know aiokafka waits a tenth of a second, of one after the other.
+    await asyncio.gather(*(consumer._client.add_topic(topic) for topic in {tp.topic for tp in asked}))  # noqa: SLF001
     begins = await consumer.beginning_offsets(asked)
     ends = await consumer.end_offsets(asked)
     return {TP(*tp): at for tp, at in begins.items()}, {TP(*tp): at for tp, at in ends.items()}

@@ -11,6 +11,7 @@ of aiokafka, which know the holes that commit markers leave in a log.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from typing import Any, cast
 
 import aiokafka
 from aiokafka.errors import IllegalStateError, KafkaError
+from aiokafka.protocol.group import JoinGroupRequest, LeaveGroupRequest
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.serializers import codecs
 from faust.transport.drivers import TRANSPORTS
@@ -35,6 +37,7 @@ CODEC = "mailstreams-batch"
 """The serializer of batched topics: a batch is a value already."""
 POLL_S = 0.5
 MEMBERSHIP_CHECK_S = 1.0
+LEAVE_AGAIN_S = 0.2  # a member in order leaves sooner
 FETCH_MAX_WAIT_MS = 100  # how long a paused and resumed partition may wait for a fetch that left without it
 METADATA_MAX_AGE_MS = 30_000  # a topic that was deleted and made anew is unread until the metadata are asked for again
 BACKLOG_BATCHES = 2  # a partition is paused when this many full batches wait; each can hold several megabytes
@@ -110,7 +113,7 @@ class _Backlog:
 
 
 def _size_of(record: Record) -> int:
-    size = len(record.value or b"") + len(record.key or b"") + _RECORD_OVERHEAD
+    size = _RECORD_OVERHEAD + record.serialized_key_size + record.serialized_value_size  # each -1 for None
     if record.headers:
         size += sum(len(name) + len(value or b"") for name, value in record.headers)
     return size
@@ -196,14 +199,14 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
             else:
                 consumer.resume(*wanted)
 
-    async def commit_position(self, tp: TP, offset: int, metadata: str) -> None:
-        """Commit one partition's position under the group's current generation.
+    async def commit_positions(self, positions: Mapping[TP, tuple[int, str]]) -> None:
+        """Commit (position, metadata) of partitions under the group's current generation.
 
         Raises:
             aiokafka.errors.CommitFailedError: this member is no longer in the group's current generation.
         """
         consumer = self._ensure_consumer()
-        offsets = {TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(offset, metadata)}
+        offsets = {TopicPartition(*tp): OffsetAndMetadata(*position) for tp, position in positions.items()}
         await self.call_thread(consumer.commit, offsets)
 
     async def check_membership(self) -> None:
@@ -224,7 +227,26 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def leave_group(self) -> None:
         """Tell the group that this member is gone, so that its partitions move at once."""
-        await self.call_thread(self._ensure_consumer().stop)
+        await self.call_thread(self._leave_group)
+
+    async def _leave_group(self) -> None:
+        """Leave, over another connection if the own one is taken by a join that waits for the group to come together.
+
+        A broker answers one request of a connection after the other, and aiokafka leaves when its join is answered: the
+        others would wait for a member that waits for them.
+        """
+        consumer: Any = self._ensure_consumer()
+        stopping = asyncio.ensure_future(consumer.stop())  # from here on it begins no other join
+        left = nobody = JoinGroupRequest.UNKNOWN_MEMBER_ID
+        while not (await asyncio.wait([stopping], timeout=LEAVE_AGAIN_S))[0]:
+            group = consumer._coordinator  # noqa: SLF001 - no public way to leave without waiting
+            dynamic = group is not None and group._group_instance_id is None  # noqa: SLF001 - a static member stays one
+            if dynamic and group.coordinator_id is not None and group.member_id not in {left, nobody}:
+                left = group.member_id
+                request = LeaveGroupRequest(group.group_id, left)
+                with contextlib.suppress(KafkaError):
+                    await consumer._client.send(group.coordinator_id, request)  # noqa: SLF001 - the other connection
+        await stopping
 
     def _assignment(self) -> Any:
         subscription = self._ensure_consumer()._subscription.subscription  # noqa: SLF001 - no public way to all positions
@@ -432,11 +454,11 @@ class BatchConsumer(driver.Consumer):
     def on_buffer_drop(self, tp: TP) -> None:
         """Do nothing, for the same reason."""
 
-    async def commit_position(self, tp: TP, offset: int, metadata: str) -> None:
-        """Commit outside a transaction, for a stage that may repeat itself; see ``BatchConsumerThread``."""
+    async def commit_positions(self, positions: Mapping[TP, tuple[int, str]]) -> None:
+        """Commit outside a transaction, for stages that may repeat themselves; see ``BatchConsumerThread``."""
         try:
-            await self._thread.commit_position(tp, offset, metadata)
-        except IllegalStateError as error:  # the partition left this member between the check and the commit
+            await self._thread.commit_positions(positions)
+        except IllegalStateError as error:  # a partition left this member between the check and the commit
             raise aiokafka.errors.CommitFailedError(str(error)) from error
 
     def backlog_of(self, tp: TP) -> int:

@@ -2,8 +2,9 @@
 
 The rule: records wait, the broker answers, no restore runs and the partition was
 not stopped on purpose, and yet nothing was committed for ``limit_s``: then the
-process is of no use, and its supervisor starts another. While no broker answers
-nothing ends: a restart would not help.
+process is of no use, and its supervisor starts another. A restore excuses for as
+long as it gets on: one that does nothing for ``limit_s`` is a standstill, too.
+While no broker answers nothing ends: a restart would not help.
 
 A thread of its own watches the event loop itself, because a loop that hangs
 cannot watch anything.
@@ -32,23 +33,32 @@ class Watchdog:
         self._limit_s = limit_s
         self._on_stall = on_stall
         self._seen: dict[TP, tuple[int, float]] = {}
+        self._restore: tuple[int, float] | None = None
         self._looked_at = time.monotonic()
         self._loop_seen = time.monotonic()
         self._ended = threading.Event()
         self.stalled: str | None = None
+        self.restore_idle_s = 0.0
+        """For how long the restore that runs has done nothing."""
 
-    def look(self, standings: Mapping[TP, Standing], owned: set[TP], *, excused: bool) -> None:
+    def look(
+        self, standings: Mapping[TP, Standing], owned: set[TP], *, excused: bool, restore: int | None = None
+    ) -> None:
         """Compare positions with those of the last look.
 
         Args:
             standings: All partitions, as ``Progress`` saw them.
             owned: Those that this worker is to work on now: assigned, restored, not stopped.
             excused: A restore or a rebalance runs.
+            restore: How many steps the restore that runs has made; None: none runs.
         """
         now = self._loop_seen = time.monotonic()
         away, self._looked_at = now - self._looked_at > self._limit_s / 2, now
         if excused or away:  # while the broker did not answer there were no looks, and nothing could be done
             self._seen = {}
+        if away:
+            self._restore = None
+        self._look_at_restore(restore, now)
         if excused:
             return
         for tp in self._seen.keys() - owned:
@@ -60,12 +70,23 @@ class Watchdog:
             position, since = self._seen.get(tp, (-1, now))
             if standing.lag == 0 or standing.position != position:
                 self._seen[tp] = (standing.position, now)
-            elif now - since > self._limit_s and self.stalled is None:
-                self.stalled = (
+            elif now - since > self._limit_s:
+                self._stall(
                     f"{tp.topic}/{tp.partition} stands at {standing.position} with {standing.lag} offsets to go "
                     f"for {now - since:.0f} s"
                 )
-                self._on_stall(StalledError(self.stalled))
+
+    def _look_at_restore(self, steps: int | None, now: float) -> None:
+        if steps is None or self._restore is None or self._restore[0] != steps:
+            self._restore = None if steps is None else (steps, now)
+        self.restore_idle_s = now - self._restore[1] if self._restore is not None else 0.0
+        if self.restore_idle_s > self._limit_s:
+            self._stall(f"the restore of the stores has done nothing for {self.restore_idle_s:.0f} s")
+
+    def _stall(self, reason: str) -> None:
+        if self.stalled is None:
+            self.stalled = reason
+            self._on_stall(StalledError(reason))
 
     def beat(self) -> None:
         """Say that the event loop runs."""

@@ -137,17 +137,6 @@ def test_the_advice_names_the_accounts_support_contact(partition: Partition) -> 
     assert any("the support desk" in alert["advice"]["what_to_do"] for alert in partition.told)
 
 
-def test_each_attempt_is_counted_by_what_it_says_and_nothing_else_is(partition: Partition) -> None:
-    attempt = deferral(0)
-    partition.happens(attempt, attempt, deferral(60), deferral(90, **THROTTLED), event(EventType.DELIVERED, 95))
-    partition.read()
-    counted = {labels: n for labels, n in partition.counted.items() if labels[0] == "deferrals"}
-    assert counted == {
-        ("deferrals", "sendgrid", "other", "greylisted"): 2,
-        ("deferrals", "sendgrid", "other", "preemptive"): 1,
-    }
-
-
 def test_alerts_are_counted_by_level(partition: Partition) -> None:
     partition.happens(deferral(0))
     partition.read()

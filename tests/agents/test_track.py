@@ -15,6 +15,7 @@ from streams.kafka.batches import Record, Row
 from streams.kafka.lanes import Effects
 from streams.kafka.store import Budget, Changes, Store, open_store
 from streams.records import RecordError, RowError
+from tests.domain.deferrals import GREYLISTED, THROTTLED
 from tests.domain.deliveries import at, event, histories
 from tests.kafka.fakes import TIME_MS, record
 
@@ -70,6 +71,7 @@ def test_the_first_event_of_a_delivery_is_a_change_told_on_both_topics() -> None
     assert effects.counts == {
         ("changes", "sendgrid", "other", "deferred"): 1,
         ("events", "sendgrid", "deferred", "applied"): 1,
+        ("deferrals", "sendgrid", "other", "unknown"): 1,
     }
 
 
@@ -88,6 +90,22 @@ def test_news_that_changes_no_status_is_told_on_the_status_topic_only() -> None:
     attempts = [records.decode_status(row.value)["attempts"] for row in told(effects, STATUS)]
     assert attempts == [1, 2]
     assert {records.decode_status(row.value)["revision"] for row in told(effects, STATUS)} == {1}
+
+
+def test_each_attempt_is_counted_by_its_own_answer_also_when_it_comes_late() -> None:
+    attempt = event(EventType.DEFERRED, 0, **GREYLISTED)
+    effects = fold(
+        attempt,
+        attempt,
+        event(EventType.DEFERRED, 90, **THROTTLED),
+        event(EventType.DEFERRED, 60, **GREYLISTED),
+        event(EventType.DELIVERED, 95),
+    )
+    counted = {labels: n for labels, n in effects.counts.items() if labels[0] == "deferrals"}
+    assert counted == {
+        ("deferrals", "sendgrid", "other", "greylisted"): 2,
+        ("deferrals", "sendgrid", "other", "preemptive"): 1,
+    }
 
 
 def test_the_index_gets_one_entry_a_delivery_and_not_one_an_event() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,10 +12,13 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, NoOffsetForPartitionError
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from faust.types import TP
 
 from deploy.local.broker import Broker
 from streams.kafka.publishing import Publisher
+from streams.kafka.restore import bounds
 from streams.kafka.transactions import Turns, batches_of, send_rows
+from streams.kafka.transport import BatchConsumerThread
 from tests.contracts.clients import (
     NOW_MS,
     end_of,
@@ -306,6 +310,47 @@ async def test_who_is_not_of_the_groups_current_generation_cannot_commit(broker:
         await member.commit({tp: 2})
         with pytest.raises(IllegalStateError):  # BatchConsumer.commit_position makes a CommitFailedError of it
             await member.commit({TopicPartition(topic, 99): 1})
+
+
+async def test_a_member_whose_join_waits_for_the_others_leaves_over_another_connection(broker: Broker) -> None:
+    topic, group = await new_topic(broker), unique("group")
+    patient = {"heartbeat_interval_ms": 20_000, "session_timeout_ms": 60_000, "rebalance_timeout_ms": 60_000}
+    async with consumer_of(broker, group_id=group, **patient) as member:  # hears of the others after 20 s
+        member.subscribe([topic])
+        async with asyncio.timeout(20):
+            while not member.assignment():
+                await member.getmany(timeout_ms=100)
+        for leaves_at_once in (False, True):
+            joining: Any = AIOKafkaConsumer(bootstrap_servers=broker.bootstrap, group_id=group, **patient)
+            await joining.start()
+            joining.subscribe([topic])
+            async with asyncio.timeout(20):
+                while not joining._coordinator.member_id:
+                    await asyncio.sleep(0.05)
+            thread: Any = SimpleNamespace(_ensure_consumer=lambda joining=joining: joining)
+            stop = BatchConsumerThread._leave_group(thread) if leaves_at_once else joining.stop()
+            stopping = asyncio.create_task(stop)
+            done, _ = await asyncio.wait([stopping], timeout=3)
+            assert bool(done) == leaves_at_once
+            if not done:
+                await joining._client.close()  # as the end of a process
+                stopping.cancel()
+                await asyncio.wait([stopping])
+
+
+async def test_the_bounds_of_many_topics_cost_no_wait_for_each(broker: Broker) -> None:
+    asked = [TP(await new_topic(broker), 0) for _ in range(6)]
+    async with consumer_of(broker) as consumer:
+        began = asyncio.get_running_loop().time()
+        begins, ends = await bounds(consumer, asked)
+        took_together = asyncio.get_running_loop().time() - began
+    async with consumer_of(broker) as consumer:
+        began = asyncio.get_running_loop().time()
+        await consumer.beginning_offsets([TopicPartition(*tp) for tp in asked])
+        took_aiokafka = asyncio.get_running_loop().time() - began
+    assert begins == ends == dict.fromkeys(asked, 0)
+    assert took_aiokafka > 0.5, "aiokafka has mended it"
+    assert took_together < took_aiokafka - 0.2
 
 
 async def test_a_topic_can_be_followed_without_reading_it(broker: Broker) -> None:

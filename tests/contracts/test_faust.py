@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import faust
 import pytest
+from faust.app.base import BootStrategy
 from faust.serializers import codecs
 from faust.transport.drivers import TRANSPORTS
 from faust.types import TP
@@ -29,6 +30,16 @@ async def test_faust_makes_our_consumer_and_our_thread() -> None:
     assert isinstance(consumer._thread, BatchConsumerThread)
     assert consumer._thread.thread_loop is not asyncio.get_running_loop(), "heartbeats run beside the main loop"
     assert app.batch_consumer is consumer
+
+
+async def test_faust_starts_no_producer_and_asks_nothing_of_the_one_that_it_never_started() -> None:
+    app = faust_app()
+    ours, theirs = (cast("BootStrategy", one.boot_strategy) for one in (app, faust.App("plain")))
+    assert list(ours.kafka_producer()) == [], "Faust's own knows neither our TLS nor our password"
+    assert [type(one).__name__ for one in theirs.kafka_producer()] == ["Producer"]
+
+    await app.producer.flush()  # as at each rebalance
+    await app.producer.buffer.wait_until_ebb()  # as before each message
 
 
 async def test_the_worker_consumer_reads_committed_records_and_never_jumps() -> None:

@@ -15,6 +15,7 @@ import pytest
 import rocksdict
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import create_conn
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import Assignment, Subscription, SubscriptionState, TopicPartitionState
 from aiokafka.producer.message_accumulator import BatchBuilder
@@ -119,6 +120,16 @@ SIGNATURES: list[tuple[Callable[..., Any], list[str], str]] = [
         "TransactionalWriter looks at each request of its producer here",
     ),
     (AIOKafkaClient.add_topic, ["self", "topic"], "Progress follows topics without reading them"),
+    # aiokafka's connection: streams/brokers.py
+    (
+        create_conn,
+        [
+            *("host", "port", "client_id", "request_timeout_ms", "ssl_context", "security_protocol", "max_idle_ms"),
+            *("on_close", "sasl_mechanism", "sasl_plain_username", "sasl_plain_password"),
+            *("sasl_kerberos_service_name", "sasl_kerberos_domain_name", "sasl_oauth_token_provider"),
+        ],
+        "why a broker does not let us in",
+    ),
     # aiokafka's consumer: streams/kafka/transport.py, restore.py, progress.py
     (Assignment.state_value, ["self", "tp"], "the positions of all partitions"),
     (aiokafka.AIOKafkaConsumer.seek, ["self", "partition", "offset"], "a lane starts at a known offset"),
@@ -211,7 +222,11 @@ PROPERTIES: list[tuple[type, str, str]] = [
     *((rocksdict.WriteBatch, name, "the store writes a batch as one") for name in ("put", "delete")),
     *(
         (rocksdict.RdictIter, name, "the store's iteration, whose status tells an end from a corrupt block")
-        for name in ("seek", "valid", "key", "value", "next", "status")
+        for name in ("seek", "seek_to_first", "valid", "key", "value", "next", "status")
+    ),
+    *(
+        (rocksdict.ReadOptions, name, "the store reads a suspect one through")
+        for name in ("fill_cache", "set_verify_checksums", "set_readahead_size")
     ),
     (rocksdict.WriteBufferManager, "new_write_buffer_manager_with_cache", "one budget for all stores"),
 ]

@@ -158,7 +158,8 @@ def offset_before_outputs() -> None:
 
     async def commit(lane: StatelessLane, batch: Any, effects: Effects) -> None:
         position = lane._moved(batch)
-        await lane._commit_position(lane.tp, position.offset, position.encode())
+        lane._positions.reach(lane.tp, position.offset, position.encode())
+        await lane._positions.flush()
         if any(topic == topics.EVENTS for topic, _ in effects.outputs) and next(calls) == 2:
             _made()
             os.kill(os.getpid(), signal.SIGKILL)

@@ -8,9 +8,10 @@ from playwright.async_api import expect
 from tests.history.chain import running
 from tests.history.test_browser import CHROMIUM, shot
 
-pytestmark = pytest.mark.skipif(
-    not Path(CHROMIUM).exists(), reason="Chromium is not installed: apt-get install chromium"
-)
+pytestmark = [
+    pytest.mark.broker,
+    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="Chromium is not installed: apt-get install chromium"),
+]
 
 
 async def test_an_open_page_shows_what_a_provider_reports(tmp_path: Path) -> None:

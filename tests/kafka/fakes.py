@@ -29,8 +29,8 @@ def record(
         key=b"k%d" % offset if key is None else key,
         value=value,
         checksum=None,
-        serialized_key_size=0,
-        serialized_value_size=0,
+        serialized_key_size=-1 if key is None else len(key),
+        serialized_value_size=-1 if value is None else len(value),
         headers=more.pop("headers", ()),
     )
 

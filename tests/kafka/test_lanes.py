@@ -1,7 +1,7 @@
 """The order of one batch, poison, standing still and going on; only Kafka, the operator and the process are fakes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from streams.kafka.lanes import (
     StatelessLane,
 )
 from streams.kafka.poison import Poison, PoisonLimit, Position
+from streams.kafka.positions import Positions
 from streams.kafka.store import Budget, Changes, Store, StoreCorruptError, open_store
 from streams.kafka.transactions import TransactionInDoubtError
 from streams.records import RecordError, RowError
@@ -85,7 +86,7 @@ class Fold:
         number = int(get(record.key) or b"0") + int(record.value or b"0")
         effects.rows[record.key] = b"%d" % number
         effects.emit(OUT[0], partition, Row(record.key, b"%d" % number, record.timestamp))
-        effects.count("events", "counted")
+        effects.counts["events", "counted"] += 1
 
     def tick(self, now: int, partition: int, store: Store, effects: Effects) -> None:
         if self.fails is not None:
@@ -98,10 +99,22 @@ class Fold:
         effects.due_added.extend(self.local)
 
 
+class Seen(list[int]):
+    """What a lane sees, told to all as the lane's number."""
+
+    def __init__(self, number: int, told: list[int]) -> None:
+        super().__init__()
+        self._number, self._told = number, told
+
+    def append(self, _: int) -> None:
+        self._told.append(self._number)
+
+
 class World:
     """A lane and everything around it."""
 
-    def __init__(self, folder: Path, *, position: Position | None = None) -> None:
+    def __init__(self, folder: Path, *, position: Position | None = None, turn: asyncio.Lock | None = None) -> None:
+        self.turn = turn
         self.order: list[str] = []
         self.hooks = Hooks(self.order)
         self.commands = Commands()
@@ -126,6 +139,7 @@ class World:
             "resume_commands": self.commands,
             "hooks": self.hooks,
             "on_crash": self.crashes.append,
+            "fold_turn": self.turn,
         }
 
     def stateful(self) -> StatefulLane:
@@ -143,17 +157,17 @@ class World:
             self.fold.record(record, SOURCE.partition, lambda _: None, effects)
             effects.rows.clear()
 
-        async def commit_position(tp: TP, offset: int, metadata: str) -> None:
+        async def commit(positions: Mapping[TP, tuple[int, str]]) -> None:
             if self.commit_fails is not None:
                 raise self.commit_fails
             self.order.append("position")
-            self.commits.append((tp, offset, metadata))
+            self.commits.extend((tp, *position) for tp, position in positions.items())
 
         return StatelessLane(
             SOURCE,
             fold=fold,
             publisher=cast("Any", self.publisher),
-            commit_position=commit_position,
+            positions=Positions(commit, on_crash=self.crashes.append, interval_s=0.01),
             **self._common(),
         )
 
@@ -277,7 +291,9 @@ async def test_a_crashed_lane_takes_nothing_more(world: World, lane: StatefulLan
     assert len(world.crashes) == 1
 
 
-async def test_other_partitions_get_their_turn_during_a_long_batch(world: World, lane: StatefulLane) -> None:
+async def test_other_partitions_get_their_turn_during_a_long_batch(
+    world: World, lane: StatefulLane, monkeypatch: pytest.MonkeyPatch
+) -> None:
     turns = 0
 
     async def other() -> None:
@@ -286,12 +302,63 @@ async def test_other_partitions_get_their_turn_during_a_long_batch(world: World,
             turns += 1
             await asyncio.sleep(0)
 
+    monkeypatch.setattr(module, "SLICE_S", 0.0)
     task = asyncio.create_task(other())
     event = Event(batch(*(record(n, b"1") for n in range(5_000))))
     lane.take(cast("Any", event))
     await until(lambda: world.order)
     task.cancel()
-    assert turns >= 9
+    assert turns >= 5_000 // module.RECORDS_PER_LOOK
+
+
+async def test_of_long_batches_one_is_folded_at_a_time_while_others_are_committed(tmp_path: Path) -> None:
+    turn, long = asyncio.Lock(), module.SHORT_BATCH * 3
+    seen: list[int] = []
+    worlds = [World(tmp_path / str(number), turn=turn) for number in range(3)]
+    lanes = [each.stateful() for each in worlds]
+    events = [Event(batch(*(record(n, b"1") for n in range(long)))) for _ in worlds]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, "SLICE_S", 0.0)
+        for number, (each, lane, event) in enumerate(zip(worlds, lanes, events, strict=True)):
+            each.fold.seen = cast("Any", Seen(number, seen))
+            lane.start()
+            lane.take(cast("Any", event))
+        async with asyncio.timeout(10):
+            for event in events:
+                await event.acked.wait()
+    assert seen == [0] * long + [1] * long + [2] * long
+    for each, lane in zip(worlds, lanes, strict=True):
+        await lane.close()
+        each.store.close()
+
+
+async def test_a_short_batch_does_not_wait_for_a_long_one_to_be_folded(tmp_path: Path) -> None:
+    world = World(tmp_path, turn=asyncio.Lock())
+    lane = world.stateful()
+    lane.start()
+    assert world.turn is not None
+    async with world.turn:
+        await world.process(lane, batch(*(record(n, b"1") for n in range(module.SHORT_BATCH))))
+    assert len(world.fold.seen) == module.SHORT_BATCH
+    await lane.close()
+    world.store.close()
+
+
+async def test_a_batch_whose_turn_comes_when_its_partition_is_revoked_is_not_folded(tmp_path: Path) -> None:
+    world = World(tmp_path, turn=asyncio.Lock())
+    lane = world.stateful()
+    lane.start()
+    assert world.turn is not None
+    await world.turn.acquire()
+    event = Event(batch(*(record(n, b"1") for n in range(module.SHORT_BATCH + 1))))
+    lane.take(cast("Any", event))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(lane.close())
+    await asyncio.sleep(0)
+    world.turn.release()
+    await closing
+    assert (world.fold.seen, world.writer.transactions, world.crashes, event.acks) == ([], [], [], 1)
+    world.store.close()
 
 
 async def test_without_records_a_batch_keeps_the_last_known_time(tmp_path: Path) -> None:
@@ -570,11 +637,21 @@ async def test_a_stage_without_state_commits_its_position_after_every_row_is_ack
     lane = world.stateless()
     lane.start()
     await world.process(lane, batch(record(1, b"1", key=b"a"), *bad(2), position=4))
-    assert world.order == ["folded", "acknowledged", "published", "position", "told"]
+    await until(lambda: world.commits)
+    assert world.order == ["folded", "acknowledged", "published", "told", "position"]
     assert world.commits == [(SOURCE, 4, Position(4, TIME_MS + 2, Poison(seen=2, bad=1)).encode())]
     assert set(world.publisher.published[0]) == {OUT, DEAD}
     assert world.writer.transactions == []
     await lane.close()
+
+
+async def test_a_stage_without_state_commits_its_last_position_when_it_closes(world: World) -> None:
+    lane = world.stateless()
+    lane.start()
+    await world.process(lane, *(batch(record(n, b"1", key=b"a")) for n in (1, 2, 3)))
+    await lane.close()
+    assert world.commits[-1][:2] == (SOURCE, 4)
+    assert len(world.publisher.published) == 3
 
 
 async def test_rows_that_are_not_acknowledged_are_a_crash_and_no_position(world: World) -> None:
@@ -591,10 +668,12 @@ async def test_a_position_that_the_group_no_longer_takes_ends_the_lane_and_not_t
     world.commit_fails = CommitFailedError("rebalanced")
     lane = world.stateless()
     lane.start()
-    await world.process(lane, batch(record(1, b"1", key=b"a")), batch(record(2, b"1", key=b"a")))
+    await world.process(lane, batch(record(1, b"1", key=b"a")))
+    await asyncio.sleep(0.05)
+    await world.process(lane, *(batch(record(n, b"1", key=b"a")) for n in (2, 3)))
     assert world.crashes == []
-    assert world.fold.seen == [1]
-    assert lane.position.offset == 0
+    assert world.fold.seen == [1, 2]
+    assert lane.position.offset == 2
     await lane.close()
 
 
@@ -613,6 +692,7 @@ async def test_a_stage_without_state_stops_and_resumes_at_the_same_record(world:
     assert [offset for _, offset, _ in world.commits] == [13]
     world.commands.command = ("first", 14)
     await event.acked.wait()
+    await until(lambda: len(world.commits) > 1)
     assert [offset for _, offset, _ in world.commits] == [13, 20]
     dead = [
         records.decode_dead_letter(row.value, row.headers).offset
@@ -658,3 +738,19 @@ async def test_a_hung_batch_does_not_hold_the_rebalance_but_ends_the_process(wor
     assert [type(error) for error in world.crashes] == [TransactionInDoubtError]
     world.hooks.go.set()
     await until(lambda: world.writer.closed)
+
+
+async def test_who_closes_while_others_close_waits_for_the_same_end(world: World) -> None:
+    """A stop in the middle of a rebalance takes away what the last batches need."""
+    lanes = Lanes(close_timeout_s=5, on_crash=world.crashes.append)
+    lanes.open(world.stateful())
+    world.hooks.hold = "folded"
+    lanes.take(cast("Any", Event(batch(record(1, b"1", key=b"a")))))
+    await world.hooks.held.wait()
+    closings = [asyncio.create_task(lanes.close()) for _ in range(2)]
+    await asyncio.sleep(0.05)
+    assert not any(closing.done() for closing in closings)
+    world.hooks.go.set()
+    await asyncio.gather(*closings)
+    assert world.store.get(b"a") == b"1"
+    assert world.crashes == []

@@ -2,7 +2,7 @@
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ from streams.kafka.dead_letters import DeadLetters
 from streams.kafka.lanes import POSITION_KEY, Lane, StatefulLane, StatelessLane
 from streams.kafka.poison import Poison, PoisonLimit, Position
 from streams.kafka.restore import LaneTableManager, RestoreError, Restoring, StatefulStage, StatelessStage
-from streams.kafka.store import CONDEMNED, Budget, Store
+from streams.kafka.store import CONDEMNED, SUSPECT, Budget, Store
 from streams.kafka.transactions import TransactionalWriter
 from tests.contracts.clients import (
     NOW_MS,
@@ -100,7 +100,7 @@ class World:
             hooks=self.hooks,
         )
         app.batching = cast("Any", None)
-        app._consumer = cast("Any", type("Consumer", (), {"commit_position": None})())
+        app._consumer = cast("Any", type("Consumer", (), {"commit_positions": None})())
         manager = app.tables
         assert isinstance(manager, LaneTableManager)
         self.managers.append(manager)
@@ -324,11 +324,11 @@ async def test_every_partition_is_fenced_before_anything_is_read(world: World) -
     manager = world.manager()
     open_store = manager._open_store
 
-    def opened(*arguments: Any, **options: Any) -> int:
+    def opened(*arguments: Any) -> Store:
         order.append("opened")
-        return open_store(*arguments, **options)
+        return open_store(*arguments)
 
-    manager._open_store = opened  # type: ignore[method-assign] # only to see when
+    manager._open_store = opened  # type: ignore[method-assign, assignment] # only to see when
     await world.restore(manager)
     assert order == ["fenced", "opened"]
 
@@ -370,6 +370,29 @@ async def test_a_condemned_store_is_rebuilt_from_the_changelog(world: World) -> 
     assert dict(store.rows()) == {b"a": row(1)}
     assert stateful.position.offset == 3
     assert [name for name, _ in world.hooks.rebuilds] == [path.name]
+
+
+async def test_a_suspect_store_is_read_through_and_rebuilt_at_the_same_start_if_it_is_corrupt(world: World) -> None:
+    await world.fill_sources()
+    await world.work(3, *((b"%d" % n, row(n, b"x" * 500)) for n in range(100)))
+    _, _, store = await world.restore()
+    path = store.path
+    await world.crash()
+    (path / SUSPECT).touch()
+    _, _, store = await world.restore()
+    assert world.hooks.rebuilds == [], "it is sound"
+    assert not store.suspect
+    await world.crash()
+
+    (path / SUSPECT).touch()
+    table = max(path.glob("*.sst"), key=lambda each: each.stat().st_size)
+    damaged = bytearray(table.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    table.write_bytes(damaged)
+    stateful, _, store = await world.restore()
+    assert [name for name, _ in world.hooks.rebuilds] == [path.name]
+    assert len(dict(store.rows())) == 100
+    assert stateful.position.offset == 3
 
 
 async def test_an_empty_changelog_of_a_source_that_was_worked_on_is_no_fresh_start(world: World) -> None:
@@ -438,10 +461,16 @@ class App:
         self.lanes: list[Lane] = []
         self.world = world
 
-    async def commit_position(self, tp: TP, offset: int, metadata: str) -> None: ...
+    async def commit_positions(self, positions: Mapping[TP, tuple[int, str]]) -> None: ...
 
     async def pause_all(self) -> None:
         self.order.append("pause")
+
+    def stop_partitions(self) -> None:
+        self.order.append("stop")
+
+    async def close(self) -> None:
+        self.order.append("closed")
 
     def pause_partitions(self, tps: Any) -> None: ...
 
@@ -533,3 +562,13 @@ async def test_a_revoke_gives_up_the_restore_under_way(world: World) -> None:
     assert world.hooks.crashes == []
     assert app.order == []
     assert world.writers[0]._producer is None, "its producer is let go of"
+
+
+async def test_a_closed_table_manager_begins_no_restore(world: World) -> None:
+    """A worker that stops in the middle of a rebalance may still be assigned something."""
+    manager = world.manager()
+    app = App(world, manager)
+    await manager.close()
+    await manager.on_rebalance({world.source}, set(), {world.source}, 5)
+    assert app.order == ["stop", "closed"]
+    assert manager._task is None

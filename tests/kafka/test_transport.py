@@ -1,6 +1,7 @@
 """The consumer of batches without a broker: what was fetched, how it becomes batches, one at a time."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any, cast
 
 import pytest
@@ -104,7 +105,7 @@ class Thread:
     def set_paused_soon(self, tp: TP, *, paused: bool) -> None:
         self.paused[tp] = paused
 
-    async def commit_position(self, tp: TP, offset: int, metadata: str) -> None:  # noqa: ARG002 - the thread's signature
+    async def commit_positions(self, positions: Mapping[TP, tuple[int, str]]) -> None:  # noqa: ARG002 - the thread's signature
         if self.fails is not None:
             raise self.fails
 
@@ -376,4 +377,4 @@ async def test_a_revoke_empties_the_lanes_before_faust_waits(world: World, monke
 async def test_a_commit_for_a_partition_that_left_this_member_is_a_failed_commit(world: World) -> None:
     world.thread.fails = IllegalStateError("not assigned")
     with pytest.raises(CommitFailedError):
-        await world.consumer.commit_position(SOURCE, 5, "")
+        await world.consumer.commit_positions({SOURCE: (5, "")})

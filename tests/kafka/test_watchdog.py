@@ -86,6 +86,43 @@ def test_a_restore_excuses_and_the_limit_runs_anew_after_it(
     assert len(stalls) == 1
 
 
+def look_at_restore(watchdog: Watchdog, clock: Clock, steps: int | None, *, seconds: int) -> None:
+    for _ in range(seconds):
+        clock.seconds += 1
+        watchdog.look({FIRST: at(4)}, set(), excused=True, restore=steps)
+
+
+def test_a_restore_that_gets_on_is_excused_however_long_it_takes(
+    watchdog: Watchdog, clock: Clock, stalls: list[BaseException]
+) -> None:
+    for steps in range(40):
+        look_at_restore(watchdog, clock, steps, seconds=29)
+    assert stalls == []
+    look_at_restore(watchdog, clock, None, seconds=1_000)
+    assert watchdog.restore_idle_s == 0, "a rebalance is no restore"
+    look_at_restore(watchdog, clock, 39, seconds=29)
+    assert stalls == [], "another restore begins anew"
+
+
+def test_a_restore_that_does_nothing_is_a_stall_and_told_once(
+    watchdog: Watchdog, clock: Clock, stalls: list[BaseException]
+) -> None:
+    look_at_restore(watchdog, clock, 7, seconds=31)
+    assert (stalls, watchdog.restore_idle_s) == ([], 30)
+    look_at_restore(watchdog, clock, 7, seconds=10)
+    assert [type(error) for error in stalls] == [StalledError]
+    assert str(stalls[0]) == watchdog.stalled == "the restore of the stores has done nothing for 31 s"
+
+
+def test_the_time_in_which_no_broker_answered_does_not_count_for_a_restore_either(
+    watchdog: Watchdog, clock: Clock, stalls: list[BaseException]
+) -> None:
+    look_at_restore(watchdog, clock, 7, seconds=20)
+    clock.seconds += 600
+    look_at_restore(watchdog, clock, 7, seconds=31)
+    assert stalls == []
+
+
 def test_the_time_in_which_no_broker_answered_does_not_count(
     watchdog: Watchdog, clock: Clock, stalls: list[BaseException]
 ) -> None:

@@ -1,0 +1,96 @@
+"""Why no broker lets us in: asked of the brokers themselves, since aiokafka only says that none could be used.
+
+The rule: **a refusal is told apart from an absence.** A broker that is away comes back,
+so those who need it wait. A password or a certificate that is refused stays refused
+until a person changes something, so that is said in a line, with what to change.
+"""
+
+import ssl
+from collections.abc import Mapping
+from typing import Any, Final
+
+from aiokafka.conn import create_conn
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    IllegalSaslStateError,
+    KafkaConnectionError,
+    KafkaError,
+    SaslAuthenticationFailed,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+    UnsupportedSaslMechanismError,
+)
+
+NOT_ALLOWED: Final = (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+)
+"""A broker knows us and does not let us do something: a right is missing."""
+_TIMEOUT_MS: Final = 3000
+_CERT_REQUIRED: Final = ("TLSV13_ALERT_CERTIFICATE_REQUIRED", "SSLV3_ALERT_BAD_CERTIFICATE")
+_HOSTNAME_MISMATCH: Final = (62, 64)
+"""OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH."""
+
+_connect: Any = create_conn  # untyped
+
+
+class RefusedError(KafkaConnectionError):
+    """A broker answers and does not let us in, or is not whom we trust; the text says what to change."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+async def refusal(options: Mapping[str, Any]) -> RefusedError | None:
+    """Ask each of the brokers once more; return why the first that answers is no use, or None if it is none of that.
+
+    Args:
+        options: Those of any aiokafka client: ``Kafka.client_options()``.
+    """
+    if options["security_protocol"] == "PLAINTEXT":
+        return None  # nothing that could be refused
+    for server in options["bootstrap_servers"].split(","):
+        host, _, port = server.rpartition(":")
+        more = {name: value for name, value in options.items() if name != "bootstrap_servers"}
+        try:
+            connection = await _connect(host.strip("[]"), int(port), request_timeout_ms=_TIMEOUT_MS, **more)
+        except (KafkaError, OSError, TimeoutError) as error:
+            if why := _why(error, host, more):
+                return RefusedError(f"the broker at {server} cannot be used: {why}")
+        else:
+            connection.close()
+    return None
+
+
+def _why(error: Exception, host: str, options: Mapping[str, Any]) -> str | None:
+    mechanism = options.get("sasl_mechanism")
+    if isinstance(error, SaslAuthenticationFailed):
+        user = options.get("sasl_plain_username")
+        return (
+            f"it refuses the user {user!r} or the password ({mechanism}): set kafka.sasl_username and "
+            "kafka.sasl_password, or make the user: docs/kafka-security.md"
+        )
+    if isinstance(error, UnsupportedSaslMechanismError):
+        return f"it does not offer {mechanism} here: set kafka.sasl_mechanism"
+    if isinstance(error, IllegalSaslStateError):
+        return "it asks for no user and password on this port: set kafka.security_protocol"
+    return _why_no_tls(error, host) if isinstance(error, ssl.SSLError) else None
+
+
+def _why_no_tls(error: ssl.SSLError, host: str) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        if error.verify_code in _HOSTNAME_MISMATCH:
+            return (
+                f"its certificate is not for {host!r}: name it in kafka.bootstrap_servers (and in the brokers' "
+                "advertised.listeners) as the certificate does"
+            )
+        return (
+            f"its certificate is not trusted ({error.verify_message}): set kafka.ssl_cafile to the certificate of "
+            "the authority that signed it"
+        )
+    if error.reason in _CERT_REQUIRED:
+        return f"it wants a certificate of ours ({error.reason}): set kafka.ssl_certfile"
+    return f"TLS does not come about ({error.reason}): set kafka.security_protocol, or another port"
