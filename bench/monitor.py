@@ -1,4 +1,4 @@
-"""What the deferral monitor costs: ``python -m bench.monitor``.
+"""What the deferral monitor costs: a part of the suite, and ``python -m bench.monitor`` alone.
 
 - ``monitor_tick_ms``: a tick with 1,000 deadlines due among 1,000,000 open deferrals of one partition: look up, decide,
   encode, write to the store. Without the broker, whose transaction is that of any small batch;
@@ -9,32 +9,29 @@
 - ``deferrals_resolved_s``: 100,000 raised deferrals of four partitions end at once, in a real worker with a real
   broker: from the first end that is sent to the last ``resolved`` that a ``read_committed`` reader can see;
 - ``monitor_cost_percent``: how much longer a real worker takes for the same ``mail.events``, 5 % of the messages
-  deferred, than one that tells the monitor nothing.
+  deferred, than one that tells the monitor nothing; ``monitor_cost_cpu_percent``: the same in processor time.
 """
 
 import argparse
 import asyncio
-import itertools
-import os
-import statistics
-import subprocess
+import logging
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Final
 
-import psutil
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import GroupCoordinatorNotAvailableError
+from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
 from prometheus_client import CollectorRegistry
 
+from bench import workers
+from bench.figures import Figures, growth_percent
+from bench.ground import Ground
+from bench.racing import Running
 from deploy.local.broker import Broker
 from streams import records, topics
 from streams.agents.monitor import Monitor
@@ -43,21 +40,20 @@ from streams.domain.deferrals import Deferral, Episode, observe
 from streams.domain.events import DeliveryEvent, EventType
 from streams.domain.status import Status
 from streams.kafka.lanes import Effects
-from streams.kafka.partitioner import partition_of
 from streams.kafka.store import Budget, Changes, Store, open_store
 from streams.policies import policies_of
-from streams.settings import Settings, load
+from streams.settings import Settings
 
-PARTITIONS = 4
-OPEN = 1_000_000
-DUE = 1_000
-RESOLVED = 100_000
-MESSAGES = 100_000
-DEFERRED_SHARE = 0.05
-SECOND = 1_000_000
-BEGAN = 1_790_000_000 * SECOND
-PROGRAM = [sys.executable, "-m", "streams", "worker"]
-UNMONITORED = [
+PARTITIONS: Final = 4
+OPEN: Final = 1_000_000
+DUE: Final = 1_000
+TICKS: Final = 7
+RESOLVED: Final = 100_000
+MESSAGES: Final = 100_000
+DEFERRED_SHARE: Final = 0.05
+SECOND: Final = 1_000_000
+BEGAN: Final = 1_790_000_000 * SECOND
+UNMONITORED: Final = [
     sys.executable,
     "-c",
     """
@@ -79,23 +75,40 @@ def main() -> int:
     parser.add_argument("--open", type=int, default=OPEN, help="open deferrals (default 1,000,000)")
     parser.add_argument("--only", choices=["store", "resolve", "cost"], help="one part")
     chosen = parser.parse_args()
-    measured: dict[str, float] = {}
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it tells of each leader that is a moment late
+    figures = Figures()
     if chosen.only in {None, "store"}:
-        measured |= asyncio.run(of_the_store(chosen.open))
-    if chosen.only in {None, "resolve"}:
-        measured |= asyncio.run(of_resolving())
-    if chosen.only in {None, "cost"}:
-        measured |= asyncio.run(of_the_stage(chosen.rounds))
-    for name, value in measured.items():
-        print(f"{name}={value:.4g}")
+        asyncio.run(of_the_store(figures, chosen.open))
+    if chosen.only != "store":
+        asyncio.run(_of_the_worker(figures, chosen.only, chosen.rounds))
+    for figure in figures.all():
+        print(figure.line)
     return 0
+
+
+async def _of_the_worker(figures: Figures, only: str | None, rounds: int) -> None:
+    with (
+        tempfile.TemporaryDirectory(prefix="mailstreams-bench-") as folder,
+        Broker(Path(folder) / "kafka") as broker,
+    ):
+        ground = Ground(broker, Path(folder), PARTITIONS, Settings().kafka.compression_type.value)
+        if only in {None, "resolve"}:
+            await of_resolving(figures, ground, print)
+        if only in {None, "cost"}:
+            await of_the_stage(figures, ground, rounds, print)
 
 
 # --- a partition with a million open deferrals ---------------------------------------------------------------------------
 
 
-async def of_the_store(count: int = OPEN) -> dict[str, float]:
-    """Measure ticks and the opening of a partition."""
+async def of_the_store(figures: Figures, count: int) -> None:
+    """Measure ticks and the opening of a partition; the names of the figures say another count than a million."""
+    suffix = "" if count == OPEN else f"_at_{count // 1_000}k"
+
+    def add(name: str, unit: str, took: tuple[float, float], scale: float = 1) -> None:
+        for kind, seconds in zip(("", "_cpu"), took, strict=True):
+            figures.add(f"monitor_{name}{kind}_{unit}{suffix}", seconds * scale)
+
     with tempfile.TemporaryDirectory(prefix="mailstreams-bench-") as folder:
         settings = Settings()
         monitor = _monitor(settings)
@@ -107,30 +120,21 @@ async def of_the_store(count: int = OPEN) -> dict[str, float]:
         await monitor.opened(0, store)
         opened = opening.stop()
         warn_after = monitor.policies.other.warn_after
-        ticks = []
-        for number in range(7):
+        for number in range(TICKS):
             now = BEGAN + warn_after + (number * DUE + DUE - 1) * SECOND
             tick = Took()
             effects = _tick(monitor, store, now)
-            ticks.append(tick.stop())
+            add("tick", "ms", tick.stop(), 1e3)
             assert sum(map(len, effects.outputs.values())) == DUE
         idle = Took()
         _tick(monitor, store, now)
-        idled = idle.stop()
+        add("idle_tick", "ms", idle.stop(), 1e3)
+        add("open", "s", opened)
         other = replace(monitor, policies=policies_of(_with_window(settings)))
         reindexing = Took()
         await other.opened(0, store)
-        reindexed = reindexing.stop()
+        add("reindex", "s", reindexing.stop())
         store.close()
-    return {
-        "monitor_tick_ms": statistics.median(wall for wall, _ in ticks) * 1e3,
-        "monitor_tick_cpu_ms": statistics.median(cpu for _, cpu in ticks) * 1e3,
-        "monitor_idle_tick_ms": idled[0] * 1e3,
-        "monitor_open_s": opened[0],
-        "monitor_open_cpu_s": opened[1],
-        "monitor_reindex_s": reindexed[0],
-        "monitor_reindex_cpu_s": reindexed[1],
-    }
 
 
 class Took:
@@ -219,55 +223,37 @@ def _tick(monitor: Monitor, store: Store, now: int) -> Effects:
 # --- a real worker -------------------------------------------------------------------------------------------------------
 
 
-async def of_resolving() -> dict[str, float]:
+async def of_resolving(figures: Figures, ground: Ground, tell: Callable[[str], None]) -> None:
     """Measure how soon a hundred thousand raised deferrals are resolved when all of them end."""
-    with _world(warn_after_s=1) as (broker, settings, environment, log):
-        await topics.create(settings)
+    warned_soon = {"MAILSTREAMS_DEFERRALS__WARN_AFTER_S": "1"}
+    async with workers.deployed(ground, "resolving", more=warned_soon) as deployment:
         long_ago = datetime.now(UTC) - timedelta(hours=2)
-        with _worker(PROGRAM, environment, log) as worker:
-            await _send(broker, (_event(n, EventType.DEFERRED, long_ago) for n in range(RESOLVED)))
-            await _until(broker, RESOLVED, worker)
+        with deployment.worker() as worker:
+            await deployment.put_events(_encoded(_event(n, EventType.DEFERRED, long_ago) for n in range(RESOLVED)))
+            await _until(ground, RESOLVED, worker)
             began = time.monotonic()
-            await _send(broker, (_event(n, EventType.DELIVERED, datetime.now(UTC)) for n in range(RESOLVED)))
+            now = datetime.now(UTC)
+            await deployment.put_events(_encoded(_event(n, EventType.DELIVERED, now) for n in range(RESOLVED)))
             sent = time.monotonic()
-            await _until(broker, 2 * RESOLVED, worker)
-            print(f"  {RESOLVED} ends sent within {sent - began:.1f} s", flush=True)
-            return {"deferrals_resolved_s": time.monotonic() - began}
+            await _until(ground, 2 * RESOLVED, worker)
+            figures.add("deferrals_resolved_s", time.monotonic() - began)
+            tell(f"{RESOLVED:,} ends, sent within {sent - began:.1f} s, are all told")
 
 
-async def of_the_stage(rounds: int) -> dict[str, float]:
+async def of_the_stage(figures: Figures, ground: Ground, rounds: int, tell: Callable[[str], None]) -> None:
     """Measure what 5 % deferred messages cost the status stage because they are monitored."""
-    ratios, cpu = [], []
     for number in range(rounds):
-        took = {}
-        for program in (PROGRAM, UNMONITORED)[:: 1 if number % 2 else -1]:
-            took[program is PROGRAM] = await _time_of_traffic(program)
-        print(
-            f"  round {number + 1}: {took[True][0]:.2f} s ({took[True][1]:.2f} s of CPU) monitored, "
-            f"{took[False][0]:.2f} s ({took[False][1]:.2f} s of CPU) not",
-            flush=True,
+        flows = {}
+        for name, command in (("monitored", workers.COMMAND), ("unmonitored", UNMONITORED))[:: 1 if number % 2 else -1]:
+            events = list(_encoded(_traffic(datetime.now(UTC))))
+            flows[name] = await workers.monitored(ground, f"{name}-{number}", events, command)
+        with_it, without = flows["monitored"], flows["unmonitored"]
+        tell(
+            f"monitored {with_it.events_per_s:,.0f} events/s, {with_it.cpu_us:.1f} us each; "
+            f"not {without.events_per_s:,.0f}, {without.cpu_us:.1f} us"
         )
-        ratios.append(took[True][0] / took[False][0] - 1)
-        cpu.append(took[True][1] / took[False][1] - 1)
-    return {
-        "monitor_cost_percent": statistics.median(ratios) * 100,
-        "monitor_cpu_percent": statistics.median(cpu) * 100,
-    }
-
-
-async def _time_of_traffic(program: list[str]) -> tuple[float, float]:
-    """Return seconds of the wall and of the processor that a worker takes for ``mail.events``."""
-    with _world(warn_after_s=3600) as (broker, settings, environment, log):
-        await topics.create(settings)
-        await _send(broker, _traffic(datetime.now(UTC)))
-        with _worker(program, environment, log) as worker:
-            process = psutil.Process(worker.pid)
-            began = (0.0, 0.0)
-            async for share in _progress(broker, settings, (topics.EVENTS, topics.DEFERRALS), worker):
-                now = (time.monotonic(), sum(process.cpu_times()[:2]))
-                if share > 0 and began == (0.0, 0.0):
-                    began = now
-            return now[0] - began[0], now[1] - began[1]
+        figures.add("monitor_cost_percent", growth_percent(with_it.events_per_s, without.events_per_s))
+        figures.add("monitor_cost_cpu_percent", growth_percent(without.cpu_us, with_it.cpu_us))
 
 
 def _traffic(now: datetime) -> Iterator[DeliveryEvent]:
@@ -298,90 +284,23 @@ def _event(number: int, kind: EventType, at: datetime, position: int = 0) -> Del
     )
 
 
-@contextmanager
-def _world(*, warn_after_s: float) -> Iterator[tuple[Broker, Settings, Mapping[str, str], Path]]:
-    with tempfile.TemporaryDirectory(prefix="mailstreams-bench-") as folder, Broker(Path(folder) / "kafka") as broker:
-        environment = {
-            "MAILSTREAMS_KAFKA__BOOTSTRAP_SERVERS": broker.bootstrap,
-            "MAILSTREAMS_TOPICS__PARTITIONS": str(PARTITIONS),
-            "MAILSTREAMS_WORKER__DATADIR": str(Path(folder) / "data"),
-            "MAILSTREAMS_WEB__PORT": "0",
-            "MAILSTREAMS_WORKER__LOG_LEVEL": "warning",
-            "MAILSTREAMS_DEFERRALS__WARN_AFTER_S": str(warn_after_s),
-        }
-        yield broker, load(environment=environment), environment, Path(folder) / "worker.log"
+def _encoded(events: Iterable[DeliveryEvent]) -> Iterator[tuple[bytes, bytes]]:
+    for event in events:
+        yield event.delivery_id.encode(), records.encode_event(event, "mail.raw.sendgrid/0/0")
 
 
-@contextmanager
-def _worker(program: list[str], environment: Mapping[str, str], log: Path) -> "Iterator[subprocess.Popen[bytes]]":
-    with log.open("wb") as output:
-        worker = subprocess.Popen(program, env={**os.environ, **environment}, stdout=output, stderr=output)
-        try:
-            yield worker
-        finally:
-            if worker.poll() is None:
-                worker.terminate()
-                worker.wait(60)
-            else:
-                print(log.read_text(errors="replace")[-2_000:], file=sys.stderr)
-
-
-async def _send(broker: Broker, events: Iterator[DeliveryEvent]) -> None:
-    async with AIOKafkaProducer(
-        bootstrap_servers=broker.bootstrap, enable_idempotence=True, max_batch_size=900 << 10, linger_ms=20
-    ) as producer:
-        for chunk in iter(lambda: list(itertools.islice(events, 5_000)), []):
-            sent: list[Any] = []
-            for event in chunk:
-                key = event.delivery_id.encode()
-                value = records.encode_event(event, "mail.raw.sendgrid/0/0")
-                sent.append(await producer.send(topics.EVENTS, value, key, partition_of(key, PARTITIONS)))
-            await asyncio.gather(*sent)
-
-
-async def _until(broker: Broker, alerts: int, worker: "subprocess.Popen[bytes]") -> None:
+async def _until(ground: Ground, alerts: int, worker: Running) -> None:
     """Wait until a ``read_committed`` reader has seen so many alerts."""
     async with AIOKafkaConsumer(
-        bootstrap_servers=broker.bootstrap, isolation_level="read_committed", max_partition_fetch_bytes=8 << 20
+        bootstrap_servers=ground.bootstrap, isolation_level="read_committed", max_partition_fetch_bytes=8 << 20
     ) as consumer:
-        tps = [TopicPartition(topics.DEFERRAL_ALERTS, p) for p in range(PARTITIONS)]
+        tps = [TopicPartition(topics.DEFERRAL_ALERTS, p) for p in range(ground.partitions)]
         consumer.assign(tps)
         await consumer.seek_to_beginning(*tps)
         seen = 0
         while seen < alerts:
-            if worker.poll() is not None:
-                message = f"the worker ended with {worker.returncode}"
-                raise SystemExit(message)
+            worker.check()
             seen += sum(map(len, (await consumer.getmany(timeout_ms=50)).values()))
-
-
-async def _progress(
-    broker: Broker, settings: Settings, sources: tuple[str, ...], worker: "subprocess.Popen[bytes]"
-) -> Any:
-    """Yield the share of the first source that is processed, until all of all of them is."""
-    admin = AIOKafkaAdminClient(bootstrap_servers=broker.bootstrap)
-    await admin.start()
-    try:
-        async with AIOKafkaConsumer(bootstrap_servers=broker.bootstrap, isolation_level="read_committed") as consumer:
-            tps = [TopicPartition(topic, p) for topic in sources for p in range(PARTITIONS)]
-            while True:
-                if worker.poll() is not None:
-                    message = f"the worker ended with {worker.returncode}"
-                    raise SystemExit(message)
-                try:
-                    committed = await admin.list_consumer_group_offsets(settings.worker.app_id, partitions=tps)
-                except GroupCoordinatorNotAvailableError:  # a new cluster has none before its first member
-                    await asyncio.sleep(0.05)
-                    continue
-                ends = await consumer.end_offsets(tps)
-                done = {tp: max(at.offset, 0) for tp, at in committed.items()}
-                first = [tp for tp in tps if tp.topic == sources[0]]
-                yield sum(done.get(tp, 0) for tp in first) / max(sum(ends[tp] for tp in first), 1)
-                if all(done.get(tp, 0) >= ends[tp] for tp in tps):
-                    return
-                await asyncio.sleep(0.02)
-    finally:
-        await admin.close()
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def machine() -> str:
     model = re.search(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
     return (
         f"{model[1].strip() if model else platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GiB, "
-        f"{platform.system()} {platform.release()}, Python {platform.python_version()}, Kafka {jars.KAFKA_VERSION}"
+        f"{platform.system()} {platform.release()}, Python {platform.python_version()}, Kafka {jars.asked_for()}"
     )
 
 

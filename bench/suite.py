@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from bench import history, ingress, jobs, kafka_streams, pure, racing, traffic, workers
+from bench import history, ingress, jobs, kafka_streams, monitor, pure, racing, traffic, workers
 from bench.figures import Figures, growth_percent, percentile, ratio
 from bench.ground import Ground
 from bench.racing import AIOKAFKA, OURS, QUIX, QUIX_EOS, UNTRANSACTED, Contestant, Race, Result
@@ -42,6 +42,10 @@ class Plan:
     latency_s: float
     kill: bool
     """Measure the start after a kill too: it takes a session timeout."""
+    open_deferrals: int
+    """Among which the monitor finds what is due."""
+    monitored: bool
+    """Let workers run for the monitor's figures too: it takes minutes."""
     latency_events_per_s: int = 2_000
     streams_threads: int = 1
     compression: str = Settings().kafka.compression_type.value
@@ -49,9 +53,25 @@ class Plan:
 
 
 FULL: Final = Plan(
-    events=300_000, rounds=3, deliveries=1_000_000, kafka_streams_events=2_000_000, latency_s=30, kill=True
+    events=300_000,
+    rounds=3,
+    deliveries=1_000_000,
+    kafka_streams_events=2_000_000,
+    latency_s=30,
+    kill=True,
+    open_deferrals=monitor.OPEN,
+    monitored=True,
 )
-FAST: Final = Plan(events=60_000, rounds=1, deliveries=60_000, kafka_streams_events=200_000, latency_s=8, kill=False)
+FAST: Final = Plan(
+    events=60_000,
+    rounds=1,
+    deliveries=60_000,
+    kafka_streams_events=200_000,
+    latency_s=8,
+    kill=False,
+    open_deferrals=50_000,
+    monitored=False,
+)
 LONG_DELIVERIES: Final = 10_000_000
 
 
@@ -190,6 +210,14 @@ async def _keep(run: Run, deliveries: int) -> None:
     run.figures.add(f"disk_bytes_per_delivery_status{suffix}", kept.status_bytes)
 
 
+async def deferral_monitor(run: Run) -> None:
+    """``monitor_...``: a tick among a million open deferrals; what the monitor costs a worker, and how soon it resolves."""
+    await monitor.of_the_store(run.figures, run.plan.open_deferrals)
+    if run.plan.monitored:
+        await monitor.of_the_stage(run.figures, run.ground, run.plan.rounds, run.tell)
+        await monitor.of_resolving(run.figures, run.ground, run.tell)
+
+
 async def scale(run: Run) -> None:
     """``workers_...``: 1, 2 and 4 workers on 8 partitions; ``partitions_...``: 128 partitions in one worker."""
     bodies = _bodies(run.plan.events)
@@ -252,13 +280,14 @@ PARTS: Final[Mapping[str, Part]] = {
     "end-to-end": end_to_end,
     "latency": latency,
     "restart": restart,
+    "monitor": deferral_monitor,
     "scale": scale,
     "long": long,
     "kafka-streams": beside_kafka_streams,
     "ingress": webhooks,
     "history": sending_history,
 }
-ALWAYS: Final = ("functions", "thin", "product", "end-to-end", "latency", "restart")
+ALWAYS: Final = ("functions", "thin", "product", "end-to-end", "latency", "restart", "monitor")
 """What is measured when nobody says what."""
 
 

@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -68,7 +68,9 @@ class Latency(NamedTuple):
 class Deployment:
     """The product's topics on the ground, made anew, and workers on them."""
 
-    def __init__(self, ground: Ground, name: str, *, partitions: int | None = None) -> None:
+    def __init__(
+        self, ground: Ground, name: str, *, partitions: int | None = None, more: Mapping[str, str] | None = None
+    ) -> None:
         self.ground = ground
         self.folder = ground.folder / name
         self.folder.mkdir()
@@ -78,6 +80,7 @@ class Deployment:
             "MAILSTREAMS_WORKER__APP_ID": f"bench-{name}",
             "MAILSTREAMS_KAFKA__COMPRESSION_TYPE": ground.compression,
             "MAILSTREAMS_WEB__PORT": "0",
+            **(more or {}),
         }
         self.settings: Settings = load(environment=self.environment)
         self.started = 0
@@ -91,11 +94,11 @@ class Deployment:
         """Return where a worker keeps its stores."""
         return self.folder / f"data-{number}"
 
-    def worker(self, number: int = 0) -> Running:
+    def worker(self, number: int = 0, command: Sequence[str] = COMMAND) -> Running:
         """Start a worker."""
         self.started += 1
         more = {"MAILSTREAMS_WORKER__DATADIR": str(self.datadir(number))}
-        return Running(COMMAND, self.folder / f"worker-{self.started}.log", self.environment | more)
+        return Running(command, self.folder / f"worker-{self.started}.log", self.environment | more)
 
     async def put_bodies(self, bodies: Iterable[bytes]) -> None:
         """Fill the raw topic."""
@@ -113,9 +116,11 @@ class Deployment:
 
 
 @contextlib.asynccontextmanager
-async def deployed(ground: Ground, name: str, *, partitions: int | None = None) -> AsyncIterator[Deployment]:
-    """Make the product's topics, and delete them at the end."""
-    deployment = Deployment(ground, name, partitions=partitions)
+async def deployed(
+    ground: Ground, name: str, *, partitions: int | None = None, more: Mapping[str, str] | None = None
+) -> AsyncIterator[Deployment]:
+    """Make the product's topics, and delete them at the end; ``more``: other settings than the product's own."""
+    deployment = Deployment(ground, name, partitions=partitions, more=more)
     await topics.create(deployment.settings)
     try:
         yield deployment
@@ -151,6 +156,18 @@ async def whole_worker(ground: Ground, name: str, bodies: list[bytes]) -> Flow:
         await deployment.put_events(events)
         with deployment.worker() as worker:
             return await _work_off(deployment, [worker], [topics.EVENTS], len(events))
+
+
+async def monitored(ground: Ground, name: str, events: list[tuple[bytes, bytes]], command: Sequence[str]) -> Flow:
+    """Return how one worker works off ``mail.events`` and all that it tells its monitor."""
+    async with deployed(ground, name) as deployment:
+        await deployment.put_events(events)
+        with deployment.worker(command=command) as worker:
+            await ready(worker)
+            began = time.time()
+            await _until_worked_off(deployment, [worker], [topics.EVENTS], len(events))
+            progress = await _until_worked_off(deployment, [worker], [topics.DEFERRALS, topics.EVENTS], len(events))
+            return flow_of(began, progress, [worker.samples.cpu_s], worker.samples.rss_mb)
 
 
 async def several(ground: Ground, name: str, bodies: list[bytes], workers: int, partitions: int) -> Flow:
@@ -379,7 +396,7 @@ async def _committed(admin: Any, group: str, tps: list[TopicPartition]) -> dict[
         found = await admin.list_consumer_group_offsets(group, partitions=tps)
     except KafkaError:  # a new cluster has no coordinator before its first member
         return {}
-    return {tp: at.offset for tp, at in found.items()}
+    return {tp: max(at.offset, 0) for tp, at in found.items()}  # -1: nothing yet
 
 
 # -- latency ------------------------------------------------------------------------------------------------------------
