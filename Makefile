@@ -14,10 +14,11 @@ HISTORY_PORT ?= 19103##       the pages of the Sending History (run)
 HISTORY_ADMIN_PORT ?= 19104## /metrics, /livez and /readyz of the history (run)
 PROMETHEUS_PORT ?= 19105##    Prometheus, where it is installed (run)
 ALERTMANAGER_PORT ?= 19106##  Alertmanager, the same (run)
+HOURS ?= 1##                  how long, fractions too (soak)
 BROKER ?=##                   host:port of an existing cluster to use instead (run); TLS and SASL by MAILSTREAMS_KAFKA__...
 FAST ?=##                     1 measures less and coarsely, in 3 minutes (bench, bench-kafka-streams)
 DEMO ?=##                     1 simulates providers on that cluster too (run)
-ARGS ?=##                     more arguments for the system, pytest, the benchmark or the locks (run, test, bench, lock)
+ARGS ?=##                     more arguments for the system, pytest, the faults, the benchmark or the locks (run, test, chaos, soak, bench, lock)
 
 BIN := $(VENV)/bin
 # What runs, and what tests and checks; each stamp is newer than what it was made from.
@@ -29,7 +30,7 @@ COMPILE := var/lock/bin/uv pip compile --quiet --universal --python-version 3.11
 	--custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help run smoke test chaos e2e check format bench bench-kafka-streams dashboards jars lock clean distclean
+.PHONY: help run smoke test test-broker chaos soak e2e check format bench bench-kafka-streams dashboards jars lock sbom clean distclean
 .DELETE_ON_ERROR:
 
 help: ## Print this.
@@ -54,8 +55,15 @@ smoke: $(RUNTIME) ## The same on temporary data, compared with what must come ou
 test: $(TOOLS) jars ## Run all tests, side by side; those with a real broker start one of their own.
 	$(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
+test-broker: $(TOOLS) jars ## Those with a real broker alone, on the version of Kafka that is named, as in KAFKA=3.9.1.
+	KAFKA=$(KAFKA) $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+		-m broker $(ARGS)
+
 chaos: $(TOOLS) jars ## Break a real system in every way that we know, compare all it wrote with a model; ARGS="--quick --only NAME".
 	$(BIN)/python -m tests.faults --kafka $(KAFKA) $(ARGS)
+
+soak: $(TOOLS) jars ## HOURS of half load with a kill -9 each five minutes: does anything grow, is anything lost? A CSV file and a plot.
+	$(BIN)/python -m tests.faults.soak --kafka $(KAFKA) --hours $(HOURS) $(ARGS)
 
 e2e: $(TOOLS) jars ## The whole way with real Prometheus and Alertmanager: alerts, dashboards. Takes minutes.
 	$(BIN)/pytest $(ARGS) tests/e2e
@@ -98,6 +106,12 @@ lock: ## Write requirements*.lock anew from pyproject.toml; ARGS=--upgrade takes
 	$(COMPILE) $(ARGS) --group bench --output-file requirements-bench.lock
 	printf 'hatchling\neditables\n' | $(COMPILE) $(ARGS) - --constraints requirements-dev.lock --output-file requirements-build.lock
 	rm -rf var/lock
+
+sbom: $(TOOLS) ## Write var/sbom.json: what runs in production, by name, version and licence (CycloneDX).
+	@rm -rf var/sbom && $(PYTHON) -m venv --without-pip var/sbom
+	@$(PIP) --python var/sbom/bin/python install --require-hashes --no-compile -r requirements.lock
+	@$(BIN)/python -m deploy.sbom var/sbom/bin/python var/sbom.json
+	@rm -rf var/sbom
 
 clean: ## Remove the data of `make run` and the caches of the tools.
 	@$(PYTHON) -c 'import fcntl, pathlib; p = pathlib.Path("var/run/lock"); p.exists() and fcntl.flock(p.open("a"), fcntl.LOCK_EX | fcntl.LOCK_NB)' \
