@@ -45,6 +45,7 @@ CONDEMNED = "CONDEMNED"  # a file beside the database's own: this copy was found
 SUSPECT = "SUSPECT"  # another such file: a store beside this one was corrupt, and this one was not checked since
 ASIDE = ".corrupt-"  # in the name of a store that was moved aside
 ROWS_PER_PIECE = 2_000  # checked at once: some milliseconds
+TEXT_LOG_BYTES = 1 << 20  # of what RocksDB writes about itself; by default it has no end while the store is open
 MAX_OPEN_FILES = 256  # per partition; RocksDB's own default is unlimited, Faust's 0.9 of the process's limit
 
 _pack_u64 = struct.Struct(">Q").pack
@@ -95,6 +96,7 @@ class Budget:
         options.set_max_write_buffer_number(2)
         options.set_compression_type(DBCompressionType.lz4())
         options.set_keep_log_file_num(2)
+        options.set_max_log_file_size(TEXT_LOG_BYTES)
         blocks = BlockBasedOptions()
         blocks.set_block_cache(self._cache)
         blocks.set_bloom_filter(10, False)

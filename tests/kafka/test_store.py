@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streams.kafka import store as store_module
 from streams.kafka.store import CONDEMNED, SUSPECT, Budget, Changes, Store, StoreCorruptError, open_store
 
 BUDGET = Budget(cache_bytes=4 << 20, write_buffer_bytes=4 << 20)
@@ -152,6 +153,20 @@ def test_a_store_that_is_opened_again_keeps_to_the_shared_cache_and_its_filters(
     assert {"capacity : 4194304", "filter_policy: bloomfilter", "partition_filters: 1"} <= set(anew)
     assert anew == options_in_use(path)
     again.close()
+
+
+def test_what_a_store_writes_about_itself_has_an_end_while_it_is_open(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "TEXT_LOG_BYTES", 64 << 10)
+    store = open_store(path, BUDGET, on_rebuild=refuse)
+    for number in range(100):
+        store.write(Changes(rows={b"%d" % number: b"1"}))
+        store._database.flush()  # a table of its own, with a page of text
+    text = [log.stat().st_size for log in path.glob("LOG*")]
+    store.close()
+    assert len(text) == 2
+    assert max(text) < 80 << 10
 
 
 # -- a corrupt copy ---------------------------------------------------------------------------------------------------------
