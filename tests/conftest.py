@@ -37,8 +37,12 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         broker.stop()
 
 
+STARTS_A_BROKER = {"broker", "own_broker", "make_world"}
+"""Fixtures; a test that starts one without them carries the mark itself."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs the broker, so that ``-m 'not broker'`` leaves it out."""
+    """Mark what needs the broker, so that ``-m 'not broker'`` leaves it out, and `make test-broker` nothing else."""
     for item in items:
-        if "broker" in getattr(item, "fixturenames", ()):
+        if not STARTS_A_BROKER.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.broker)

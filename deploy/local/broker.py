@@ -23,7 +23,7 @@ from typing import Self
 
 from deploy.local import ROOT, LocalError, jars, ports, processes
 
-__all__ = ["CONTROLLER_PORT", "PORT", "Broker"]
+__all__ = ["CONTROLLER_PORT", "PORT", "Broker", "new_cluster_id"]
 
 PORT = 19092
 """Where the package's own setting ``kafka.bootstrap_servers`` looks by default."""
@@ -40,8 +40,9 @@ class Broker:
         port: Where clients connect, on 127.0.0.1; None: a free one, found at each start.
         controller_port: Where the controller listens; None: a free one.
         properties: Settings of the broker on top of (and before) those of ``deploy/kafka/server.properties``.
-        version: Of Kafka.
+        version: Of Kafka; None: the one that ``KAFKA`` in the environment asks for, else ours.
         heap_mib: Java's heap in MiB.
+        cluster_id: Of the cluster that it is one of (``new_cluster_id``); None: it is alone.
     """
 
     def __init__(
@@ -51,15 +52,17 @@ class Broker:
         port: int | None = None,
         controller_port: int | None = None,
         properties: Mapping[str, str] | None = None,
-        version: str = jars.KAFKA_VERSION,
+        version: str | None = None,
         heap_mib: int = 512,
+        cluster_id: str | None = None,
     ) -> None:
         self.data = data.resolve()
         self.port = port
         self.controller_port = controller_port
         self.properties = dict(properties or {})
-        self.version = version
+        self.version = version or jars.asked_for()
         self.heap_mib = heap_mib
+        self.cluster_id = cluster_id
         self.log = self.data / "broker.log"
         self._pid_file = self.data / "broker.pid"
         self._child: subprocess.Popen[bytes] | None = None
@@ -164,7 +167,7 @@ class Broker:
         """Give the data folder its cluster id, which it then keeps."""
         if (self.data / "log" / "meta.properties").exists():
             return
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "m")
+        cluster = self.cluster_id or new_cluster_id()
         command = self._java(lib, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._config))
         formatted = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         if formatted.returncode:
@@ -200,6 +203,11 @@ class Broker:
         if errors:
             return f"{errors[-1]}; see {self.log}"
         return _last_line((self.data / "broker.out").read_text(errors="replace"))
+
+
+def new_cluster_id() -> str:
+    """Return an id that no other cluster has."""
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "m")
 
 
 def _last_line(text: str) -> str:
@@ -253,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=ROOT / "var" / "broker", help="its folder (default: %(default)s)")
     parser.add_argument("--port", type=int, default=PORT, help="for clients (default: %(default)s)")
     parser.add_argument("--controller-port", type=int, default=CONTROLLER_PORT, help="default: %(default)s")
-    parser.add_argument("--kafka", default=jars.KAFKA_VERSION, metavar="VERSION", help="default: %(default)s")
+    parser.add_argument("--kafka", default=jars.asked_for(), metavar="VERSION", help="default: %(default)s")
     parser.add_argument("--heap", type=int, default=512, metavar="MIB", help="Java's heap (default: %(default)s)")
     parser.add_argument("--property", action="append", default=[], metavar="KEY=VALUE", help="a setting of the broker")
     options = parser.parse_args(arguments)

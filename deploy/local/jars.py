@@ -13,7 +13,7 @@ from pathlib import Path
 
 from deploy.local import ROOT, LocalError
 
-__all__ = ["KAFKA_VERSION", "java", "resolve"]
+__all__ = ["KAFKA_VERSION", "asked_for", "java", "resolve"]
 
 KAFKA_VERSION = "4.1.0"
 """What is run where nobody asks for another version."""
@@ -73,6 +73,14 @@ def _copy_dependencies(version: str, folder: Path) -> None:
         raise LocalError(message)
 
 
+def asked_for() -> str:
+    """Return the version that a broker has if its caller names none: ``KAFKA`` of the environment, else ours.
+
+    `make` hands its variable on, so `make test-broker KAFKA=3.9.1` reaches every broker that a test starts.
+    """
+    return os.environ.get("KAFKA") or KAFKA_VERSION
+
+
 @functools.cache
 def java() -> str:
     """Return the path of a Java that is new enough: that of ``JAVA_HOME``, else that of ``PATH``.
@@ -98,7 +106,7 @@ def java() -> str:
 def main() -> int:
     """Resolve the jars and print their folder."""
     parser = argparse.ArgumentParser(prog="python -m deploy.local.jars", description=__doc__)
-    parser.add_argument("--kafka", default=KAFKA_VERSION, metavar="VERSION", help="default: %(default)s")
+    parser.add_argument("--kafka", default=asked_for(), metavar="VERSION", help="default: %(default)s")
     arguments = parser.parse_args()
     try:
         print(resolve(arguments.kafka))

@@ -215,7 +215,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--alertmanager-port", type=int, default=ALERTMANAGER_PORT, help="default: %(default)s")
     parser.add_argument("--broker", metavar="HOST:PORT", help="use this cluster, start none, simulate nothing")
     parser.add_argument("--demo", action="store_true", help="simulate providers with --broker too")
-    parser.add_argument("--kafka", default=jars.KAFKA_VERSION, metavar="VERSION", help="default: %(default)s")
+    parser.add_argument("--kafka", default=jars.asked_for(), metavar="VERSION", help="default: %(default)s")
     parser.add_argument("--data", type=Path, default=ROOT / "var" / "run", help="its folder (default: %(default)s)")
     return parser.parse_args(arguments)
 

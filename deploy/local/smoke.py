@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None, *, command: Sequence[str] = COM
         0 when exactly the expected came out; 1 otherwise, with what is missing or too much printed; 130 after Ctrl-C.
     """
     parser = argparse.ArgumentParser(prog="python -m deploy.local.smoke", description=__doc__)
-    parser.add_argument("--kafka", default=jars.KAFKA_VERSION, metavar="VERSION", help="default: %(default)s")
+    parser.add_argument("--kafka", default=jars.asked_for(), metavar="VERSION", help="default: %(default)s")
     parser.add_argument(
         "--timeout",
         type=float,

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from deploy.local import LocalError, jars
+from deploy.local.broker import Broker
 
 
 @pytest.fixture(autouse=True)
@@ -113,6 +114,16 @@ def test_without_the_cached_answer_java_is_asked_for_its_version_once(path: Path
 
     assert jars.java() == jars.java()
     assert (tmp_path / "asked").read_text() == "x\n"
+
+
+def test_a_broker_has_the_version_that_the_environment_asks_for_or_ours(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("KAFKA", "3.9.1")
+    assert Broker(tmp_path).version == "3.9.1"
+    assert Broker(tmp_path, version="4.0.0").version == "4.0.0"
+    monkeypatch.setenv("KAFKA", "")
+    assert Broker(tmp_path).version == jars.KAFKA_VERSION
 
 
 def test_the_pom_names_no_repository() -> None:
