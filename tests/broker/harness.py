@@ -14,20 +14,26 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupCoordinatorNotAvailableError
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 
-from deploy.local.broker import Broker
 from streams import codecs, records, topics
 from streams.settings import Settings, load
 
 
+class Brokers(Protocol):
+    """Whatever has an address: one broker, or a cluster."""
+
+    @property
+    def bootstrap(self) -> str: ...
+
+
 def settings_for(
-    broker: Broker, datadir: Path, overrides: Mapping[str, object], *, partitions: int = 4
+    broker: Brokers, datadir: Path, overrides: Mapping[str, object], *, partitions: int = 4
 ) -> tuple[Settings, dict[str, str]]:
     """Return settings for a worker on this broker, and the environment that gives them to a process."""
     environment = {
@@ -140,7 +146,7 @@ def raw_headers(provider: str, account: str = "acme") -> list[tuple[str, bytes]]
     )
 
 
-async def send(broker: Broker, topic: str, rows: Sequence[tuple[int, bytes | None, bytes | None, Any]]) -> None:
+async def send(broker: Brokers, topic: str, rows: Sequence[tuple[int, bytes | None, bytes | None, Any]]) -> None:
     """Send (partition, key, value, headers) rows with acks=all; batches, because ``send`` takes no null with a null."""
     async with AIOKafkaProducer(
         bootstrap_servers=broker.bootstrap, enable_idempotence=True, max_batch_size=900 << 10
@@ -199,7 +205,7 @@ def bodies(seed: int, count: int, per_body: int, *, deliveries: int) -> list[byt
 
 
 async def caught_up(
-    broker: Broker,
+    broker: Brokers,
     settings: Settings,
     sources: Sequence[str],
     timeout_s: float,
@@ -242,7 +248,7 @@ async def caught_up(
         await admin.close()
 
 
-async def _monitored(broker: Broker, settings: Settings, admin: AIOKafkaAdminClient) -> bool:
+async def _monitored(broker: Brokers, settings: Settings, admin: AIOKafkaAdminClient) -> bool:
     """Tell whether the monitor's records are processed; a log ends with commit markers, which nobody commits."""
     log = await read_all(broker, topics.DEFERRALS, settings.topics.partitions)
     last = {TopicPartition(topics.DEFERRALS, p): found[-1].offset for p, found in log.items() if found}
@@ -253,7 +259,7 @@ async def _monitored(broker: Broker, settings: Settings, admin: AIOKafkaAdminCli
 
 
 async def read_topics(
-    broker: Broker, names: Sequence[str], partitions: int, *, isolation_level: str = "read_committed"
+    broker: Brokers, names: Sequence[str], partitions: int, *, isolation_level: str = "read_committed"
 ) -> dict[str, dict[int, list[Record]]]:
     """Return every record of some topics, by topic and partition, in order."""
     found: dict[str, dict[int, list[Record]]] = {name: {p: [] for p in range(partitions)} for name in names}
@@ -277,7 +283,7 @@ async def read_topics(
 
 
 async def read_all(
-    broker: Broker, topic: str, partitions: int, *, isolation_level: str = "read_committed"
+    broker: Brokers, topic: str, partitions: int, *, isolation_level: str = "read_committed"
 ) -> dict[int, list[Record]]:
     """Return every record of a topic, by partition, in order."""
     return (await read_topics(broker, [topic], partitions, isolation_level=isolation_level))[topic]
@@ -286,7 +292,7 @@ async def read_all(
 RAW_AND_EVENTS = (topics.raw_topic("sendgrid"), topics.EVENTS)
 
 
-async def delete_topic(broker: Broker, topic: str) -> None:
+async def delete_topic(broker: Brokers, topic: str) -> None:
     """Delete a topic and wait until it is gone."""
     admin = AIOKafkaAdminClient(bootstrap_servers=broker.bootstrap)
     await admin.start()

@@ -24,7 +24,6 @@ from enum import StrEnum
 from pathlib import Path
 from time import time_ns
 
-from deploy.local.broker import Broker
 from streams import records, topics
 from streams.agents import normalise, sends
 from streams.domain import deferrals
@@ -37,7 +36,7 @@ from streams.kafka.store import Budget, open_store
 from streams.policies import policies_of
 from streams.providers import PROVIDERS
 from streams.settings import Settings
-from tests.broker.harness import Record, read_topics
+from tests.broker.harness import Brokers, Record, read_topics
 from tests.faults import alerts
 
 ALL_DELIVERED = "ALL-RECORDS-DELIVERED"
@@ -132,7 +131,7 @@ class Verdict:
 
 
 async def verify(
-    broker: Broker,
+    broker: Brokers,
     settings: Settings,
     datadirs: Sequence[Path] = (),
     *,
@@ -152,7 +151,7 @@ async def verify(
     return judge(await read(broker, settings, datadirs), settings, foreign=foreign, ticked_us=ticked_us)
 
 
-async def read(broker: Broker, settings: Settings, datadirs: Sequence[Path] = ()) -> Written:
+async def read(broker: Brokers, settings: Settings, datadirs: Sequence[Path] = ()) -> Written:
     """Read all logs to their ends as a ``read_committed`` reader, and the rows of the stores."""
     app_id, partitions = settings.worker.app_id, settings.topics.partitions
     names = [

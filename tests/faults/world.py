@@ -22,6 +22,7 @@ from streams import topics
 from streams.settings import Settings
 from tests.broker import harness
 from tests.faults import oracle
+from tests.faults.cluster import Cluster
 from tests.faults.proxy import Proxy
 from tests.faults.traffic import Subscriber, Traffic
 
@@ -69,9 +70,11 @@ class Outcome:
 
 
 class World:
-    """A broker of its own in a folder of its own; ``open`` it, play, ``settle``, ``close``."""
+    """A broker, or a cluster, of its own in a folder of its own; ``open`` it, play, ``settle``, ``close``."""
 
-    def __init__(self, folder: Path, *, seed: int, kafka: str = KAFKA_VERSION, proxied: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, seed: int, kafka: str = KAFKA_VERSION, proxied: bool = False, cluster: bool = False
+    ) -> None:
         self.folder = folder
         self.seed = seed
         self.chance = random.Random(seed)
@@ -88,8 +91,12 @@ class World:
                 "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,BAD:PLAINTEXT,CONTROLLER:PLAINTEXT",
                 "inter.broker.listener.name": "PLAINTEXT",
             }
-        self.broker = Broker(
-            folder / "kafka", port=port, controller_port=controller_port, properties=properties, version=kafka
+        self.broker: Broker | Cluster = (
+            Cluster(folder / "kafka", version=kafka)
+            if cluster
+            else Broker(
+                folder / "kafka", port=port, controller_port=controller_port, properties=properties, version=kafka
+            )
         )
         self.proxy = Proxy(proxy_port, workers_port) if proxied else None
         self.settings: Settings

@@ -1,0 +1,148 @@
+"""Disks that are full; stores that are damaged, locked, or of the version before."""
+
+import asyncio
+import fcntl
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from tests.broker import harness
+from tests.faults.scenarios.registry import Play, Scene, scenario
+
+
+def _no_file_larger(pid: int, size: int) -> None:
+    """Let every write beyond ``size`` bytes of a file fail (EFBIG); a full disk fails as such."""
+    psutil.Process(pid).rlimit(psutil.RLIMIT_FSIZE, (size, psutil.RLIM_INFINITY))
+
+
+@scenario("the disk of the stores is full: the worker ends and says why; then there is space again", short=True)
+async def disk_full_for_the_store(world: Scene) -> None:
+    [worker] = await world.at_work()
+    worker.kept = False
+    assert worker.process is not None
+    _no_file_larger(worker.process.pid, 4096)
+    await world.backlog(100)
+    status = await world.ended(worker)
+    world.expect(status == 1, f"it ended with {status}")
+    world.expect("StoreCorruptError" in worker.output, "it did not say why")
+    world.outcome.notes.append(f"ended with {status}")
+    worker.kept = True
+    await world.measure(lambda: None)
+
+
+@scenario("the disk of the broker is full: it ends; then there is space again")
+async def disk_full_for_the_broker(world: Scene) -> None:
+    await world.at_work(2)
+    process = world.broker.process
+    assert process is not None
+    _no_file_larger(process.pid, 4096)
+    async with asyncio.timeout(120):
+        while world.broker.process is not None:
+            await asyncio.sleep(0.1)
+
+    async def start() -> None:
+        world.broker.kill()
+        await asyncio.to_thread(world.broker.start, timeout_s=120)
+
+    await world.measure(start)
+
+
+# --- stores ----------------------------------------------------------------------------------------------------------
+
+
+def _largest(store: Path, pattern: str) -> Path:
+    return max(store.glob(pattern), key=lambda path: path.stat().st_size)
+
+
+def _truncate_sst(store: Path) -> None:
+    sst = _largest(store, "*.sst")
+    os.truncate(sst, sst.stat().st_size // 2)
+
+
+def _flip_bit(store: Path) -> None:
+    sst = _largest(store, "*.sst")
+    data = bytearray(sst.read_bytes())
+    data[len(data) // 3] ^= 0x10
+    sst.write_bytes(data)
+
+
+def _truncate_manifest(store: Path) -> None:
+    os.truncate(_largest(store, "MANIFEST-*"), 1)
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "truncated-sst": _truncate_sst,
+    "missing-sst": lambda store: _largest(store, "*.sst").unlink(),
+    "flipped-bit": _flip_bit,
+    "missing-current": lambda store: (store / "CURRENT").unlink(),
+    "truncated-manifest": _truncate_manifest,
+    "deleted": shutil.rmtree,
+}
+
+
+def _damaged(damages: list[str]) -> Play:
+    async def damaged(world: Scene) -> None:
+        """Damage the stores at rest, one way each in turn; then read every row."""
+        bodies = list(harness.bodies(world.seed, 200, 10, deliveries=300))
+        worker = world.member("worker", static=True)
+        await world.start(worker)
+        await world.feed(bodies)
+        await world.caught_up()
+        worker.kept = False
+        for _ in range(2):  # a start turns the write-ahead log into files of rows
+            await world.stop(worker)
+            await world.start(worker)
+        await world.stop(worker)
+        stores = [path for path in sorted(worker.datadir.glob("*-?")) if list(path.glob("*.sst"))]
+        world.expect(len(stores) >= len(damages), f"only {len(stores)} stores have files of rows")
+        for number, store in enumerate(stores):
+            DAMAGES[damages[number % len(damages)]](store)
+        worker.kept = True
+        worker.start()
+        world.traffic.start()
+        await world.feed(bodies)  # duplicates: each reads its row
+        await world.measure(lambda: None)
+        world.outcome.notes.append(f"{len(stores)} stores damaged, {worker.restarts} restarts")
+        world.expect(worker.restarts <= 1, f"{worker.restarts} restarts: what harmed one store may have harmed all")
+
+    return damaged
+
+
+for _damage in DAMAGES:
+    scenario(f"stores: {_damage.replace('-', ' ')}", named=f"store-{_damage}")(_damaged([_damage]))
+scenario("stores: a different damage each", named="stores-damaged")(
+    _damaged(["truncated-sst", "missing-sst", "flipped-bit", "truncated-manifest"])
+)
+
+
+@scenario("another process holds the lock of a store")
+async def store_locked(world: Scene) -> None:
+    [worker] = await world.at_work()
+    worker.kept = False
+    await world.stop(worker)
+    with (worker.datadir / "deliveries-0" / "LOCK").open("w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        worker.start()
+        status = await world.ended(worker)
+        world.expect(status == 1, f"it ended with {status}")
+        world.expect("deliveries-0 cannot be opened" in worker.output, "it did not say why")
+    worker.kept = True
+    await world.measure(lambda: None)
+    world.expect(not list(worker.datadir.glob("*.corrupt-*")), "a locked store was taken for a corrupt one")
+
+
+@scenario("rows as the version before wrote them, in the store and in the changelog, under this version", short=True)
+async def version_before(world: Scene) -> None:
+    before = world.member("before", ROWS="1")
+    await world.start(before)
+    await world.backlog(100)
+    world.traffic.start()
+    await world.flowing()
+    await world.stop(before)
+    in_place = world.member("in-place", MAILSTREAMS_WORKER__DATADIR=str(before.datadir))
+    await world.measure(lambda: world.start(in_place))
+    await world.stop(in_place)
+    await world.measure(lambda: world.start(world.member("elsewhere")))

@@ -1,0 +1,148 @@
+"""A network that delays, cuts and half-closes connections, above all in the middle of a transaction."""
+
+import asyncio
+import contextlib
+import shutil
+import time
+from functools import partial
+
+from tests.faults.proxy import (
+    ADD_OFFSETS,
+    ADD_PARTITIONS,
+    END_TXN,
+    FETCH,
+    HEARTBEAT,
+    PRODUCE,
+    TXN_OFFSET_COMMIT,
+    Harm,
+    Rule,
+)
+from tests.faults.scenarios.registry import Play, Scene, scenario
+
+TRANSACTIONAL = "mailstreams-track-"
+"""The client ids of the producers of ``track`` begin so."""
+
+
+async def _harm(world: Scene, rule: Rule) -> float:
+    """Let a rule hit, and wait until all is well again."""
+    assert world.proxy is not None
+
+    async def hit() -> None:
+        assert world.proxy is not None
+        world.proxy.rules = [rule]
+        async with asyncio.timeout(60):
+            while not rule.done:
+                await asyncio.sleep(0.02)
+
+    took = await world.measure(hit)
+    world.proxy.rules = []
+    return took
+
+
+@scenario("EndTxn is held back for 5 s, then for longer than the worker waits for it", proxied=True)
+async def delayed_end_of_transaction(world: Scene) -> None:
+    [worker] = await world.at_work()
+    await _harm(world, Rule(END_TXN, Harm.DELAY, 5, TRANSACTIONAL))
+    world.expect(worker.restarts == 0, "a delay within the deadline ended the worker")
+    await _harm(world, Rule(END_TXN, Harm.DELAY, world.settings.kafka.commit_deadline_s + 3, TRANSACTIONAL))
+    world.expect(worker.restarts == 1, "a delay beyond the deadline did not end the worker")
+
+
+@scenario("EndTxn reaches the broker when its sender is gone and the next owner works", proxied=True, short=True)
+async def late_end_of_transaction(world: Scene) -> None:
+    [worker] = await world.at_work()
+    delays = (2.0,) if world.quick else (0.3, 1.0, 2.0, 4.0, 8.0, 14.0)
+    for seconds in delays:
+        await _harm(world, Rule(END_TXN, Harm.LATE, seconds, TRANSACTIONAL))
+    world.expect(worker.restarts >= len(delays), f"it was restarted {worker.restarts} times for {len(delays)} cuts")
+
+
+def _cut_at(harm: Harm) -> Play:
+    async def cut(world: Scene) -> None:
+        [worker] = await world.at_work()
+        requests = (PRODUCE, ADD_PARTITIONS, ADD_OFFSETS, TXN_OFFSET_COMMIT, END_TXN)
+        for api in requests[-2:] if world.quick else requests:
+            await _harm(world, Rule(api, harm, client=TRANSACTIONAL, skip=world.chance.randrange(3)))
+        world.outcome.notes.append(f"{worker.restarts} restarts")
+
+    return cut
+
+
+for _harm_done, _name in (
+    (Harm.CUT_BEFORE, "connection-cut-before-the-request"),
+    (Harm.CUT_AFTER, "connection-cut-before-the-answer"),
+    (Harm.HALF_CLOSE, "connection-half-closed"),
+):
+    scenario(f"inside a transaction, at each of its requests: {_harm_done.value}", named=_name, proxied=True)(
+        _cut_at(_harm_done)
+    )
+
+
+@scenario("no byte passes for 5 and 20 s; then every connection is cut", proxied=True)
+async def network_gone(world: Scene) -> None:
+    await world.at_work()
+    assert world.proxy is not None
+    proxy = world.proxy
+
+    async def gone(seconds: float) -> None:
+        proxy.open.clear()
+        await asyncio.sleep(seconds)
+        proxy.open.set()
+
+    for seconds in (5,) if world.quick else (5, 20):
+        await world.measure(partial(gone, seconds))
+    await world.measure(proxy.cut)
+
+
+@scenario(
+    "the changelog is not delivered to a worker whose stores are gone: the watchdog ends it, until the network is well",
+    settings={"WORKER__WATCHDOG_S": 15},
+    proxied=True,
+)
+async def restore_stands(world: Scene) -> None:
+    worker = world.member("worker", static=True)
+    worker.kept = False
+    await world.start(worker)
+    await world.backlog(200)
+    await world.caught_up()
+    await world.stop(worker)
+    shutil.rmtree(worker.datadir)
+    assert world.proxy is not None
+    world.proxy.rules = [Rule(FETCH, Harm.DELAY, 3600, client="mailstreams-restore", times=1 << 30)]
+    worker.start()
+    await world.said(worker, "restoring ")
+    began = time.monotonic()
+    idle_s = 0.0
+    while worker.alive and time.monotonic() < began + 60:
+        with contextlib.suppress(OSError):  # it ends at this moment
+            idle_s = max(idle_s, await asyncio.to_thread(worker.metric, "mailstreams_restore_idle_seconds"))
+        await asyncio.sleep(0.5)
+    took = time.monotonic() - began
+    world.outcome.notes.append(f"ended after {took:.0f} s")
+    await world.stop(worker)
+    world.expect(await world.ended(worker) == 1, "it did not end by itself")
+    world.expect("StalledError: the restore of the stores has done nothing" in worker.output, "it did not say why")
+    world.expect(10 < took < 40, f"it took {took:.0f} s to end")
+    world.expect(idle_s > 5, f"the metric showed {idle_s:.0f} s at most")
+    world.proxy.rules = []
+    await world.proxy.cut()
+    worker.kept = True
+    worker.start()
+    world.traffic.start()
+    await world.measure(lambda: None)
+
+
+@scenario("every request takes 50 ms, every write 300 ms, every 20th heartbeat and fetch 3 s", proxied=True)
+async def slow_output(world: Scene) -> None:
+    await world.at_work()
+    assert world.proxy is not None
+    world.proxy.latency_s = 0.05
+    world.proxy.rules = [
+        Rule(PRODUCE, Harm.DELAY, 0.3, times=1 << 30),
+        *(Rule(api, Harm.DELAY, 3, skip=20 * number) for api in (HEARTBEAT, FETCH) for number in range(1, 4)),
+    ]
+    await world.backlog(200)
+    await asyncio.sleep(8 if world.quick else 30)
+    world.proxy.latency_s = 0
+    world.proxy.rules = []
+    await world.measure(lambda: None)
