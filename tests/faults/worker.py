@@ -16,6 +16,7 @@ The points are those that ``streams.kafka`` names (``fenced``, ``folded``,
 ``sent``, when every row and the offsets are acknowledged and its end is not yet
 asked for, and ``ending``, when its end is asked for and not yet answered.
 
+``EXPIRE_AFTER_S=120`` makes it forget a delivery two minutes after its last event,
 ``CLOCK_AHEAD_S=3600`` sets its clock forward, ``ROWS=1`` makes it write rows of
 ``deliveries`` as version 1 did, ``MEMBERSHIP=dies`` ends aiokafka's task that takes
 care of the membership in the group, as it ends by itself when the first broker it
@@ -145,7 +146,12 @@ def main() -> int:
         lose_membership()
     if os.environ.get("ROWS") == "1":
         write_version_1()
-    return run_worker(load(), reached=reached)
+    settings = load()
+    if "EXPIRE_AFTER_S" in os.environ:  # unchecked: a day is the least that can be set
+        days = float(os.environ["EXPIRE_AFTER_S"]) / 86_400
+        delivery = settings.delivery.model_copy(update={"expire_after_days": days})
+        settings = settings.model_copy(update={"delivery": delivery})
+    return run_worker(settings, reached=reached)
 
 
 if __name__ == "__main__":
