@@ -123,6 +123,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
     """aiokafka's consumer in a thread of its own, so that heartbeats go on while the main loop folds."""
 
     consumer: "BatchConsumer"
+    _taking: asyncio.Task[dict[TopicPartition, list[Record]]] | None = None
 
     def _create_worker_consumer(
         self,
@@ -157,7 +158,14 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def _take(self, tps: set[TP], timeout_s: float) -> tuple[dict[TP, list[Record]], dict[TP, int]]:
         # Named, because aiokafka reports an error for each partition that it cannot place, such as our changelogs.
-        records = await self._fetch_records(self._ensure_consumer(), tps, timeout_s, None)
+        taking = self._taking = asyncio.create_task(self._fetch_records(self._ensure_consumer(), tps, timeout_s, None))
+        try:
+            await asyncio.wait([taking])
+        finally:
+            taking.cancel()  # does nothing to one that is done
+        if taking.cancelled():
+            return {}, {}  # of an assignment that is gone
+        records = taking.result()
         positions = {}
         assignment = self._assignment()
         if assignment is not None:
@@ -173,6 +181,11 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def _start_at(self, offsets: Mapping[TP, int]) -> None:
         consumer = self._ensure_consumer()
+        if self._taking is not None:
+            # Whoever still waits for records asked for an earlier assignment, and whatever he got would be dropped: after
+            # the seek it would be what is to be read now, and aiokafka's position would have passed it.
+            self._taking.cancel()
+            await asyncio.wait([self._taking])
         for tp, offset in offsets.items():
             consumer.seek(TopicPartition(tp.topic, tp.partition), offset)
         self._set_paused(offsets, paused=False)
@@ -273,7 +286,7 @@ class BatchConsumer(driver.Consumer):
 
     async def start_partitions(self, offsets: Mapping[TP, int]) -> None:
         """Begin to fetch and deliver exactly these partitions, from exactly these offsets."""
-        self._epoch += 1
+        self.stop_partitions()
         await self._thread.start_at(offsets)
         self._backlogs = {tp: _Backlog(position=offset) for tp, offset in offsets.items()}
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -336,6 +336,44 @@ async def test_a_member_whose_join_waits_for_the_others_leaves_over_another_conn
                 await joining._client.close()  # as the end of a process
                 stopping.cancel()
                 await asyncio.wait([stopping])
+
+
+class Assigned(BatchConsumerThread):
+    """Our consumer's thread on this very loop, with one partition assigned."""
+
+    def __init__(self, consumer: AIOKafkaConsumer) -> None:
+        self._consumer = consumer
+        self.consumer = cast("Any", SimpleNamespace(flow_active=True))
+        self._taking = None
+
+
+@pytest.mark.parametrize("sought_first", [True, False])
+async def test_whoever_waited_for_records_before_a_seek_takes_none_that_are_read_after_it(
+    broker: Broker, *, sought_first: bool
+) -> None:
+    """A rebalance can be over before a question of before it is: what it took then would be read by nobody."""
+    tp = TP(await new_topic(broker), 0)
+    async with consumer_of(broker) as consumer:
+        consumer.assign([TopicPartition(*tp)])
+        thread = Assigned(consumer)
+        await thread._start_at({tp: 0})
+        waiting = asyncio.create_task(thread._take({tp}, 5))
+        await asyncio.sleep(0.2)
+        assert not waiting.done()
+        if sought_first:
+            await thread._start_at({tp: 0})
+        async with AIOKafkaProducer(bootstrap_servers=broker.bootstrap) as producer:
+            await producer.send_and_wait(tp.topic, b"a", partition=0)
+        if not sought_first:
+            found, positions = await waiting
+            assert [record.offset for record in found[tp]] == [0]
+            assert positions == {tp: 1}
+            await thread._start_at({tp: 0})  # again, from where it was
+        else:
+            assert await waiting == ({}, {})
+        found, positions = await thread._take({tp}, 5)
+        assert [record.offset for record in found[tp]] == [0]
+        assert positions == {tp: 1}
 
 
 async def test_the_bounds_of_many_topics_cost_no_wait_for_each(broker: Broker) -> None:
