@@ -49,6 +49,13 @@ def batches_of(producer: AIOKafkaProducer, rows: list[Row]) -> Iterator[BatchBui
         yield batch
 
 
+def _identity_of(producer: AIOKafkaProducer) -> tuple[int, int]:
+    """Return the id and the epoch that the broker gave the producer."""
+    manager = producer._txn_manager  # noqa: SLF001 - no public way to the epoch
+    assert manager is not None  # it is transactional
+    return manager.producer_id, manager.producer_epoch
+
+
 class Turns(defaultdict[tuple[str, int], asyncio.Lock]):
     """One sender at a time for each destination.
 
@@ -196,9 +203,19 @@ class TransactionalWriter:
         return ends
 
     async def _replace(self, producer: AIOKafkaProducer) -> AIOKafkaProducer:
+        """Go on with the next epoch, if nobody else had one meanwhile.
+
+        Raises:
+            TransactionInDoubtError: the epoch is not the next one, or the producer's id another: the partition had another
+                owner, who must not be fenced by one that knows nothing of his work, or Kafka forgot the id.
+        """
+        before, epoch = _identity_of(producer)
         await producer.stop()
         await self.fence()
         assert self._producer is not None
+        if _identity_of(self._producer) != (before, epoch + 1):
+            message = f"{self.transactional_id} was fenced by another owner, or forgotten by the broker"
+            raise TransactionInDoubtError(message)
         return self._producer
 
     async def close(self) -> None:

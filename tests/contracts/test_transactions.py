@@ -413,6 +413,23 @@ async def test_a_producer_is_replaced_before_its_sequence_numbers_wrap(broker: B
     assert await values(broker, topic) == [b"%d-%s" % (n, half) for n in range(6) for half in (b"a", b"b")]
 
 
+@pytest.mark.parametrize("limit", [{"replace_after_rows": 0}, {"replace_after_idle_s": 0.0}])
+async def test_a_producer_that_is_to_be_replaced_takes_nothing_back_from_an_owner_that_came_meanwhile(
+    broker: Broker, limit: dict[str, Any]
+) -> None:
+    topic, name = await new_topic(broker), unique("replaced")
+    async with (
+        fenced_writer(broker, transactional_id=name, **limit) as woken,
+        fenced_writer(broker, transactional_id=name) as successor,
+    ):
+        with pytest.raises(TransactionInDoubtError):
+            await woken.commit({(topic, 0): rows(b"of the one that slept")}, at(topic))
+        with pytest.raises(TransactionInDoubtError):
+            await woken.commit({(topic, 0): rows(b"once more")}, at(topic))
+        assert producer_of(successor) is not producer_of(woken)
+    assert await values(broker, topic) == []
+
+
 async def test_the_first_batch_of_every_output_goes_before_the_second_of_any(broker: Broker) -> None:
     first, second, third = [await new_topic(broker) for _ in range(3)]
     order: list[str] = []
