@@ -128,9 +128,10 @@ def dashboard() -> Dashboard:
                     ),
                     lines(
                         "Rows restored",
-                        "Changelog rows read a second at assignments, and the offsets that are left to read.",
+                        "Changelog rows read a second at assignments, the offsets that are left to read, and for how long nothing came.",
                         Query("rate(mailstreams_restored_rows_total[$__rate_interval])", "{{instance}} rows a second"),
                         Query("mailstreams_restore_remaining_offsets", "{{instance}} offsets left"),
+                        Query("mailstreams_restore_idle_seconds", "{{instance}} seconds without progress"),
                     ),
                     lines(
                         "Tasks",
