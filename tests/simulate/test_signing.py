@@ -12,7 +12,8 @@ from streams.simulate.shapes import TOPIC_ARN, payload
 from streams.simulate.signing import CERTIFICATE_FILE, KEY_ID, Secrets, Signed, signers
 from streams.simulate.story import PROFILES, life
 
-NOW = datetime(2026, 11, 23, 12, 0, 30, 123456, tzinfo=UTC)
+NOW = datetime.now(UTC).replace(microsecond=123456)
+"""The certificates that are drawn are valid from yesterday on."""
 SECRETS = signing.draw()
 EVERY = pytest.mark.parametrize("provider", sorted(PROVIDERS))
 
