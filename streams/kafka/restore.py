@@ -21,6 +21,7 @@ a task of its own, bound to the generation: a later rebalance cancels it.
 import asyncio
 import contextlib
 import logging
+import shutil
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ logger = logging.getLogger(__name__)
 FENCE_TIMEOUT_S = 60.0
 FENCES_AT_ONCE = 16
 PROGRESS_EVERY_S = 5.0
+STALE_AFTER_S = 3.5 * 86_400
+"""A store that lacks rows older than this is read anew: the broker keeps a tombstone for 7 days (``delete.retention.ms``)."""
 
 
 class RestoreError(Exception):
@@ -365,6 +368,7 @@ class LaneTableManager(TableManager):
             return
         begins, ends = await bounds(consumer, by_changelog)
         await self._open_stores(stateful)
+        await self._empty_stale_stores(consumer, by_changelog, ends)
         starts = {
             changelog: self._start_of(
                 self.stores[tp],
@@ -415,6 +419,35 @@ class LaneTableManager(TableManager):
         for stage, tp in stateful:
             if self.stores[tp].suspect:
                 await self._check(stage, tp)
+
+    async def _empty_stale_stores(
+        self, consumer: AIOKafkaConsumer, by_changelog: Mapping[TP, tuple[StatefulStage, TP]], ends: Mapping[TP, int]
+    ) -> None:
+        """Empty the stores that have been elsewhere, or nowhere, for days: others had their partitions meanwhile.
+
+        What they lack may have been compacted, and then lacks the tombstones: rows deleted long ago would live again, and
+        deferrals resolved long ago be told. What is written after a row not yet stale is not stale itself.
+        """
+        behind = {
+            changelog: reached
+            for changelog, (_, tp) in by_changelog.items()
+            if (reached := self.stores[tp].changelog_offset) is not None and reached < ends[changelog]
+        }
+        if not behind:
+            return
+        stale_ms = int((time.time() - STALE_AFTER_S) * 1000)
+        fresh = await consumer.offsets_for_times({TopicPartition(*changelog): stale_ms for changelog in behind})
+        for changelog, reached in behind.items():
+            first = fresh[TopicPartition(*changelog)]
+            if first is None or reached < first.offset:
+                stage, tp = by_changelog[changelog]
+                store = self.stores.pop(tp)
+                logger.warning(
+                    "store %s is older than %.1f days and read anew", store.path.name, STALE_AFTER_S / 86_400
+                )
+                store.close()
+                shutil.rmtree(store.path)
+                self.stores[tp] = self._open_store(stage, tp)
 
     def _open_store(self, stage: StatefulStage, tp: TP) -> Store:
         wanted: Restoring = self.app.restoring

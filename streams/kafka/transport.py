@@ -13,7 +13,7 @@ of aiokafka, which know the holes that commit markers leave in a log.
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -158,7 +158,8 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def _take(self, tps: set[TP], timeout_s: float) -> tuple[dict[TP, list[Record]], dict[TP, int]]:
         # Named, because aiokafka reports an error for each partition that it cannot place, such as our changelogs.
-        taking = self._taking = asyncio.create_task(self._fetch_records(self._ensure_consumer(), tps, timeout_s, None))
+        fetched: Coroutine[Any, Any, Any] = self._fetch_records(self._ensure_consumer(), tps, timeout_s, None)
+        taking = self._taking = asyncio.create_task(fetched)
         try:
             await asyncio.wait([taking])
         finally:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -16,7 +17,8 @@ from streams.kafka.batches import Row
 from streams.kafka.transactions import TransactionalWriter
 
 Destination = tuple[str, int]
-NOW_MS = 1_790_000_000_000
+NOW_MS = int(time.time() * 1000)
+"""A store that lacks rows of months ago would be read anew."""
 
 
 def unique(name: str) -> str:

@@ -2,8 +2,10 @@
 
 import asyncio
 import struct
+import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -13,13 +15,14 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.types import TP
 
 from deploy.local.broker import Broker
+from streams.kafka import restore
 from streams.kafka.application import BatchedApp
 from streams.kafka.batches import Row
 from streams.kafka.dead_letters import DeadLetters
 from streams.kafka.lanes import POSITION_KEY, Lane, StatefulLane, StatelessLane
 from streams.kafka.poison import Poison, PoisonLimit, Position
 from streams.kafka.restore import LaneTableManager, RestoreError, Restoring, StatefulStage, StatelessStage
-from streams.kafka.store import CONDEMNED, SUSPECT, Budget, Store
+from streams.kafka.store import CONDEMNED, SUSPECT, Budget, Changes, Store
 from streams.kafka.transactions import TransactionalWriter
 from tests.contracts.clients import (
     NOW_MS,
@@ -276,6 +279,43 @@ async def test_a_row_that_is_watched_is_found_in_its_own_index(world: World) -> 
     _, _, store = await world.restore()
     assert store.watched(2_000, 100) == [(1_010, b"a")]
     assert store.due(100, 100) == [(10, b"a"), (20, b"b")]
+
+
+async def test_a_store_that_was_elsewhere_for_longer_than_tombstones_are_kept_is_read_anew(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.fill_sources()
+    await world.work(3, (b"a", row(10)), (b"b", row(20)))
+    _, _, store = await world.restore()
+    # another owner deletes a row, and its tombstone is compacted away: here it is a row that the log never had
+    store.write(Changes(rows={b"compacted": row(30)}))
+    await world.crash()
+    await world.work(6, (b"a", row(40)))
+
+    _, _, store = await world.restore()
+    assert dict(store.rows()) == {b"a": row(40), b"b": row(20), b"compacted": row(30)}, "a young one reads the tail"
+    await world.crash()
+    await world.work(8, (b"a", row(50)))
+    days_later = time.time() + 4 * 86_400
+    monkeypatch.setattr(restore, "time", SimpleNamespace(time=lambda: days_later, monotonic=time.monotonic))
+
+    _, _, store = await world.restore()
+    assert dict(store.rows()) == {b"a": row(50), b"b": row(20)}
+    assert store.due(100, 100)[-1] == (50, b"a")
+
+
+async def test_a_store_that_lacks_nothing_is_kept_however_old_it_is(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.fill_sources()
+    await world.work(3, (b"a", row(10)))
+    _, _, store = await world.restore()
+    store.write(Changes(rows={b"mark": row(30)}))
+    await world.crash()
+    years_later = time.time() + 400 * 86_400
+    monkeypatch.setattr(restore, "time", SimpleNamespace(time=lambda: years_later, monotonic=time.monotonic))
+    _, _, store = await world.restore()
+    assert dict(store.rows()) == {b"a": row(10), b"mark": row(30)}
 
 
 async def test_a_changelog_that_ends_in_markers_is_restored_to_its_end_and_does_not_hang(world: World) -> None:

@@ -113,5 +113,5 @@ async def raw_made_anew_under_a_worker(world: Scene) -> None:
     await world.caught_up()
     await _raw_made_anew(world)
     world.traffic.start()
-    await world.measure(lambda: None, patience_s=400)  # the client looks for new topics each 5 minutes
+    await world.measure(lambda: None, patience_s=400)  # the client looks for new topics each 30 s
     world.outcome.notes.append(f"{worker.restarts} restarts")
