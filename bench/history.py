@@ -7,7 +7,10 @@
   sent until a reader of the database can see it;
 - ``history_first_page_ms``: the first page and pages by status, provider and account among 1,000,000 deliveries, over
   HTTP, 99 of 100;
-- ``history_search_ms``: the search by recipient and by reference, whole and by their beginnings, the same way.
+- ``history_search_ms``: the search by recipient and by reference, whole and by their beginnings, the same way;
+- ``history_search_recipient_ms``: that by recipient alone;
+- ``history_small_account_ms``: lists and searches of an account that has ten of them, all old;
+- ``history_rare_filter_ms``: lists by a provider, and by a status of a provider, that ten of them have.
 """
 
 import argparse
@@ -20,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -53,6 +56,8 @@ REQUESTS: Final = 300
 _WARM_UP: Final = 20
 _AT_ONCE: Final = 5_000
 _STATUSES: Final = {"sent": 2, "delivered": 60, "opened": 30, "bounced": 4, "deferred": 2, "dropped": 2}
+_RARE: Final = 10
+"""Deliveries of the small account, and of the rare provider; the oldest ones."""
 _SOURCES: Final = (topics.EVENTS, topics.STATUS_CHANGED)
 
 Row = tuple[str, bytes, bytes]
@@ -238,12 +243,12 @@ def _status(number: int, total: int, chance: random.Random) -> bytes:
     status = chance.choices(list(_STATUSES), list(_STATUSES.values()))[0]
     at = (datetime.now(UTC) - timedelta(days=100 * (1 - number / total))).isoformat().replace("+00:00", "Z")
     recipient = _recipient(number)
-    provider = ("sendgrid", "amazon_ses", "mailgun", "postmark")[number % 4]
+    provider = "rare" if number < _RARE else ("sendgrid", "amazon_ses", "mailgun", "postmark")[number % 4]
     return codecs.encode(
         {
             "delivery_id": delivery_id("acme", provider, str(number), recipient),
             "revision": 1,
-            "account": "other" if number % 50 == 0 else "acme",
+            "account": "small" if _RARE <= number < _RARE * 2 else "other" if number % 50 == 0 else "acme",
             "provider": provider,
             "message_id": f"{number:x}",
             "recipient": recipient,
@@ -283,25 +288,39 @@ async def _ask(settings: Settings, store: Database, deliveries: int) -> dict[str
                         raise SystemExit(message)
                 return time.perf_counter() - began
 
-            pages = ["/", "/", "/", "/?status=dropped", "/?status=bounced", "/?provider=mailgun", "/?account=other"]
-            first = [await timed("GET", chance.choice(pages)) for _ in range(REQUESTS + _WARM_UP)]
-            found = []
-            for _ in range(REQUESTS + _WARM_UP):
-                number = chance.randrange(deliveries)
-                body: dict[str, Any] = chance.choice(
-                    [
-                        {"recipient": _recipient(number)},
-                        {"recipient": _recipient(number)[:9], "prefix": True},
-                        {"reference": f"inv-{number:07}"},
-                        {"reference": f"inv-{number:07}"[:8], "prefix": True},
-                    ]
-                )
-                found.append(await timed("POST", "/api/v1/search", json=body))
+            async def times(asking: Callable[[], Awaitable[float]]) -> list[float]:
+                return sorted([await asking() for _ in range(REQUESTS + _WARM_UP)][_WARM_UP:])
+
+            def one_of(*paths: str) -> Callable[[], Awaitable[float]]:
+                return lambda: timed("GET", chance.choice(paths))
+
+            def searching(*kinds: str, **more: Any) -> Callable[[], Awaitable[float]]:
+                def search() -> Awaitable[float]:
+                    number = chance.randrange(deliveries)
+                    kind, prefix = chance.choice(kinds), chance.random() < 0.5  # noqa: PLR2004 - one in two
+                    text = _recipient(number) if kind == "recipient" else f"inv-{number:07}"
+                    body = {kind: text[: 9 if kind == "recipient" else 8] if prefix else text, "prefix": prefix}
+                    return timed("POST", "/api/v1/search", json=body | more)
+
+                return search
+
+            pages = ("/", "/", "/", "/?status=dropped", "/?status=bounced", "/?provider=mailgun", "/?account=other")
+            first = await times(one_of(*pages))
+            found = await times(searching("recipient", "reference"))
+            recipient = await times(searching("recipient"))
+            small = await times(one_of("/?account=small", "/?account=small&status=dropped", "/deferred?account=small"))
+            small += await times(searching("recipient", "reference", account="small"))
+            rare = await times(
+                one_of("/?provider=rare", "/?provider=rare&status=delivered", "/?provider=rare&account=acme")
+            )
     return {
-        "history_first_page_ms": percentile(sorted(first[_WARM_UP:]), 0.99) * 1000,
-        "history_first_page_p50_ms": statistics.median(first[_WARM_UP:]) * 1000,
-        "history_search_ms": percentile(sorted(found[_WARM_UP:]), 0.99) * 1000,
-        "history_search_p50_ms": statistics.median(found[_WARM_UP:]) * 1000,
+        "history_first_page_ms": percentile(first, 0.99) * 1000,
+        "history_first_page_p50_ms": statistics.median(first) * 1000,
+        "history_search_ms": percentile(found, 0.99) * 1000,
+        "history_search_p50_ms": statistics.median(found) * 1000,
+        "history_search_recipient_ms": percentile(recipient, 0.99) * 1000,
+        "history_small_account_ms": percentile(sorted(small), 0.99) * 1000,
+        "history_rare_filter_ms": percentile(rare, 0.99) * 1000,
     }
 
 

@@ -473,23 +473,30 @@ def _chunks(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
 
 
 def _count(connection: sa.Connection, database: Database, counted: Mapping[tuple[int, str, str, str], int]) -> None:
-    rows = [
+    cells = [
         {"day": day, "account": account, "provider": provider, "status": status, "deliveries": number}
         for (day, account, provider, status), number in counted.items()
         if number
     ]
-    if not rows:
-        return
-    table = schema.counts
-    statement = database.insert(table)
-    connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=list(table.primary_key.columns),
-            set_={"deliveries": table.c.deliveries + statement.excluded.deliveries},
-        ),
-        rows,
-    )
-    connection.execute(sa.delete(table).where(table.c.deliveries == 0))
+    of_kind: dict[tuple[str, str, str], int] = defaultdict(int)
+    for (_, *kind), number in counted.items():
+        of_kind[kind[0], kind[1], kind[2]] += number
+    kinds = [
+        {"account": account, "provider": provider, "status": status, "deliveries": number}
+        for (account, provider, status), number in of_kind.items()
+        if number
+    ]
+    for table, rows in ((schema.counts, cells), (schema.kinds, kinds)):
+        if rows:
+            statement = database.insert(table)
+            connection.execute(
+                statement.on_conflict_do_update(
+                    index_elements=list(table.primary_key.columns),
+                    set_={"deliveries": table.c.deliveries + statement.excluded.deliveries},
+                ),
+                rows,
+            )
+            connection.execute(sa.delete(table).where(table.c.deliveries == 0))
 
 
 def _move(connection: sa.Connection, database: Database, batch: Batch, positions: Mapping[Partition, int]) -> None:

@@ -1,17 +1,21 @@
 """Rows -> what a page or an answer shows.
 
 The rules: each question names the accounts that may be seen, and is bounded: a page
-is a range of one index, from a cursor (keyset) and never by an offset. What people
-type reaches the database as a parameter only.
+is made of ranges of one index, each from a cursor (keyset) and never by an offset, and
+of no range more is read than the page may have. What people type reaches the database
+as a parameter only.
 
-The table ``counts`` says on which days a filter has anything, and so how far back a
-page has to look: a filter that fits few rows does not read them all.
+An index begins with what is chosen by, so that rows of other accounts, or of another
+status, are not read. The table ``kinds`` says which account, provider and status occur
+together, and so which ranges there are: a filter is one range for each kind that it
+fits. A search with further conditions looks at ``WINDOW`` deliveries at a time; then a
+page may have few items, or none, and a cursor all the same.
 """
 
 import base64
 import binascii
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any, Final
 
@@ -20,7 +24,7 @@ import sqlalchemy as sa
 from streams import codecs
 from streams.history import schema
 from streams.history.access import Viewer
-from streams.history.projection import DAY, key_of, recipient_key, reference_key
+from streams.history.projection import DAY, DEFERRED, key_of, recipient_key, reference_key
 from streams.history.timeline import Change, Entry, attempts_of, last_deferral, open_alert, timeline
 
 STATUSES: Final = ("sent", "delivered", "opened", "bounced", "deferred", "dropped")
@@ -28,11 +32,16 @@ MOST_EVENTS: Final = 500
 """Events of a delivery that are shown; an image may be loaded 100,000 times."""
 SHORTEST_PREFIX: Final = 2
 LONGEST_SEARCH: Final = 1000
+WINDOW: Final = 1000
+"""Deliveries that are looked at for one page, where no index serves all that was chosen by."""
 _ABOVE_ALL: Final = "\U0010ffff"
 _EPOCH: Final = date(1970, 1, 1)
-_LAST_DAY: Final = (date.max - _EPOCH).days
+_AT_ONCE: Final = 500
+"""Deliveries fetched by one statement."""
 
 _table: Final = schema.deliveries
+_BY_TIME: Final = (_table.c.first_received_at, _table.c.delivery_id)
+_NOT_OURS: Final = "the cursor is none of ours"
 
 
 class CursorError(ValueError):
@@ -103,13 +112,21 @@ def newest(connection: sa.Connection, viewer: Viewer, chosen: Filter, cursor: st
     Raises:
         CursorError: of the cursor.
     """
-    columns = (_table.c.first_received_at, _table.c.delivery_id)
     after = _decoded(cursor, (int, str))
-    span = _span(connection, viewer, chosen, None if after is None else after[0], size)
-    if span is None:
-        return Page()
-    conditions = [*_visible(viewer), *_matching(chosen), columns[0] >= span[0] * DAY, columns[0] < (span[1] + 1) * DAY]
-    return _page(connection, columns, conditions, after, size, descending=True)
+    bounds, (first, until) = [], _days(chosen)
+    if first is not None:
+        bounds.append(_table.c.first_received_at >= first)
+    if until is not None and (after is None or after[0] >= until):
+        bounds.append(_table.c.first_received_at < until)  # else the cursor is the narrower bound
+        after = None
+    accounts = _accounts(viewer, chosen)
+    if chosen.statuses or chosen.provider is not None:
+        index, ranges = "ix_deliveries_kind", _of_kinds(connection, viewer, chosen)
+    elif accounts is not None:
+        index, ranges = "ix_deliveries_account", [[_table.c.account == account] for account in accounts]
+    else:
+        index, ranges = "ix_deliveries_newest", [[]]
+    return _page(connection, _Order(index, _BY_TIME), [[*each, *bounds] for each in ranges], after, size)
 
 
 def search(
@@ -139,13 +156,18 @@ def search(
         CursorError: of the cursor.
     """
     if reference is not None:
-        column, key = _table.c.reference_key, reference_key(reference)
+        index, column, key = "ix_deliveries_account_reference", _table.c.reference_key, reference_key(reference)
     else:
-        column, key = _table.c.recipient_key, recipient_key(recipient or "")
-    fits = [column >= key, column < key + _ABOVE_ALL] if prefix else [column == key]
-    columns = (column, _table.c.first_received_at, _table.c.delivery_id)
-    conditions = [*fits, *_visible(viewer), *_matching(chosen), *_days(chosen)]
-    return _page(connection, columns, conditions, _decoded(cursor, (str, int, str)), size, descending=True)
+        index, column, key = "ix_deliveries_account_recipient", _table.c.recipient_key, recipient_key(recipient or "")
+    after = _decoded(cursor, (str, int, str))
+    if after is not None and not (after[0].startswith(key) if prefix else after[0] == key):
+        raise CursorError(_NOT_OURS)
+    fits = [column >= key] if prefix else [column == key]
+    if prefix and after is None:
+        fits.append(column < key + _ABOVE_ALL)
+    ranges = [[_table.c.account == account, *fits] for account in _accounts_there(connection, viewer, chosen)]
+    order = _Order(index, (column, *_BY_TIME), constant=0 if prefix else 1)
+    return _page(connection, order, ranges, after, size, among=[*_matching(chosen), *_within_days(chosen)])
 
 
 def invoice(
@@ -156,9 +178,12 @@ def invoice(
     Raises:
         CursorError: of the cursor.
     """
-    columns = (_table.c.first_received_at, _table.c.delivery_id)
-    conditions = [_table.c.invoice_id == invoice_id, *_visible(viewer)]
-    page = _page(connection, columns, conditions, _decoded(cursor, (int, str)), size, descending=True)
+    ranges = [
+        [_table.c.account == account, _table.c.invoice_id == invoice_id]
+        for account in _accounts_there(connection, viewer, Filter())
+    ]
+    order = _Order("ix_deliveries_account_invoice", _BY_TIME)
+    page = _page(connection, order, ranges, _decoded(cursor, (int, str)), size)
     if with_timeline:
         _add_timelines(connection, page.items)
     return page
@@ -170,16 +195,24 @@ def deferred(connection: sa.Connection, viewer: Viewer, chosen: Filter, cursor: 
     Raises:
         CursorError: of the cursor.
     """
-    columns = (_table.c.deferred_since, _table.c.delivery_id)
-    conditions = [columns[0].is_not(None), *_visible(viewer), *_matching(chosen), *_days(chosen)]
-    page = _page(connection, columns, conditions, _decoded(cursor, (int, str)), size, descending=False)
+    index = "ix_deliveries_deferred"
+    kinds: list[list[sa.ColumnElement[bool]]] = [[]]
+    if chosen.provider is not None or _accounts(viewer, chosen) is not None:
+        index = "ix_deliveries_deferred_kind"
+        kinds = _of_kinds(connection, viewer, replace(chosen, statuses=(DEFERRED,)), with_status=False)
+    ranges = [[*each, _table.c.deferred_since.is_not(None)] for each in kinds]
+    order = _Order(index, (_table.c.deferred_since, _table.c.delivery_id), descending=False)
+    among = _within_days(chosen)
+    page = _page(connection, order, ranges, _decoded(cursor, (int, str)), size, among=among)
     _add_attempts(connection, page.items)
     return page
 
 
 def delivery(connection: sa.Connection, viewer: Viewer, delivery_id: str) -> Item | None:
     """Return one delivery with its timeline; None: there is none that may be seen."""
-    rows = connection.execute(sa.select(_table).where(_table.c.delivery_id == delivery_id, *_visible(viewer))).all()
+    rows = connection.execute(sa.select(_table).where(_table.c.delivery_id == delivery_id)).all()
+    accounts = _accounts(viewer, Filter())
+    rows = [row for row in rows if accounts is None or row.account in accounts]
     items = _items(connection, rows)
     _add_timelines(connection, items)
     return items[0] if items else None
@@ -190,10 +223,10 @@ def delivery(connection: sa.Connection, viewer: Viewer, delivery_id: str) -> Ite
 
 def count(connection: sa.Connection, viewer: Viewer, chosen: Filter) -> dict[str, int]:
     """Return how many deliveries there are of each status, whatever status was chosen; the six come first."""
-    table = schema.counts
+    table = schema.kinds if _days(chosen) == (None, None) else schema.counts
     rows = connection.execute(
         sa.select(table.c.status, sa.func.sum(table.c.deliveries))
-        .where(*_counted(viewer, chosen, with_status=False))
+        .where(*_counted(table, viewer, chosen))
         .group_by(table.c.status)
     )
     return dict.fromkeys(STATUSES, 0) | {status: int(number) for status, number in rows}
@@ -201,76 +234,27 @@ def count(connection: sa.Connection, viewer: Viewer, chosen: Filter) -> dict[str
 
 def facets(connection: sa.Connection, viewer: Viewer) -> tuple[list[str], list[str]]:
     """Return the accounts and the providers that there are to choose from."""
-    table = schema.counts
-    accounts, providers = (
-        list(connection.scalars(sa.select(column).where(*_counted(viewer, Filter())).distinct().order_by(column)))
-        for column in (table.c.account, table.c.provider)
-    )
-    return accounts, providers
+    kinds = _kinds(connection, viewer, Filter())
+    return sorted({kind.account for kind in kinds}), sorted({kind.provider for kind in kinds})
 
 
-def _span(
-    connection: sa.Connection, viewer: Viewer, chosen: Filter, before: int | None, size: int
-) -> tuple[int, int] | None:
-    """Return the first and the last day within which the page must lie; None: there is nothing.
-
-    Of the cursor's own day an unknown part is on earlier pages, so it is not counted on.
-    """
-    table = schema.counts
-    last = _LAST_DAY if before is None else before // DAY
-    rows = connection.execute(
-        sa.select(table.c.day, sa.func.sum(table.c.deliveries))
-        .where(*_counted(viewer, chosen), table.c.day <= last)
-        .group_by(table.c.day)
-        .order_by(table.c.day.desc())
-    )
-    newest_day, oldest_day, certain = None, None, 0
-    for day, number in rows:
-        newest_day = day if newest_day is None else newest_day
-        oldest_day = day
-        certain += 0 if before is not None and day == last else int(number)
-        if certain > size:
-            break
-    return None if newest_day is None or oldest_day is None else (oldest_day, newest_day)
-
-
-# --- conditions ------------------------------------------------------------------------------------------------------
-
-
-def _visible(viewer: Viewer) -> list[sa.ColumnElement[bool]]:
-    return [] if viewer.accounts is None else [_in(_table.c.account, viewer.accounts)]
-
-
-def _matching(chosen: Filter) -> list[sa.ColumnElement[bool]]:
-    found: list[sa.ColumnElement[bool]] = []
+def _kinds(connection: sa.Connection, viewer: Viewer, chosen: Filter) -> Sequence[Any]:
+    """Return each account, provider and status that occur together and fit."""
+    table = schema.kinds
+    conditions = _counted(table, viewer, replace(chosen, first_day=None, last_day=None))
     if chosen.statuses:
-        found.append(_in(_table.c.status, chosen.statuses))
-    if chosen.account is not None:
-        found.append(_table.c.account == key_of(chosen.account))
-    if chosen.provider is not None:
-        found.append(_table.c.provider == key_of(chosen.provider))
-    return found
+        conditions.append(_in(table.c.status, chosen.statuses))
+    return connection.execute(sa.select(table.c.account, table.c.provider, table.c.status).where(*conditions)).all()
 
 
-def _days(chosen: Filter) -> list[sa.ColumnElement[bool]]:
-    column, found = _table.c.first_received_at, []
-    if chosen.first_day is not None:
-        found.append(column >= _day(chosen.first_day) * DAY)
-    if chosen.last_day is not None:
-        found.append(column < (_day(chosen.last_day) + 1) * DAY)
-    return found
-
-
-def _counted(viewer: Viewer, chosen: Filter, *, with_status: bool = True) -> list[sa.ColumnElement[bool]]:
-    table, found = schema.counts, []
-    if viewer.accounts is not None:
-        found.append(_in(table.c.account, viewer.accounts))
-    if chosen.account is not None:
-        found.append(table.c.account == key_of(chosen.account))
+def _counted(table: sa.Table, viewer: Viewer, chosen: Filter) -> list[sa.ColumnElement[bool]]:
+    """Return conditions of ``counts`` or ``kinds``, whatever status was chosen."""
+    found: list[sa.ColumnElement[bool]] = []
+    accounts = _accounts(viewer, chosen)
+    if accounts is not None:
+        found.append(_in(table.c.account, accounts))
     if chosen.provider is not None:
         found.append(table.c.provider == key_of(chosen.provider))
-    if with_status and chosen.statuses:
-        found.append(_in(table.c.status, chosen.statuses))
     if chosen.first_day is not None:
         found.append(table.c.day >= _day(chosen.first_day))
     if chosen.last_day is not None:
@@ -278,10 +262,61 @@ def _counted(viewer: Viewer, chosen: Filter, *, with_status: bool = True) -> lis
     return found
 
 
+# --- conditions ------------------------------------------------------------------------------------------------------
+
+
+def _accounts(viewer: Viewer, chosen: Filter) -> list[str] | None:
+    """Return those that may be seen and were chosen; None: all."""
+    seen = None if viewer.accounts is None else sorted(set(map(key_of, viewer.accounts)))
+    if chosen.account is None:
+        return seen
+    one = key_of(chosen.account)
+    return [one] if seen is None or one in seen else []
+
+
+def _accounts_there(connection: sa.Connection, viewer: Viewer, chosen: Filter) -> list[str]:
+    """Return those that may be seen, were chosen and have any deliveries."""
+    return sorted({kind.account for kind in _kinds(connection, viewer, Filter(account=chosen.account))})
+
+
+def _of_kinds(
+    connection: sa.Connection, viewer: Viewer, chosen: Filter, *, with_status: bool = True
+) -> list[list[sa.ColumnElement[bool]]]:
+    """Return the ranges of a filter."""
+    found = []
+    for kind in _kinds(connection, viewer, chosen):
+        found.append([_table.c.account == kind.account, _table.c.provider == kind.provider])
+        if with_status:
+            found[-1].append(_table.c.status == kind.status)
+    return found
+
+
+def _matching(chosen: Filter) -> list[sa.ColumnElement[bool]]:
+    found: list[sa.ColumnElement[bool]] = []
+    if chosen.statuses:
+        found.append(_in(_table.c.status, chosen.statuses))
+    if chosen.provider is not None:
+        found.append(_table.c.provider == key_of(chosen.provider))
+    return found
+
+
+def _days(chosen: Filter) -> tuple[int | None, int | None]:
+    """Return where the days begin and end, in µs."""
+    first = None if chosen.first_day is None else _day(chosen.first_day) * DAY
+    return first, None if chosen.last_day is None else (_day(chosen.last_day) + 1) * DAY
+
+
+def _within_days(chosen: Filter) -> list[sa.ColumnElement[bool]]:
+    column, found, (first, until) = _table.c.first_received_at, [], _days(chosen)
+    if first is not None:
+        found.append(column >= first)
+    if until is not None:
+        found.append(column < until)
+    return found
+
+
 def _in(column: sa.Column[Any], values: Collection[str]) -> sa.ColumnElement[bool]:
-    """Return a condition that an index serves: one value needs no list."""
-    keys = sorted(map(key_of, values))
-    return column == keys[0] if len(keys) == 1 else column.in_(keys)
+    return column.in_(sorted(map(key_of, values)))
 
 
 def _day(day: date) -> int:
@@ -291,26 +326,67 @@ def _day(day: date) -> int:
 # --- pages -----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """An index, and the order that it has within a range."""
+
+    index: str
+    place: tuple[sa.Column[Any], ...]
+    """These together name a delivery; the last one is its id."""
+    constant: int = 0
+    """So many of them, from the first, are one value in every range."""
+    descending: bool = True
+
+
 def _page(
     connection: sa.Connection,
-    columns: Sequence[sa.Column[Any]],
-    conditions: Iterable[sa.ColumnElement[bool]],
+    order: _Order,
+    ranges: Iterable[Sequence[sa.ColumnElement[bool]]],
     after: tuple[Any, ...] | None,
     size: int,
     *,
-    descending: bool,
+    among: Sequence[sa.ColumnElement[bool]] = (),
 ) -> Page:
-    """Return a page in the order of ``columns``, which together name a delivery and are a beginning of an index."""
-    query = sa.select(_table).where(*conditions).limit(size + 1)
-    query = query.order_by(*(column.desc() if descending else column.asc() for column in columns))
-    if after is not None:
-        place, last = sa.tuple_(*columns), sa.tuple_(*after, types=[column.type for column in columns])
-        query = query.where(place < last if descending else place > last)
-    rows = connection.execute(query).all()
-    page = Page(items=_items(connection, rows[:size]))
-    if len(rows) > size:
-        page.next_cursor = _encoded([getattr(rows[size - 1], column.name) for column in columns])
+    """Return a page of what lies in any of the ranges; of ``among`` no index knows."""
+    most = max(WINDOW, size) + 1 if among else size + 1
+    places: list[tuple[Any, ...]] = []
+    for conditions in ranges:
+        places += _places(connection, order, conditions, after, most)
+        places.sort(reverse=order.descending)
+        del places[most:]
+    found: dict[str, Any] = {}
+    for start in range(0, len(places), _AT_ONCE):
+        names = [place[-1] for place in places[start : start + _AT_ONCE]]
+        rows = connection.execute(sa.select(_table).where(_table.c.delivery_id.in_(names), *among))
+        found |= {row.delivery_id: row for row in rows}
+        if len(found) > size:
+            break
+    fitting = [place for place in places if place[-1] in found]
+    page = Page(items=_items(connection, [found[place[-1]] for place in fitting[:size]]))
+    if len(fitting) > size:
+        page.next_cursor = _encoded(fitting[size - 1])
+    elif len(places) == most:
+        page.next_cursor = _encoded(places[-1])
     return page
+
+
+def _places(
+    connection: sa.Connection,
+    order: _Order,
+    conditions: Sequence[sa.ColumnElement[bool]],
+    after: tuple[Any, ...] | None,
+    most: int,
+) -> list[tuple[Any, ...]]:
+    """Return the first places of a range after a place. It reads the index alone, and no more of it than it returns."""
+    varying = order.place[order.constant :]
+    query = sa.select(*order.place).where(*conditions).limit(most)
+    query = query.with_hint(_table, f"INDEXED BY {order.index}", "sqlite")
+    query = query.order_by(*(column.desc() if order.descending else column.asc() for column in varying))
+    if after is not None:
+        place = sa.tuple_(*varying)
+        last = sa.tuple_(*after[order.constant :], types=[column.type for column in varying])
+        query = query.where(place < last if order.descending else place > last)
+    return [tuple(row) for row in connection.execute(query)]
 
 
 def _encoded(place: Sequence[Any]) -> str:
@@ -320,17 +396,21 @@ def _encoded(place: Sequence[Any]) -> str:
 def _decoded(cursor: str | None, types: Sequence[type]) -> tuple[Any, ...] | None:
     if cursor is None:
         return None
+    place: Any
     try:
         place = codecs.decode(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
     except (binascii.Error, ValueError):
         place = None
     if not isinstance(place, list) or [type(part) for part in place] != list(types):
-        message = "the cursor is none of ours"
-        raise CursorError(message)
-    if any(isinstance(part, int) and not 0 <= part < 1 << 63 for part in place) or "\x00" in str(place):
-        message = "the cursor is none of ours"
-        raise CursorError(message)
+        raise CursorError(_NOT_OURS)
+    if not all(0 <= part < 1 << 63 if isinstance(part, int) else _is_text(part) for part in place):
+        raise CursorError(_NOT_OURS)
     return tuple(place)
+
+
+def _is_text(part: str) -> bool:
+    """Tell whether a database takes it: PostgreSQL knows no NUL, and half of a surrogate pair is no text."""
+    return "\x00" not in part and not any("\ud800" <= char <= "\udfff" for char in part)
 
 
 def _items(connection: sa.Connection, rows: Sequence[Any]) -> list[Item]:

@@ -41,14 +41,26 @@ deliveries: Final = Table(
 )
 """The newest record of ``mail.status-changed`` of each delivery."""
 
-Index("ix_deliveries_newest", deliveries.c.first_received_at, deliveries.c.delivery_id)
-Index("ix_deliveries_account", deliveries.c.account, deliveries.c.first_received_at, deliveries.c.delivery_id)
-Index("ix_deliveries_invoice", deliveries.c.invoice_id, deliveries.c.first_received_at, deliveries.c.delivery_id)
-Index("ix_deliveries_reference", deliveries.c.reference_key, deliveries.c.first_received_at, deliveries.c.delivery_id)
-Index("ix_deliveries_recipient", deliveries.c.recipient_key, deliveries.c.first_received_at, deliveries.c.delivery_id)
+_BY_TIME: Final = (deliveries.c.first_received_at, deliveries.c.delivery_id)
+Index("ix_deliveries_newest", *_BY_TIME)
+Index("ix_deliveries_account", deliveries.c.account, *_BY_TIME)
+Index("ix_deliveries_kind", deliveries.c.account, deliveries.c.provider, deliveries.c.status, *_BY_TIME)
+Index("ix_deliveries_account_invoice", deliveries.c.account, deliveries.c.invoice_id, *_BY_TIME)
+Index("ix_deliveries_account_reference", deliveries.c.account, deliveries.c.reference_key, *_BY_TIME)
+Index("ix_deliveries_account_recipient", deliveries.c.account, deliveries.c.recipient_key, *_BY_TIME)
 Index("ix_deliveries_received", deliveries.c.received_at)  # for retention
 Index(
     "ix_deliveries_deferred",
+    deliveries.c.deferred_since,
+    deliveries.c.delivery_id,
+    sqlite_where=deliveries.c.deferred_since.is_not(None),
+    postgresql_where=deliveries.c.deferred_since.is_not(None),
+)
+
+Index(
+    "ix_deliveries_deferred_kind",
+    deliveries.c.account,
+    deliveries.c.provider,
     deliveries.c.deferred_since,
     deliveries.c.delivery_id,
     sqlite_where=deliveries.c.deferred_since.is_not(None),
@@ -107,6 +119,18 @@ counts: Final = Table(
     _column("deliveries", BigInteger),
 )
 """How many rows of ``deliveries`` there are of each kind. Kept, as counting a million takes too long for a page."""
+
+Index("ix_counts_account", counts.c.account, counts.c.day)
+
+kinds: Final = Table(
+    "kinds",
+    metadata,
+    _column("account", Key, key=True),
+    _column("provider", Key, key=True),
+    _column("status", Key, key=True),
+    _column("deliveries", BigInteger),
+)
+"""The same of all days together: few rows, which say in what ranges of the indexes a filter finds anything."""
 
 offsets: Final = Table(
     "offsets",

@@ -3,16 +3,19 @@
 import random
 from collections import Counter
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 
 from streams import codecs, topics
 from streams.domain.status import to_micros
-from streams.history import projection, schema
+from streams.history import database, projection, schema
 from streams.history.access import Viewer
 from streams.history.database import Database, DatabaseError, TooSlowError
 from streams.history.projection import DAY, MovedError, Outcome, invoice_id
@@ -35,6 +38,27 @@ def test_the_migrations_make_the_tables_that_the_code_knows(kept: Kept) -> None:
         assert compare_metadata(MigrationContext.configure(connection), schema.metadata) != []
 
 
+def test_a_database_of_the_first_version_is_brought_up_to_date_with_what_it_holds(kept: Kept, url: str) -> None:
+    kept.apply(Log().tell(event("sent"), event("bounce", message_id="m2"), event("sent", message_id="m3")).take())
+    before = {table.name: sorted(rows(kept, table)) for table in schema.metadata.sorted_tables}
+    config = Config()
+    config.set_main_option("script_location", str(Path(database.__file__).parent / "migrations"))
+    with kept.database.write() as connection:
+        for table in schema.metadata.sorted_tables:
+            table.drop(connection)
+        connection.exec_driver_sql("DROP TABLE alembic_version")
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        for table in schema.metadata.sorted_tables:
+            if table.name != "kinds" and before[table.name]:
+                connection.execute(sa.insert(table), [row._asdict() for row in before[table.name]])
+    kept.database.close()
+    again = Database(url)
+    again.open()
+    assert {table.name: sorted(rows(Kept(again), table)) for table in schema.metadata.sorted_tables} == before
+    again.close()
+
+
 def test_a_database_of_a_newer_version_is_refused(kept: Kept, url: str) -> None:
     with kept.database.write() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
@@ -55,14 +79,14 @@ def test_a_reader_cannot_write(kept: Kept) -> None:
 
 
 def test_a_question_that_takes_too_long_is_given_up(url: str) -> None:
-    database = Database(url, query_timeout_s=0.2)
-    database.open()
+    impatient = Database(url, query_timeout_s=0.2)
+    impatient.open()
     endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
-    with pytest.raises(TooSlowError), database.read() as connection:
+    with pytest.raises(TooSlowError), impatient.read() as connection:
         connection.exec_driver_sql(endless)
-    with database.read() as connection:  # and the connection is as good as before
+    with impatient.read() as connection:  # and the connection is as good as before
         assert connection.scalar(sa.select(sa.func.count()).select_from(schema.offsets)) == 0
-    database.close()
+    impatient.close()
 
 
 def test_what_is_read_again_changes_nothing(kept: Kept) -> None:
@@ -247,6 +271,8 @@ def test_counts_are_those_of_the_rows_whatever_the_batches(kept: Kept) -> None:
     )
     assert {tuple(row)[:4]: row.deliveries for row in rows(kept, schema.counts)} == counted
     assert len(rows(kept, schema.counts)) > 10
+    kinds = Counter((row.account, row.provider, row.status) for row in rows(kept, schema.deliveries))
+    assert {tuple(row)[:3]: row.deliveries for row in rows(kept, schema.kinds)} == kinds
 
 
 def test_the_rows_are_those_of_the_model(kept: Kept) -> None:

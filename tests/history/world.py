@@ -52,6 +52,7 @@ def model_of(records: Mapping[str, Sequence[bytes | None]]) -> Tables:
             (_day(status["first_received_at"]), status["account"], status["provider"], status["status"])
             for status in newest.values()
         ),
+        "kinds": Counter((status["account"], status["provider"], status["status"]) for status in newest.values()),
     }
 
 
@@ -82,6 +83,7 @@ def rows_of(connection: sa.Connection) -> Tables:
         "counts": {
             (row.day, row.account, row.provider, row.status): row.deliveries for row in read("SELECT * FROM counts")
         },
+        "kinds": {(row.account, row.provider, row.status): row.deliveries for row in read("SELECT * FROM kinds")},
     }
 
 
