@@ -16,7 +16,18 @@ from aiohttp import web
 from streams import __version__, codecs
 from streams.history import queries
 from streams.history.access import VIEWER, Viewer
-from streams.history.edge import MOST_ITEMS, SERVICE, Parameters, Refused, ask, in_time, not_found, query_of
+from streams.history.edge import (
+    DELIVERY_ID,
+    INVOICE_ID,
+    MOST_ITEMS,
+    SERVICE,
+    Parameters,
+    Refused,
+    ask,
+    in_time,
+    not_found,
+    query_of,
+)
 from streams.history.live import Interest
 from streams.history.projection import Touched, invoice_id
 from streams.history.queries import Item, Page
@@ -45,10 +56,10 @@ def add_routes(app: web.Application) -> None:
 
     app.router.add_get(f"{PREFIX}/openapi.json", described)
     app.router.add_get(f"{PREFIX}/deliveries", deliveries)
-    app.router.add_get(f"{PREFIX}/deliveries/{{delivery_id}}", delivery)
+    app.router.add_get(f"{PREFIX}/deliveries/{{delivery_id:{DELIVERY_ID}}}", delivery)
     app.router.add_post(f"{PREFIX}/search", search)
     app.router.add_post(f"{PREFIX}/history", history)
-    app.router.add_get(f"{PREFIX}/invoices/{{invoice_id}}", invoice)
+    app.router.add_get(f"{PREFIX}/invoices/{{invoice_id:{INVOICE_ID}}}", invoice)
     app.router.add_get(f"{PREFIX}/deferrals", deferrals)
     app.router.add_get(f"{PREFIX}/counts", counts)
     app.router.add_get(f"{PREFIX}/live", live)

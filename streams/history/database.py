@@ -205,6 +205,8 @@ def _prepare_postgresql(connection: Any, _: Any, *, limit_ms: int) -> None:
     with connection.cursor() as cursor:
         cursor.execute(f"SET statement_timeout = {limit_ms}")
         cursor.execute("SET default_transaction_read_only = on")
+        # A page asks several questions, and the writer may commit between two of them.
+        cursor.execute("SET default_transaction_isolation = 'repeatable read'")
     connection.commit()
 
 

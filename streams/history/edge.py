@@ -38,6 +38,9 @@ MOST_ITEMS: Final = 200
 _LONGEST: Final = 1000
 """Characters of a parameter."""
 _MOST_FIELDS: Final = 20
+DELIVERY_ID: Final = "[a-z2-7]{26}"
+INVOICE_ID: Final = "[0-9a-f]{32}"
+"""What these look like in a path; anything else is not looked for."""
 API: Final = "/api/"
 LIVE: Final = "/live"
 """Ends the paths that are streams."""

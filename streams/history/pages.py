@@ -20,6 +20,8 @@ from streams import __version__
 from streams.history import queries, words
 from streams.history.access import VIEWER, Viewer
 from streams.history.edge import (
+    DELIVERY_ID,
+    INVOICE_ID,
     SEQUENCE,
     SERVICE,
     Refused,
@@ -91,8 +93,8 @@ def add_routes(app: web.Application) -> None:
     app.router.add_get("/", newest)
     app.router.add_post("/search", search)
     app.router.add_get("/invoices", by_reference)
-    app.router.add_get("/invoices/{invoice_id:[0-9a-f]{32}}", invoice)
-    app.router.add_get("/deliveries/{delivery_id:[a-z2-7]{26}}", delivery)
+    app.router.add_get(f"/invoices/{{invoice_id:{INVOICE_ID}}}", invoice)
+    app.router.add_get(f"/deliveries/{{delivery_id:{DELIVERY_ID}}}", delivery)
     app.router.add_get("/deferred", deferred)
     app.router.add_get("/live", live)
     app.router.add_get("/static/{name}", static)

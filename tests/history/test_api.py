@@ -1,6 +1,7 @@
 """The JSON interface: its description is valid, and each path answers as it says, good and bad."""
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import timedelta
@@ -335,6 +336,23 @@ async def test_postgresql_gives_the_same_answers(world: World, new_postgresql: C
                 pages = [await (await each.client.get(f"{path}&cursor={following}")).json() for each in (world, other)]
                 assert pages[0] == pages[1]
                 assert pages[0]["items"]
+
+
+def cursor_of(*place: Any) -> str:
+    return base64.urlsafe_b64encode(json.dumps(place).encode()).rstrip(b"=").decode()
+
+
+async def test_a_nul_anywhere_is_refused_and_never_reaches_the_database(url: str) -> None:
+    async with served(url) as world:
+        world.tell(Log().tell(event("sent")))
+        for path in ("/api/v1/deliveries/%00", "/api/v1/invoices/%00", f"/api/v1/deliveries/{'a' * 25}%00"):
+            assert (await world.client.get(path)).status == 404
+        for place in ([1, "\x00"], [1, "a\x00b"], [1, "\ud800"], [1 << 63, "a"], [-1, "a"]):
+            for path in ("/", "/deferred", "/api/v1/deliveries", "/api/v1/deferrals", f"/api/v1/invoices/{INVOICE}"):
+                assert (await world.client.get(path, params={"cursor": cursor_of(*place)})).status == 400
+        for key in ("ann\x00", "\ud800"):
+            body = {"recipient": "ann", "prefix": True, "cursor": cursor_of(key, 1, "a")}
+            await ask(world, "POST", "/api/v1/search", 400, json=body)
 
 
 def touched(number: int, account: str = "a") -> Touched:

@@ -78,6 +78,17 @@ def test_a_reader_cannot_write(kept: Kept) -> None:
         connection.execute(sa.delete(schema.offsets))
 
 
+def test_a_page_is_made_from_one_state_whatever_is_written_meanwhile(kept: Kept) -> None:
+    log = Log().tell(event("sent"))
+    kept.apply(log.take())
+    with kept.database.read() as connection:
+        before = count(connection, ALL, Filter())
+        kept.apply(log.tell(event("sent", message_id="m2")).take())
+        assert count(connection, ALL, Filter()) == before
+    with kept.database.read() as connection:
+        assert count(connection, ALL, Filter()) != before
+
+
 def test_a_question_that_takes_too_long_is_given_up(url: str) -> None:
     impatient = Database(url, query_timeout_s=0.2)
     impatient.open()
