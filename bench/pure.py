@@ -92,7 +92,7 @@ def functions_us(bodies: Sequence[bytes]) -> dict[str, float]:
         "decode_event": _each(records.decode_event, values),
         "decode_row": _each(records.decode_row, rows),
         "fold": _each(fold, folds),
-        "judge": _each(lambda after: objective.judge(after, OBJECTIVE_US), afters),
+        "judge": _each(lambda after: objective.judge(None, after, OBJECTIVE_US), afters),
         "encode_row": _each(records.encode_row, afters),
         "encode_status": _each(encode_status, afters),
         "encode_deferral": _each(encode_deferral, deferred),

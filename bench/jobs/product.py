@@ -23,7 +23,7 @@ def fold(row: bytes | None, key: bytes, value: bytes) -> jobs.Folded:
     after = folded.delivery
     if after is None or after is before:
         return None, []
-    objective.judge(after, OBJECTIVE_US)
+    objective.judge(before, after, OBJECTIVE_US)
     told: list[tuple[str, bytes]] = []
     if folded.changed or folded.shown:
         shown = records.encode_status(after, support_contact=None, warn_after_us=WARN_AFTER_US)

@@ -106,7 +106,7 @@ class Track:
         after = folded.delivery
         if after is None or after is before:
             return None, None, None, None
-        judged = objective.judge(after, self.objective_us)
+        judged = objective.judge(before, after, self.objective_us)
         status_value = deferral = None
         if folded.changed or folded.shown:
             status_value = records.encode_status(
@@ -168,9 +168,12 @@ class Track:
 
 
 def _concerns_monitor(before: Delivery | None, folded: Folded, type_: EventType) -> bool:
-    """Tell whether the monitor has to know: another attempt, or news of a delivery that is or was deferred."""
-    if type_ is EventType.DEFERRED:
-        return folded.outcome is Outcome.APPLIED
+    """Tell whether the monitor has to know: another attempt, or news of a delivery that is or was deferred.
+
+    A repeated event can be such news: its provider's clock is believed by the second time that it is received.
+    """
+    if type_ is EventType.DEFERRED and folded.outcome is Outcome.APPLIED:
+        return True
     assert folded.delivery is not None
     was_or_is = folded.delivery.status is Status.DEFERRED or (before is not None and before.status is Status.DEFERRED)
     return was_or_is and (folded.changed or folded.shown)
@@ -187,7 +190,8 @@ def _count_event(event: DeliveryEvent, folded: Folded, effects: Effects) -> None
 
 
 def _count(judged: objective.Judged, delivery: Delivery, effects: Effects) -> None:
-    effects.counts["objective", delivery.provider, judged.judgement] += 1
+    if judged.judgement is not None:
+        effects.counts["objective", delivery.provider, judged.judgement] += 1
     if judged.took is not None:
         destination = destination_of(delivery.recipient[2])
         effects.observe(judged.took / MICROSECONDS, "time_to_deliver", delivery.provider, destination)

@@ -30,21 +30,23 @@ class Judgement(StrEnum):
 
 
 class Judged(NamedTuple):
-    """A judgement, when there is one to count."""
+    """What there is to count of a message."""
 
-    judgement: Judgement
+    judgement: Judgement | None
+    """None: the clock judged it before it was delivered."""
     took: int | None
     """From the provider's acceptance to the delivery (µs); None: it is not delivered yet."""
 
 
-def judge(delivery: Delivery, objective: int) -> Judged | None:
-    """Look at a delivery that has just changed; return the judgement if it is due now.
+def judge(before: Delivery | None, delivery: Delivery, objective: int) -> Judged | None:
+    """Look at a delivery that has just changed; return the judgement if it is due now, and how long it took at its delivery.
 
     Args:
+        before: As it was before that change.
         delivery: Just made by ``fold`` and not yet shared; its ``judged`` and ``watch_at`` are set.
         objective: Within how many microseconds of its acceptance it should be delivered.
     """
-    if delivery.judged:
+    if delivery.judged and before is not None and Kind.DELIVERED in before.facts:
         return None
     sent = delivery.facts.get(Kind.SENT)
     if sent is None:
@@ -52,12 +54,14 @@ def judge(delivery: Delivery, objective: int) -> Judged | None:
     began = _time(sent)
     delivered = delivery.facts.get(Kind.DELIVERED)
     if delivered is None:
-        if delivery.watch_at is None:
+        if delivery.watch_at is None and not delivery.judged:
             delivery.watch_at = began + objective
         return None
+    took = max(_time(delivered) - began, 0)
+    if delivery.judged:
+        return Judged(None, took)
     delivery.judged = True
     delivery.watch_at = None
-    took = max(_time(delivered) - began, 0)
     return Judged(Judgement.MET if took <= objective else Judgement.MISSED, took)
 
 

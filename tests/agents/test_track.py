@@ -367,6 +367,17 @@ def test_news_that_the_alerts_show_are_said_too() -> None:
     assert records.decode_deferral(told(effects, DEFERRALS)[-1].value).reference == "4711"
 
 
+def test_a_repeated_deferral_that_is_believed_only_the_second_time_is_said() -> None:
+    early = replace(event(EventType.DEFERRED, 6_000), received_at=at(5_400))
+    effects = fold(event(EventType.DROPPED, 0), early)
+    assert records.decode_status(told(effects, STATUS)[-1].value)["status"] == "dropped"
+    said = len(told(effects, DEFERRALS))
+    fold(replace(early, received_at=at(5_760)), effects=effects)
+    assert records.decode_status(told(effects, STATUS)[-1].value)["status"] == "deferred"
+    assert effects.counts["events", "sendgrid", "deferred", "duplicate"] == 1
+    assert len(told(effects, DEFERRALS)) == said + 1
+
+
 def test_a_delivery_that_is_forgotten_while_it_is_deferred_is_said_to_be(store: Store) -> None:
     put(store, fold(event(EventType.DEFERRED, 0)))
     effects = tick(store, micros(2) + 90 * DAY_US)
@@ -403,8 +414,17 @@ def test_one_that_is_not_delivered_at_its_deadline_is_counted_by_the_clock_and_n
     put(store, late)
     assert tick(store, micros(0) + OBJECTIVE_US + 1) == Effects()
     effects = Effects()
-    TRACK.record(of(event(EventType.DELIVERED, 5_000)), PARTITION, store.get, effects)
+    delivered = event(EventType.DELIVERED, 5_000)
+    TRACK.record(of(delivered), PARTITION, store.get, effects)
     assert judgements(effects) == {}
+    assert effects.observations == {("time_to_deliver", "sendgrid", "other"): [5_000.0]}, (
+        "late, and yet it took so long"
+    )
+    put(store, effects)
+    effects = Effects()
+    for again in (delivered, event(EventType.DELIVERED, 5_100), event(EventType.OPEN, 6_000)):
+        TRACK.record(of(again), PARTITION, store.get, effects)
+    assert (judgements(effects), effects.observations) == ({}, {})
 
 
 def test_one_that_was_delivered_in_between_costs_a_look_and_nothing_else(store: Store) -> None:

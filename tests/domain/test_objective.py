@@ -26,7 +26,7 @@ def judged(history: Sequence[DeliveryEvent]) -> tuple[Delivery, list[Judged]]:
     for each in history:
         folded = fold(delivery, each)
         if folded.delivery is not None and folded.delivery is not delivery:
-            judgement = judge(folded.delivery, OBJECTIVE)
+            judgement = judge(delivery, folded.delivery, OBJECTIVE)
             if judgement is not None:
                 found.append(judgement)
         delivery = folded.delivery
@@ -56,12 +56,15 @@ def test_one_that_is_not_delivered_at_its_deadline_missed_it() -> None:
     assert (delivery.judged, delivery.watch_at) == (True, None)
 
 
-def test_a_delivery_after_the_deadline_is_not_counted_again() -> None:
+def test_a_delivery_after_the_deadline_is_not_counted_again_but_tells_once_how_long_it_took() -> None:
     delivery, _ = judged([event(SENT, 0)])
     watch(delivery)
-    folded = fold(delivery, event(DELIVERED, 1_000))
-    assert folded.delivery is not None
-    assert judge(folded.delivery, OBJECTIVE) is None
+    late = fold(delivery, event(DELIVERED, 1_000)).delivery
+    assert late is not None
+    assert judge(delivery, late, OBJECTIVE) == Judged(None, 1_000 * SECOND)
+    opened = fold(late, event(EventType.OPEN, 2_000)).delivery
+    assert opened is not None
+    assert judge(late, opened, OBJECTIVE) is None
 
 
 def test_the_order_in_which_the_two_become_known_does_not_matter() -> None:
@@ -139,6 +142,7 @@ def test_a_look_at_the_deadline_counts_what_is_still_on_its_way_and_only_once(
             counted += watched is not None and watched.judgement is not None
         folded = fold(delivery, each)
         if folded.delivery is not None and folded.delivery is not delivery:
-            counted += judge(folded.delivery, OBJECTIVE) is not None
+            judgement = judge(delivery, folded.delivery, OBJECTIVE)
+            counted += judgement is not None and judgement.judgement is not None
         delivery = folded.delivery
     assert counted <= 1
