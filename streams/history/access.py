@@ -5,8 +5,11 @@ two proofs: a key of an account, and the word of a proxy that is trusted by its
 address. An account sees its own deliveries; what belongs to others does not exist.
 
 Where neither is set up, it serves this machine only (``problems`` refuses any other
-address), and only under this machine's own names: a page of a stranger whose name
-points here would read everything otherwise (DNS rebinding).
+address, and any other name), and only under this machine's own names: a page of a
+stranger whose name points here would read everything otherwise (DNS rebinding). The
+same holds where a proxy is trusted: a browser beside it has its address. And a request
+that somebody forwarded is refused: a proxy in front that nobody set up here would show
+everything to whoever reaches it.
 """
 
 import base64
@@ -23,6 +26,7 @@ from streams.settings import Settings
 
 REALM: Final = 'Basic realm="Sending History", charset="UTF-8"'
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_FORWARDED: Final = ("X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Forwarded")
 _KEY_BYTES: Final = 512
 """A key longer than this is none."""
 _EVERYTHING: Final = "*"
@@ -62,8 +66,16 @@ class Access:
 
     def problems(self) -> list[str]:
         """Return why it must not be served as it is set up; nothing when it may."""
-        if not self.is_open or _is_loopback(self._host):
+        if not self.is_open:
             return []
+        if _is_loopback(self._host):
+            if not self._public_hosts:
+                return []
+            problem = (
+                "history.public_hosts is set, so that others come by that name, but nobody has to prove who they are: "
+                "set history.trusted_proxies or accounts.NAME.history_keys, or leave history.public_hosts empty"
+            )
+            return [problem]
         problem = (
             f"history.host is {self._host}, so that others can reach it, but nobody has to prove who they are: "
             "set history.trusted_proxies or accounts.NAME.history_keys"
@@ -72,11 +84,22 @@ class Access:
 
     def serves(self, request: web.BaseRequest) -> bool:
         """Tell whether we are called by a name of ours."""
-        if not self.is_open and not self._public_hosts:
-            return True  # a stranger's page that gets here has no proof to show
+        if self._digests and not self._proxies and not self._public_hosts:
+            return True  # a stranger's page that gets here has no key to show
         host = request.headers.get("Host", "").lower()
         name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
         return name in self._hosts
+
+    def is_bypassed(self, request: web.BaseRequest) -> bool:
+        """Tell whether somebody forwards requests to us although nobody has to prove anything."""
+        return self.is_open and any(name in request.headers for name in _FORWARDED)
+
+    def source(self, request: web.BaseRequest) -> str:
+        """Return where a request comes from: what a trusted proxy says of it, else the address at the other end."""
+        said = request.headers.getall("X-Forwarded-For", [])
+        if said and self._is_proxy(request.remote):
+            return said[-1].rpartition(",")[2].strip()
+        return request.remote or ""
 
     def viewer(self, request: web.BaseRequest) -> Viewer | None:
         """Return who asks; None: they did not prove it."""

@@ -8,7 +8,8 @@ in an error, and nothing of it is logged.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import date
@@ -24,7 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from streams import codecs
 from streams.history.access import REALM, VIEWER, Access, Viewer
 from streams.history.database import Database, TooSlowError
-from streams.history.live import FullError, Hub
+from streams.history.live import FullError, Hub, share
 from streams.history.queries import LONGEST_SEARCH, SHORTEST_PREFIX, STATUSES, CursorError, Filter
 from streams.history.subscriber import State
 from streams.metrics import HistoryMetrics
@@ -85,7 +86,12 @@ class Service:
 SERVICE: Final = web.AppKey("service", Service)
 SEQUENCE: Final = web.RequestKey("sequence", int)
 """That of the hub when the request came: before anything was read."""
+VIEWER_NAME: Final = web.RequestKey[Hashable]("viewer_name", object)
+"""Tells one viewer from another, for what each may take."""
 _IN_WORK: Final = web.AppKey("in_work", asyncio.Semaphore)
+_OF_VIEWERS: Final = web.AppKey("of_viewers", Counter[Hashable])
+WRITE_TIMEOUT_S: Final = 30.0
+"""Who takes nothing for so long is given up: a reader that does not read holds a place that others need."""
 
 
 class Refused(Exception):  # noqa: N818 - it is an answer, not a fault of ours
@@ -111,6 +117,7 @@ def application(service: Service) -> web.Application:
     app = web.Application(middlewares=[_measure, _refuse, _admit], client_max_size=MAX_BODY_BYTES)
     app[SERVICE] = service
     app[_IN_WORK] = asyncio.Semaphore(service.settings.history.max_requests)
+    app[_OF_VIEWERS] = Counter()
     app.on_response_prepare.append(_add_headers)
     return app
 
@@ -136,6 +143,8 @@ async def _refuse(request: web.Request, handler: Handler) -> web.StreamResponse:
         refused = error
     except web.HTTPException as error:
         refused = _of_aiohttp(error)
+    except ConnectionResetError:
+        raise  # there is nobody to answer
     except (CursorError, TooSlowError, FullError) as error:
         refused = _OF_OURS[type(error)]()
     except SQLAlchemyError as error:
@@ -157,6 +166,12 @@ async def _admit(request: web.Request, handler: Handler) -> web.StreamResponse:
             HTTPStatus.MISDIRECTED_REQUEST,
             "we are not called so; whoever runs this: name the host in history.public_hosts",
         )
+    if access.is_bypassed(request):
+        raise Refused(
+            HTTPStatus.FORBIDDEN,
+            "the request came through a proxy, but nobody has to prove who they are; "
+            "whoever runs this: set history.trusted_proxies or accounts.NAME.history_keys",
+        )
     viewer = access.viewer(request)
     if viewer is None:
         raise Refused(
@@ -165,12 +180,20 @@ async def _admit(request: web.Request, handler: Handler) -> web.StreamResponse:
             headers={"WWW-Authenticate": REALM},
         )
     request[VIEWER] = viewer
+    name = request[VIEWER_NAME] = (viewer, access.source(request))
     if request.path.endswith(LIVE):  # the hub bounds these
         return await handler(request)
-    if in_work.locked():
+    of_viewers, most = request.app[_OF_VIEWERS], share(request.app[SERVICE].settings.history.max_requests)
+    if in_work.locked() or of_viewers[name] >= most:
         raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "too many requests at once", headers={"Retry-After": "1"})
-    async with in_work:
-        return await handler(request)
+    of_viewers[name] += 1
+    try:
+        async with in_work:
+            return await handler(request)
+    finally:
+        of_viewers[name] -= 1
+        if not of_viewers[name]:
+            del of_viewers[name]
 
 
 async def _add_headers(_: web.Request, answer: web.StreamResponse) -> None:
@@ -264,6 +287,21 @@ async def in_time(request: web.Request, reading: Awaitable[_T]) -> _T:
             return await reading
     except TimeoutError:
         raise Refused(HTTPStatus.REQUEST_TIMEOUT, f"the body did not come within {limit_s:g} s") from None
+
+
+async def write(request: web.Request, answer: web.StreamResponse, some: bytes) -> None:
+    """Write a part of an answer.
+
+    Raises:
+        ConnectionResetError: the reader left, or did not read for ``WRITE_TIMEOUT_S``.
+    """
+    try:
+        async with asyncio.timeout(WRITE_TIMEOUT_S):
+            await answer.write(some)
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError from None
 
 
 class Parameters:

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from streams.history import queries
 from streams.history.access import Viewer
-from streams.history.edge import SERVICE, ask, form_of, query_of
+from streams.history.edge import SERVICE, ask, form_of, query_of, write
 from streams.history.queries import Filter, Item, Page
 from streams.history.words import harmless, machine_time
 
@@ -79,7 +79,7 @@ async def search(request: web.Request) -> web.StreamResponse:
 
 
 async def _answer(request: web.Request, more: More) -> web.StreamResponse:
-    left = request.app[SERVICE].settings.history.export_rows
+    most = left = request.app[SERVICE].settings.history.export_rows
     page = await ask(request, partial(_with_cursor, more, None))
     answer = web.StreamResponse(
         headers={
@@ -88,11 +88,15 @@ async def _answer(request: web.Request, more: More) -> web.StreamResponse:
         }
     )
     await answer.prepare(request)
-    await answer.write((_BOM + _lines([COLUMNS])).encode())
+    await write(request, answer, (_BOM + _lines([COLUMNS])).encode())
     while True:
-        await answer.write(_lines(map(row_of, page.items[:left])).encode())
+        await write(request, answer, _lines(map(row_of, page.items[:left])).encode())
         left -= len(page.items)
-        if page.next_cursor is None or left <= 0:
+        if left < 0 or (left == 0 and page.next_cursor is not None):
+            note = f"THE FILE ENDS HERE: it may have {most} deliveries, and there are more; choose fewer days or less"
+            await write(request, answer, _lines([[note] + [""] * (len(COLUMNS) - 1)]).encode())
+            break
+        if page.next_cursor is None:
             break
         page = await ask(request, partial(_with_cursor, more, page.next_cursor))
     await answer.write_eof()

@@ -6,7 +6,8 @@ beyond that it is told that it missed something, and reads the whole anew.
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -17,6 +18,11 @@ MOST_WAITING: Final = 200
 """Changes that wait for one reader."""
 MOST_AT_ONCE: Final = 1000
 """A batch with more deliveries than this is history being read, no news: everybody is told to read anew."""
+
+
+def share(most: int) -> int:
+    """Return how much of something one viewer may take: half of it, so that something is left for the others."""
+    return (most + 1) // 2
 
 
 class FullError(Exception):
@@ -88,7 +94,9 @@ class Hub:
 
     def __init__(self, most: int) -> None:
         self._most = most
+        self._most_of_one = share(most)
         self._subscriptions: set[Subscription] = set()
+        self._of_viewers: Counter[Hashable] = Counter()
         self.sequence = time.time_ns()
         """Grows with all news. A page that was made at one, and listens at a later one, may have missed something."""
         self.closed = False
@@ -98,20 +106,24 @@ class Hub:
         return len(self._subscriptions)
 
     @contextmanager
-    def subscribe(self, interest: Interest) -> Iterator[Subscription]:
-        """Listen for as long as the context lasts.
+    def subscribe(self, interest: Interest, viewer: Hashable = None) -> Iterator[Subscription]:
+        """Listen for as long as the context lasts; ``viewer`` tells who listens.
 
         Raises:
-            FullError: as many listen as may.
+            FullError: as many listen as may, or as one viewer may.
         """
-        if len(self._subscriptions) >= self._most:
+        if len(self._subscriptions) >= self._most or self._of_viewers[viewer] >= self._most_of_one:
             raise FullError
         subscription = Subscription(interest)
         self._subscriptions.add(subscription)
+        self._of_viewers[viewer] += 1
         try:
             yield subscription
         finally:
             self._subscriptions.discard(subscription)
+            self._of_viewers[viewer] -= 1
+            if not self._of_viewers[viewer]:
+                del self._of_viewers[viewer]
 
     def close(self) -> None:
         """End all streams."""

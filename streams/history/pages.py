@@ -32,7 +32,7 @@ from streams.history.edge import (
 )
 from streams.history.live import Interest
 from streams.history.projection import invoice_id
-from streams.history.queries import Filter, Page
+from streams.history.queries import Filter
 from streams.history.sse import stream
 
 AWAY_S: Final = 20.0
@@ -61,8 +61,17 @@ def _static() -> dict[str, tuple[bytes, str, str]]:
 _STATIC: Final = _static()
 
 
+class _Environment(Environment):
+    """A record lacks what its writer did not know, as its schema may gain fields; any other name must be there."""
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        if isinstance(obj, dict) and not hasattr(obj, attribute):
+            return obj.get(attribute)
+        return super().getattr(obj, attribute)
+
+
 def _environment() -> Environment:
-    environment = Environment(
+    environment = _Environment(
         loader=PackageLoader("streams.history"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -123,6 +132,9 @@ async def newest(request: web.Request) -> web.Response:
         "list.html",
         chosen=chosen,
         cursor=cursor,
+        chosen_number=sum(
+            number for status, number in found["counts"].items() if not chosen.statuses or status in chosen.statuses
+        ),
         filters=_query_of(chosen),
         query=lambda **changed: _url("/", _query_of(chosen) | changed),
         **found,
@@ -137,23 +149,27 @@ async def search(request: web.Request) -> web.Response:
         asked.text("cursor"),
         asked.texts("by", ("reference", "recipient")),
     )
+    kinds = by or ("reference", "recipient")
+    if cursor is not None and len(kinds) > 1:
+        asked.wrong("by", "is needed with a cursor, and only one")
     asked.done()
     if text is None:
         return _see("/")
     size = request.app[SERVICE].settings.history.page_size
 
     def read(connection: sa.Connection, viewer: Viewer) -> dict[str, Any]:
-        kinds = by or (("recipient",) if "@" in text else ("reference", "recipient"))
-        page = Page()
-        for kind in kinds:
-            page = queries.search(connection, viewer, Filter(), **{kind: text}, prefix=True, cursor=cursor, size=size)
-            if page.items:
-                kinds = (kind,)
-                break
-        return {"page": page, "kinds": kinds}
+        return {
+            "found": [
+                (
+                    kind,
+                    queries.search(connection, viewer, Filter(), **{kind: text}, prefix=True, cursor=cursor, size=size),
+                )
+                for kind in kinds
+            ]
+        }
 
     found = await ask(request, read)
-    return _render(request, "search.html", text=text, cursor=cursor, **found)
+    return _render(request, "search.html", text=text, cursor=cursor, kinds=kinds, **found)
 
 
 async def deferred(request: web.Request) -> web.Response:
@@ -275,6 +291,7 @@ def _html(request: web.Request, template: str, **values: Any) -> str:
         heard=round(heard * 1_000_000) if heard else None,
         behind=sum(service.state.lag.values()),
         contact=contacts.get,
+        export_rows=service.settings.history.export_rows,
         path=request.path,
         here=request.path_qs,
         since=request[SEQUENCE],

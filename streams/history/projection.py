@@ -102,6 +102,11 @@ def key_of(text: str) -> str:
     return text.replace("\x00", "\ufffd")[:LONGEST_KEY]
 
 
+def event_key(event_id: str) -> str:
+    """Return what an event is known by: its id where that fits into an index."""
+    return event_id if len(event_id) <= LONGEST_KEY else f"long:{_digest(event_id)}"
+
+
 def read_offsets(connection: sa.Connection) -> dict[Partition, int]:
     """Return where to read on, of each partition of which anything was read."""
     table = schema.offsets
@@ -253,7 +258,7 @@ class _News:
         self.events.append(
             {
                 "delivery_id": _text(fields, "delivery_id"),
-                "event_id": event_id if len(event_id) <= LONGEST_KEY else f"long:{_digest(event_id)}",
+                "event_id": event_key(event_id),
                 "type": key_of(_text(fields, "type")),
                 "received_at": _time(fields, "received_at"),
                 "reference": _clean(_text_or_none(fields, "reference")),
@@ -422,8 +427,8 @@ def _fold(news: _News, known: Mapping[str, _Row]) -> dict[str, _Row]:
     return fresh
 
 
-def _fill_references(connection: sa.Connection, news: _News, known: Mapping[str, _Row], fresh: dict[str, _Row]) -> None:
-    """Give a delivery whose status names no reference the one of its events.
+def _fill_references(connection: sa.Connection, news: _News, known: dict[str, _Row], fresh: dict[str, _Row]) -> None:
+    """Give a delivery whose status names no reference the one of its events, in the database and in these rows.
 
     A reference that comes when the status is final makes no change of status: the application told its send late.
     """
@@ -445,9 +450,9 @@ def _fill_references(connection: sa.Connection, news: _News, known: Mapping[str,
             continue
         late[delivery_id] = min(reference, late.get(delivery_id, reference))
     for delivery_id, reference in late.items():
-        connection.execute(
-            sa.update(_table).where(_table.c.delivery_id == delivery_id).values(_reference_columns(reference))
-        )
+        columns = _reference_columns(reference)
+        connection.execute(sa.update(_table).where(_table.c.delivery_id == delivery_id).values(columns))
+        known[delivery_id] |= columns
 
 
 def _known(connection: sa.Connection, delivery_ids: Iterable[str]) -> dict[str, _Row]:

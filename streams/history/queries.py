@@ -24,12 +24,16 @@ import sqlalchemy as sa
 from streams import codecs
 from streams.history import schema
 from streams.history.access import Viewer
-from streams.history.projection import DAY, DEFERRED, key_of, recipient_key, reference_key
-from streams.history.timeline import Change, Entry, attempts_of, last_deferral, open_alert, timeline
+from streams.history.projection import DAY, DEFERRED, event_key, key_of, recipient_key, reference_key
+from streams.history.timeline import Change, Entry, attempts_of, believable, last_deferral, open_alert, timeline
+from streams.history.words import micros
 
 STATUSES: Final = ("sent", "delivered", "opened", "bounced", "deferred", "dropped")
 MOST_EVENTS: Final = 500
 """Events of a delivery that are shown; an image may be loaded 100,000 times."""
+MACHINE_OPEN: Final = "machine_open"
+_THINNED: Final = ("open", "click", MACHINE_OPEN)
+"""Events that are left out first; but not those that made a change of status."""
 SHORTEST_PREFIX: Final = 2
 LONGEST_SEARCH: Final = 1000
 WINDOW: Final = 1000
@@ -71,6 +75,7 @@ class Item:
     first_received_at: int
     received_at: int
     deferred_since: int | None
+    """While deferred: the record's, or the alert's if that knows of an earlier deferral."""
     alert: Mapping[str, Any] | None = None
     """The newest alert, while its deferral goes on."""
     attempts: int = 0
@@ -79,9 +84,22 @@ class Item:
     entries: list[Entry] | None = None
     """The timeline, if it was asked for."""
     more_events: int = 0
-    """Events that the timeline leaves out: the oldest ones."""
+    """Events that the timeline leaves out: opens and clicks first, the oldest ones before others."""
     machine_opened: bool = False
     """A machine loaded the tracking image: the record says so, or an event that came since."""
+
+    @property
+    def happened_at(self) -> tuple[int, int | None]:
+        """When the status came about, and what the provider's clock said where that cannot be, else None; µs."""
+        said = micros(self.record.get("occurred_at"))
+        at = believable(said, self.received_at)
+        return (self.received_at, said) if at is None else (at, None)
+
+    @property
+    def retry_until(self) -> int | None:
+        """While deferred: until when the provider tries, as far as anybody said; µs."""
+        found = (micros(said.get("retry_until")) for said in (self.alert, self.record) if said is not None)
+        return next((until for until in found if until is not None), None)
 
     @property
     def delivery_id(self) -> str:
@@ -426,6 +444,9 @@ def _items(connection: sa.Connection, rows: Sequence[Any]) -> list[Item]:
             episode=row.episode,
         )
         said = (alert or record).get("attempts")
+        since = row.deferred_since
+        if since is not None and alert is not None:
+            since = min(since, micros(alert.get("deferred_since")) or since)
         items.append(
             Item(
                 record=record,
@@ -433,7 +454,7 @@ def _items(connection: sa.Connection, rows: Sequence[Any]) -> list[Item]:
                 invoice_id=row.invoice_id,
                 first_received_at=row.first_received_at,
                 received_at=row.received_at,
-                deferred_since=row.deferred_since,
+                deferred_since=since,
                 alert=alert,
                 attempts=said if isinstance(said, int) else 0,
                 machine_opened=record.get("machine_opened") is True,
@@ -473,21 +494,26 @@ def _add_timelines(connection: sa.Connection, items: Sequence[Item]) -> None:
     alerts = _alerts(connection, [item.delivery_id for item in items])
     for item in items:
         here = events.c.delivery_id == item.delivery_id
-        newest_first = (
+        rows = connection.execute(
+            sa.select(changes)
+            .where(changes.c.delivery_id == item.delivery_id, changes.c.first_received_at == item.first_received_at)
+            .order_by(changes.c.revision)
+        ).all()
+        causes = [event_key(row.cause_event_id) for row in rows[-MOST_EVENTS:] if row.cause_event_id]
+        weight = sa.case((events.c.event_id.in_(causes), 0), (events.c.type.in_(_THINNED), 2), else_=1)
+        weightiest = (
             sa.select(events.c.record)
             .where(here)
-            .order_by(events.c.received_at.desc(), events.c.event_id.desc())
+            .order_by(weight, events.c.received_at.desc(), events.c.event_id.desc())
             .limit(MOST_EVENTS)
         )
-        told = [codecs.decode(record) for record in connection.scalars(newest_first)]
+        told = [codecs.decode(record) for record in connection.scalars(weightiest)]
+        by_machine = any(event.get("type") == MACHINE_OPEN for event in told)
         if len(told) == MOST_EVENTS:
-            total = connection.scalar(sa.select(sa.func.count()).select_from(events).where(here)) or 0
-            item.more_events = total - MOST_EVENTS
-        rows = connection.execute(
-            sa.select(changes).where(
-                changes.c.delivery_id == item.delivery_id, changes.c.first_received_at == item.first_received_at
-            )
-        )
+            kinds = sa.select(events.c.type, sa.func.count().label("number")).where(here).group_by(events.c.type)
+            numbers = {row.type: row.number for row in connection.execute(kinds)}
+            item.more_events = sum(numbers.values()) - MOST_EVENTS
+            by_machine = MACHINE_OPEN in numbers
         item.entries = timeline(
             told,
             [
@@ -503,7 +529,7 @@ def _add_timelines(connection: sa.Connection, items: Sequence[Item]) -> None:
             ],
             alerts.get(item.delivery_id, ()),
         )
-        item.machine_opened = item.machine_opened or any(event.get("type") == "machine_open" for event in told)
+        item.machine_opened = item.machine_opened or by_machine
         if item.deferred_since is not None:
             item.attempts = attempts_of(told, item.attempts)
             item.answer = last_deferral(told)

@@ -6,7 +6,7 @@ from typing import Final
 
 from aiohttp import web
 
-from streams.history.edge import SERVICE
+from streams.history.edge import SERVICE, VIEWER_NAME, write
 from streams.history.live import Interest
 from streams.history.projection import Touched
 
@@ -35,22 +35,22 @@ async def stream(
         FullError: too many streams are open.
     """
     hub = request.app[SERVICE].hub
-    with hub.subscribe(interest) as subscription:
+    with hub.subscribe(interest, request[VIEWER_NAME]) as subscription:
         answer = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
         await answer.prepare(request)
-        await answer.write(f"retry: {RETRY_MS}\n\n".encode())
         if since is not None and since != hub.sequence:
             subscription.miss()
         try:
+            await write(request, answer, f"retry: {RETRY_MS}\n\n".encode())
             while not hub.closed:
                 try:
                     async with asyncio.timeout(KEEPALIVE_S):
                         news, missed = await subscription.next()
                 except TimeoutError:
-                    await answer.write(b": still here\n\n")
+                    await write(request, answer, b": still here\n\n")
                     continue
                 if news or missed:
-                    await answer.write(words(news, missed))
+                    await write(request, answer, words(news, missed))
                     await asyncio.sleep(calm_s)
         except ConnectionResetError:
             pass  # the reader left

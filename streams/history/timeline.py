@@ -34,7 +34,7 @@ class Entry:
     alert: Mapping[str, Any] | None = None
     """A record of ``mail.deferral-alerts``."""
     changes: list[Change] = field(default_factory=list)
-    """The changes of status that it made; or, with neither event nor alert, one whose event is not kept any more."""
+    """The changes of status that it made; or, with neither event nor alert, one whose event is not known."""
 
 
 def timeline(
@@ -54,7 +54,7 @@ def timeline(
         if cause is not None:
             cause.changes.append(change)
         else:
-            at = _believable(change.occurred_at, change.received_at)
+            at = believable(change.occurred_at, change.received_at)
             entries.append(
                 Entry(at=change.received_at if at is None else at, received_at=change.received_at, changes=[change])
             )
@@ -83,7 +83,7 @@ def _of_events(events: Iterable[Mapping[str, Any]]) -> list[Entry]:
     latest: int | None = None
     for event in sorted(events, key=_received):
         received_at = _received(event)[0]
-        at = _believable(_micros(event.get("occurred_at")), received_at)
+        at = believable(_micros(event.get("occurred_at")), received_at)
         entries.append(
             Entry(at=received_at if at is None else at, received_at=received_at, late=later(latest, at), event=event)
         )
@@ -96,7 +96,7 @@ def _received(event: Mapping[str, Any]) -> tuple[int, str]:
     return _micros(event.get("received_at")) or 0, str(event.get("event_id"))
 
 
-def _believable(occurred_at: int | None, received_at: int) -> int | None:
+def believable(occurred_at: int | None, received_at: int) -> int | None:
     """Return the provider's time unless its clock must be wrong: the rule of ``domain.status``."""
     if occurred_at is None or not received_at - PAST <= occurred_at <= received_at + FUTURE:
         return None

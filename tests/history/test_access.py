@@ -1,5 +1,7 @@
 """Who sees what: keys, proxies, and everybody else."""
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from hashlib import sha256
 from pathlib import Path
@@ -7,7 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from streams.history import projection
+from streams.history import api, projection
 from streams.history.access import Access
 from tests.history.support import Log, World, event, served, settings_for, sqlite_url
 
@@ -150,6 +152,82 @@ async def test_a_trusted_proxy_says_whose_deliveries_are_seen(tmp_path: Path) ->
 async def test_the_header_of_anybody_else_counts_for_nothing(tmp_path: Path) -> None:
     async with served(sqlite_url(tmp_path), HISTORY__TRUSTED_PROXIES="10.0.0.0/8") as world:
         assert (await world.client.get("/", headers={"X-Mailstreams-Accounts": "*"})).status == 401
+
+
+async def test_the_page_that_asks_for_a_key_says_so_as_it_is_typed(world: World) -> None:
+    text = await (await world.client.get("/")).text()
+    assert "A key of an account is needed: Authorization: Bearer KEY, or as the password." in text
+
+
+@pytest.mark.parametrize("name", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "x-forwarded-host"])
+async def test_without_any_proof_what_a_proxy_forwards_is_refused(tmp_path: Path, name: str) -> None:
+    async with served(sqlite_url(tmp_path)) as world:
+        world.tell(log())
+        answer = await world.client.get("/", headers={name: "203.0.113.5"})
+        assert answer.status == 403
+        assert "history.trusted_proxies" in await answer.text()
+        assert "payer" not in await answer.text()
+    async with served(sqlite_url(tmp_path), **KEYS) as world:
+        assert (await world.client.get("/", headers={name: "203.0.113.5", **bearer("acme-key")})).status == 200
+
+
+async def test_beside_a_trusted_proxy_a_strangers_name_for_us_is_refused(tmp_path: Path) -> None:
+    said = {"X-Mailstreams-Accounts": "*"}
+    async with served(sqlite_url(tmp_path), HISTORY__TRUSTED_PROXIES="127.0.0.1") as world:
+        for host, status in (("evil.example", 421), ("127.0.0.1:19103", 200), ("localhost", 200)):
+            assert (await world.client.get("/", headers=said | {"Host": host})).status == status
+        answer = await world.client.get("/", headers=said | {"Host": "history.example.net"})
+        assert "history.public_hosts" in await answer.text()
+    names = {"HISTORY__TRUSTED_PROXIES": "127.0.0.1", "HISTORY__PUBLIC_HOSTS": "history.example.net"}
+    async with served(sqlite_url(tmp_path), **names) as world:
+        for host, status in (("evil.example", 421), ("history.example.net", 200)):
+            assert (await world.client.get("/", headers=said | {"Host": host})).status == status
+
+
+def test_a_public_name_needs_a_proof() -> None:
+    url, name = "sqlite:////nowhere", {"HISTORY__PUBLIC_HOSTS": "history.example.net"}
+    (problem,) = Access(settings_for(url, **name)).problems()
+    assert "history.public_hosts" in problem
+    assert not Access(settings_for(url, HISTORY__TRUSTED_PROXIES="10.0.0.1", **name)).problems()
+    assert not Access(settings_for(url, **name, **KEYS)).problems()
+
+
+async def test_one_viewer_leaves_something_for_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with served(sqlite_url(tmp_path), HISTORY__MAX_REQUESTS="4", HISTORY__MAX_STREAMS="4", **KEYS) as world:
+        going_on, waiting = asyncio.Event(), []
+
+        async def wait(*_: object) -> dict[str, int]:
+            waiting.append(1)
+            await going_on.wait()
+            return {}
+
+        monkeypatch.setattr(api, "ask", wait)
+
+        async def status(path: str, key: str) -> int:
+            return (await world.client.get(path, headers=bearer(key))).status
+
+        first = [asyncio.create_task(status("/api/v1/counts", "acme-key")) for _ in range(2)]
+        while len(waiting) < 2:
+            await asyncio.sleep(0.01)
+        assert await status("/api/v1/counts", "acme-key") == 503
+        other = asyncio.create_task(status("/api/v1/counts", "other-key"))
+        while len(waiting) < 3:
+            await asyncio.sleep(0.01)
+        going_on.set()
+        assert await asyncio.gather(*first, other) == [200, 200, 200]
+        assert await status("/api/v1/counts", "acme-key") == 200
+        async with contextlib.AsyncExitStack() as stack:
+            for key, expected in (("acme-key", 200), ("acme-key", 200), ("acme-key", 503), ("other-key", 200)):
+                asked = world.client.get("/live", headers=bearer(key))
+                assert (await stack.enter_async_context(asked)).status == expected
+
+
+async def test_people_behind_a_proxy_are_told_apart_by_where_it_says_they_are(tmp_path: Path) -> None:
+    proxy = {"HISTORY__TRUSTED_PROXIES": "127.0.0.1", "HISTORY__MAX_STREAMS": "2"}
+    async with served(sqlite_url(tmp_path), **proxy) as world, contextlib.AsyncExitStack() as stack:
+        for source, expected in (("203.0.113.5", 200), ("9.9.9.9, 203.0.113.5", 503), ("203.0.113.6", 200)):
+            asked = world.client.get("/live", headers={"X-Mailstreams-Accounts": "*", "X-Forwarded-For": source})
+            assert (await stack.enter_async_context(asked)).status == expected
 
 
 def test_another_address_than_this_machines_needs_a_proof() -> None:

@@ -16,7 +16,7 @@ from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
 from streams import topics
-from streams.history import api, projection, queries, schema
+from streams.history import api, edge, export, projection, queries, schema
 from streams.history.database import TooSlowError
 from streams.history.edge import MAX_BODY_BYTES
 from streams.history.live import MOST_AT_ONCE, MOST_WAITING, Hub, Interest
@@ -288,6 +288,36 @@ async def test_a_stream_tells_what_changes_as_it_changes(world: World) -> None:
         lines = [await stream.content.readline() for _ in range(3)]
         assert lines[1] == b"event: change\n"
         assert json.loads(lines[2].removeprefix(b"data: "))["status"] == "sent"
+
+
+async def test_a_stream_of_an_invoice_hears_of_a_reference_that_came_late(world: World) -> None:
+    log = Log(first_offset=5000).tell(event("delivered", message_id="late", reference=None))
+    world.tell(log)
+    async with world.client.get(f"/api/v1/live?invoice_id={projection.invoice_id('INV-LATE')}") as stream:
+        assert await stream.content.readline() == b"retry: 3000\n"
+        world.tell(log.tell(event("sent", at=-5, received=50, message_id="late", reference="INV-LATE")))
+        lines = [await asyncio.wait_for(stream.content.readline(), 5) for _ in range(3)]
+        assert json.loads(lines[2].removeprefix(b"data: "))["invoice_id"] == projection.invoice_id("INV-LATE")
+
+
+async def test_a_reader_that_takes_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge, "WRITE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(export, "AT_ONCE", 50)
+    async with served(sqlite_url(tmp_path), HISTORY__MAX_REQUESTS="1") as world:
+        log = Log()
+        for number in range(400):
+            log.tell(event("deferred", message_id=f"m{number}", reason="451 later " * 4000))
+        world.tell(log)
+        url = world.client.make_url("/")
+        assert url.host is not None
+        _, writer = await asyncio.open_connection(url.host, url.port, limit=1024)
+        writer.write(b"GET /export.csv HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        deadline = asyncio.get_running_loop().time() + 20
+        for expected in (503, 200):  # at first it holds the only place; then it is given up
+            while (await world.client.get("/api/v1/counts")).status != expected:
+                assert asyncio.get_running_loop().time() < deadline, expected
+                await asyncio.sleep(0.05)
+        writer.close()
 
 
 async def test_streams_end_when_the_process_stops(world: World) -> None:

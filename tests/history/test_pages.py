@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from streams import topics
+from streams import codecs, topics
 from streams.history import projection, queries, schema, words
 from streams.history.edge import HEADERS, MAX_BODY_BYTES
 from streams.history.export import safe
@@ -78,6 +78,114 @@ async def test_a_deferral_shows_the_alerts_advice_its_age_and_deadline(world: Wo
     assert re.search("<strong>(1 hour|2 hours)</strong>", text)  # it turns into the second a minute after the start
     assert "in 2 days" in text
     assert "<dd>7</dd>" in text
+
+
+async def test_a_deferrals_age_and_deadline_are_the_alerts_where_that_knows_more(world: World) -> None:
+    log = Log().tell(event("sent"), event("deferred", at=60))
+    since = (NOW - timedelta(hours=30)).isoformat()
+    log.alert(next(iter(log.known)), "raised", deferred_since=since)
+    world.tell(log)
+    for path in (invoice_of("INV-1"), "/deferred"):
+        assert "<strong>1 day</strong>" in await page(world, path)
+        assert "in 2 days" in await page(world, path)
+
+
+async def test_a_deferrals_age_and_deadline_are_the_records_where_the_alert_knows_less(world: World) -> None:
+    log = Log().tell(event("sent"), event("deferred", at=60, retry_until=NOW + timedelta(days=5, hours=1)))
+    later = (NOW - timedelta(minutes=10)).isoformat()
+    log.alert(next(iter(log.known)), "raised", deferred_since=later, retry_until=None)
+    world.tell(log)
+    for path in (invoice_of("INV-1"), "/deferred"):
+        assert re.search("<strong>(1 hour|2 hours)</strong>", await page(world, path))
+        assert "in 5 days" in await page(world, path)
+
+
+@pytest.mark.parametrize(("ahead", "believed"), [(4, True), (6, False), (-39 * 1440, True), (-41 * 1440, False)])
+async def test_a_providers_time_that_cannot_be_is_not_shown_as_the_time(
+    world: World, ahead: int, believed: bool
+) -> None:
+    start = NOW - timedelta(days=1)
+    said = start + timedelta(minutes=ahead)
+    world.tell(Log().tell(event("delivered", start=start, received=0, occurred_at=said)))
+    header = (await page(world, invoice_of("INV-1"))).partition("</header>\n  <div")[0].rpartition("<article")[2]
+    shown = re.findall(r'<span class="exact">([^<]+)</span>', header)
+    assert shown == [f"{said if believed else start:%Y-%m-%d %H:%M:%S} UTC"]
+    assert (f"the provider's clock said {said:%Y-%m-%d %H:%M:%S}" in header.replace("&#39;", "'")) is not believed
+
+
+async def test_of_very_many_events_opens_and_clicks_are_left_out_first(world: World) -> None:
+    log = Log().tell(
+        event("sent"), event("deferred", at=5), event("machine_open", at=8, machine=True), event("delivered", at=10)
+    )
+    log.tell(*(event("open", at=20 + number, event_id=f"o{number}") for number in range(600)))
+    world.tell(log)
+    text = (await page(world, invoice_of("INV-1"))).partition("Timeline")[2]
+    for kind in ("sent", "deferred", "delivered"):
+        assert text.count(words.EVENTS[kind]) == 1
+    assert text.count("<li>") == queries.MOST_EVENTS
+    assert f"{queries.MOST_EVENTS} events are shown; 104 more are not" in text
+    assert text.count('class="became"') == 4  # sent, deferred, delivered, opened: each with the event that made it
+    assert "The event behind this change" not in text
+    assert words.MACHINE_OPENED in await page(world, invoice_of("INV-1"))
+
+
+async def test_a_change_whose_event_is_not_here_says_so(world: World) -> None:
+    batch = Log().tell(event("delivered")).take()
+    world.kept.apply({(topics.STATUS_CHANGED, 0): batch[topics.STATUS_CHANGED, 0]})
+    text = await page(world, invoice_of("INV-1"))
+    assert "The event behind this change is not here: it is not kept any more, or was not read yet" in text
+
+
+REQUIRED = {
+    topics.STATUS_CHANGED: (
+        "delivery_id", "revision", "account", "provider", "recipient", "status", "first_received_at", "received_at"
+    ),
+    topics.EVENTS: ("delivery_id", "event_id", "type", "received_at"),
+    topics.DEFERRAL_ALERTS: ("id", "delivery_id", "first_received_at", "episode", "level"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["deferred", "bounce", "dropped", "open"])
+@pytest.mark.parametrize("others", ["missing", 5, [5], {"a": 1}, "text"])
+async def test_a_record_with_nothing_but_what_is_required_is_shown(world: World, kind: str, others: Any) -> None:
+    log = Log().tell(event(kind, reference=None))
+    name = next(iter(log.known))
+    log.alert(name, "raised")
+    log.alert(name, "resolved", id="r", episode=0)
+    kept = Log(first_offset=5000)
+    for (topic, _), rows in log.take().items():
+        for _, value in rows:
+            record = {field: said for field, said in codecs.decode(value or b"").items() if field in REQUIRED[topic]}
+            if others != "missing":
+                shown = ("reason", "smtp_code", "tags", "suppression_list", "user_agent", "advice", "attempt", "attempts",
+                         "bounce_kind", "provider_event", "message_id", "outcome", "duration_s", "retry_until",
+                         "dropped_since", "annulled", "machine")  # fmt: skip
+                optional = ("bounce_kind",) if topic == topics.STATUS_CHANGED else ()
+                record |= dict.fromkeys([field for field in shown if field not in optional], others)
+            kept.add(topic, codecs.encode(record))
+    world.tell(kept)
+    for path in ("/", "/deferred", f"/deliveries/{name}"):
+        assert "ann@example.net" in await page(world, path) or (path == "/deferred" and kind != "deferred")
+    assert (await world.client.get("/export.csv")).status == 200
+    assert (await world.client.get(f"/api/v1/deliveries/{name}")).status == 200
+
+
+async def test_a_search_shows_references_and_recipients_that_begin_so(world: World) -> None:
+    world.tell(
+        Log().tell(
+            event("sent", reference="ann-77", recipient="bob@example.net"),
+            event("sent", message_id="m2", reference="INV-2", recipient="ann@example.net"),
+            event("sent", message_id="m3", reference="ann@example.net", recipient="eve@example.net"),
+        )
+    )
+    text = await page(world, "/search", q="ann")
+    assert "References and recipients that begin with" in text
+    assert text.index("ann-77") < text.index("INV-2")
+    text = await page(world, "/search", q="ann@")
+    assert "eve@example.net" in text
+    assert "INV-2" in text
+    assert "INV-2" not in await page(world, "/search", q="ann", by="reference")
+    await page(world, "/search", q="ann", cursor="x", status=400)
 
 
 async def test_when_the_deferral_is_over_the_statuss_advice_counts_again(world: World) -> None:
@@ -341,7 +449,17 @@ async def test_an_export_ends_at_its_limit(tmp_path: Path) -> None:
         for number in range(5):
             log.tell(event("delivered", message_id=f"m{number}"))
         world.tell(log)
-        assert len((await (await world.client.get("/export.csv")).text()).splitlines()) == 4
+        lines = list(csv.reader(io.StringIO(await (await world.client.get("/export.csv")).text())))
+        assert [line[2] for line in lines[1:-1]] == ["delivered"] * 3
+        assert lines[-1][0].startswith("THE FILE ENDS HERE")
+        assert "the newest 3 of 5" in await page(world, "/")
+        form = {"q": "INV-1", "by": "reference"}
+        assert "THE FILE ENDS HERE" in await (await world.client.post("/export.csv", data=form)).text()
+    async with served(sqlite_url(tmp_path), HISTORY__EXPORT_ROWS="5") as world:
+        text = await (await world.client.get("/export.csv")).text()
+        assert len(text.splitlines()) == 6
+        assert "THE FILE ENDS HERE" not in text
+        assert "the newest" not in (await page(world, "/")).partition("export")[2]
 
 
 async def test_static_files_are_those_that_were_vendored(world: World) -> None:
