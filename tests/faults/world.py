@@ -136,6 +136,7 @@ class World:
         await self.stop_all()
         verdict = await oracle.verify(self.broker, self.settings, owners, foreign=self.foreign, ticked_us=ticked_us)
         self.outcome.verdict = verdict
+        self.expect(verdict.expected.applied > 0, "no event was applied: there was nothing to judge")
         await self._compare_witness(verdict)
         await self._compare_edge()
 

@@ -1,6 +1,7 @@
 """What a scenario is, the table in which all enter themselves, and how one is played."""
 
 import asyncio
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,7 +72,7 @@ def scenario(about: str, *, named: str | None = None, **options: object) -> Call
 
 
 async def play(chosen: Scenario, folder: Path, *, seed: int, quick: bool, kafka: str = KAFKA_VERSION) -> Outcome:
-    """Play a scenario in a world of its own and judge."""
+    """Play a scenario in a world of its own and judge. What it breaks off with is a complaint; what was seen before stays."""
     world = Scene(folder, seed=seed, kafka=kafka, proxied=chosen.proxied, cluster=chosen.cluster, quick=quick)
     try:
         await world.open(**chosen.settings)
@@ -80,6 +81,9 @@ async def play(chosen: Scenario, folder: Path, *, seed: int, quick: bool, kafka:
             await world.settle(alerts=chosen.alerts)
         else:
             world.expect(not world.subscriber.repeated, "the subscriber saw a revision again")
+    except Exception as error:  # noqa: BLE001 - whatever it is, the fault was not survived
+        (folder / "error.txt").write_text(traceback.format_exc())
+        world.outcome.complaints.append(f"{type(error).__name__}: {str(error)[-600:]}")
     finally:
         await world.close()
     return world.outcome
