@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaProducer
 
 from deploy.local import ports
 from deploy.local.broker import Broker
@@ -99,25 +99,29 @@ class Process:
             engine.dispose()
 
 
-def log_of(seed: int, deliveries: int) -> Log:
+def log_of(seed: int, deliveries: int, prefix: str = "") -> Log:
     """Return shuffled, repeated, disordered events of many deliveries, and some alerts."""
     chance = random.Random(seed)
     log = Log()
     for number in range(deliveries * 4):
-        one = chance.randrange(deliveries)
+        one, told = chance.randrange(deliveries), chance.randrange(number + 1)
         log.tell(
             event(
                 chance.choices(["sent", "deferred", "delivered", "open", "bounce", "dropped"], [3, 2, 4, 2, 1, 1])[0],
                 at=chance.randrange(7000),
-                message_id=f"{seed}-{one}",
+                message_id=f"{prefix}{seed}-{one}",
                 recipient=f"payer{one}@customer{one % 97}.example",
-                reference=f"INV-{one % 50}",
-                event_id=f"e{chance.randrange(number + 1)}",
+                reference=f"INV-{one % 50}" if told % 3 else None,  # what is told again is the same again
+                event_id=f"e{told}",
                 reason="451 4.7.1 come back later",
             )
         )
         if chance.random() < 0.02:
-            log.alert(f"{next(reversed(log.known))}", chance.choice(["raised", "escalated"]), id=f"{number:032x}")
+            log.alert(
+                f"{next(reversed(log.known))}",
+                chance.choice(["raised", "escalated"]),
+                id=f"{prefix}{seed:08x}{number:016x}",
+            )
     return log
 
 
@@ -130,12 +134,64 @@ async def fill(broker: Broker, log: Log) -> None:
         await harness.send(broker, topic, sent)
 
 
+class Load:
+    """Puts records in for as long as it runs, in transactions, of which some are aborted: nobody may see those."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._chance = random.Random(8)
+        self.committed = 0
+        self.aborted: set[str] = set()
+        """Deliveries of which only aborted transactions tell."""
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Go on until told, and until all that was to be sent is."""
+        seed = 0
+        async with AIOKafkaProducer(
+            bootstrap_servers=self._broker.bootstrap, transactional_id="tests-history-load", linger_ms=5
+        ) as producer:
+            while not stop.is_set() or seed < KILLS:
+                aborts = seed % 4 == 3
+                log = log_of(
+                    seed if seed < KILLS else 1000 + seed, DELIVERIES // KILLS, prefix="aborted" if aborts else ""
+                )
+                # topic beside topic in any order: an alert may come before its status, and an event after it
+                waiting = {topic: [value for _, value in found] for (topic, _), found in log.take().items()}
+                order = [topic for topic, found in waiting.items() for _ in found]
+                self._chance.shuffle(order)
+                rows = [(topic, waiting[topic].pop(0)) for topic in order]
+                await producer.begin_transaction()
+                for number, (topic, value) in enumerate(rows):
+                    key = codecs.decode(value or b"")["delivery_id"].encode()
+                    await producer.send(topic, value, key, partition_of(key, PARTITIONS))
+                    if number % 50 == 0:  # at a pace at which kills fall between
+                        await asyncio.sleep(self._chance.random() * 0.1)
+                if aborts:
+                    await producer.flush()  # they are in the topic, and only the marker says that they do not count
+                    await producer.abort_transaction()
+                    self.aborted |= log.known.keys()
+                else:
+                    await producer.commit_transaction()
+                    self.committed += 1
+                seed += 1
+
+
 async def all_records(broker: Broker) -> dict[str, list[bytes | None]]:
     found: dict[str, list[bytes | None]] = {}
     for topic in projection.TOPICS:
         by_partition = await harness.read_all(broker, topic, PARTITIONS)
         found[topic] = [record.value for records in by_partition.values() for record in records]
     return found
+
+
+async def last_records(broker: Broker) -> dict[projection.Partition, int]:
+    """Return the offset after the last committed record of each partition."""
+    return {
+        (topic, partition): records[-1].offset + 1
+        for topic in projection.TOPICS
+        for partition, records in (await harness.read_all(broker, topic, PARTITIONS)).items()
+        if records
+    }
 
 
 @pytest.fixture
@@ -150,15 +206,12 @@ def settings_at(broker: Broker, process: Process) -> Settings:
 
 
 async def caught_up(process: Process, broker: Broker, timeout_s: float = 120) -> None:
-    ends = 0
-    async with AIOKafkaConsumer(bootstrap_servers=broker.bootstrap, isolation_level="read_committed") as consumer:
-        partitions = [TopicPartition(topic, number) for topic in projection.TOPICS for number in range(PARTITIONS)]
-        ends = sum((await consumer.end_offsets(partitions)).values())
+    end = sum((await last_records(broker)).values())
     deadline = time.monotonic() + timeout_s
-    while process.offsets() < ends:
+    while process.offsets() < end:
         assert process.child is not None
         assert process.child.poll() is None, process.log.read_text()[-2000:]
-        assert time.monotonic() < deadline, f"{process.offsets()} of {ends}"
+        assert time.monotonic() < deadline, f"{process.offsets()} of {end}"
         await asyncio.sleep(0.1)
 
 
@@ -166,34 +219,43 @@ async def test_after_twenty_kills_under_load_the_database_is_the_models(own_brok
     process = Process(own_broker.bootstrap, tmp_path)
     await topics.create(settings_at(own_broker, process))
     chance = random.Random(3)
-    kills, moved, seed = 0, 0, 0
+    load, enough = Load(own_broker), asyncio.Event()
+    loading = asyncio.create_task(load.run(enough))
+    moved, loaded = 0, 0
     try:
-        while kills < KILLS:
-            if seed < KILLS:  # new records come all the time
-                await fill(own_broker, log_of(seed, DELIVERIES // KILLS))
-                seed += 1
+        for _ in range(KILLS):
             process.start()
             began, before = time.monotonic(), process.offsets()
             while process.offsets() == before and time.monotonic() - began < 30:
+                assert not loading.done() or loading.exception() is None
                 await asyncio.sleep(0.01)  # into the work, not into the start
             await asyncio.sleep(chance.random() * 0.3)
+            loaded += not loading.done()
             process.kill()
-            kills += 1
             moved += process.offsets() > before
+        enough.set()
+        await loading
         process.start()
         await caught_up(process, own_broker)
         process.wait_ready()
         assert process.stop() == 0
     finally:
+        loading.cancel()
         if process.child is not None and process.child.poll() is None:
             process.kill()
     assert moved >= KILLS // 2, "the kills fell into its work"
+    assert loaded == KILLS, "records came all the time"
+    assert load.committed > KILLS // 2
+    assert len(load.aborted) > KILLS
     database = Database(process.url)
     database.open()
     with database.read() as connection:
         model = model_of(await all_records(own_broker))
-        assert rows_of(connection) == model
+        rows = rows_of(connection)
+        assert rows == model
+        assert projection.read_offsets(connection) == await last_records(own_broker)
         assert len(model["deliveries"]) > 1000
+        assert not load.aborted & rows["deliveries"].keys()
     database.close()
 
 

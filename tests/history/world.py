@@ -1,8 +1,9 @@
 """The oracle: what the tables must hold, computed from all that the topics hold, in one pass and by other code."""
 
+import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -28,17 +29,23 @@ def model_of(records: Mapping[str, Sequence[bytes | None]]) -> Tables:
         if old is None or _order(status) > _order(old):
             newest[status["delivery_id"]] = status
     said: dict[str, set[str]] = defaultdict(set)
-    for event in events:
-        if event["reference"] is not None:
-            said[event["delivery_id"]].add(event["reference"])
+    for each in [*events, *statuses]:
+        if each["reference"] is not None:
+            said[each["delivery_id"]].add(each["reference"])
+    changes: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for status in sorted(statuses, key=_order):
+        changes[status["delivery_id"]].append(status)
     deliveries = {
         name: {
             "status": status["status"],
             "revision": status["revision"],
             "first_received_at": status["first_received_at"],
-            "referred": status["reference"] is not None or bool(said[name]),
+            **_references(said[name]),
             "recipient": status["recipient"].strip().lower(),
-            "deferred": status["status"] == "deferred",
+            "deferred_since": _micros(status["deferred_since"] or status["received_at"])
+            if status["status"] == "deferred"
+            else None,
+            "episode": _episode(changes[name]),
             "record": status,
         }
         for name, status in newest.items()
@@ -46,8 +53,8 @@ def model_of(records: Mapping[str, Sequence[bytes | None]]) -> Tables:
     return {
         "deliveries": deliveries,
         "changes": {(status["delivery_id"], *_order(status)): status["status"] for status in statuses},
-        "events": {(event["delivery_id"], event["event_id"]) for event in events},
-        "alerts": {json.loads(value or b"")["id"] for value in records[topics.DEFERRAL_ALERTS]},
+        "events": _first(events, "delivery_id", "event_id"),
+        "alerts": _first((json.loads(value or b"") for value in records[topics.DEFERRAL_ALERTS]), "id"),
         "counts": Counter(
             (_day(status["first_received_at"]), status["account"], status["provider"], status["status"])
             for status in newest.values()
@@ -68,9 +75,12 @@ def rows_of(connection: sa.Connection) -> Tables:
                 "status": row.status,
                 "revision": row.revision,
                 "first_received_at": json.loads(row.record)["first_received_at"],
-                "referred": row.reference is not None and row.invoice_id is not None,
+                "reference": row.reference,
+                "reference_key": row.reference_key,
+                "invoice_id": row.invoice_id,
                 "recipient": row.recipient_key,
-                "deferred": row.deferred_since is not None,
+                "deferred_since": row.deferred_since,
+                "episode": row.episode,
                 "record": json.loads(row.record),
             }
             for row in read("SELECT * FROM deliveries")
@@ -78,13 +88,41 @@ def rows_of(connection: sa.Connection) -> Tables:
         "changes": {
             (row.delivery_id, row.first_received_at, row.revision): row.status for row in read("SELECT * FROM changes")
         },
-        "events": {(row.delivery_id, row.event_id) for row in read("SELECT delivery_id, event_id FROM events")},
-        "alerts": {row.id for row in read("SELECT id FROM alerts")},
+        "events": {(row.delivery_id, row.event_id): json.loads(row.record) for row in read("SELECT * FROM events")},
+        "alerts": {(row.id,): json.loads(row.record) for row in read("SELECT * FROM alerts")},
         "counts": {
             (row.day, row.account, row.provider, row.status): row.deliveries for row in read("SELECT * FROM counts")
         },
         "kinds": {(row.account, row.provider, row.status): row.deliveries for row in read("SELECT * FROM kinds")},
     }
+
+
+def _references(said: set[str]) -> dict[str, str | None]:
+    """Return the columns of the one reference that was said of a delivery, in whatever record."""
+    assert len(said) <= 1, "of several this model does not know which counts"
+    for reference in said:
+        digest = hashlib.blake2b(reference.encode(), digest_size=16).hexdigest()
+        return {"reference": reference, "reference_key": reference.lower(), "invoice_id": digest}
+    return {"reference": None, "reference_key": None, "invoice_id": None}
+
+
+def _episode(changes: Sequence[Mapping[str, Any]]) -> int | None:
+    """Return the revision with which the deferral began that goes on; of the changes in their order."""
+    episode = None
+    for change in changes:
+        if change["status"] != "deferred":
+            episode = None
+        elif change["previous"] != "deferred":
+            episode = change["revision"]
+    return episode
+
+
+def _first(records: Iterable[dict[str, Any]], *names: str) -> dict[tuple[str, ...], dict[str, Any]]:
+    """Return the first of all records that have the same name."""
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    for record in records:
+        found.setdefault(tuple(record[name] for name in names), record)
+    return found
 
 
 def _order(status: Mapping[str, Any]) -> tuple[int, int]:
