@@ -1,24 +1,28 @@
 """The pages in a real Chromium: what people see and do. Screenshots for a person are kept in ``var/screenshots``."""
 
 import contextlib
+import itertools
 import os
 import re
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+import sqlalchemy as sa
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page, async_playwright, expect
 
-from streams.history import projection
+from streams.history import projection, schema
 from tests.history.support import NOW, Log, World, event, served, sqlite_url
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 SHOTS = Path(__file__).parents[2] / "var" / "screenshots"
 HOSTILE = "\"'><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"><b style=color:red>\u202ebold</b>"
 INVOICE = f"/invoices/{projection.invoice_id('INV-2026-0042')}"
+
+_numbers = itertools.count(1)
 
 pytestmark = pytest.mark.skipif(
     not Path(CHROMIUM).exists(), reason="Chromium is not installed: apt-get install chromium"
@@ -137,6 +141,48 @@ async def test_the_pages_are_accessible_and_can_be_read(browser: Browser, world:
             await shot(page, f"{name}-{scheme}")
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_what_is_seen_less_often_is_accessible_too(
+    browser: Browser, world: World, tmp_path: Path, scheme: Literal["light", "dark"]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "locked").mkdir()
+    key = {"ACCOUNTS__ACME__HISTORY_KEYS": "0" * 64}
+    with world.kept.database.read() as connection:
+        names = list(connection.scalars(sa.select(schema.deliveries.c.delivery_id).order_by("status").limit(3)))
+    async with (
+        served(sqlite_url(tmp_path / "empty")) as empty,
+        served(sqlite_url(tmp_path / "locked"), **key) as locked,
+    ):
+        for name in names:
+            async with opened(browser, world, f"/deliveries/{name}", color_scheme=scheme) as page:
+                await assert_accessible(page)
+                await shot(page, f"delivery-{scheme}")
+        async with opened(browser, empty, "/", color_scheme=scheme) as page:
+            await expect(page.get_by_text("Nothing was sent yet")).to_be_visible()
+            await assert_accessible(page)
+            await shot(page, f"nothing-yet-{scheme}")
+        world.tell(Log(first_offset=5000).tell(event("sent", reference="payer-list", message_id="p", start=NOW)))
+        for text, tables in (("payer", 2), ("payer1", 1), ("nobody", 0)):
+            async with opened(browser, world, "/", color_scheme=scheme) as page:
+                await page.get_by_role("searchbox").fill(text)
+                await page.get_by_role("button", name="Search").click()
+                await expect(page.get_by_role("table")).to_have_count(tables)
+                await assert_accessible(page)
+                await shot(page, f"search-{tables}-{scheme}")
+        answer = await locked.client.get("/")
+        assert answer.status == 401
+        text = await answer.text()
+        async with await browser.new_context(base_url=str(world.client.make_url("/")), color_scheme=scheme) as made:
+            page = await made.new_page()
+            # a browser shows it to whoever gives up to type a key, and this one has nobody who types
+            await page.route("**/locked", lambda route: route.fulfill(body=text, content_type="text/html"))
+            await page.goto("/locked")
+            await expect(page.get_by_text("A key of an account is needed")).to_be_visible()
+            await assert_accessible(page)
+            await shot(page, f"locked-{scheme}")
+
+
 async def test_axe_finds_what_is_wrong(browser: Browser, world: World) -> None:
     async with opened(browser, world, "/") as page:
         await page.evaluate("document.querySelector('#q').labels.forEach(label => label.remove())")
@@ -169,7 +215,7 @@ async def test_a_person_filters_searches_and_goes_to_an_invoice_by_keyboard_alon
         await page.get_by_role("searchbox").focus()
         await page.keyboard.type("deferred@")
         await page.keyboard.press("Enter")
-        await expect(page.get_by_role("heading", level=1)).to_contain_text("Recipients that begin with")
+        await expect(page.get_by_role("heading", level=1)).to_contain_text("References and recipients that begin with")
         assert "@" not in page.url
         await page.locator("tbody a").first.focus()
         await page.keyboard.press("Enter")
@@ -192,6 +238,45 @@ async def test_a_page_changes_by_itself_and_keeps_the_focus(browser: Browser, wo
         await expect(row.locator(".status")).to_have_text(["Deferred", "Raised"])
         world.tell(log.tell(event("delivered", reference="INV-LIVE", message_id="live", at=9, start=NOW)))
         await expect(row.locator(".status")).to_have_text(["Delivered"])
+
+
+@pytest.mark.parametrize("name", ["Next page", "Back to the beginning"])
+async def test_the_pager_keeps_the_focus_when_the_page_changes(browser: Browser, world: World, name: str) -> None:
+    async with opened(browser, world, "/") as page:
+        if name != "Next page":
+            await page.get_by_role("link", name="Next page").click()
+        await page.get_by_role("link", name=name).focus()
+        await changed(page, world, "INV-2026-0042")
+        await expect(page.get_by_role("link", name=name)).to_be_focused()
+
+
+async def test_links_in_what_changes_keep_the_focus(browser: Browser, world: World) -> None:
+    for path, role, name in (
+        ("/?provider=none", "link", "Show all"),
+        ("/deferred?provider=none", "link", "Show all deliveries"),
+        (INVOICE, "link", "https://support.example.net/manual-send"),
+    ):
+        async with opened(browser, world, path) as page:
+            link = page.locator("#live").get_by_role(role, name=name, exact=True)  # type: ignore[arg-type]
+            await link.focus()
+            await changed(page, world, "INV-2026-0042")
+            await expect(link).to_be_focused()
+    async with opened(browser, world, "/") as page:
+        await page.get_by_role("searchbox").fill("payer")
+        await page.get_by_role("button", name="Search").click()
+        for button in ("Next page of recipients", "Save these recipients as CSV"):
+            await page.locator("#live").get_by_role("button", name=button).focus()
+            await changed(page, world, "INV-2026-0042")
+            await expect(page.locator("#live").get_by_role("button", name=button)).to_be_focused()
+
+
+async def changed(page: Page, world: World, reference: str) -> None:
+    """Let something change, and wait until the page was swapped."""
+    await page.evaluate("document.querySelector('#live').dataset.old = 'yes'")
+    number = next(_numbers)
+    log = Log(first_offset=number * 100_000)
+    world.tell(log.tell(event("sent", reference=reference, message_id=f"changed-{number}", start=NOW)))
+    await expect(page.locator("#live[data-old]")).to_have_count(0)
 
 
 async def test_a_searchs_page_changes_by_itself(browser: Browser, world: World) -> None:
@@ -270,7 +355,7 @@ async def test_hostile_content_is_shown_and_does_nothing(browser: Browser, world
             assert await page.locator("main script, main img, main b").count() == 0
             await page.get_by_role("searchbox").fill(HOSTILE[:30])
             await page.get_by_role("button", name="Search").click()
-            await expect(page.locator("tbody tr")).to_have_count(6)
+            await expect(page.locator("tbody tr")).to_have_count(6 * 2)  # by its reference, and by its recipient
             assert await page.title() != "owned"
 
 
