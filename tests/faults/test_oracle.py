@@ -86,7 +86,7 @@ async def ticked(broker: Broker, settings: Settings, ended: Callable[[], bool]) 
     A tombstone in one of the two topics is enough: a mutant may not write the other.
     """
     names = [topics.changelog_topic(settings.worker.app_id), topics.STATUS, topics.DEFERRAL_ALERTS]
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150
     while not ended():
         assert time.monotonic() < deadline, "no tick does anything"
         logs = await harness.read_topics(broker, names, settings.topics.partitions)
