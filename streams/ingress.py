@@ -8,6 +8,7 @@ takes no new connections, finishes the requests in work, and ends with 0.
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ BROKER_RETRY_S = 2.0
 _BACKLOG = 1024
 _TLS_HANDSHAKE_S = 10.0
 _LOOK_S = 0.02
+_OTHER_FILES = 128
+"""Open files that are no clients: listeners, brokers, certificates, logs."""
 
 
 def run_ingress(settings: Settings) -> int:
@@ -104,7 +107,7 @@ def build(settings: Settings) -> Built:
             ingress,
             head_timeout_s=own.read_timeout_s,
             keepalive_timeout_s=own.keepalive_timeout_s,
-            max_connections=own.max_connections,
+            max_connections=_connections_that_fit(own.max_connections),
         ),
         writer=writer,
         client=client,
@@ -116,6 +119,30 @@ def build(settings: Settings) -> Built:
             not_ready=not_ready,
         ),
     )
+
+
+def _connections_that_fit(wanted: int) -> int:
+    """Return how many connections there may be, once the process may have as many open files as it is let.
+
+    Without a file left, nobody could be answered and the brokers could not be reached.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + _OTHER_FILES
+    if resource.RLIM_INFINITY in {soft, hard} and soft == resource.RLIM_INFINITY:
+        return wanted
+    if soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft >= needed:
+        return wanted
+    fitting = max(soft - _OTHER_FILES, soft // 2)
+    logger.warning(
+        "ingress.max_connections is %d, and the process may open %d files only (ulimit -n): %d connections are let in",
+        wanted,
+        soft,
+        fitting,
+    )
+    return fitting
 
 
 def _hooks(metrics: IngressMetrics) -> Hooks:
@@ -168,7 +195,10 @@ def _others(settings: Settings, writer: RecordWriter, metrics: IngressMetrics) -
 
     return {
         ("POST", sends.PATH): sends.handler(
-            keys=keys, publish=lambda rows: writer.write_keyed(topics.SENDS, rows), told=told
+            keys=keys,
+            publish=lambda rows: writer.write_keyed(topics.SENDS, rows),
+            buckets={name: TokenBucket(settings.ingress.rate_per_s, settings.ingress.rate_burst) for name in keys},
+            told=told,
         )
     }
 

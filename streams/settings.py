@@ -560,8 +560,8 @@ class Ingress(_Section):
     read_timeout_s: float = _setting(
         10,
         "seconds",
-        "A request's head, and then its whole body, must come within so long, else 408. A client that reads none of its "
-        "answers for so long is cut off.",
+        "A request's head must come within so long, else its connection is closed; then its whole body, else 408. A client "
+        "that reads none of its answers for so long is cut off.",
         gt=0,
         le=300,
     )
@@ -573,7 +573,11 @@ class Ingress(_Section):
         le=3600,
     )
     max_connections: int = _setting(
-        2000, "count", "More connections are closed at once; below the limit of open files.", ge=1, le=100_000
+        2000,
+        "count",
+        "More connections are closed at once; fewer are let in where the limit of open files is too low for so many.",
+        ge=1,
+        le=100_000,
     )
     max_requests: int = _setting(
         500,
@@ -587,7 +591,7 @@ class Ingress(_Section):
         256,
         "MiB",
         "Bodies of all requests together, what came of those still coming included. Beyond it the body that has been "
-        "coming for longest makes room, else 503. It bounds the memory of the process.",
+        "coming for longest makes room, else 503. Heads of requests are not among it: 16 KiB for each connection.",
         ge=8,
     )
     rate_per_s: float = _setting(

@@ -12,6 +12,7 @@ from streams.providers._contract import (
     Normalise,
     PoisonError,
     Provider,
+    ReadHeaders,
     Refusal,
     Verification,
     VerificationError,
@@ -27,6 +28,7 @@ __all__ = [
     "Normalise",
     "PoisonError",
     "Provider",
+    "ReadHeaders",
     "Refusal",
     "Verification",
     "VerificationError",
@@ -41,6 +43,7 @@ PROVIDERS: dict[str, Provider] = {
         sendgrid.normalise,
         sendgrid.verify,
         sendgrid.secret_fault,
+        read_headers=sendgrid.read_headers,
     ),
     "amazon_ses": Provider(
         "amazon_ses",
@@ -48,6 +51,7 @@ PROVIDERS: dict[str, Provider] = {
         amazon_ses.verify,
         amazon_ses.secret_fault,
         replay_window_s=amazon_ses.REPLAY_WINDOW_S,
+        read_headers=amazon_ses.read_headers,
         certificate_url=amazon_ses.certificate_url,
         handshake=amazon_ses.handshake,
         answer=amazon_ses.answer,
@@ -64,6 +68,7 @@ PROVIDERS: dict[str, Provider] = {
         postmark.normalise,
         postmark.verify,
         postmark.secret_fault,
+        read_headers=postmark.read_headers,
     ),
 }
 """Every provider by the name that URLs, topics and settings use; the names never change."""

@@ -137,6 +137,29 @@ class Verify(Protocol):
         ...
 
 
+class ReadHeaders(Protocol):
+    """Says what a request's headers alone tell, before a byte of its body is read. Pure, as ``Verify``."""
+
+    def __call__(self, headers: Mapping[str, str], secrets: Mapping[str, str]) -> bool:
+        """Return whether the headers prove the sender already; if not, its body has to.
+
+        A body that has yet to prove its sender may use less of us: see ``web.limits.UNPROVEN_BYTES``.
+
+        Args:
+            headers: HTTP headers, their names in lower case.
+            secrets: as for ``Verify``.
+
+        Raises:
+            VerificationError: ``verify`` would refuse this request whatever its body; and nothing else.
+        """
+        ...
+
+
+def _the_body_has_to(headers: Mapping[str, str], secrets: Mapping[str, str]) -> bool:  # noqa: ARG001 the contract's
+    """For a provider whose proof is in the body."""
+    return False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handshake:
     """A provider asks whether we want its webhooks. Answered by GET of ``confirm_url``, never of an address it sent."""
@@ -162,6 +185,8 @@ class Provider:
     """Why a secret of the settings cannot be used, without quoting it; ``None`` if it can. To be asked at the start."""
     replay_window_s: float | None = None
     """The replay window if the settings name none: wide enough for the provider's own retries."""
+    read_headers: ReadHeaders = _the_body_has_to
+    """What the headers alone tell of the sender: asked first, so that a stranger's body is not even read."""
     certificate_url: Callable[[WebhookRequest], str | None] = _none
     """Where the certificate lies that ``verify`` needs, strictly checked; ``None`` if it needs none.
 

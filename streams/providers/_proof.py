@@ -17,7 +17,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from streams.providers import _fields as fields
-from streams.providers._contract import PoisonError, Refusal, Verification, VerificationError, WebhookRequest
+from streams.providers._contract import PoisonError, Refusal, Verification, VerificationError
 
 CLOCK_SKEW_S = 300
 """How far ahead of our clock a stamp may be, in seconds, where there is a window at all."""
@@ -66,8 +66,8 @@ def credential(secret: str) -> Credential | None:
     return None
 
 
-def verify_credentials(request: WebhookRequest, secrets: Mapping[str, str]) -> Verification:
-    """Return which credential the request carries; secrets that describe none are passed over.
+def verify_credentials(headers: Mapping[str, str], secrets: Mapping[str, str]) -> Verification:
+    """Return which credential a request with these headers carries; secrets that describe none are passed over.
 
     Raises:
         VerificationError: it carries none of them.
@@ -78,7 +78,7 @@ def verify_credentials(request: WebhookRequest, secrets: Mapping[str, str]) -> V
         wanted = credential(secret)
         if wanted is None:
             continue
-        given = request.headers.get(wanted.header)
+        given = headers.get(wanted.header)
         if given and (given := given.strip(_BLANKS)):
             sent = _basic(given) if wanted.basic else _bytes(given)
             if sent is None:

@@ -497,7 +497,7 @@ def verify(
     proven, refusal = None, VerificationError(Refusal.MISSING, "no signature of SNS")
     if credentials:  # first, because it costs nothing, whatever the body
         try:
-            proven = proof.verify_credentials(request, credentials)
+            proven = proof.verify_credentials(request.headers, credentials)
         except VerificationError as error:
             refusal = error
     message = sns.envelope(request.body)
@@ -513,6 +513,21 @@ def verify(
     sns.check_signature(message, certificate=certificate, now=now, replay_window_s=replay_window_s)
     proof.check_json(request.body)
     return Verification(key_id=topic)
+
+
+def read_headers(headers: Mapping[str, str], secrets: Mapping[str, str]) -> bool:
+    """Return whether they carry one of our credentials; if not, SNS has to have signed the body.
+
+    Raises:
+        VerificationError: they carry none, and no topic is configured; or nothing is.
+    """
+    try:
+        proof.verify_credentials(headers, secrets)
+    except VerificationError:
+        if any(sns.is_topic(secret) for secret in secrets.values()):
+            return False
+        raise
+    return True
 
 
 def secret_fault(secret: str) -> str | None:

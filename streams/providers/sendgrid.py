@@ -282,13 +282,10 @@ def verify(
     keys = {key_id: key for key_id, secret in secrets.items() if (key := _public_key(secret)) is not None}
     if not keys:
         raise VerificationError(Refusal.UNCONFIGURED, "no verification key is configured")
-    given, stamp = request.headers.get(_SIGNATURE), request.headers.get(_STAMP)
-    if not given or not stamp:
-        raise VerificationError(Refusal.MISSING, "no signature")
-    signature = proof.base64_bytes(given)
+    signature, stamp = _signature_of(request.headers)
     # A body of events begins with a bracket. Did it begin with a digit, stamp and body could be cut elsewhere.
-    if signature is None or not _DIGITS.fullmatch(stamp) or request.body[:1].isdigit():
-        raise VerificationError(Refusal.MALFORMED, "a signature or a stamp that cannot be read")
+    if request.body[:1].isdigit():
+        raise VerificationError(Refusal.MALFORMED, "a body that begins as a stamp")
     digest = hashlib.sha256(stamp.encode("ascii"))
     digest.update(request.body)
     for key_id, key in keys.items():
@@ -299,6 +296,33 @@ def verify(
         proof.check_stamp(int(stamp), now=now, replay_window_s=replay_window_s)
         return Verification(key_id=key_id)
     raise VerificationError(Refusal.MISMATCH, "the signature is not by one of our keys, or not of this body")
+
+
+def read_headers(headers: Mapping[str, str], secrets: Mapping[str, str]) -> bool:
+    """Return False: the signature is of the body.
+
+    Raises:
+        VerificationError: there is no signature, or none that could be one.
+    """
+    if not any(_public_key(secret) is not None for secret in secrets.values()):
+        raise VerificationError(Refusal.UNCONFIGURED, "no verification key is configured")
+    _signature_of(headers)
+    return False
+
+
+def _signature_of(headers: Mapping[str, str]) -> tuple[bytes, str]:
+    """Return the signature and the stamp, digits only.
+
+    Raises:
+        VerificationError: one of them is missing, or cannot be one.
+    """
+    given, stamp = headers.get(_SIGNATURE), headers.get(_STAMP)
+    if not given or not stamp:
+        raise VerificationError(Refusal.MISSING, "no signature")
+    signature = proof.base64_bytes(given)
+    if signature is None or not _DIGITS.fullmatch(stamp):
+        raise VerificationError(Refusal.MALFORMED, "a signature or a stamp that cannot be read")
+    return signature, stamp
 
 
 def secret_fault(secret: str) -> str | None:

@@ -2,8 +2,10 @@
 
 The rule, in the order of a request:
 
-1. path, method, content type and length are looked at before a byte of the body is read;
-2. the body is read within its limits of bytes, memory and time, and decompressed within the same limits;
+1. path, method, content type, length and what the headers prove (a signature that is not there, a password that is
+   none of ours) are looked at before a byte of the body is read;
+2. the body is read within its limits of bytes, memory and time, and decompressed within limits that are narrower for
+   a sender that has yet to prove anything;
 3. ``Provider.verify`` looks at the body, by the account's own secrets; whoever proves nothing costs us nothing more;
 4. the record is written; **200 is answered only after all in-sync replicas have it**, and whatever goes wrong before
    is answered so that the provider comes again, if it does at all (docs/ingress.md).
@@ -28,8 +30,9 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import RawRequestMessage
 from prometheus_client import Counter
 
 from streams import records
@@ -58,10 +61,13 @@ RETRY_AFTER_S: Final = 10
 SERVER: Final = "mailstreams"
 UNKNOWN: Final = "unknown"
 """The label of requests that belong to no provider."""
+MAX_HEAD_BYTES: Final = 16_384
+"""Of a request line and its headers together: providers send less than 2 KB, proxies add as much. With
+``ingress.max_connections`` it bounds what connections hold that have not asked anything yet."""
 COMPLAIN_S: Final = 60.0
 """The same complaint is logged once in so long."""
 
-_UNAUTHORIZED, _FORBIDDEN, _UNAVAILABLE, _TOO_MANY = 401, 403, 503, 429
+_UNAUTHORIZED, _FORBIDDEN, _UNAVAILABLE, _TOO_MANY, _HEAD_TOO_LARGE = 401, 403, 503, 429, 431
 _NEVER_403: Final = frozenset({"postmark"})
 """To Postmark 403 means "never send this again", so a wrong password would lose events: 401 in its place.
 https://postmarkapp.com/support/article/understanding-inbound-webhook-retries-in-postmark"""
@@ -265,20 +271,29 @@ class Ingress:
             raise _RefusedError(415, "content_type")
         if not endpoint.secrets and not endpoint.insecure:
             raise self._refusal(endpoint, Refusal.UNCONFIGURED)
+        headers = {header.lower(): text for header, text in request.headers.items()}
+        proven = endpoint.insecure or self._read_headers(endpoint, headers)
         place = self.room.enter()
         try:
-            body = await self._body(request, place)
-            return await self._take_body(endpoint, self._webhook(endpoint, request, body))
+            body = await self._body(request, place, proven=proven)
+            return await self._take_body(endpoint, self._webhook(endpoint, request, headers, body))
         finally:
             place.leave()
 
-    async def _body(self, request: web.BaseRequest, place: Place) -> bytes:
+    def _read_headers(self, endpoint: Endpoint, headers: Mapping[str, str]) -> bool:
+        """Return whether the headers prove the sender already. Whom they disprove costs us no body."""
+        try:
+            return endpoint.provider.read_headers(headers, endpoint.secrets)
+        except VerificationError as error:
+            raise self._refusal(endpoint, error.reason) from None
+
+    async def _body(self, request: web.BaseRequest, place: Place, *, proven: bool) -> bytes:
         limits = self.limits
         if (request.content_length or 0) > limits.max_body_bytes:
             raise _RefusedError(413, "too_large")
         encoding = request.headers.get("Content-Encoding", "").strip().lower()
         try:
-            return await self._read(request, place, encoding=encoding, most=limits.max_body_bytes)
+            return await self._read(request, place, encoding=encoding, most=limits.max_body_bytes, proven=proven)
         except TooLargeError:
             raise _RefusedError(413, "too_large") from None
         except NoRoomError:
@@ -290,7 +305,7 @@ class Ingress:
         except TimeoutError:
             raise _RefusedError(408, "too_slow") from None
 
-    async def _read(self, request: web.BaseRequest, place: Place, *, encoding: str, most: int) -> bytes:
+    async def _read(self, request: web.BaseRequest, place: Place, *, encoding: str, most: int, proven: bool) -> bytes:
         """Read a body, and only then begin to work on it: one that does not come takes no place from those that do.
 
         Raises:
@@ -300,7 +315,12 @@ class Ingress:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
         body = await read_body(
-            request.content, encoding=encoding, most=most, place=place, timeout_s=self.limits.read_timeout_s
+            request.content,
+            encoding=encoding,
+            most=most,
+            proven=proven,
+            place=place,
+            timeout_s=self.limits.read_timeout_s,
         )
         place.work()
         return body
@@ -361,7 +381,7 @@ class Ingress:
             await self._write(endpoint, webhook, verification)
             accepted = True
         finally:
-            endpoint.tokens.end(token, time.monotonic(), accepted=accepted)
+            endpoint.tokens.end(token, endpoint.account, time.monotonic(), accepted=accepted)
 
     async def _write(self, endpoint: Endpoint, webhook: WebhookRequest, verification: Verification | None) -> None:
         headers = records.encode_raw_headers(
@@ -412,7 +432,9 @@ class Ingress:
     async def _handle_other(self, handler: Handler, request: web.BaseRequest) -> web.StreamResponse:
         place = self.room.enter()
         try:
-            answer = await handler(request, lambda most: self._read(request, place, encoding="", most=most))
+            answer = await handler(
+                request, lambda most: self._read(request, place, encoding="", most=most, proven=True)
+            )
         except (web.HTTPException, ConnectionError, web.RequestPayloadError, HttpProcessingError):
             return self._response(400, b"broken\n")
         except Exception as error:  # noqa: BLE001 - as for webhooks
@@ -425,10 +447,12 @@ class Ingress:
             answer.force_close()
         return answer
 
-    def _webhook(self, endpoint: Endpoint, request: web.BaseRequest, body: bytes) -> WebhookRequest:
+    def _webhook(
+        self, endpoint: Endpoint, request: web.BaseRequest, headers: Mapping[str, str], body: bytes
+    ) -> WebhookRequest:
         return WebhookRequest(
             body=body,
-            headers={name.lower(): text for name, text in request.headers.items()},
+            headers=headers,
             url=self._url(request),
             account=endpoint.account,
             received_at=datetime.now(UTC),
@@ -462,10 +486,10 @@ class Ingress:
             code = _UNAUTHORIZED
         return _RefusedError(code, reason.value)
 
-    def count_broken(self) -> None:
-        """Count a request that is no HTTP at all."""
-        self._count(UNKNOWN, 400)
-        self._metrics.rejected.labels(UNKNOWN, "broken").inc()
+    def count_broken(self, code: int) -> None:
+        """Count a request that is no HTTP at all (400), or whose head is too large (431)."""
+        self._count(UNKNOWN, code)
+        self._metrics.rejected.labels(UNKNOWN, "head_too_large" if code == _HEAD_TOO_LARGE else "broken").inc()
 
     def _complain(self, endpoint: Endpoint, reason: str) -> None:
         self._say(endpoint, reason, "refused: %s", reason)
@@ -519,19 +543,25 @@ def _described(error: BaseException) -> str:
 class Connection(web.RequestHandler):
     """One connection of the public port: as aiohttp's, but silent about what it was sent.
 
+    What a stranger can make it hold before we look at a request is bounded in bytes and in time, for the first request
+    and for each that follows: aiohttp bounds a head's lines, which together could be half a megabyte, and the time for
+    none of them.
+
     It does not wait for a client that does not read. While an answer cannot be written no other timer runs, and a
     closed transport too lives on until its last byte is read: both times it is cut after a while, else a few clients
     could hold all connections for as long as they like.
     """
 
-    __slots__ = ("_head_timer", "_seen", "_unread_timer", "_wire")
+    __slots__ = ("_content", "_head_bytes", "_head_timer", "_unread_timer", "_wire", "head_too_large")
 
     def __init__(self, manager: "PublicServer", **options: Any) -> None:
         super().__init__(manager, **options)
         self._head_timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
         self._wire: asyncio.Transport | None = None  # aiohttp forgets its own once it is closing
-        self._seen = False
+        self._content: StreamReader | None = None  # the body of the request that is answered
+        self._head_bytes = 0
+        self.head_too_large = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin; a connection too many is closed at once, a silent one before long."""
@@ -543,17 +573,43 @@ class Connection(web.RequestHandler):
         if manager.open_connections > manager.max_connections:
             self.force_close()
             return
-        self._head_timer = asyncio.get_running_loop().call_later(manager.head_timeout_s, self._close_if_silent)
+        self._start_head_timer()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """End."""
         if isinstance(self._manager, PublicServer):
             self._manager.open_connections -= 1
         self._wire = None
-        if self._head_timer is not None:
-            self._head_timer.cancel()
+        self._stop_head_timer()
         self._stop_unread_timer()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes: of a body, or of a head, whose bytes are counted."""
+        if self._content is not None and not self._content.is_eof():
+            super().data_received(data)
+            return
+        heads = self._request_count
+        super().data_received(data)
+        self._head_bytes += len(data)
+        if self._request_count != heads:
+            self._heads_ended(self._request_count - heads)
+        elif self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse_head()
+        elif data and self._head_timer is None:
+            self._start_head_timer()
+
+    def _heads_ended(self, count: int) -> None:
+        self._stop_head_timer()
+        came, self._head_bytes = self._head_bytes, 0
+        message, self._content = self._messages[-1]
+        if came <= MAX_HEAD_BYTES or not isinstance(message, RawRequestMessage):
+            return
+        # some of it is body, or the next request; what a head has is counted only here, where it may be too much
+        own = _head_bytes(message)
+        self.head_too_large = self.head_too_large or own > MAX_HEAD_BYTES
+        if count == 1 and self._content.is_eof():  # of several aiohttp keeps the rest for later, in one piece
+            self._head_bytes = max(came - own - self._content.total_bytes, 0)
 
     def pause_writing(self) -> None:
         """Write no more for now: the client does not read. It has some time to."""
@@ -610,13 +666,31 @@ class Connection(web.RequestHandler):
         error = kw.get("exc_info")
         logger.debug("a connection ended: %s", _described(error) if isinstance(error, BaseException) else "")
 
-    def head_came(self) -> None:
-        """Note that a whole head was read."""
-        self._seen = True
+    def _refuse_head(self) -> None:
+        """Say that a head is too large before it ends, and close."""
+        manager = self._manager
+        if isinstance(manager, PublicServer):
+            manager.told_broken(_HEAD_TOO_LARGE)
+        if self._wire is not None and self._current_request is None:  # else this would stand within its answer
+            self._wire.write(b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\n\r\n")
+        self.force_close()
+
+    def _start_head_timer(self) -> None:
+        manager = self._manager
+        assert isinstance(manager, PublicServer)
+        self._head_timer = asyncio.get_running_loop().call_later(manager.head_timeout_s, self._close_if_silent)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def _close_if_silent(self) -> None:
-        if not self._seen:
+        self._head_timer = None
+        if self._current_request is None:
             self.force_close()
+        else:  # what is half there was sent too early: its time begins when its turn comes
+            self._start_head_timer()
 
 
 class PublicServer(web.Server):
@@ -624,8 +698,8 @@ class PublicServer(web.Server):
 
     Args:
         ingress: what answers.
-        head_timeout_s: the first request's head must come within so long.
-        keepalive_timeout_s: an idle connection is closed after so long; so is one whose next head does not come.
+        head_timeout_s: a request's head must come within so long of its first byte, the first one's of the connection.
+        keepalive_timeout_s: an idle connection is closed after so long.
         max_connections: further ones are closed at once.
     """
 
@@ -652,11 +726,18 @@ class PublicServer(web.Server):
         """Return the handler of a new connection."""
         return Connection(self, loop=asyncio.get_running_loop(), **self._connection_options)
 
-    def told_broken(self) -> None:
-        """Count a request that is no HTTP."""
-        self._ingress.count_broken()
+    def told_broken(self, code: int = 400) -> None:
+        """Count a request that is no HTTP, or whose head is too large."""
+        self._ingress.count_broken(code)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        if isinstance(request.protocol, Connection):
-            request.protocol.head_came()
+        if isinstance(request.protocol, Connection) and request.protocol.head_too_large:
+            self.told_broken(_HEAD_TOO_LARGE)
+            answer = web.Response(status=_HEAD_TOO_LARGE, text="head_too_large\n", headers={"Server": SERVER})
+            answer.force_close()
+            return answer
         return await self._ingress.handle(request)
+
+
+def _head_bytes(message: RawRequestMessage) -> int:
+    return len(message.path) + sum(len(name) + len(text) + 4 for name, text in message.raw_headers)

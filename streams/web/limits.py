@@ -21,6 +21,13 @@ _DEFLATE = 8
 """The low four bits of a zlib stream's first byte (RFC 1950); some senders of "deflate" leave the zlib wrapper away."""
 
 
+UNPROVEN_BYTES = 1 << 20
+"""To so much any compressed body may inflate before its sender has proved anything, to more only if it came as at least
+one 32nd of that. Events compress to a tenth or a twentieth; what zeroes compress to, a thousandth, would let a stranger
+buy 8 MiB of inflating and hashing, tens of milliseconds, for 8 KB."""
+_UNPROVEN_RATIO = 32
+
+
 class TooLargeError(Exception):
     """The body, as it came or decompressed, is larger than it may be."""
 
@@ -183,13 +190,16 @@ def inflate(body: bytes, encoding: str, most: int) -> bytes:
     return inflated
 
 
-async def read_body(content: StreamReader, *, encoding: str, most: int, place: Place, timeout_s: float) -> bytes:
+async def read_body(
+    content: StreamReader, *, encoding: str, most: int, proven: bool, place: Place, timeout_s: float
+) -> bytes:
     """Return a request's body, decompressed if ``encoding`` (its Content-Encoding) says that it is compressed.
 
     Args:
         content: as it comes over the wire: nothing may decompress it before.
         encoding: in lower case; empty or ``identity`` for none. Several on top of each other are not understood.
         most: bytes that it may have as it comes, and decompressed.
+        proven: its sender has proved already who it is; else it may inflate to ``UNPROVEN_BYTES``, or a little more.
         place: where its bytes are counted.
         timeout_s: all of it must come within so many seconds.
 
@@ -209,7 +219,8 @@ async def read_body(content: StreamReader, *, encoding: str, most: int, place: P
     else:
         body = await _gather(content, most, place, timeout_s)
     if compressed:
-        body = inflate(body, encoding, most)
+        allowed = most if proven else min(most, max(UNPROVEN_BYTES, _UNPROVEN_RATIO * len(body)))
+        body = inflate(body, encoding, allowed)
         place.grow(len(body))
     return body
 

@@ -5,9 +5,10 @@ failed, because a retry may carry it again. The same token with the same body ag
 the provider's own repetition, and is answered as the first; with another body, or at
 another account, it is a forgery made from a request that somebody saw.
 
-All accounts at a provider share one memory: accounts may share a signing key, and a
-subaccount's request carries its primary account's signature too, so what proves
-itself to one account may prove itself to others.
+All accounts at a provider look into one memory: accounts may share a signing key, and
+a subaccount's request carries its primary account's signature too, so what proves
+itself to one account may prove itself to others. But each has room of its own in it: who
+holds one account's key cannot make us forget the tokens of the others.
 
 The memory is this process's: another ingress, or this one after a restart, does
 not know the tokens. Against that stand TLS and the replay window; what is repeated
@@ -44,47 +45,55 @@ class TokenMemory:
     keep_s: float
     """At least the longest replay window: afterwards the stamp is too old anyway."""
     most: int
-    """Beyond it the oldest is forgotten."""
-    _used: "OrderedDict[str, tuple[bytes, float]]" = field(default_factory=OrderedDict)
+    """Tokens of one account; beyond it its oldest is forgotten."""
+    _used: dict[str, bytes] = field(default_factory=dict)
+    """Token -> digest of what it was used for, of all accounts."""
+    _since: dict[str, "OrderedDict[str, float]"] = field(default_factory=dict)
+    """Account -> its tokens, the longest used first -> since when."""
     _in_work: dict[str, tuple[bytes, int]] = field(default_factory=dict)
 
     @classmethod
     def for_windows(cls, replay_windows_s: Collection[float | None]) -> "TokenMemory":
         """Return a memory for accounts with these replay windows: it outlasts each, on both sides of the clock."""
         keep_s = max((_FOREVER_S if it is None else it + _SLACK_S for it in replay_windows_s), default=_SLACK_S)
-        return cls(keep_s=keep_s, most=MOST_EACH * len(replay_windows_s))
+        return cls(keep_s=keep_s, most=MOST_EACH)
 
     def begin(self, token: str, account: str, body: bytes, now: float) -> Use:
         """Say what the token is. If it is new it is in use from now on, until ``end``. ``now`` is monotonic, seconds."""
         self._forget(now)
         digest = _digest(account, body)
         if used := self._used.get(token):
-            return Use.REPEATED if used[0] == digest else Use.FORGED
+            return Use.REPEATED if used == digest else Use.FORGED
         working, count = self._in_work.get(token, (digest, 0))
         if working != digest:
             return Use.FORGED
         self._in_work[token] = (digest, count + 1)
         return Use.NEW
 
-    def end(self, token: str, now: float, *, accepted: bool) -> None:
+    def end(self, token: str, account: str, now: float, *, accepted: bool) -> None:
         """Say how the request ended that began with this token."""
         digest, count = self._in_work[token]
         if count > 1:
             self._in_work[token] = (digest, count - 1)
         else:
             del self._in_work[token]
-        if accepted:
-            self._used[token] = (digest, now)
-            self._used.move_to_end(token)
-            if len(self._used) > self.most:
-                self._used.popitem(last=False)
+        if not accepted:
+            return
+        self._used[token] = digest
+        own = self._since.setdefault(account, OrderedDict())
+        own[token] = now
+        own.move_to_end(token)
+        if len(own) > self.most:
+            del self._used[own.popitem(last=False)[0]]
 
     def _forget(self, now: float) -> None:
-        while self._used:
-            token, (_, since) = next(iter(self._used.items()))
-            if now - since <= self.keep_s:
-                return
-            del self._used[token]
+        for own in self._since.values():
+            while own:
+                token, since = next(iter(own.items()))
+                if now - since <= self.keep_s:
+                    break
+                del own[token]
+                del self._used[token]
 
 
 def _digest(account: str, body: bytes) -> bytes:

@@ -11,11 +11,14 @@ Errors are ``application/problem+json`` (RFC 9457). They name fields, never valu
 """
 
 import hmac
+import math
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any, Final
 
 from aiohttp import web
@@ -23,7 +26,7 @@ from aiokafka.errors import KafkaError
 
 from streams import codecs, records
 from streams.domain.events import Send
-from streams.web.limits import NoRoomError, TooLargeError
+from streams.web.limits import NoRoomError, TokenBucket, TooLargeError
 
 PATH: Final = "/sends"
 MOST_SENDS: Final = 1000
@@ -48,6 +51,7 @@ class Outcome(StrEnum):
     TOO_SLOW = "too_slow"  # the body did not come in time
     MALFORMED = "malformed"  # not JSON
     INVALID = "invalid"  # JSON, but some element is no send
+    RATE = "rate"  # more requests of one account than ``ingress.rate_per_s``
     BUSY = "busy"  # too many requests or bytes are in work
     UNAVAILABLE = "unavailable"  # the brokers do not take it now
 
@@ -87,6 +91,7 @@ def handler(
     *,
     keys: Mapping[str, Sequence[str]],
     publish: Publish,
+    buckets: Mapping[str, TokenBucket] = MappingProxyType({}),
     told: Told = lambda _outcome, _count: None,
 ) -> Handler:
     """Return what answers ``POST /sends``. It raises nothing but what a broken connection raises.
@@ -94,10 +99,11 @@ def handler(
     Args:
         keys: Account -> the SHA-256 of each of its API keys, in hexadecimal.
         publish: Writes to ``mail.sends``; see ``Publish``.
+        buckets: Account -> what bounds the rate of its requests, if anything does.
         told: Told what became of each request, for metrics.
     """
     digests = [(account, digest.lower()) for account, found in keys.items() for digest in found]
-    return _Sends(digests=digests, publish=publish, told=told).post
+    return _Sends(digests=digests, publish=publish, buckets=buckets, told=told).post
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,12 +111,14 @@ class _Sends:
     digests: Sequence[tuple[str, str]]
     """(account, SHA-256 of a key in hexadecimal)."""
     publish: Publish
+    buckets: Mapping[str, TokenBucket]
     told: Told
 
     async def post(self, request: web.BaseRequest, read_body: ReadBody) -> web.StreamResponse:
         """Take the sends of one request."""
         try:
             accounts = self._accounts(request)
+            self._hold_to_rate(accounts)
             sends = _sends(await self._body(request, read_body), accounts)
             await self._publish(sends)
         except _RefusedError as refused:
@@ -135,6 +143,18 @@ class _Sends:
                 headers={"WWW-Authenticate": 'Bearer realm="mailstreams"'},
             )
         return frozenset(matched)
+
+    def _hold_to_rate(self, accounts: frozenset[str]) -> None:
+        """Count a request, after its key, so that nobody else can use up an account's rate."""
+        now = time.monotonic()
+        waits_s = [bucket.take(now) for account in accounts if (bucket := self.buckets.get(account)) is not None]
+        if wait_s := max(waits_s, default=0.0):
+            raise _RefusedError(
+                Outcome.RATE,
+                HTTPStatus.TOO_MANY_REQUESTS,
+                f"too many requests; one may carry {MOST_SENDS} sends",
+                headers={"Retry-After": str(math.ceil(wait_s))},
+            )
 
     @staticmethod
     async def _body(request: web.BaseRequest, read_body: ReadBody) -> bytes:

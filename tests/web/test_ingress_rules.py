@@ -4,9 +4,14 @@ import asyncio
 import contextlib
 import dataclasses
 import gzip
+import json
 import logging
+import os
+import resource
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -124,6 +129,7 @@ async def make() -> AsyncIterator[Make]:
         limits: Limits = LIMITS,
         max_connections: int = 100,
         keepalive_timeout_s: float = 5,
+        head_timeout_s: float = 5,
         tls: ssl.SSLContext | None = None,
         others: Mapping[tuple[str, str], Handler] | None = None,
         **options: Any,
@@ -140,7 +146,10 @@ async def make() -> AsyncIterator[Make]:
             **options,
         )
         public = PublicServer(
-            ingress, head_timeout_s=5, keepalive_timeout_s=keepalive_timeout_s, max_connections=max_connections
+            ingress,
+            head_timeout_s=head_timeout_s,
+            keepalive_timeout_s=keepalive_timeout_s,
+            max_connections=max_connections,
         )
         server = await asyncio.get_running_loop().create_server(public, "127.0.0.1", 0, ssl=tls)
         # small, so that an answer that is not read is soon with us: accepted connections inherit it
@@ -249,10 +258,213 @@ async def test_a_verify_that_breaks_lets_nothing_in(make: Make) -> None:
     def broken(*_: object, **__: object) -> Any:
         raise ZeroDivisionError
 
-    here = await make(endpoint(provider=dataclasses.replace(PROVIDERS["sendgrid"], verify=broken), secrets={"k": "s"}))
+    here = await make(endpoint(provider=dataclasses.replace(PROVIDERS["sendgrid"], verify=broken)))
 
     assert (await here.post(world.sendgrid()))[0] == 500
     assert here.writer.written == []
+
+
+# --- what a stranger costs ---
+
+
+def bomb(signed: signing.Signed, size: int) -> signing.Signed:
+    """Return a request whose body is zeroes, compressed to a thousandth."""
+    headers = {**signed.request.headers, "content-encoding": "gzip"}
+    request = dataclasses.replace(signed.request, body=gzip.compress(b"0" * size), headers=headers)
+    return dataclasses.replace(signed, request=request)
+
+
+@pytest.mark.parametrize(
+    ("provider", "signed", "headers", "code"),
+    [
+        ("sendgrid", world.sendgrid, {"X-Twilio-Email-Event-Webhook-Signature": ""}, 401),
+        ("sendgrid", world.sendgrid, {"X-Twilio-Email-Event-Webhook-Timestamp": "today"}, 401),
+        ("postmark", world.postmark, {"Authorization": "Basic bm9ib2R5"}, 401),
+    ],
+)
+async def test_a_stranger_who_is_known_by_the_headers_sends_a_body_in_vain(
+    make: Make, provider: str, signed: Callable[[], signing.Signed], headers: dict[str, str], code: int
+) -> None:
+    here = await make(endpoint(provider))
+    sent = signed()
+    host, port = here.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    head = {**sent.request.headers, **headers, "Host": "h", "Content-Length": "1000"}
+    writer.write(
+        f"POST /webhooks/{provider}/acme HTTP/1.1\r\n".encode()
+        + b"".join(f"{name}: {text}\r\n".encode() for name, text in without_doubles(head).items())
+        + b"\r\n"
+    )
+
+    answer = await reader.readuntil(b"\r\n")  # though no byte of the body has come
+
+    assert answer.split()[1] == str(code).encode()
+    assert here.ingress.room.requests == 0
+    writer.close()
+
+
+def without_doubles(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers with the last of those that differ only by case."""
+    return {name.lower(): text for name, text in headers.items()}
+
+
+@pytest.mark.parametrize(("provider", "signed"), [("sendgrid", world.sendgrid), ("mailgun", world.mailgun)])
+async def test_who_has_proved_nothing_cannot_have_a_few_bytes_inflated_to_many(
+    make: Make, provider: str, signed: Callable[[], signing.Signed]
+) -> None:
+    here = await make(endpoint(provider), limits=dataclasses.replace(LIMITS, max_body_bytes=8 << 20))
+
+    assert (await here.post(bomb(signed(), (1 << 20) + 1)))[0] == 413
+    assert (await here.post(bomb(signed(), 1 << 19)))[0] in {401, 403}  # inflated, and looked at
+
+
+async def test_who_has_proved_who_he_is_may_send_what_compresses_well(make: Make) -> None:
+    here = await make(endpoint("postmark"), limits=dataclasses.replace(LIMITS, max_body_bytes=8 << 20))
+
+    assert (await here.post(bomb(world.postmark(), 7 << 20)))[0] == 200
+
+
+async def test_what_compresses_as_events_do_may_be_large_before_its_proof(make: Make) -> None:
+    here = await make(limits=dataclasses.replace(LIMITS, max_body_bytes=8 << 20))
+    events = [
+        {"sg_event_id": os.urandom(16).hex(), "event": "delivered", "email": "a@b.example"} for _ in range(40_000)
+    ]
+    body = json.dumps(events).encode()
+    packed = gzip.compress(body)
+    assert len(body) > 2 << 20
+    sent = world.sendgrid(body)
+    request = dataclasses.replace(
+        sent.request, body=packed, headers={**sent.request.headers, "content-encoding": "gzip"}
+    )
+
+    assert (await here.post(dataclasses.replace(sent, request=request)))[0] == 200
+
+
+class Line:
+    """A connection of its own, byte by byte."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+        await asyncio.sleep(0.02)  # so that it is read as a piece of its own
+
+    async def status(self) -> int:
+        return int((await self.reader.readuntil(b"\r\n")).split()[1])
+
+    async def ended(self) -> bool:
+        with contextlib.suppress(ConnectionError):
+            while await self.reader.read(65_536):
+                pass
+        return True
+
+
+@pytest.fixture
+async def dial() -> AsyncIterator[Callable[[World], Awaitable[Line]]]:
+    lines: list[Line] = []
+
+    async def open_line(here: World) -> Line:
+        host, port = here.url.removeprefix("http://").split(":")
+        lines.append(Line(*await asyncio.open_connection(host, int(port))))
+        return lines[-1]
+
+    yield open_line
+    for line in lines:
+        line.writer.close()
+
+
+Dial = Callable[[World], Awaitable[Line]]
+HEAD = b"HEAD /webhooks/sendgrid/acme HTTP/1.1\r\nHost: h\r\n"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "ends"), [(1, True), (10, True), (10, False)], ids=["at once", "in pieces", "without an end"]
+)
+@pytest.mark.parametrize("first", [True, False], ids=["first", "second"])
+async def test_a_head_that_is_too_large_is_refused_whatever_its_lines(
+    make: Make, dial: Dial, pieces: int, ends: bool, first: bool
+) -> None:
+    here = await make()
+    line = await dial(here)
+    if not first:
+        await line.send(HEAD + b"\r\n")
+        assert await line.status() == 200
+        await line.reader.readuntil(b"\r\n\r\n")
+    head = HEAD + b"".join(b"X-%d: %s\r\n" % (number, b"y" * 1000) for number in range(20))
+    head += b"\r\n" if ends else b""
+    step = -(-len(head) // pieces)
+    with contextlib.suppress(ConnectionError):
+        for at in range(0, len(head), step):
+            await line.send(head[at : at + step])
+
+    assert await line.status() == 431
+    assert await line.ended()
+
+
+async def test_a_large_body_in_many_pieces_is_no_head(make: Make, dial: Dial) -> None:
+    here = await make()
+    sent = world.sendgrid(json.dumps([{"event": "delivered", "filler": "x" * 200_000}]).encode())
+    line = await dial(here)
+    body = sent.request.body
+    for _ in range(2):
+        data = world.head(sent) + body
+        for at in range(0, len(data), 20_000):
+            await line.send(data[at : at + 20_000])
+        assert await line.status() == 200
+        await line.reader.readuntil(b"\r\n\r\n")
+    assert len(here.writer.written) == 2
+
+
+async def test_the_next_head_has_as_little_time_as_the_first(make: Make, dial: Dial) -> None:
+    here = await make(keepalive_timeout_s=60, head_timeout_s=0.3)
+    idle, silent, slow = [await dial(here) for _ in range(3)]
+    for line in (idle, slow):
+        await line.send(HEAD + b"\r\n")
+        assert await line.status() == 200
+        await line.reader.readuntil(b"\r\n\r\n")
+    await slow.send(b"POST /webh")
+
+    async with asyncio.timeout(5):
+        assert await slow.ended()
+        assert await silent.ended()
+
+    await idle.send(HEAD + b"\r\n")  # it asked for nothing, so it may stay
+    assert await idle.status() == 200
+
+
+async def test_a_head_that_was_begun_too_early_does_not_cost_the_answer_before_it(make: Make, dial: Dial) -> None:
+    here = await make(head_timeout_s=0.1)
+    here.writer.go_on.clear()
+    line = await dial(here)
+    sent = world.sendgrid()
+    await line.send(world.head(sent) + sent.request.body)
+    await line.send(b"POST /webh")
+    await asyncio.sleep(0.3)
+    here.writer.go_on.set()
+
+    assert await line.status() == 200
+    async with asyncio.timeout(5):
+        assert await line.ended()
+
+
+def test_connections_are_no_more_than_the_open_files_allow() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    script = (
+        "import resource, logging; logging.basicConfig();"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (200, {hard}));"
+        "from streams.ingress import _connections_that_fit as fit;"
+        "print(fit(500), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    )
+    enough = subprocess.run(
+        [sys.executable, "-c", script.format(hard=before[1])], capture_output=True, text=True, check=True
+    )
+    scarce = subprocess.run([sys.executable, "-c", script.format(hard=300)], capture_output=True, text=True, check=True)
+
+    assert enough.stdout.split() == ["500", "628"]
+    assert scarce.stdout.split() == ["172", "300"]
+    assert "172 connections are let in" in scarce.stderr
 
 
 # --- where it was called ---

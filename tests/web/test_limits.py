@@ -80,7 +80,7 @@ def test_a_bomb_is_never_inflated_whole() -> None:
 async def test_only_gzip_and_deflate_are_known() -> None:
     for encoding in ("br", "zstd", "gzip, gzip", "compress", "gzip;q=1"):
         with pytest.raises(UnknownEncodingError):
-            await read_body(body(b"x"), encoding=encoding, most=10, place=Room(1, 10).enter(), timeout_s=5)
+            await read_body(body(b"x"), encoding=encoding, most=10, proven=True, place=Room(1, 10).enter(), timeout_s=5)
 
 
 def test_a_bucket_gives_its_burst_and_then_its_rate() -> None:
@@ -146,7 +146,9 @@ class Reading:
 
 async def reading(room: Room, part: bytes, encoding: str = "") -> Reading:
     place, content = room.enter(), body(part, ends=False)
-    task = asyncio.create_task(read_body(content, encoding=encoding, most=1 << 20, place=place, timeout_s=60))
+    task = asyncio.create_task(
+        read_body(content, encoding=encoding, most=1 << 20, proven=True, place=place, timeout_s=60)
+    )
     await asyncio.sleep(0)
     return Reading(place, content, task)
 
@@ -225,7 +227,7 @@ async def test_a_body_that_ends_just_as_it_makes_room_is_not_taken() -> None:
 async def test_a_body_whose_time_is_over_just_as_it_makes_room_is_stopped_once() -> None:
     room = Room(max_requests=10, max_bytes=100)
     task = asyncio.create_task(
-        read_body(body(b"x" * 100, ends=False), encoding="", most=100, place=room.enter(), timeout_s=0)
+        read_body(body(b"x" * 100, ends=False), encoding="", most=100, proven=True, place=room.enter(), timeout_s=0)
     )
     await asyncio.sleep(0)
     await asyncio.sleep(0)  # its timer has run, and it does not know yet
@@ -253,5 +255,5 @@ async def test_a_compressed_body_holds_no_more_than_came_of_it_until_all_of_it_i
 async def test_a_body_that_does_not_come_in_time_is_not_waited_for() -> None:
     place = Room(max_requests=1, max_bytes=100).enter()
     with pytest.raises(TimeoutError):
-        await read_body(body(b"x", ends=False), encoding="", most=10, place=place, timeout_s=0.01)
+        await read_body(body(b"x", ends=False), encoding="", most=10, proven=True, place=place, timeout_s=0.01)
     assert not place.room.coming

@@ -19,7 +19,7 @@ from streams import records, topics
 from streams.kafka.partitioner import partition_of
 from streams.settings import Kafka, Settings, Topics
 from streams.web import sends
-from streams.web.limits import Room, read_body
+from streams.web.limits import Room, TokenBucket, read_body
 
 KEY, OTHER_KEY, SHARED_KEY = "key-of-billing", "key-of-shop", "key-of-both"
 KEYS = {
@@ -67,7 +67,8 @@ def application(**options: Any) -> web.Application:
     async def post(request: web.Request) -> web.StreamResponse:
         place = Room(max_requests=1, max_bytes=8 << 20).enter()
         return await handle(
-            request, lambda most: read_body(request.content, encoding="", most=most, place=place, timeout_s=0.5)
+            request,
+            lambda most: read_body(request.content, encoding="", most=most, proven=True, place=place, timeout_s=0.5),
         )
 
     app = web.Application()
@@ -104,6 +105,18 @@ async def test_one_send_is_accepted_and_published_under_its_delivery(client: Cli
     ((key, value),) = desk.published
     assert (key, records.decode_send(value)) == (expected.delivery_id.encode(), expected)
     assert desk.told == [("accepted", 1)]
+
+
+async def test_beyond_its_rate_an_account_gets_429_and_a_stranger_cannot_use_it_up(desk: Desk) -> None:
+    buckets = {"billing": TokenBucket(0.5, 2)}
+    async with TestClient(TestServer(application(publish=desk.publish, told=desk.tell, buckets=buckets))) as client:
+        for _ in range(5):
+            assert (await post(client, key="a stranger's"))[0] == 401
+        answers = [await post(client) for _ in range(3)]
+
+    assert [status for status, _, _ in answers] == [202, 202, 429]
+    assert answers[2][2].headers["Retry-After"] == "2"
+    assert desk.told[-1] == ("rate", 0)
 
 
 async def test_an_array_is_accepted_as_a_whole(client: Client, desk: Desk) -> None:
