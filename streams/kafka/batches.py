@@ -16,7 +16,7 @@ from faust.types import TP
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Records of one partition in offset order, or none: then it is a tick."""
+    """Records of one partition in offset order; or none: then it is a tick, or a position beyond the last record."""
 
     tp: TP
     records: Sequence["Record"]
@@ -27,7 +27,7 @@ class Batch:
     holes, and the consumer's position knows how far they reach.
     """
     now: int | None = None
-    """For a tick: what time it is for this partition (µs), as ``clock`` says. None for records."""
+    """For a tick: what time it is for this partition (µs), as ``clock`` says. Else None."""
 
     @property
     def is_tick(self) -> bool:

@@ -131,6 +131,8 @@ class LaneTableManager(TableManager):
         self._task: asyncio.Task[None] | None = None
         self._first_ready = asyncio.Event()
         self._closed = False
+        self._skipped_from: dict[TP, int] = {}
+        """Of partitions whose committed position retention has overtaken: what is committed."""
         self.stores: dict[TP, Store] = {}
         """Open stores by source partition."""
         self.restoring = False
@@ -197,12 +199,13 @@ class LaneTableManager(TableManager):
         self.restoring = True
         began = time.monotonic()
         lanes: list[Lane] = []
+        self._skipped_from = {}
         try:
             lanes = await self._open_lanes(assigned)
             if self.app.consumer_generation_id != generation_id:
                 return
             offsets = {lane.tp: lane.position.offset for lane in lanes}
-            await self.app.batch_consumer.start_partitions(offsets)
+            await self.app.batch_consumer.start_partitions(offsets, committed=self._skipped_from)
             count = len(lanes)
             while lanes:
                 self.app.lanes.open(lanes.pop())
@@ -351,6 +354,7 @@ class LaneTableManager(TableManager):
                 begin - 1,
             )
             self.app.restoring.hooks.skipped(tp, begin - position.offset)
+            self._skipped_from[tp] = position.offset
             position.offset = begin
         return position
 

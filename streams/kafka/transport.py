@@ -37,6 +37,7 @@ CODEC = "mailstreams-batch"
 """The serializer of batched topics: a batch is a value already."""
 POLL_S = 0.5
 MEMBERSHIP_CHECK_S = 1.0
+SETTLE_S = 1.0  # so long a position stands beyond the last record before it is made true without one
 LEAVE_AGAIN_S = 0.2  # a member in order leaves sooner
 FETCH_MAX_WAIT_MS = 100  # how long a paused and resumed partition may wait for a fetch that left without it
 METADATA_MAX_AGE_MS = 30_000  # a topic that was deleted and made anew is unread until the metadata are asked for again
@@ -74,6 +75,10 @@ class _Backlog:
 
     position: int
     """Offset after everything that was fetched."""
+    told: int = -1
+    """The position that the last batch of records bore, or that was committed before; -1: nothing is behind."""
+    settling: bool = False
+    """A batch without records is to be delivered, which bears the position only."""
     records: list[Record] = field(default_factory=list)
     size: int = 0
     busy: bool = False
@@ -91,12 +96,26 @@ class _Backlog:
         self.size += sum(map(_size_of, records))
 
     def cut(self, tp: TP, max_records: int, max_bytes: int) -> Batch | None:
-        """Take the next batch: a due tick, else all records within the limits, else nothing."""
+        """Take the next batch: a due tick, else all records within the limits, else a position ahead, else nothing."""
         if self.tick is not None:
             now, self.tick = self.tick, None
             return Batch(tp, (), self.records[0].offset if self.records else self.position, now)
+        self.settling = False
         if not self.records:
-            return None
+            if not self.is_ahead:
+                return None
+            self.told = self.position
+            return Batch(tp, (), self.position)
+        batch = self._cut_records(tp, max_records, max_bytes)
+        self.told = batch.position
+        return batch
+
+    @property
+    def is_ahead(self) -> bool:
+        """Tell whether everything is in batches, and yet the position is beyond that of the last one."""
+        return not self.records and 0 <= self.told < self.position
+
+    def _cut_records(self, tp: TP, max_records: int, max_bytes: int) -> Batch:
         if self.size <= max_bytes and len(self.records) <= max_records:
             taken, self.records, self.size = self.records, [], 0
             return Batch(tp, taken, self.position)
@@ -285,11 +304,17 @@ class BatchConsumer(driver.Consumer):
 
     # -- from a new assignment to fetching, and back -------------------------------------------------
 
-    async def start_partitions(self, offsets: Mapping[TP, int]) -> None:
-        """Begin to fetch and deliver exactly these partitions, from exactly these offsets."""
+    async def start_partitions(self, offsets: Mapping[TP, int], *, committed: Mapping[TP, int] | None = None) -> None:
+        """Begin to fetch and deliver exactly these partitions, from exactly these offsets.
+
+        Args:
+            offsets: Where to begin.
+            committed: What is committed, where it is not that.
+        """
         self.stop_partitions()
         await self._thread.start_at(offsets)
-        self._backlogs = {tp: _Backlog(position=offset) for tp, offset in offsets.items()}
+        committed = committed or {}
+        self._backlogs = {tp: _Backlog(position=at, told=committed.get(tp, at)) for tp, at in offsets.items()}
 
     def stop_partitions(self) -> None:
         """Forget all that was fetched and deliver nothing more, until ``start_partitions``."""
@@ -348,9 +373,9 @@ class BatchConsumer(driver.Consumer):
             self._thread.set_paused_soon(tp, paused=full)
 
     def _offer(self, tp: TP, backlog: _Backlog) -> None:
-        if backlog.busy or not (backlog.records or backlog.tick is not None):
+        if backlog.busy or not (backlog.records or backlog.settling or backlog.tick is not None):
             return
-        if backlog.tick is None and self._lingers(tp, backlog):
+        if backlog.tick is None and not backlog.settling and self._lingers(tp, backlog):
             return
         backlog.busy = True
         self._ready.put_nowait((self._epoch, tp))
@@ -431,6 +456,26 @@ class BatchConsumer(driver.Consumer):
                 if not self.should_stop:
                     self.app.restoring.on_crash(error)
                 return
+
+    # -- positions without records ----------------------------------------------------------------------
+
+    @Service.task
+    async def _settle(self) -> None:
+        """Make a position true beyond which nothing can be read, when no record takes it along.
+
+        Behind the last record may lie aborted transactions, and before the first what retention deleted unread. As
+        long as the position is before them the partition looks as if it stood: its clock stands too, and in the end
+        the watchdog takes the worker for one that does not get on.
+        """
+        seen: dict[TP, int] = {}
+        while not self.should_stop:
+            await self.sleep(SETTLE_S)
+            ahead = {tp: backlog.position for tp, backlog in self._backlogs.items() if backlog.is_ahead}
+            for tp, position in ahead.items():
+                if seen.get(tp) == position:
+                    self._backlogs[tp].settling = True
+                    self._offer(tp, self._backlogs[tp])
+            seen = ahead
 
     # -- ticks ----------------------------------------------------------------------------------------
 

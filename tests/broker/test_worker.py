@@ -1,11 +1,14 @@
 """What a worker does with good and bad records, over restarts, with a damaged store: on a real broker."""
 
+import asyncio
 import shutil
 import subprocess
 import sys
 import time
 
 import pytest
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from streams import codecs, records, topics
 from tests.broker import harness
@@ -229,3 +232,43 @@ async def test_deliveries_expire_by_ticks_and_leave_tombstones(make_world: Make)
     assert [record.key for record in tombstones] == [told_of_old.key]
     changelog = topics.changelog_topic(world.settings.worker.app_id)
     assert [r.key for r in await world.read(changelog) if r.value is None] == [told_of_old.key]
+
+
+async def test_a_worker_gets_on_past_what_nobody_can_read(make_world: Make) -> None:
+    """Retention deletes a partition's unread tail while no worker runs; a transaction at another's end is aborted."""
+    world = await make_world(WORKER__WATCHDOG_S=8, KAFKA__COMMIT_DEADLINE_S=6, WORKER__TICK_INTERVAL_S=0.2)
+    world.worker.start()
+    world.worker.wait_ready()
+    await world.feed([good(1)], partition=1)
+    await world.caught_up()
+    assert world.worker.stop() == 0
+    raw = topics.raw_topic("sendgrid")
+    await world.feed([good(2)] * 5, partition=1)
+    admin = AIOKafkaAdminClient(bootstrap_servers=world.broker.bootstrap)
+    await admin.start()
+    await admin.delete_records({TopicPartition(raw, 1): RecordsToDelete(6)})
+    async with AIOKafkaProducer(
+        bootstrap_servers=world.broker.bootstrap, transactional_id="somebody's", acks="all"
+    ) as producer:
+        for topic in (topics.EVENTS, topics.DEFERRALS):
+            await producer.begin_transaction()
+            await producer.send_and_wait(topic, b"never", partition=2)
+            await producer.abort_transaction()
+
+    world.worker.start()
+    world.worker.wait_for("offsets 1 to 5 were deleted by retention")
+    world.worker.wait_ready()
+
+    ends = {TopicPartition(raw, 1): 6, TopicPartition(topics.EVENTS, 2): 2, TopicPartition(topics.DEFERRALS, 2): 2}
+    deadline = time.monotonic() + 30
+    while True:
+        committed = await admin.list_consumer_group_offsets(world.settings.worker.app_id, partitions=list(ends))
+        if all(tp in committed and committed[tp].offset >= end for tp, end in ends.items()):
+            break
+        assert time.monotonic() < deadline, (committed, world.worker.output)
+        await asyncio.sleep(0.2)
+    await admin.close()
+    time.sleep(10)  # longer than the watchdog's patience
+    assert world.worker.get("/livez")[0] == 200
+    assert time.time() - world.worker.metric('mailstreams_monitor_clock_timestamp_seconds{partition="2"}') < 10
+    assert world.worker.stop() == 0

@@ -498,6 +498,7 @@ class App:
         app._fetcher = cast("Any", self)
         app.flow_control = cast("Any", self)
         self.started: dict[TP, int] = {}
+        self.committed: dict[TP, int] = {}
         self.lanes: list[Lane] = []
         self.world = world
 
@@ -517,9 +518,10 @@ class App:
     def assignment(self) -> set[TP]:
         return set()
 
-    async def start_partitions(self, offsets: dict[TP, int]) -> None:
+    async def start_partitions(self, offsets: dict[TP, int], *, committed: dict[TP, int]) -> None:
         self.order.append("seek")
         self.started = offsets
+        self.committed = committed
 
     def open(self, lane: Lane) -> None:
         self.order.append("lane")

@@ -10,6 +10,7 @@ from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streams.kafka import transport
 from streams.kafka.batches import Batch, Record
 from streams.kafka.transport import BACKLOG_BATCHES, BatchConsumer, _Backlog, _size_of
 from tests.kafka.fakes import SOURCE, Clock, consumer_of, faust_app, record, until
@@ -126,6 +127,7 @@ class World:
             asyncio.create_task(self.consumer._drain_messages(fetcher)),
             asyncio.create_task(_task(self.consumer, "_deliver")),
             asyncio.create_task(_task(self.consumer, "_ticker")),
+            asyncio.create_task(_task(self.consumer, "_settle")),
         ]
 
     async def _callback(self, message: Any) -> None:
@@ -186,6 +188,42 @@ async def test_a_partition_has_one_batch_outside_and_the_next_takes_all_that_gat
 
     assert world.offsets == [[10], [11, 12, 13]]
     assert world.delivered[0].acked
+
+
+async def test_a_position_beyond_the_last_record_is_made_true_when_no_record_takes_it_along(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "SETTLE_S", 0.01)
+    await world.consumer.start_partitions({SOURCE: 10})
+    world.fetch(10, position=11)
+    await until(lambda: world.delivered)
+    world.fetch(position=14)  # aborted transactions
+    await asyncio.sleep(0.1)
+    assert len(world.delivered) == 1, "a batch is outside"
+
+    world.consumer.ack(world.delivered[0])
+    await until(lambda: len(world.delivered) == 2)
+    world.consumer.ack(world.delivered[1])
+
+    assert world.delivered[1].value == Batch(SOURCE, (), 14)
+    await asyncio.sleep(0.1)
+    assert len(world.delivered) == 2, "once"
+    world.fetch(14)
+    await until(lambda: len(world.delivered) == 3)
+    assert world.offsets[2] == [14]
+
+
+async def test_a_position_that_retention_has_overtaken_is_made_true_without_a_record(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "SETTLE_S", 0.01)
+    other = TP(SOURCE.topic, 3)
+    await world.consumer.start_partitions({SOURCE: 10, other: 5}, committed={SOURCE: 3})
+
+    await until(lambda: world.delivered)
+    await asyncio.sleep(0.1)
+
+    assert [message.value for message in world.delivered] == [Batch(SOURCE, (), 10)]
 
 
 async def test_partitions_do_not_wait_for_each_other(world: World) -> None:
