@@ -154,7 +154,9 @@ def _monitor(settings: Settings) -> Monitor:
         policies=policies_of(settings),
         support_contacts={},
         held=lambda _: False,
-        gauges=OpenDeferrals("mailstreams", ("raised", "escalated", "overdue"), CollectorRegistry()),
+        gauges=OpenDeferrals(
+            "mailstreams", ("raised", "escalated", "overdue"), CollectorRegistry(), given_up="overdue"
+        ),
     )
 
 

@@ -27,7 +27,7 @@ from streams.kafka.transport import CODEC, SCHEME, Batching, register
 from streams.kafka.watchdog import Watchdog
 from streams.metrics import Metrics
 from streams.observe import Health, Observer, Reached
-from streams.policies import policies_of
+from streams.policies import Policies, policies_of
 from streams.providers import PROVIDERS, UNKNOWN
 from streams.records import due_of_row, watch_of_row
 from streams.settings import Settings
@@ -194,8 +194,13 @@ def _restoring(
             compression_type=settings.kafka.producer_compression,
         )
 
+    policies = policies_of(settings)
+
+    def held(provider: str) -> bool:
+        return progress.held(topics.raw_topic(provider))
+
     return Restoring(
-        stateful=(_track(settings), _monitor(settings, observer.metrics, progress)),
+        stateful=(_track(settings, policies, held), _monitor(settings, policies, held, observer.metrics)),
         stateless=(
             *(_normalise(settings, name, dead_letters) for name in settings.topics.providers),
             _sends(settings),
@@ -226,7 +231,7 @@ def _restoring(
     )
 
 
-def _track(settings: Settings) -> StatefulStage:
+def _track(settings: Settings, policies: Policies, held: Callable[[str], bool]) -> StatefulStage:
     return StatefulStage(
         name=track.STAGE,
         source_topic=topics.EVENTS,
@@ -237,21 +242,22 @@ def _track(settings: Settings) -> StatefulStage:
             status_topic=topics.STATUS,
             deferrals_topic=topics.DEFERRALS,
             support_contacts=_support_contacts(settings),
-            warn_after_us=int(settings.deferrals.warn_after_s * MICROSECONDS),
+            policies=policies,
             expire_after_us=int(settings.delivery.expire_after_days * DAY_US),
             objective_us=int(settings.deferrals.objective_s * MICROSECONDS),
+            held=held,
         ),
         due_of=due_of_row,
         watch_of=watch_of_row,
     )
 
 
-def _monitor(settings: Settings, metrics: Metrics, progress: Progress) -> StatefulStage:
+def _monitor(settings: Settings, policies: Policies, held: Callable[[str], bool], metrics: Metrics) -> StatefulStage:
     fold = monitor.Monitor(
         alerts_topic=topics.DEFERRAL_ALERTS,
-        policies=policies_of(settings),
+        policies=policies,
         support_contacts=_support_contacts(settings),
-        held=lambda provider: progress.held(topics.raw_topic(provider)),
+        held=held,
         gauges=metrics.open_deferrals,
     )
     for provider, policy in fold.policies.default.items():

@@ -69,9 +69,24 @@ class OpenDeferrals(Collector):
     """
 
     def __init__(
-        self, prefix: str, levels: Sequence[str], registry: CollectorRegistry, clock: Callable[[], float] = time.time
+        self,
+        prefix: str,
+        levels: Sequence[str],
+        registry: CollectorRegistry,
+        *,
+        given_up: str,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._prefix, self._levels, self._clock = prefix, tuple(levels), clock
+        """Show nothing yet.
+
+        Args:
+            prefix: of the metrics' names.
+            levels: that can be told of an open deferral.
+            registry: where it is collected.
+            given_up: the level after which the provider tries no more: no age of it is worth an alert.
+            clock: seconds since 1970.
+        """
+        self._prefix, self._levels, self._clock, self._given_up = prefix, tuple(levels), clock, given_up
         self._open: dict[int, dict[Open, int]] = {}
         registry.register(self)
 
@@ -103,14 +118,19 @@ class OpenDeferrals(Collector):
         now = self._clock()
         slots: dict[tuple[str, str], dict[int, int]] = {}
         told: dict[tuple[str, str, str], int] = {}
+        oldest_slots: dict[tuple[str, str], int] = {}
         for counts in self._open.values():
             for (provider, destination, level, slot), n in counts.items():
+                if level != self._given_up:
+                    pair = (provider, destination)
+                    oldest_slots[pair] = min(slot, oldest_slots.get(pair, slot))
                 by_slot = slots.setdefault((provider, destination), {})
                 by_slot[slot] = by_slot.get(slot, 0) + n
                 told[(provider, destination, level)] = told.get((provider, destination, level), 0) + n
         for (provider, destination), by_slot in slots.items():
             labels = [provider, destination]
-            oldest.add_metric(labels, float(min(by_slot) * SLOT_S))
+            if (provider, destination) in oldest_slots:
+                oldest.add_metric(labels, float(oldest_slots[provider, destination] * SLOT_S))
             buckets = [0] * (len(QSHAPE_SECONDS) + 1)
             total = 0.0
             for slot, n in by_slot.items():
@@ -127,7 +147,7 @@ class OpenDeferrals(Collector):
         return (
             GaugeMetricFamily(
                 f"{self._prefix}_deferred_oldest_timestamp_seconds",
-                "When the oldest open deferral began, to ten seconds; no series while none is open",
+                "When the oldest deferral began that its provider still tries, to ten seconds; no series while there is none",
                 labels=pair,
             ),
             GaugeHistogramMetricFamily(

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from streams.collectors import BulkHistogram, OpenDeferrals
+from streams.domain.advice import ALERT_ACTIONS
 from streams.domain.deferrals import Level
 from streams.domain.destinations import DESTINATIONS
+from streams.domain.events import EventType
 from streams.domain.objective import Judgement
 from streams.domain.reasons import ReasonClass
-from streams.domain.status import Status
+from streams.domain.status import Outcome, Status
 from streams.providers import PROVIDERS, UNKNOWN
 
 BATCH_SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -33,6 +35,7 @@ class Metrics:
     requests: Counter
     events: Counter
     status_changes: Counter
+    arrivals: Counter
     expired: Counter
     time_to_deliver: BulkHistogram
     objective: Counter
@@ -87,6 +90,12 @@ class Metrics:
                 ["provider", "destination", "status"],
                 registry=registry,
             ),
+            arrivals=Counter(
+                "mailstreams_arrivals",
+                "Deliveries that became delivered or opened and had been neither; the open of an old message is none",
+                ["provider", "destination"],
+                registry=registry,
+            ),
             expired=Counter(
                 "mailstreams_deliveries_expired", "Deliveries forgotten after their time", registry=registry
             ),
@@ -116,9 +125,12 @@ class Metrics:
                 registry=registry,
             ),
             alerts=Counter(
-                "mailstreams_deferral_alerts", "Alerts told of deferrals", ["provider", "level"], registry=registry
+                "mailstreams_deferral_alerts",
+                "Alerts told of deferrals, by level and by the code of their advice",
+                ["provider", "level", "action"],
+                registry=registry,
             ),
-            open_deferrals=OpenDeferrals("mailstreams", ALERTS, registry),
+            open_deferrals=OpenDeferrals("mailstreams", ALERTS, registry, given_up=Level.OVERDUE),
             retry_window=Gauge(
                 "mailstreams_retry_window_seconds",
                 "How long the provider tries again, as far as the settings know",
@@ -227,11 +239,18 @@ class Metrics:
         """Give every series its 0 that can be known beforehand: one that is born at 20 loses its first step."""
         for provider in PROVIDER_LABELS:
             self.without_word.labels(provider)
+            self.requests.labels(provider)
+            self.clock_skew.labels(provider)
+            for type_ in EventType:
+                for outcome in Outcome:
+                    self.events.labels(provider, type_, outcome)
             for judgement in Judgement:
                 self.objective.labels(provider, judgement)
-            for level in Level:
-                self.alerts.labels(provider, level)
+            for level, actions in ALERT_ACTIONS.items():
+                for action in actions:
+                    self.alerts.labels(provider, level, action)
             for destination in DESTINATIONS:
+                self.arrivals.labels(provider, destination)
                 for status in Status:
                     self.status_changes.labels(provider, destination, status)
                 for reason_class in ReasonClass:

@@ -22,7 +22,7 @@ from streams.providers import label_of
 logger = logging.getLogger(__name__)
 
 _BY_PROVIDER = frozenset(
-    {"requests", "events", "changes", "clock_skew", "objective", "without_word", "deferrals", "alerts"}
+    {"requests", "events", "changes", "arrivals", "clock_skew", "objective", "without_word", "deferrals", "alerts"}
 )
 """Counts whose first label is the provider: the name in an event is whatever its writer put there."""
 MICROSECONDS = 1_000_000
@@ -65,6 +65,7 @@ class Observer:
             "requests": metrics.requests,
             "events": metrics.events,
             "changes": metrics.status_changes,
+            "arrivals": metrics.arrivals,
             "expired": metrics.expired,
             "clock_skew": metrics.clock_skew,
             "dead_letters": metrics.dead_letters,

@@ -12,6 +12,8 @@ from streams.domain.deferrals import Policy
 from streams.providers import PROVIDERS
 from streams.settings import OTHER_RETRY_WINDOW_S, RETRY_WINDOWS_S, Deferrals, Settings
 
+HELD_FOR_US = 30_000_000
+"""A deadline of a provider of which a partition stands is looked at again after so long."""
 _MICROSECONDS = 1_000_000
 
 

@@ -18,7 +18,7 @@ GMAIL, OTHER = ("sendgrid", "gmail"), ("sendgrid", "other")
 
 def collector() -> tuple[OpenDeferrals, CollectorRegistry]:
     registry = CollectorRegistry()
-    return OpenDeferrals("mailstreams", LEVELS, registry, clock=lambda: float(NOW)), registry
+    return OpenDeferrals("mailstreams", LEVELS, registry, given_up="overdue", clock=lambda: float(NOW)), registry
 
 
 def began(seconds_ago: float) -> int:
@@ -79,6 +79,15 @@ def test_what_is_counted_of_a_partition_that_is_not_shown_is_dropped() -> None:
     assert value(registry, "mailstreams_deferred_oldest_timestamp_seconds", GMAIL) is None
 
 
+def test_what_its_provider_has_given_up_is_old_no_longer_but_stuck() -> None:
+    open_, registry = collector()
+    open_.load(0, {(*GMAIL, "overdue", began(90_000)): 1, (*GMAIL, "raised", began(3_600)): 1})
+    assert value(registry, "mailstreams_deferred_oldest_timestamp_seconds", GMAIL) == began(3_600) * SLOT_S
+    open_.add(0, (*GMAIL, "raised", began(3_600)), -1)
+    assert value(registry, "mailstreams_deferred_oldest_timestamp_seconds", GMAIL) is None
+    assert value(registry, "mailstreams_deferred_stuck", GMAIL, level="overdue") == 1
+
+
 @given(
     st.lists(
         st.tuples(
@@ -102,7 +111,7 @@ def test_a_scrape_shows_what_was_added_and_not_taken_away(
         of_pair = {key: n for key, n in model.items() if key[:2] == pair and n}
         total = sum(of_pair.values())
         assert (value(registry, "mailstreams_deferred_age_seconds_gcount", pair) or 0) == total
-        oldest = min((key[3] * SLOT_S for key in of_pair), default=None)
+        oldest = min((key[3] * SLOT_S for key in of_pair if key[2] != "overdue"), default=None)
         assert value(registry, "mailstreams_deferred_oldest_timestamp_seconds", pair) == oldest
         for level in LEVELS:
             expected = sum(n for key, n in of_pair.items() if key[2] == level) if total else None

@@ -14,8 +14,10 @@ from streams.kafka.batches import Batch
 from streams.kafka.lanes import Effects
 from streams.metrics import Metrics
 from streams.observe import Observer
+from streams.policies import policies_of
 from streams.providers import PROVIDERS
 from streams.records import encode_event
+from streams.settings import Settings
 from tests.domain.deliveries import event
 from tests.kafka.fakes import SOURCE, batch, record
 
@@ -101,7 +103,7 @@ def test_every_count_that_a_stage_makes_is_known_to_the_observer() -> None:
     effects = Effects()
     for name, labels in [
         ("requests", 1), ("events", 3), ("changes", 3), ("expired", 0), ("clock_skew", 1), ("dead_letters", 1),
-        ("objective", 2), ("without_word", 1), ("deferrals", 3), ("alerts", 2), ("open_deferrals", 4),
+        ("objective", 2), ("without_word", 1), ("deferrals", 3), ("alerts", 3), ("arrivals", 2), ("open_deferrals", 4),
     ]:  # fmt: skip
         effects.counts[name, *["x"] * labels] += 1
     observer(metrics).committed(SOURCE, batch(record(1)), effects, 0.1, "track")
@@ -144,7 +146,8 @@ def committed(metrics: Metrics, happened: Sequence[DeliveryEvent]) -> None:
         status_topic="s",
         deferrals_topic="d",
         support_contacts={},
-        warn_after_us=1,
+        policies=policies_of(Settings()),
+        held=lambda _provider: False,
         expire_after_us=1,
         objective_us=1,
     )
@@ -210,7 +213,7 @@ def test_series_are_bounded_whatever_the_events_say(providers: list[str]) -> Non
 
 
 LABELS = {"provider", "type", "outcome", "status", "stage", "topic", "partition", "version", "le"}
-LABELS |= {"destination", "level", "reason_class"}
+LABELS |= {"destination", "level", "reason_class", "action"}
 
 
 def test_this_is_the_list_of_labels() -> None:

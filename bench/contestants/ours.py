@@ -23,6 +23,7 @@ from bench.jobs.product import OBJECTIVE_US, WARN_AFTER_US
 from streams import topics
 from streams.agents import track
 from streams.app import DAY_US, nothing_reached
+from streams.domain.deferrals import Policy
 from streams.kafka.application import BatchedApp
 from streams.kafka.batches import Record, Row, Rows
 from streams.kafka.control import ControlTopic
@@ -37,10 +38,15 @@ from streams.kafka.transactions import MAX_BATCH_BYTES, RETRY_BACKOFF_MS, Transa
 from streams.kafka.transport import CODEC, SCHEME, Batching, register
 from streams.metrics import Metrics
 from streams.observe import Observer
+from streams.policies import Policies
 from streams.records import due_of_row, watch_of_row
 from streams.settings import Settings, load
 from streams.worker import GC_THRESHOLD
 
+POLICIES = Policies(
+    default={},
+    other=Policy(warn_after=WARN_AFTER_US, escalate_after=None, retry_window=3 * DAY_US, overdue_slack=0),
+)
 TABLE = "rows"
 STAGE = "bench"
 
@@ -222,7 +228,8 @@ def _stage(task: Task) -> StatefulStage:
             status_topic=task.outputs["status"],
             deferrals_topic=task.outputs["deferrals"],
             support_contacts={},
-            warn_after_us=WARN_AFTER_US,
+            policies=POLICIES,
+            held=lambda _provider: False,
             expire_after_us=90 * DAY_US,
             objective_us=OBJECTIVE_US,
         )

@@ -37,7 +37,7 @@ SHARE = pick("provider_destination:mailstreams_deferred:share10m", PROVIDER, DES
 WINDOW = pick("mailstreams_retry_window_seconds", PROVIDER)
 STUCK = pick("mailstreams_deferred_stuck", PROVIDER, DESTINATION)
 DEFERRALS = pick("mailstreams_deferrals_total", PROVIDER, DESTINATION)
-DELIVERED = pick("mailstreams_status_changes_total", PROVIDER, DESTINATION, 'status=~"delivered|opened"')
+DELIVERED = pick("mailstreams_arrivals_total", PROVIDER, DESTINATION)
 TOLD = pick("mailstreams_deferral_alerts_total", PROVIDER)
 
 MANY = threshold("deferrals_stuck")

@@ -28,14 +28,12 @@ from streams.domain.deferrals import Alert, Episode
 from streams.kafka.batches import Batch, Record, Row
 from streams.kafka.lanes import Effects, Lanes
 from streams.kafka.store import Changes, Store
-from streams.policies import Policies
+from streams.policies import HELD_FOR_US, Policies
 from streams.providers import label_of
 
 STAGE = "monitor"
 ALERTS_PER_TICK = 2_000
 """Deadlines that one tick takes; what is left falls due again at the next."""
-HELD_FOR_US = 30_000_000
-"""A held deadline is looked at again after so long."""
 ROWS_PER_SLICE = 2_000
 """Rows read at the opening of a partition before the loop gets its turn."""
 
@@ -159,7 +157,7 @@ class Monitor:
     def _tell(self, partition: int, alerts: Sequence[Alert], told: Sequence[Row], effects: Effects) -> None:
         for alert, row in zip(alerts, told, strict=True):
             effects.emit(self.alerts_topic, partition, row)
-            effects.counts["alerts", alert.episode.provider, alert.level] += 1
+            effects.counts["alerts", alert.episode.provider, alert.level, records.alert_action(alert)] += 1
 
     def _row_of(self, key: bytes, alert: Alert) -> Row:
         support_contact = self.support_contacts.get(alert.episode.account)

@@ -25,6 +25,7 @@ from streams.domain.status import Delivery, Folded, Kind, Outcome, Status
 from streams.kafka.batches import Batch, Record, Row
 from streams.kafka.lanes import Effects, Lanes
 from streams.kafka.store import Store
+from streams.policies import HELD_FOR_US, Policies
 
 STAGE = "track"
 EXPIRED_PER_TICK = 500
@@ -32,6 +33,8 @@ EXPIRED_PER_TICK = 500
 WATCHED_PER_TICK = 5_000
 """The same; nearly all of them were delivered long ago, which is told from the head of the row."""
 MICROSECONDS = 1_000_000
+
+_ARRIVED = frozenset({Status.DELIVERED, Status.OPENED})
 
 _News = tuple[bytes | None, bytes | None, bytes | None, objective.Judged | None]
 """A row, the values for ``mail.status`` and ``mail.deferrals``, a judgement; None where there is nothing new."""
@@ -56,9 +59,12 @@ class Track:
     deferrals_topic: str
     support_contacts: Mapping[str, str]
     """By account."""
-    warn_after_us: int
+    policies: Policies
+    """The advice of a deferral names the time from which the monitor will raise it."""
     expire_after_us: int
     objective_us: int
+    held: Callable[[str], bool]
+    """Whether a provider's silence proves nothing now: the word may be in a partition that stands."""
 
     async def opened(self, partition: int, store: Store) -> None:
         """Nothing to prepare."""
@@ -93,7 +99,7 @@ class Track:
             shown = Row(key, status_value, record.timestamp)
             if folded.changed:
                 effects.emit(self.status_changed_topic, partition, shown)
-                effects.counts["changes", after.provider, destination_of(after.recipient[2]), after.status] += 1
+                _count_change(delivery, after, effects)
             effects.emit(self.status_topic, partition, shown)
         if deferral is not None:
             effects.emit(self.deferrals_topic, partition, Row(key, deferral, record.timestamp))
@@ -112,7 +118,7 @@ class Track:
             status_value = records.encode_status(
                 after,
                 support_contact=self.support_contacts.get(after.account),
-                warn_after_us=self.warn_after_us,
+                warn_after_us=self.policies(after.account, after.provider).warn_after,
             )
         if Kind.DEFERRED in after.facts and _concerns_monitor(before, folded, type_):
             attempt = type_ is EventType.DEFERRED and folded.outcome is Outcome.APPLIED
@@ -152,10 +158,16 @@ class Track:
         for due, key in store.watched(now, WATCHED_PER_TICK):
             effects.watch_removed.append((due, key))
             row = store.get(key)
-            if row is None or key in effects.rows or records.watch_of_row(row) != due:
+            if row is None or key in effects.rows:
+                continue
+            watch_at = records.watch_of_row(row)
+            if watch_at is None or watch_at > due:  # less than `due`: it was held when its time came
                 continue
             delivery = records.decode_row(row)
-            watched = objective.watch(delivery)
+            if self.held(delivery.provider):
+                effects.watch_added.append((now + HELD_FOR_US, key))
+                continue
+            watched = objective.watch(delivery, self.objective_us)
             if watched is None:
                 continue
             effects.rows[key] = records.encode_row(delivery)
@@ -177,6 +189,13 @@ def _concerns_monitor(before: Delivery | None, folded: Folded, type_: EventType)
     assert folded.delivery is not None
     was_or_is = folded.delivery.status is Status.DEFERRED or (before is not None and before.status is Status.DEFERRED)
     return was_or_is and (folded.changed or folded.shown)
+
+
+def _count_change(before: Delivery | None, after: Delivery, effects: Effects) -> None:
+    destination = destination_of(after.recipient[2])
+    effects.counts["changes", after.provider, destination, after.status] += 1
+    if after.status in _ARRIVED and (before is None or before.status not in _ARRIVED):
+        effects.counts["arrivals", after.provider, destination] += 1
 
 
 def _count_event(event: DeliveryEvent, folded: Folded, effects: Effects) -> None:

@@ -394,6 +394,13 @@ _RESOLVED_BY_OUTCOME: dict[str | None, str] = {
     outcome: f"resolved_{outcome}" for outcome in ("delivered", "opened", "bounced", "dropped", "sent", "expired")
 }
 
+ALERT_ACTIONS: dict[str, tuple[str, ...]] = {
+    "raised": tuple(dict.fromkeys(_RAISED_BY_REASON.values())),
+    **{level: (code,) for level, code in _BY_LEVEL.items()},
+    "resolved": tuple(_RESOLVED_BY_OUTCOME.values()),
+}
+"""The codes that the advice of an alert can have, by its level."""
+
 
 def advise(delivery: Delivery, *, support_contact: str | None, warn_after_us: int) -> Advice:
     """Return the advice for a delivery as it stands.

@@ -278,7 +278,17 @@ def _close(episode: Episode, deferral: Deferral, policy: Policy) -> Step:
         return Step(None)
     ending = Ending.EXPIRED if deferral.status is None else Ending(deferral.status)
     resolved = Alert(
-        episode=replace(episode, recipient=deferral.recipient, reference=deferral.reference),
+        episode=replace(  # as it is known now: an attempt that came late counts, too
+            episode,
+            recipient=deferral.recipient,
+            reference=deferral.reference,
+            since=min(episode.since, _since(deferral, episode.since)),
+            attempts=deferral.attempts,
+            reason=deferral.reason,
+            smtp_code=deferral.smtp_code,
+            enhanced_code=deferral.enhanced_code,
+            reason_class=classify(deferral.reason, deferral.smtp_code, deferral.enhanced_code),
+        ),
         level=Level.RESOLVED,
         due_at=deferral.status_at,
         retry_until=ends_at(episode, policy),

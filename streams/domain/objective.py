@@ -20,6 +20,8 @@ from typing import NamedTuple
 from streams.domain.status import SECOND, Delivery, Fact, Kind, Status
 
 WORD_WITHIN = 24 * 3600 * SECOND
+_PROOFS = (Kind.OPEN, Kind.MACHINE_OPEN, Kind.CLICK, Kind.COMPLAINT, Kind.UNSUBSCRIBE)
+"""What only a message that arrived brings about."""
 
 
 class Judgement(StrEnum):
@@ -73,19 +75,26 @@ class Watched(NamedTuple):
     """The provider has said nothing since it took the message."""
 
 
-def watch(delivery: Delivery) -> Watched | None:
+def watch(delivery: Delivery, objective: int) -> Watched | None:
     """Look at a delivery whose ``watch_at`` has come; None: there is nothing to count and nothing changed.
 
-    ``judged`` and ``watch_at`` are set.
+    ``judged`` and ``watch_at`` are set. One that was opened, or complained about, was delivered before that, though
+    nobody said so.
     """
     if delivery.judged:
         delivery.watch_at = None
         return Watched(None, without_word=delivery.status is Status.SENT)
-    if delivery.status is not Status.SENT and delivery.status is not Status.DEFERRED:
+    began = _time(delivery.facts[Kind.SENT])
+    if delivery.status is Status.OPENED or delivery.status is Status.DELIVERED:
+        seen = min((_time(delivery.facts[kind]) for kind in _PROOFS if kind in delivery.facts), default=None)
+        judgement = Judgement.MET if seen is not None and seen <= began + objective else Judgement.MISSED
+    elif delivery.status is Status.SENT or delivery.status is Status.DEFERRED:
+        judgement = Judgement.MISSED
+    else:
         return None
     delivery.judged = True
-    delivery.watch_at = _time(delivery.facts[Kind.SENT]) + WORD_WITHIN if delivery.status is Status.SENT else None
-    return Watched(Judgement.MISSED, without_word=False)
+    delivery.watch_at = began + WORD_WITHIN if delivery.status is Status.SENT else None
+    return Watched(judgement, without_word=False)
 
 
 def _time(fact: Fact) -> int:

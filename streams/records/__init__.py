@@ -27,6 +27,7 @@ from streams.records._shared import (
 from streams.records.control import Resume, decode_resume, encode_resume
 from streams.records.dead_letters import DeadLetter, dead_letter, decode_dead_letter, encode_dead_letter
 from streams.records.deferrals import (
+    alert_action,
     decode_alert,
     decode_deferral,
     decode_open_deferral,
@@ -70,6 +71,7 @@ __all__ = [
     "Resume",
     "RowError",
     "RowVersionError",
+    "alert_action",
     "dead_letter",
     "decode_alert",
     "decode_dead_letter",

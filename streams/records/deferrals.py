@@ -175,6 +175,11 @@ _TOLD = {n: Told(n) for n in range(8)}
 # --- mail.deferral-alerts --------------------------------------------------------------------------------------------
 
 
+def alert_action(alert: Alert) -> str:
+    """Return the code of an alert's advice: what is to be done, of a closed set."""
+    return advise_deferral(alert.level, alert.ending, alert.episode.reason_class, support_contact=None).code
+
+
 def encode_alert(alert: Alert, *, support_contact: str | None) -> bytes:
     """Return the value of a record of ``mail.deferral-alerts``.
 

@@ -35,7 +35,8 @@ TRACK = Track(
     status_topic="mail.status",
     deferrals_topic=DEFERRALS,
     support_contacts={},
-    warn_after_us=POLICY.warn_after,
+    policies=Policies(default={}, other=POLICY),
+    held=lambda _provider: False,
     expire_after_us=90 * DAY_US,
     objective_us=900_000_000,
 )
@@ -72,7 +73,9 @@ class Partition:
     def _start(self, copy: int) -> None:
         self._path = self.folder / f"open-deferrals-{copy}"
         self.store: Store = open_store(self._path, BUDGET, on_rebuild=pytest.fail)
-        self.gauges = OpenDeferrals("mailstreams", ("raised", "escalated", "overdue"), CollectorRegistry())
+        self.gauges = OpenDeferrals(
+            "mailstreams", ("raised", "escalated", "overdue"), CollectorRegistry(), given_up="overdue"
+        )
         self.monitor = Monitor(
             alerts_topic=ALERTS,
             policies=self.policies,

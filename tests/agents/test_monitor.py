@@ -11,12 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streams import records
-from streams.agents.monitor import ALERTS_PER_TICK, HELD_FOR_US
+from streams.agents.monitor import ALERTS_PER_TICK
 from streams.domain.deferrals import Told, observe
 from streams.domain.events import BounceKind, DeliveryEvent, EventType
 from streams.domain.status import SECOND
 from streams.kafka.lanes import Effects
 from streams.kafka.store import Changes
+from streams.policies import HELD_FOR_US
 from streams.policies import policies_of as policies_of_settings
 from streams.records import RecordError, RowError
 from streams.settings import Account, DeferralOverrides, Settings
@@ -137,12 +138,15 @@ def test_the_advice_names_the_accounts_support_contact(partition: Partition) -> 
     assert any("the support desk" in alert["advice"]["what_to_do"] for alert in partition.told)
 
 
-def test_alerts_are_counted_by_level(partition: Partition) -> None:
+def test_alerts_are_counted_by_level_and_by_what_is_to_be_done(partition: Partition) -> None:
     partition.happens(deferral(0))
     partition.read()
     partition.tick(us(13 * HOUR))
     counted = {labels: n for labels, n in partition.counted.items() if labels[0] == "alerts"}
-    assert counted == {("alerts", "sendgrid", "raised"): 1, ("alerts", "sendgrid", "escalated"): 1}
+    assert counted == {
+        ("alerts", "sendgrid", "raised", "contact_recipient_greylisted"): 1,
+        ("alerts", "sendgrid", "escalated", "send_by_another_way"): 1,
+    }
 
 
 # -- policies -----------------------------------------------------------------------------------------------------------------

@@ -11,10 +11,13 @@ from streams import records
 from streams.agents.track import EXPIRED_PER_TICK, Track
 from streams.domain import status
 from streams.domain.events import DeliveryEvent, EventType
+from streams.domain.objective import WORD_WITHIN
 from streams.kafka.batches import Record, Row
 from streams.kafka.lanes import Effects
 from streams.kafka.store import Budget, Changes, Store, open_store
+from streams.policies import HELD_FOR_US, policies_of
 from streams.records import RecordError, RowError
+from streams.settings import Account, DeferralOverrides, Settings
 from tests.domain.deferrals import GREYLISTED, THROTTLED
 from tests.domain.deliveries import at, event, histories
 from tests.kafka.fakes import TIME_MS, record
@@ -26,7 +29,8 @@ TRACK = Track(
     status_topic=STATUS,
     deferrals_topic=DEFERRALS,
     support_contacts={"main": "the support desk"},
-    warn_after_us=3_600_000_000,
+    policies=policies_of(Settings()),
+    held=lambda _provider: False,
     expire_after_us=90 * DAY_US,
     objective_us=900_000_000,
 )
@@ -453,3 +457,68 @@ def test_a_delivery_that_stands_twice_in_the_watch_index_is_counted_once(store: 
     assert judgements(effects) == {("objective", "sendgrid", "missed"): 1}
     put(store, effects)
     assert store.watched(micros(0) + OBJECTIVE_US, 10) == []
+
+
+def test_the_silence_of_a_held_provider_is_no_miss_and_is_looked_at_again(store: Store) -> None:
+    """A partition of its webhooks stands: the word that it was delivered may be in there."""
+    held = {"sendgrid"}
+    holding = replace(TRACK, held=held.__contains__)
+    put(store, fold(event(EventType.SENT, 0)))
+    deadline = micros(0) + OBJECTIVE_US
+
+    def tick_at(now: int) -> Effects:
+        effects = Effects()
+        holding.tick(now, PARTITION, store, effects)
+        put(store, effects)
+        return effects
+
+    first = tick_at(deadline)
+    assert (judgements(first), first.rows) == ({}, {})
+    assert tick_at(deadline + HELD_FOR_US - 1) == Effects()
+    assert judgements(tick_at(deadline + HELD_FOR_US)) == {}
+    held.clear()
+    assert judgements(tick_at(deadline + 2 * HELD_FOR_US)) == {("objective", "sendgrid", "missed"): 1}
+    assert [due for due, _ in store.watched(2**62, 10)] == [micros(0) + WORD_WITHIN]
+
+
+def test_what_was_held_and_delivered_meanwhile_is_judged_by_its_own_times(store: Store) -> None:
+    holding = replace(TRACK, held=lambda _provider: True)
+    put(store, fold(event(EventType.SENT, 0)))
+    effects = Effects()
+    holding.tick(micros(0) + OBJECTIVE_US, PARTITION, store, effects)
+    put(store, effects)
+    effects = Effects()
+    holding.record(of(event(EventType.DELIVERED, 30)), PARTITION, store.get, effects)
+    assert judgements(effects) == {("objective", "sendgrid", "met"): 1}
+    put(store, effects)
+    late = tick(store, micros(0) + OBJECTIVE_US + HELD_FOR_US)
+    assert judgements(late) == {}
+    put(store, late)
+    assert store.watched(2**62, 10) == []
+
+
+# -- what is counted ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_delivery_arrives_once_and_opens_of_an_old_one_are_no_arrival() -> None:
+    arrived = [
+        fold(event(EventType.SENT, 0), event(EventType.DEFERRED, 10), event(EventType.DELIVERED, 30)),
+        fold(event(EventType.SENT, 0), event(EventType.DELIVERED, 30), event(EventType.OPEN, 90_000)),
+        fold(event(EventType.SENT, 0), event(EventType.OPEN, 60), event(EventType.COMPLAINT, 90)),
+    ]
+    assert [effects.counts["arrivals", "sendgrid", "other"] for effects in arrived] == [1, 1, 1]
+    assert ("arrivals", "sendgrid", "other") not in fold(event(EventType.SENT, 0), event(EventType.DEFERRED, 9)).counts
+
+
+def test_the_advice_of_a_deferral_names_the_time_at_which_its_own_accounts_policy_raises_it() -> None:
+    hasty = policies_of(
+        Settings(accounts={"main": Account(deferrals={"sendgrid": DeferralOverrides(warn_after_s=60)})})
+    )
+    happened = replace(event(EventType.DEFERRED, 0, reason="421 later"), account="main")
+
+    def advice(track: Track) -> str:
+        effects = Effects()
+        track.record(of(happened), PARTITION, effects.rows.get, effects)
+        return str(records.decode_status(told(effects, CHANGED)[0].value)["advice"])
+
+    assert advice(TRACK) != advice(replace(TRACK, policies=hasty))

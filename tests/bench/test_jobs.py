@@ -8,9 +8,10 @@ from aiokafka.structs import ConsumerRecord
 
 from bench import jobs, pure, racing, traffic
 from bench.contestants import Task
+from bench.contestants.ours import POLICIES
 from bench.ground import Contents
 from bench.jobs import thin
-from bench.jobs.product import OBJECTIVE_US, WARN_AFTER_US
+from bench.jobs.product import OBJECTIVE_US
 from streams import codecs
 from streams.agents.track import Track
 from streams.kafka.lanes import Effects
@@ -25,7 +26,8 @@ def told_by_the_product(records: Records) -> dict[str, Contents]:
         status_topic="status",
         deferrals_topic="deferrals",
         support_contacts={},
-        warn_after_us=WARN_AFTER_US,
+        policies=POLICIES,
+        held=lambda _provider: False,
         expire_after_us=90 * 86_400 * 1_000_000,
         objective_us=OBJECTIVE_US,
     )

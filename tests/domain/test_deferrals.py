@@ -114,6 +114,15 @@ def test_a_delivery_that_is_forgotten_ends_its_episode_as_expired() -> None:
     assert (alert.ending, alert.annulled) == (Ending.EXPIRED, False)
 
 
+def test_what_resolves_bears_all_attempts_and_the_last_answer() -> None:
+    """An attempt that came late, or that was not told at its time, is known at the end."""
+    last = said(Status.DELIVERED, 2 * HOUR, first=-60, attempts=7, reason="452 4.2.2 Mailbox full", smtp_code=452)
+    alert = resolved(raised(), last)
+    assert (alert.episode.attempts, alert.episode.smtp_code, alert.episode.since) == (7, 452, us(-60))
+    assert alert.episode.reason_class is ReasonClass.MAILBOX_FULL
+    assert alert.duration == us(2 * HOUR) - us(-60)
+
+
 def test_what_resolves_bears_the_newest_recipient_and_reference() -> None:
     alert = resolved(raised(), said(Status.DELIVERED, 2 * HOUR, recipient="Anna@gmail.com", reference="4712"))
 

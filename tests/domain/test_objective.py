@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,13 +53,13 @@ def test_a_message_that_was_only_taken_is_looked_at_at_its_deadline() -> None:
 
 def test_one_that_is_not_delivered_at_its_deadline_missed_it() -> None:
     delivery, _ = judged([event(SENT, 0), event(DEFERRED, 60)])
-    assert watch(delivery) == Watched(Judgement.MISSED, without_word=False)
+    assert watch(delivery, OBJECTIVE) == Watched(Judgement.MISSED, without_word=False)
     assert (delivery.judged, delivery.watch_at) == (True, None)
 
 
 def test_a_delivery_after_the_deadline_is_not_counted_again_but_tells_once_how_long_it_took() -> None:
     delivery, _ = judged([event(SENT, 0)])
-    watch(delivery)
+    watch(delivery, OBJECTIVE)
     late = fold(delivery, event(DELIVERED, 1_000)).delivery
     assert late is not None
     assert judge(delivery, late, OBJECTIVE) == Judged(None, 1_000 * SECOND)
@@ -79,7 +80,7 @@ def test_a_message_of_which_nobody_knows_when_it_was_taken_is_not_counted() -> N
 
 def test_one_that_was_refused_is_no_matter_of_lateness() -> None:
     delivery, found = judged([event(SENT, 0), event(EventType.BOUNCE, 5, kind=BounceKind.HARD)])
-    assert (found, watch(delivery)) == ([], None)
+    assert (found, watch(delivery, OBJECTIVE)) == ([], None)
 
 
 def test_a_provider_that_names_no_time_is_measured_by_when_we_heard_of_it() -> None:
@@ -94,19 +95,19 @@ def test_a_clock_that_ran_ahead_makes_no_negative_time() -> None:
 
 def test_a_message_that_is_still_sent_after_a_day_is_without_word() -> None:
     delivery, _ = judged([event(SENT, 0)])
-    watch(delivery)
+    watch(delivery, OBJECTIVE)
     assert delivery.watch_at == us(0) + WORD_WITHIN == us(DAY)
-    assert watch(delivery) == Watched(None, without_word=True)
+    assert watch(delivery, OBJECTIVE) == Watched(None, without_word=True)
     assert delivery.watch_at is None, "counted once"
 
 
 def test_a_message_that_had_any_word_in_that_day_is_not() -> None:
     delivery, _ = judged([event(SENT, 0)])
-    watch(delivery)
+    watch(delivery, OBJECTIVE)
     folded = fold(delivery, event(DEFERRED, 7_200))
     assert folded.delivery is not None
     assert folded.delivery.watch_at == us(DAY)
-    assert watch(folded.delivery) == Watched(None, without_word=False)
+    assert watch(folded.delivery, OBJECTIVE) == Watched(None, without_word=False)
 
 
 @given(histories)
@@ -136,8 +137,8 @@ def test_a_look_at_the_deadline_counts_what_is_still_on_its_way_and_only_once(
     counted = 0
     for number, each in enumerate(history):
         if number == cut and delivery is not None and delivery.watch_at is not None:
-            on_its_way = delivery.status in {Status.SENT, Status.DEFERRED}
-            watched = watch(delivery)
+            on_its_way = delivery.status in {Status.SENT, Status.DEFERRED, Status.OPENED, Status.DELIVERED}
+            watched = watch(delivery, OBJECTIVE)
             assert (watched is not None) == on_its_way
             counted += watched is not None and watched.judgement is not None
         folded = fold(delivery, each)
@@ -146,3 +147,16 @@ def test_a_look_at_the_deadline_counts_what_is_still_on_its_way_and_only_once(
             counted += judgement is not None and judgement.judgement is not None
         delivery = folded.delivery
     assert counted <= 1
+
+
+@pytest.mark.parametrize("proof", [EventType.OPEN, EventType.CLICK, EventType.COMPLAINT])
+def test_a_message_that_was_opened_in_time_met_it_though_nobody_said_that_it_was_delivered(proof: EventType) -> None:
+    delivery, found = judged([event(SENT, 0), event(proof, 600), event(proof, 9_000)])
+    assert found == []
+    assert watch(delivery, OBJECTIVE) == Watched(Judgement.MET, without_word=False)
+    assert (delivery.judged, delivery.watch_at) == (True, None)
+
+
+def test_one_that_was_opened_only_after_its_deadline_missed_it() -> None:
+    delivery, _ = judged([event(SENT, 0), event(EventType.OPEN, 901)])
+    assert watch(delivery, OBJECTIVE) == Watched(Judgement.MISSED, without_word=False)

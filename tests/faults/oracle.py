@@ -252,7 +252,7 @@ def _track(expected: Expected, key: bytes, event: DeliveryEvent, settings: Setti
         told = records.encode_status(
             after,
             support_contact=account.support_contact if account else None,
-            warn_after_us=int(settings.deferrals.warn_after_s * 1_000_000),
+            warn_after_us=policies_of(settings)(after.account, after.provider).warn_after,
         )
         expected.shown[key].append(told)
         if folded.changed:
@@ -264,8 +264,8 @@ def _track(expected: Expected, key: bytes, event: DeliveryEvent, settings: Setti
 
 def _concerns_monitor(before: Delivery | None, folded: Folded, type_: EventType) -> bool:
     """Another attempt, or news of a delivery that is or was deferred just before."""
-    if type_ is EventType.DEFERRED:
-        return folded.outcome is Outcome.APPLIED
+    if type_ is EventType.DEFERRED and folded.outcome is Outcome.APPLIED:
+        return True
     statuses = {one.status for one in (before, folded.delivery) if one is not None}
     return Status.DEFERRED in statuses and (folded.changed or folded.shown)
 

@@ -9,6 +9,7 @@ import pytest
 from streams import topics
 from streams.agents.track import Track
 from streams.kafka.lanes import Effects
+from streams.policies import policies_of
 from streams.settings import load
 from tests.broker.harness import raw_headers
 from tests.faults.oracle import _sources
@@ -33,7 +34,8 @@ def played(bodies: Bodies, count: int) -> dict[str, Rows]:
         status_topic=topics.STATUS,
         deferrals_topic=topics.DEFERRALS,
         support_contacts={},
-        warn_after_us=WARN_AFTER_US,
+        policies=policies_of(SETTINGS),
+        held=lambda _provider: False,
         expire_after_us=1,
         objective_us=1,
     )
