@@ -23,6 +23,10 @@ from tests.faults.scenarios import SCENARIOS, Scenario, play
 from tests.faults.world import Outcome
 
 
+RECOVERY_S = 15
+"""95 of 100 times all partitions process again within so long after kill -9, with a session timeout of 10 s."""
+
+
 @dataclass(frozen=True)
 class Played:
     """A scenario that was tried."""
@@ -66,7 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     print(*_table(played), sep="\n")
     print(*_figures(played), sep="\n")
-    return 0 if all(one.outcome.survived for one in played) else 1
+    slow = _p95(_kills(played)) >= RECOVERY_S
+    if slow:
+        print(f"after kill -9 it took too long until all partitions went on: 95 % within {RECOVERY_S} s is the goal")
+    return 0 if all(one.outcome.survived for one in played) and not slow else 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -113,9 +120,19 @@ def _table(played: Sequence[Played]) -> list[str]:
     return [*lines, ""]
 
 
+def _kills(played: Sequence[Played]) -> list[float]:
+    """Return the times of recovery after kill -9 among three workers, the shortest first (s)."""
+    return sorted(s for one in played if one.scenario.kills for s in one.outcome.recoveries_s)
+
+
+def _p95(values: Sequence[float]) -> float:
+    """Return the 95th percentile; 0 where there are too few to have one."""
+    return statistics.quantiles(values, n=20, method="inclusive")[-1] if len(values) > 1 else 0.0
+
+
 def _figures(played: Sequence[Played]) -> list[str]:
     verdicts = [one.outcome.verdict or oracle.Verdict([], oracle.Expected()) for one in played]
-    kills = sorted(s for one in played if one.scenario.kills for s in one.outcome.recoveries_s)
+    kills = _kills(played)
     figures: dict[str, object] = {
         "faults_survived": sum(one.outcome.survived for one in played),
         "faults_tried": len(played),
@@ -128,7 +145,7 @@ def _figures(played: Sequence[Played]) -> list[str]:
     }
     if len(kills) > 1:  # those of kill -9 among three workers
         figures["recovery_s_p50"] = f"{statistics.median(kills):.1f}"
-        figures["recovery_s_p95"] = f"{statistics.quantiles(kills, n=20, method='inclusive')[-1]:.1f}"
+        figures["recovery_s_p95"] = f"{_p95(kills):.1f}"
         figures["recovery_s_max"] = f"{kills[-1]:.1f}"
     return [f"{name}={value}" for name, value in figures.items()]
 

@@ -4,8 +4,9 @@ The rule: it knows nothing of workers, transactions or time. It takes what went 
 (``mail.raw.*``, ``mail.sends``) and what stands in between (``mail.events``,
 ``mail.deferrals``), folds each with the pure rules, and compares the result, byte
 by byte, with everything that came out: the sequences on ``mail.status-changed``
-and ``mail.deferrals``, the records of ``mail.status``, both changelogs, the rows
-in RocksDB, the dead letters, and the levels told on ``mail.deferral-alerts``.
+and ``mail.deferrals``, the records of ``mail.status``, both changelogs, the rows,
+indexes and positions in RocksDB, the dead letters, and the levels told on
+``mail.deferral-alerts``.
 
 Every input is accounted for: a raw record as events or as a dead letter, an event
 as applied, duplicate, ignored or a dead letter.
@@ -32,6 +33,7 @@ from streams.domain.events import DeliveryEvent, EventType
 from streams.domain.status import Delivery, Folded, Kind, Outcome, Status, fold, to_micros
 from streams.kafka.dead_letters import DeadLetters
 from streams.kafka.lanes import POSITION_KEY, Effects, PartlyBadError
+from streams.kafka.partitioner import partition_of
 from streams.kafka.store import Budget, open_store
 from streams.policies import policies_of
 from streams.providers import PROVIDERS
@@ -70,13 +72,26 @@ class Difference:
 
 
 @dataclass
+class Stored:
+    """What the stores of one table hold, of all its partitions together."""
+
+    rows: dict[bytes, bytes] = field(default_factory=dict)
+    due: dict[bytes, set[int]] = field(default_factory=lambda: defaultdict(set))
+    """The times at which a key stands in the due index."""
+    watched: dict[bytes, set[int]] = field(default_factory=lambda: defaultdict(set))
+    """Likewise the watch index."""
+    positions: dict[int, bytes | None] = field(default_factory=dict)
+    """Each partition's source position."""
+
+
+@dataclass
 class Written:
     """Everything that stands on the broker, and in the stores of stopped workers."""
 
     logs: Mapping[str, Log]
     """By topic."""
-    stores: Mapping[str, Mapping[bytes, bytes]] = field(default_factory=dict)
-    """The rows of each table, of all its partitions together; a table is left out if its stores are not compared."""
+    stores: Mapping[str, Stored] = field(default_factory=dict)
+    """By table; one is left out if its stores are not compared."""
 
 
 @dataclass
@@ -143,7 +158,8 @@ async def verify(
     Args:
         broker: Where it stands.
         settings: Those of the workers.
-        datadirs: Folders of stopped workers that together own the stores of all partitions, each once, caught up.
+        datadirs: Folders of stopped workers that together owned all partitions, caught up. Of several stores of a
+            partition the one that got furthest is the last owner's.
         foreign: Values of ``mail.events`` that the test itself put there.
         ticked_us: Until then the workers' clocks were right and surely ticked, so that each alert that the facts demand
             must have been told; None: the alerts are not judged by time.
@@ -190,6 +206,7 @@ def judge(
     for rows in changelogs.values():
         rows.pop(POSITION_KEY, None)
     found = [
+        *_placed(logs, settings),
         *_events(logs, settings, expected, set(foreign)),
         *_sequences("status-changed", _by_key(logs[topics.STATUS_CHANGED]), expected.changes, _revision),
         *_sequences(
@@ -204,7 +221,9 @@ def judge(
     if ticked_us is not None:
         found += _alerts(logs, expected, settings, ticked_us=ticked_us, now_us=now_us)
     for table, stored in written.stores.items():
-        found += _rows(f"store of {table}", stored, changelogs[table], bytes)
+        found += _rows(f"store of {table}", stored.rows, changelogs[table], bytes)
+        found += _positions(f"store of {table}", stored, logs[topics.changelog_topic(app_id, table)])
+        found += _indexes(table, stored, settings)
     return Verdict(found, expected)
 
 
@@ -290,6 +309,21 @@ def _event(record: Record) -> DeliveryEvent | None:
 
 
 # --- the comparisons -------------------------------------------------------------------------------------------------
+
+
+def _placed(logs: Mapping[str, Log], settings: Settings) -> Iterable[Difference]:
+    """Whatever is about a delivery stands in the one partition where its subscribers and its table look for it."""
+    app_id, partitions = settings.worker.app_id, settings.topics.partitions
+    names = (topics.STATUS_CHANGED, topics.STATUS, topics.DEFERRALS, topics.DEFERRAL_ALERTS)
+    for name in (*names, *(topics.changelog_topic(app_id, table) for table in TABLES)):
+        for partition, found in logs[name].items():
+            for key in {record.key for record in found} - {None, POSITION_KEY}:
+                # what is no delivery id is a test's own poison, put anywhere
+                if key is not None and len(key) == _ID_LENGTH and partition_of(key, partitions) != partition:
+                    yield Difference(Kinds.WRONG, name, f"{key!r} stands in partition {partition}")
+
+
+_ID_LENGTH = 26
 
 
 def _events(
@@ -412,6 +446,40 @@ def _rows(
             yield Difference(Kinds.WRONG, where, f"the row of {key!r} differs")
 
 
+def _positions(where: str, stored: Stored, changelog: Log) -> Iterable[Difference]:
+    """Each store stands where the last batch of its partition ended."""
+    for partition, found in changelog.items():
+        last = next((record.value for record in reversed(found) if record.key == POSITION_KEY), None)
+        if stored.positions.get(partition) != last:
+            what = f"partition {partition} stands at {stored.positions.get(partition)!r}, not at {last!r}"
+            yield Difference(Kinds.WRONG, where, what)
+
+
+def _indexes(table: str, stored: Stored, settings: Settings) -> Iterable[Difference]:
+    """Nothing is forgotten by time: what will fall due stands in an index, in time. Old entries do no harm."""
+    policies = policies_of(settings)
+    for key, row in stored.rows.items():
+        if table == topics.DELIVERIES_TABLE:
+            if not any(at <= records.due_of_row(row) for at in stored.due.get(key, ())):
+                yield Difference(Kinds.LOST, f"store of {table}", f"{key!r} would never expire")
+            watch_at = records.watch_of_row(row)
+            # one that was refused when its time came is no matter of lateness: its entry went, and nothing is counted
+            refused = records.decode_row(row).facts.keys() & _REFUSALS
+            if watch_at is not None and not refused and not any(at >= watch_at for at in stored.watched.get(key, ())):
+                yield Difference(Kinds.LOST, f"store of {table}", f"{key!r} would never be judged")
+        else:
+            episode = records.decode_open_deferral(row)
+            due = deferrals.next_due(episode, policies(episode.account, episode.provider))
+            entries = stored.due.get(key, set())
+            # later is right for a while only, where its provider is held: a partition stands
+            if due is not None and due not in entries and not any(due < at < due + _HELD_US for at in entries):
+                yield Difference(Kinds.LOST, f"store of {table}", f"{key!r} would never be alerted on")
+
+
+_HELD_US = 3_600_000_000
+_REFUSALS = {kind for kind in Kind if kind.startswith("bounce") or kind is Kind.DROPPED}
+
+
 def _told(log: Log, rows: Mapping[bytes, bytes]) -> Iterable[Difference]:
     """No alert twice; and an open episode remembers exactly the levels that were told of it."""
     told: dict[tuple[str, int], Told] = defaultdict(lambda: Told.NOTHING)
@@ -519,16 +587,25 @@ def _newest(log: Log) -> dict[bytes, bytes]:
     return newest
 
 
-def _stored(datadirs: Sequence[Path], table: str, partitions: int) -> dict[bytes, bytes]:
-    budget = Budget(cache_bytes=8 << 20, write_buffer_bytes=8 << 20)
-    rows: dict[bytes, bytes] = {}
-    for datadir in datadirs:
-        for path in (datadir / f"{table}-{partition}" for partition in range(partitions)):
-            if path.exists() or len(datadirs) == 1:
-                store = open_store(path, budget, on_rebuild=_refuse)
-                rows |= dict(store.rows())
-                store.close()
-    return rows
+def _stored(datadirs: Sequence[Path], table: str, partitions: int) -> Stored:
+    found = Stored()
+    for partition in range(partitions):
+        paths = [datadir / f"{table}-{partition}" for datadir in datadirs]
+        owners = [path for path in paths if path.exists()] or paths[:1]  # where there is none, an empty one
+        stores = [open_store(path, _BUDGET, on_rebuild=_refuse) for path in owners]
+        store = max(stores, key=lambda one: one.changelog_offset or 0)
+        found.rows |= dict(store.rows())
+        for at, key in store.due_entries():
+            found.due[key].add(at)
+        for at, key in store.watched(1 << 63, 1 << 30):
+            found.watched[key].add(at)
+        found.positions[partition] = store.position
+        for one in stores:
+            one.close()
+    return found
+
+
+_BUDGET = Budget(cache_bytes=8 << 20, write_buffer_bytes=8 << 20)
 
 
 def _refuse(reason: str) -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from deploy.local.broker import Broker
-from streams import topics
+from streams import records, topics
+from streams.domain.status import Status
 from streams.settings import Settings
 from tests.broker import harness
 from tests.faults import oracle
 from tests.faults.mutants import MADE, MUTANTS
-from tests.faults.oracle import Kinds, Log, Written
+from tests.faults.oracle import Kinds, Log, Stored, Written
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 
@@ -212,13 +213,54 @@ def test_alerts_that_the_facts_demand_and_nobody_told_are_found_out(right: tuple
 @pytest.mark.parametrize("table", oracle.TABLES)
 def test_a_store_that_differs_from_its_changelog_is_found_out(right: tuple[Written, Settings], table: str) -> None:
     written, settings = right
-    stores = {name: dict(rows) for name, rows in deepcopy(written.stores).items()}
-    some = min(stores[table])
-    stores[table][some] += b" "
+    stores = deepcopy(written.stores)
+    some = min(stores[table].rows)
+    row = stores[table].rows[some]
+    stores[table].rows[some] = row.replace(b"payer", b"buyer")
+    assert stores[table].rows[some] != row
 
     verdict = oracle.judge(Written(written.logs, stores), settings)
 
     assert [(one.kind, one.where) for one in verdict.differences] == [(Kinds.WRONG, f"store of {table}")]
+
+
+def _watched(stored: Stored) -> bytes:
+    waiting = {
+        key: records.decode_row(row) for key, row in stored.rows.items() if records.watch_of_row(row) is not None
+    }
+    return min(key for key, delivery in waiting.items() if delivery.status is Status.SENT)
+
+
+@pytest.mark.parametrize(
+    ("table", "forget", "seen"),
+    [
+        (topics.DELIVERIES_TABLE, lambda it: it.due.pop(min(it.rows)), "would never expire"),
+        (topics.DELIVERIES_TABLE, lambda it: it.watched.pop(_watched(it)), "would never be judged"),
+        (topics.OPEN_DEFERRALS_TABLE, lambda it: it.due.clear(), "would never be alerted on"),
+        (topics.DELIVERIES_TABLE, lambda it: it.positions.update({1: b"{}"}), "partition 1 stands at"),
+    ],
+)
+def test_a_store_that_would_forget_or_repeat_is_found_out(
+    right: tuple[Written, Settings], table: str, forget: Callable[[Stored], object], seen: str
+) -> None:
+    written, settings = right
+    stores = deepcopy(written.stores)
+    forget(stores[table])
+
+    verdict = oracle.judge(Written(written.logs, stores), settings)
+
+    assert verdict.differences
+    assert all(seen in one.what and one.where == f"store of {table}" for one in verdict.differences)
+
+
+def test_a_record_in_a_partition_where_nobody_looks_for_it_is_found_out(right: tuple[Written, Settings]) -> None:
+    written, settings = right
+    log = written.logs[topics.STATUS]
+    moved = {**log, 0: [*log[0], log[1][0]], 1: log[1][1:]}
+
+    verdict = oracle.judge(Written({**written.logs, topics.STATUS: moved}, written.stores), settings)
+
+    assert any("stands in partition 0" in one.what for one in verdict.differences)
 
 
 def test_the_words_are_kafkas() -> None:

@@ -132,7 +132,7 @@ class World:
         await self.caught_up()
         ticked_us = await self._ticked() if alerts else None
         await self._release_keeper()
-        owners = self._sole_owner()
+        owners = self._owners()
         await self.stop_all()
         verdict = await oracle.verify(self.broker, self.settings, owners, foreign=self.foreign, ticked_us=ticked_us)
         self.outcome.verdict = verdict
@@ -310,10 +310,9 @@ class World:
         log = await harness.read_all(self.broker, topics.DEFERRAL_ALERTS, self.settings.topics.partitions)
         return [record for found in log.values() for record in found]
 
-    def _sole_owner(self) -> list[Path]:
-        """Return the folder of the living worker, if it owns everything; among several, stores may be left behind."""
-        alive = [member for member in self.members.values() if member.alive]
-        return [alive[0].datadir] if len(alive) == 1 else []
+    def _owners(self) -> list[Path]:
+        """Return the folders of the living workers: together they own everything."""
+        return [member.datadir for member in self.members.values() if member.alive]
 
     async def _compare_witness(self, verdict: oracle.Verdict) -> None:
         log = await harness.read_all(self.broker, topics.STATUS_CHANGED, self.settings.topics.partitions)

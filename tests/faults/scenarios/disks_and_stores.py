@@ -106,6 +106,9 @@ def _damaged(damages: list[str]) -> Play:
         await world.feed(bodies)  # duplicates: each reads its row
         await world.measure(lambda: None)
         world.outcome.notes.append(f"{len(stores)} stores damaged, {worker.restarts} restarts")
+        noticed = list(worker.datadir.glob("*.corrupt-*"))
+        rebuilt = {"deleted"}.issuperset(damages) or noticed
+        world.expect(rebuilt, "nobody noticed: no store was moved aside")
         world.expect(worker.restarts <= 1, f"{worker.restarts} restarts: what harmed one store may have harmed all")
 
     return damaged

@@ -70,6 +70,8 @@ async def hanging_transaction(world: Scene) -> None:
         took = time.monotonic() - left_open
         world.outcome.notes.append(f"{'heir' if heir_comes else 'no heir'}: readers held back for {took:.1f} s")
         if heir_comes:
+            timeout_s = world.settings.kafka.transaction_timeout_s
+            world.expect(took < timeout_s, f"the heir held readers back for {took:.0f} s: the timeout ended it, not he")
             await world.said(heir, "partitions ready")
             await world.caught_up()
             await world.stop(heir)
@@ -89,7 +91,7 @@ async def rolling_restart(world: Scene) -> None:
             await world.start(worker)
 
         await world.measure(restart)
-        world.expect("Traceback" not in worker.output, f"{worker.name} wrote a traceback")
+        world.expect("Traceback" not in worker.log.read_text(), f"{worker.name} wrote a traceback")
 
 
 async def _joined(member: Member) -> bool:
@@ -127,6 +129,8 @@ async def join_and_leave_storm(world: Scene) -> None:
         await asyncio.sleep(1)
     for slot in staying:
         slot.kept = True
+    world.expect(joined >= (3 if world.quick else 12), f"only {joined} workers joined: that is no storm")
+    world.expect(left >= (1 if world.quick else 8), f"only {left} workers left: that is no storm")
     took = await world.measure(lambda: None)
     silence = world.subscriber.longest_silence_s
     world.outcome.notes.append(f"{joined} joined, {left} left, longest silence of a partition {silence:.0f} s")

@@ -161,7 +161,7 @@ class Soak:
         status = await asyncio.to_thread(self.worker.stop, 60)
         assert status == 0, f"the worker stopped with {status}"
         found = {"lost": 0, "wrong": 0, "repeated": 0}
-        kept = sum(len(oracle._stored([self._datadir], table, PARTITIONS)) for table in oracle.TABLES)
+        kept = sum(len(oracle._stored([self._datadir], table, PARTITIONS).rows) for table in oracle.TABLES)
         if kept:
             print(f"{kept} rows are left in the stores", flush=True)
             found["wrong"] += kept
