@@ -22,7 +22,6 @@ from tests.faults import oracle
 from tests.faults.scenarios import SCENARIOS, Scenario, play
 from tests.faults.world import Outcome
 
-
 RECOVERY_S = 15
 """95 of 100 times all partitions process again within so long after kill -9, with a session timeout of 10 s."""
 
