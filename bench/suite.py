@@ -72,6 +72,8 @@ FAST: Final = Plan(
     open_deferrals=50_000,
     monitored=False,
 )
+CALM_EVENTS_PER_S: Final = 500
+"""The second pace at which latency is taken: far from what a small machine can do."""
 LONG_DELIVERIES: Final = 10_000_000
 
 
@@ -162,7 +164,7 @@ async def end_to_end(run: Run) -> None:
 
 
 async def latency(run: Run) -> None:
-    """``latency_...``: 2,000 events a second through one worker, hop by hop."""
+    """``latency_...``: 2,000 events a second through one worker, hop by hop; then a calmer pace."""
     for number in range(run.plan.rounds):
         measured = await workers.latency(
             run.ground, f"latency-{number}", run.plan.latency_s, run.plan.latency_events_per_s, number
@@ -178,6 +180,13 @@ async def latency(run: Run) -> None:
             run.figures.add(f"latency_{name}", value)
         run.figures.add("latency_sent_per_s", measured.sent_per_s)
         run.figures.add("latency_worker_cpu_percent", measured.cpu_percent)
+        calm = await workers.latency(
+            run.ground, f"latency-calm-{number}", run.plan.latency_s / 2, CALM_EVENTS_PER_S, number
+        )
+        run.tell(f"at {CALM_EVENTS_PER_S} a second: p50 {percentile(calm.hops['status_changed'], 0.5):.0f} ms")
+        for share in (50, 99):
+            age = percentile(calm.hops["status_changed"], share / 100)
+            run.figures.add(f"latency_at_{CALM_EVENTS_PER_S}_p{share}_ms", age)
 
 
 async def restart(run: Run) -> None:
