@@ -6,6 +6,7 @@ A port of that range (32768 and above on Linux) may be free now and taken by any
 import contextlib
 import random
 import socket
+import time
 
 from deploy.local import LocalError
 
@@ -15,10 +16,14 @@ HOST = "127.0.0.1"
 LOWEST = 1024
 LOWEST_FOUND = 15000  # what people choose by hand is mostly below
 HIGHEST = 32767
+PATIENCE_S = 2.0
 
 
 def check(port: int, setting: str) -> None:
     """Make sure that nothing listens on a port.
+
+    A process that is ending counts as ended while its last threads still hold its sockets, so a port that is not free
+    is tried again for a moment.
 
     Raises:
         LocalError: it is in use or out of range; the text names the port and the setting that changes it.
@@ -26,11 +31,17 @@ def check(port: int, setting: str) -> None:
     if not LOWEST <= port <= HIGHEST:
         message = f"{setting}={port}: choose a port from {LOWEST} to {HIGHEST}"
         raise LocalError(message)
-    try:
-        _bind(port).close()
-    except OSError as error:
-        message = f"port {port} is not free ({error.strerror}): choose another by {setting}=<port>"
-        raise LocalError(message) from None
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            _bind(port).close()
+        except OSError as error:
+            if time.monotonic() > deadline:
+                message = f"port {port} is not free ({error.strerror}): choose another by {setting}=<port>"
+                raise LocalError(message) from None
+            time.sleep(0.05)
+        else:
+            return
 
 
 def find(count: int) -> list[int]:

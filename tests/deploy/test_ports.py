@@ -1,4 +1,5 @@
 import socket
+import threading
 
 import pytest
 
@@ -32,6 +33,14 @@ def test_a_used_port_is_refused_in_a_line_that_names_it_and_the_setting() -> Non
     assert f"port {port} is not free" in str(error.value)
     assert "WEB_PORT=<port>" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_port_that_is_given_up_in_a_moment_is_waited_for() -> None:
+    port = ports.find(1)[0]
+    server = listen(port)
+    threading.Timer(0.3, server.close).start()
+
+    ports.check(port, "WEB_PORT")
 
 
 def test_a_port_whose_former_connections_still_linger_is_free() -> None:
