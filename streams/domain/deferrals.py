@@ -174,7 +174,6 @@ def observe(episode: Episode | None, deferral: Deferral, policy: Policy) -> Step
     """Take in what track says of the delivery. Never raises an alert: only time does."""
     if deferral.status is not Status.DEFERRED:
         return Step(None) if episode is None else _close(episode, deferral, policy)
-    reason_class = classify(deferral.reason, deferral.smtp_code, deferral.enhanced_code)
     if episode is None:
         return Step(
             Episode(
@@ -192,24 +191,11 @@ def observe(episode: Episode | None, deferral: Deferral, policy: Policy) -> Step
                 reason=deferral.reason,
                 smtp_code=deferral.smtp_code,
                 enhanced_code=deferral.enhanced_code,
-                reason_class=reason_class,
+                reason_class=classify(deferral.reason, deferral.smtp_code, deferral.enhanced_code),
                 retry_until=deferral.retry_until,
             )
         )
-    return Step(
-        replace(
-            episode,
-            recipient=deferral.recipient,
-            reference=deferral.reference,
-            since=min(episode.since, _since(deferral, episode.since)),
-            attempts=deferral.attempts,
-            reason=deferral.reason,
-            smtp_code=deferral.smtp_code,
-            enhanced_code=deferral.enhanced_code,
-            reason_class=reason_class,
-            retry_until=deferral.retry_until,
-        )
-    )
+    return Step(_renewed(episode, deferral))
 
 
 def elapse(episode: Episode, now: int, policy: Policy) -> Step:
@@ -273,25 +259,32 @@ def _since(deferral: Deferral, otherwise: int) -> int:
     return deferral.first_at if dropped_at is None or later(deferral.first_at, dropped_at) else otherwise
 
 
+def _renewed(episode: Episode, deferral: Deferral) -> Episode:
+    """Return the episode with all that is known of it now: an attempt that came late counts, too."""
+    return replace(
+        episode,
+        recipient=deferral.recipient,
+        reference=deferral.reference,
+        since=min(episode.since, _since(deferral, episode.since)),
+        attempts=deferral.attempts,
+        reason=deferral.reason,
+        smtp_code=deferral.smtp_code,
+        enhanced_code=deferral.enhanced_code,
+        reason_class=classify(deferral.reason, deferral.smtp_code, deferral.enhanced_code),
+        retry_until=deferral.retry_until,
+    )
+
+
 def _close(episode: Episode, deferral: Deferral, policy: Policy) -> Step:
     if episode.first_due is None:
         return Step(None)
     ending = Ending.EXPIRED if deferral.status is None else Ending(deferral.status)
+    last = _renewed(episode, deferral)
     resolved = Alert(
-        episode=replace(  # as it is known now: an attempt that came late counts, too
-            episode,
-            recipient=deferral.recipient,
-            reference=deferral.reference,
-            since=min(episode.since, _since(deferral, episode.since)),
-            attempts=deferral.attempts,
-            reason=deferral.reason,
-            smtp_code=deferral.smtp_code,
-            enhanced_code=deferral.enhanced_code,
-            reason_class=classify(deferral.reason, deferral.smtp_code, deferral.enhanced_code),
-        ),
+        episode=last,
         level=Level.RESOLVED,
         due_at=deferral.status_at,
-        retry_until=ends_at(episode, policy),
+        retry_until=ends_at(last, policy),
         ending=ending,
         annulled=deferral.status_at < episode.first_due,
     )
