@@ -22,6 +22,8 @@ _PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 def postgresql() -> Iterator[str]:
     """Give the URL of a PostgreSQL server of our own, without the name of a database."""
     if not _PROGRAMS:
+        if os.environ.get("CI"):
+            pytest.fail("PostgreSQL is missing: apt-get install postgresql")
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
     programs = _PROGRAMS[-1].parent
     folder = Path(tempfile.mkdtemp(prefix="mailstreams-postgresql-"))  # pytest's own folders are for their owner alone

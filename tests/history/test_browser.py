@@ -16,6 +16,7 @@ from playwright.async_api import Browser, Page, async_playwright, expect
 
 from streams.history import projection, schema
 from tests.history.support import NOW, Log, World, event, served, sqlite_url
+from tests.installed import absent
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 SHOTS = Path(__file__).parents[2] / "var" / "screenshots"
@@ -24,9 +25,7 @@ INVOICE = f"/invoices/{projection.invoice_id('INV-2026-0042')}"
 
 _numbers = itertools.count(1)
 
-pytestmark = pytest.mark.skipif(
-    not Path(CHROMIUM).exists(), reason="Chromium is not installed: apt-get install chromium"
-)
+pytestmark = pytest.mark.skipif(absent(CHROMIUM), reason="Chromium is not installed: apt-get install chromium")
 
 
 def six(log: Log) -> Log:

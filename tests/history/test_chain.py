@@ -7,10 +7,11 @@ from playwright.async_api import expect
 
 from tests.history.chain import running
 from tests.history.test_browser import CHROMIUM, shot
+from tests.installed import absent
 
 pytestmark = [
     pytest.mark.broker,
-    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="Chromium is not installed: apt-get install chromium"),
+    pytest.mark.skipif(absent(CHROMIUM), reason="Chromium is not installed: apt-get install chromium"),
 ]
 
 
