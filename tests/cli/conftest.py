@@ -16,9 +16,11 @@ from deploy.local.broker import Broker
 from streams import topics
 from streams.cli import cli
 from streams.settings import Settings, load
+from tests.contracts.clients import settled
 
 _Producer: Any = AIOKafkaProducer
 _Consumer: Any = AIOKafkaConsumer
+_TRANSACTIONAL_ID = "the-tests"
 
 Invoke = Callable[..., Result]
 
@@ -76,7 +78,7 @@ class Cluster:
     async def _produce(self, topic: str, records: Sequence[dict[str, Any]], commit: bool | None) -> list[Any]:
         options = self.settings.kafka.client_options() | {"max_request_size": topics.MAX_RECORD_BYTES}
         if commit is not None:
-            options["transactional_id"] = "the-tests"
+            options["transactional_id"] = _TRANSACTIONAL_ID
         client = _Producer(**options)
         await client.start()
         try:
@@ -88,6 +90,8 @@ class Cluster:
             return written
         finally:
             await client.stop()
+            if commit is not None:
+                await settled(self.settings.kafka.bootstrap_servers, _TRANSACTIONAL_ID)
 
     async def _consume(self, topic: str) -> list[Any]:
         count = (await topics.partition_counts(self.settings))[topic]

@@ -80,11 +80,12 @@ def new_writer(
     )
 
 
-async def settled(broker: Broker, transactional_id: str) -> None:
+async def settled(bootstrap: str, transactional_id: str) -> None:
     """Wait until the last transaction is completed: a commit answers before its markers are written everywhere."""
-    writer = new_writer(broker, transactional_id=transactional_id)
-    await writer.fence()
-    await writer.close()
+    async with AIOKafkaProducer(
+        bootstrap_servers=bootstrap, transactional_id=transactional_id, retry_backoff_ms=10
+    ):  # whose start is the fence
+        pass
 
 
 @asynccontextmanager
@@ -96,7 +97,7 @@ async def fenced_writer(broker: Broker, **more: Any) -> AsyncIterator[Transactio
         yield writer
     finally:
         await writer.close()
-        await settled(broker, writer.transactional_id)
+        await settled(broker.bootstrap, writer.transactional_id)
 
 
 @asynccontextmanager
@@ -114,7 +115,7 @@ async def plain_transactional(broker: Broker, transactional_id: str | None = Non
         yield producer
     finally:
         await producer.stop()
-        await settled(broker, name)
+        await settled(broker.bootstrap, name)
 
 
 async def read(

@@ -17,7 +17,7 @@ from aiokafka import AIOKafkaProducer
 from deploy.local import ROOT
 from deploy.local.broker import Broker
 from streams import codecs
-from tests.contracts.clients import new_topic, unique
+from tests.contracts.clients import new_topic, settled, unique
 from tests.docs import pages
 
 EXAMPLES = ROOT / "schemas" / "examples" / "status.v1"
@@ -31,7 +31,8 @@ def status(name: str, **changed: object) -> dict[str, Any]:
 
 async def write(broker: Broker, topic: str, rows: Sequence[dict[str, Any] | bytes], *, commit: bool = True) -> None:
     """Write records, or tombstones for the delivery ids given as bytes, in one transaction."""
-    producer = _Producer(bootstrap_servers=broker.bootstrap, transactional_id=unique("docs"))
+    name = unique("docs")
+    producer = _Producer(bootstrap_servers=broker.bootstrap, transactional_id=name)
     await producer.start()
     try:
         await producer.begin_transaction()
@@ -41,6 +42,7 @@ async def write(broker: Broker, topic: str, rows: Sequence[dict[str, Any] | byte
         await (producer.commit_transaction() if commit else producer.abort_transaction())
     finally:
         await producer.stop()
+        await settled(broker.bootstrap, name)
 
 
 class Subscriber:
