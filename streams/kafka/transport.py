@@ -86,8 +86,8 @@ class _Backlog:
     tick: int | None = None
     """A tick to be delivered before the next records, with its time (µs)."""
     paused: bool = False
-    cut_at: float = 0.0
-    """When the last batch of records was cut, by the loop's clock."""
+    cut_at: float = float("-inf")
+    """When the last batch of records was cut, by the loop's clock, whose 0 may be a moment ago: the start of the host."""
     waiting: bool = False
     """It lingers, and will be offered then."""
 
