@@ -68,9 +68,12 @@ COMPLAIN_S: Final = 60.0
 """The same complaint is logged once in so long."""
 
 _UNAUTHORIZED, _FORBIDDEN, _UNAVAILABLE, _TOO_MANY, _HEAD_TOO_LARGE = 401, 403, 503, 429, 431
-_NEVER_403: Final = frozenset({"postmark"})
-"""To Postmark 403 means "never send this again", so a wrong password would lose events: 401 in its place.
-https://postmarkapp.com/support/article/understanding-inbound-webhook-retries-in-postmark"""
+_INSTEAD_OF: Final[Mapping[str, Mapping[int, int]]] = {
+    # https://postmarkapp.com/support/article/understanding-inbound-webhook-retries-in-postmark
+    "postmark": {_FORBIDDEN: _UNAUTHORIZED},
+}
+"""What a refused provider is answered in place of a code that to it means "never send this again": else a wrong secret
+in our settings would lose events."""
 
 _CODES: Final[Mapping[Refusal, int]] = {
     Refusal.MISSING: _UNAUTHORIZED,
@@ -482,9 +485,7 @@ class Ingress:
     @staticmethod
     def _refusal(endpoint: Endpoint, reason: Refusal) -> _RefusedError:
         code = _CODES[reason]
-        if code == _FORBIDDEN and endpoint.provider.name in _NEVER_403:
-            code = _UNAUTHORIZED
-        return _RefusedError(code, reason.value)
+        return _RefusedError(_INSTEAD_OF.get(endpoint.provider.name, {}).get(code, code), reason.value)
 
     def count_broken(self, code: int) -> None:
         """Count a request that is no HTTP at all (400), or whose head is too large (431)."""
