@@ -73,6 +73,12 @@ _NAMES: Final[Mapping[str, _Names]] = {
     "postmark": _Names(
         ("messageid",), frozenset({"id"}), frozenset({"deliveredat", "bouncedat", "receivedat", "changedat"})
     ),
+    # https://learn.microsoft.com/azure/event-grid/communication-services-email-events
+    "azure_communication": _Names(
+        ("data.messageid",),
+        frozenset({"id"}),
+        frozenset({"deliveryattempttimestamp", "useractiontimestamp", "eventtime"}),
+    ),
 }
 
 

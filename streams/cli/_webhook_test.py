@@ -20,9 +20,10 @@ from streams.cli import NOTHING_FOUND, Failure, Invocation, json_option, pass_in
 from streams.cli._output import clean, json_line, shortened
 from streams.cli.simulate import SECRETS, TIMEOUT_S, ingress_url
 from streams.domain.events import EventType
+from streams.providers import Refusal
 from streams.settings import Settings
 from streams.simulate import signing
-from streams.simulate.shapes import payload
+from streams.simulate.shapes import MESSAGE_IDS, payload
 from streams.simulate.signing import Sign
 from streams.simulate.story import PROVIDERS, Happening, Message, Plot
 
@@ -33,6 +34,8 @@ _TRY_THERE: Final[Mapping[str, str]] = {
     "sendgrid": "click Test Your Integration in SendGrid's Event Webhook settings, with signing switched on",
     "amazon_ses": "send to success@simulator.amazonses.com with your configuration set",
 }
+
+_NO_REFERENCE: Final = frozenset({"azure_communication"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,10 @@ def _attempt(settings: Settings, provider: str, account: str, folder: Path) -> _
         return _Attempt(
             signing.SignPostmark(signing.credential(credentials[0])), False, "with the account's credential"
         )
+    if provider == "azure_communication":
+        return _Attempt(
+            signing.SignEventGrid(signing.credential(credentials[0])), False, "with the account's credential"
+        )
     if credentials:
         sign = signing.SignRawDelivery(signing.credential(credentials[0]))
         return _Attempt(sign, False, "as SNS raw message delivery, with the account's credential")
@@ -183,7 +190,7 @@ def _verdict(status: int, answer: str, attempt: _Attempt, message: Message) -> t
         ]
     if status in _OK:
         lines = ["Good: it was verified, and the broker has it. With a worker running, see what became of it:"]
-        lines.append(f"  mailstreams lookup --reference {message.reference}")
+        lines.append(f"  mailstreams lookup {_known_by(message)}")
         if provider in _TRY_THERE and not attempt.forged:
             lines.append(f"That the provider reaches you, it alone can show: {_TRY_THERE[provider]}.")
         return True, lines
@@ -195,12 +202,19 @@ def _verdict(status: int, answer: str, attempt: _Attempt, message: Message) -> t
     return False, [_advice(status, answer, f"accounts.{clean(message.account)}.webhooks.{provider}", provider)]
 
 
+def _known_by(message: Message) -> str:
+    """Return by what the event can be found: its reference, if the provider's events have one."""
+    if message.provider in _NO_REFERENCE:
+        return f"--message-id {MESSAGE_IDS[message.provider](message.token)}"
+    return f"--reference {message.reference}"
+
+
 def _advice(status: int, answer: str, place: str, provider: str) -> str:  # noqa: PLR0911 - one return for each answer
     if status == 0:
         return f"Nothing answers there ({answer}). Is the ingress running (mailstreams ingress), and the port open?"
     if 300 <= status < 400:  # noqa: PLR2004 - redirects
         return "That is a redirect, which providers do not follow: give them the URL that it leads to."
-    if status in {401, 403}:
+    if status in {401, 403} or answer in set(Refusal):  # to Event Grid a refusal is a 503
         return (
             f"It was refused ({answer}). The ingress runs with other secrets than {place}: restart it with these "
             f"settings, or look at its log; a proxy before it must leave headers and body as they are."

@@ -117,8 +117,8 @@ def command(
     """Play the providers: webhooks of made-up messages, in their true shapes, with signatures.
 
     Messages are delivered, opened, deferred and then delivered or bounced, refused, dropped; people complain,
-    machines open, absent ones have their mailbox answer. Webhooks come late, in disorder, and some twice. For Postmark,
-    which reports no sent, the application tells its sends.
+    machines open, absent ones have their mailbox answer. Webhooks come late, in disorder, and some twice. For Postmark
+    and Azure, which report no sent, the application tells its sends.
 
     The schedule is fixed by --seed and --rate and waits for nobody: a latency counts from when a request was due.
     Requests that are refused for now are sent again. Without --messages and --duration it goes on until Ctrl-C; the

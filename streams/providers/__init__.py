@@ -5,7 +5,7 @@ turns the request into the delivery events that it reports. They have no clock, 
 their arguments, so the same request always gives the same result. How to add one: docs/adding-a-provider.md.
 """
 
-from streams.providers import amazon_ses, mailgun, postmark, sendgrid
+from streams.providers import amazon_ses, azure_communication, mailgun, postmark, sendgrid
 from streams.providers._contract import (
     BadElement,
     Handshake,
@@ -69,6 +69,13 @@ PROVIDERS: dict[str, Provider] = {
         postmark.verify,
         postmark.secret_fault,
         read_headers=postmark.read_headers,
+    ),
+    "azure_communication": Provider(
+        "azure_communication",
+        azure_communication.normalise,
+        azure_communication.verify,
+        azure_communication.secret_fault,
+        read_headers=azure_communication.read_headers,
     ),
 }
 """Every provider by the name that URLs, topics and settings use; the names never change."""

@@ -461,6 +461,62 @@ _POSTMARK_BOUNCES: Final[
 }
 
 
+# --- Azure Communication Services ---
+
+_AZURE_TOPIC: Final = (
+    "/subscriptions/00000000-0000-4000-8000-123456789012/resourcegroups/mail/providers/microsoft.communication"
+    "/communicationservices/mailstreams-simulated"
+)
+
+
+def _azure_communication(happening: Happening) -> Payload:
+    """Return Event Grid's array with its one event."""
+    message = happening.message
+    message_id = _uuid(message.token)
+    moment = happening.occurred_at.astimezone(UTC)
+    data: dict[str, Any] = {"sender": _SENDER, "recipient": message.recipient, "messageId": message_id}
+    at = f"{moment:%Y-%m-%dT%H:%M:%S.%f}0+00:00"  # seven digits
+    engagement = _AZURE_ENGAGEMENTS.get(happening.type)
+    if engagement is not None:
+        link = f"https://pay.sender.example/{message.reference}"
+        data |= {
+            "userActionTimeStamp": at,
+            "engagementContext": link if happening.type is EventType.CLICK else "",
+            "userAgent": _READER,
+            "engagementType": engagement,
+        }
+    else:
+        data |= {
+            "status": _AZURE_STATUSES[happening.type, happening.bounce_kind],
+            "deliveryStatusDetails": {"statusMessage": happening.answer},
+            "deliveryAttemptTimeStamp": at,
+        }
+    return [
+        {
+            # The first digits are the message's, the last ones count what happened to it.
+            "id": _uuid(f"{message.token[:28]}{happening.number:04x}"),
+            "topic": _AZURE_TOPIC,
+            "subject": f"sender/{_SENDER}/message/{message_id}",
+            "data": data,
+            "eventType": "Microsoft.Communication.Email"
+            + ("DeliveryReportReceived" if engagement is None else "EngagementTrackingReportReceived"),
+            "dataVersion": "1.0",
+            "metadataVersion": "1",
+            "eventTime": _iso(moment),
+        }
+    ]
+
+
+_AZURE_STATUSES: Final[Mapping[tuple[EventType, BounceKind | None], str]] = {
+    (EventType.DELIVERED, None): "Delivered",
+    (EventType.BOUNCE, BounceKind.HARD): "Bounced",
+    (EventType.BOUNCE, BounceKind.SOFT): "Failed",
+    (EventType.BOUNCE, BounceKind.BLOCK): "FilteredSpam",
+    (EventType.DROPPED, None): "Suppressed",
+}
+_AZURE_ENGAGEMENTS: Final[Mapping[EventType, str]] = {EventType.OPEN: "view", EventType.CLICK: "click"}
+
+
 # --- shared ---
 
 
@@ -484,6 +540,7 @@ SHAPES: Final[Mapping[str, Callable[[Happening], Payload]]] = {
     "amazon_ses": _amazon_ses,
     "mailgun": _mailgun,
     "postmark": _postmark,
+    "azure_communication": _azure_communication,
 }
 """One event of a provider, from a happening that this provider reports."""
 
@@ -492,5 +549,6 @@ MESSAGE_IDS: Final[Mapping[str, Callable[[str], str]]] = {
     "amazon_ses": _amazon_ses_id,
     "mailgun": _mailgun_id,
     "postmark": _uuid,
+    "azure_communication": _uuid,
 }
 """The id that the provider's API would have answered with, from a message's token."""

@@ -8,13 +8,13 @@ nothing but simulation, because whoever has the folder can forge its webhooks.
 - **Amazon SES**: SNS envelopes of SignatureVersion 2, signed with a self-made certificate. A true one lies on Amazon's
   servers, which this one does not; the ingress takes it only from its setting ``ingress.certificates_dir``. Without
   that such envelopes are good for a raw topic, or for an account whose setting says ``insecure``.
-- **Mailgun**, **Postmark**: the same secret on both sides.
+- **Mailgun**, **Postmark**, **Azure**: the same secret on both sides.
 """
 
 import hmac
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from pathlib import Path
@@ -31,6 +31,8 @@ from streams.simulate.shapes import REGION, TOPIC_ARN, Payload
 
 KEY_ID: Final = "simulated"
 """Under which name the ingress should know each of these secrets."""
+AZURE_HEADER: Final = "X-Mailstreams-Secret"
+"""The header that simulated deliveries of Event Grid carry."""
 CERTIFICATE_FILE: Final = "SimpleNotificationService-simulated.pem"
 
 
@@ -68,6 +70,8 @@ class Secrets:
     postmark_password: str
     send_key: str
     """The application's API key for ``POST /sends``."""
+    azure_header_value: str = ""
+    """Empty in a file that was made before Azure was played; ``load`` draws it then."""
 
     def for_ingress(self) -> dict[str, str]:
         """Return provider -> the secret that the ingress has to know, in the form of its setting."""
@@ -76,6 +80,7 @@ class Secrets:
             "amazon_ses": TOPIC_ARN,
             "mailgun": self.mailgun_signing_key,
             "postmark": f"basic:{self.postmark_user}:{self.postmark_password}",
+            "azure_communication": f"header:{AZURE_HEADER}:{self.azure_header_value}",
         }
 
 
@@ -100,6 +105,7 @@ def draw() -> Secrets:
         mailgun_signing_key=token_hex(16),
         postmark_user="postmark",
         postmark_password=token_urlsafe(24),
+        azure_header_value=token_urlsafe(24),
         send_key=token_urlsafe(24),
     )
 
@@ -142,11 +148,21 @@ def load(folder: Path) -> Secrets:
     if not path.exists():
         _write(folder, draw())
     try:
-        found = _read_secrets(path.read_bytes())
+        found = _read(folder)
         signers(found)
     except ValueError:
         message = f"{path} holds no secrets of the simulator; remove it, and new ones are made"
         raise ValueError(message) from None
+    return found
+
+
+def _read(folder: Path) -> Secrets:
+    found = _read_secrets((folder / SECRETS_FILE).read_bytes())
+    if found.azure_header_value:
+        return found
+    found = replace(found, azure_header_value=token_urlsafe(24))
+    signers(found)  # nothing is written over that cannot be used
+    _write(folder, found)
     return found
 
 
@@ -179,6 +195,7 @@ def signers(secrets: Secrets) -> dict[str, Sign]:
         "amazon_ses": SignSns(secrets.sns_private_key),
         "mailgun": SignMailgun(secrets.mailgun_signing_key),
         "postmark": SignPostmark(credential(f"basic:{secrets.postmark_user}:{secrets.postmark_password}")),
+        "azure_communication": SignEventGrid(credential(f"header:{AZURE_HEADER}:{secrets.azure_header_value}")),
     }
 
 
@@ -233,6 +250,27 @@ class SignPostmark:
         del at  # there is no stamp
         headers = {"Content-Type": "application/json", "User-Agent": "Postmark", **self._credential}
         return Signed(codecs.encode(payload), headers)
+
+
+class SignEventGrid:
+    """Nothing is signed: a credential in a delivery property's header."""
+
+    def __init__(self, credential: Mapping[str, str]) -> None:
+        self._credential = credential
+
+    def __call__(self, payload: Payload, *, at: datetime) -> Signed:
+        """Add the credential and the headers of Event Grid."""
+        del at  # there is no stamp
+        return Signed(
+            codecs.encode(payload),
+            {
+                "Content-Type": "application/json; charset=utf-8",
+                "aeg-event-type": "Notification",
+                "aeg-subscription-name": "MAILSTREAMS-SIMULATED",
+                "aeg-delivery-count": "0",
+                **self._credential,
+            },
+        )
 
 
 class SignRawDelivery:

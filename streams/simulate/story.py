@@ -23,13 +23,13 @@ from typing import Final
 from streams.domain.events import BounceKind, EventType, SuppressionList
 from streams.domain.status import Status
 
-PROVIDERS: Final = ("sendgrid", "amazon_ses", "mailgun", "postmark")
+PROVIDERS: Final = ("sendgrid", "amazon_ses", "mailgun", "postmark", "azure_communication")
 SENDS: Final = "sends"
 """The target of an arrival that the application tells, not a provider."""
 MOST_IN_BATCH: Final = 500
 """Events in one request, of a provider that sends several."""
 _BATCHING: Final = frozenset({"sendgrid"})
-_REPORT_NO_SENT: Final = frozenset({"postmark"})
+_REPORT_NO_SENT: Final = frozenset({"postmark", "azure_communication"})
 
 
 class Plot(StrEnum):
@@ -487,7 +487,7 @@ def _bounced_later(tell: _Teller) -> Ending:
 
 
 def _dropped(tell: _Teller) -> Ending:
-    if tell.message.provider in {"amazon_ses", "mailgun"}:  # they report that they took it all the same
+    if tell.message.provider in {"amazon_ses", "mailgun", "azure_communication"}:  # they take it all the same
         tell.is_sent()
     lists = _LISTS[tell.message.provider]
     tell.happens(EventType.DROPPED, tell.after(tell.profile.first_answer), suppression_list=tell.chance.choice(lists))
@@ -504,6 +504,7 @@ _LISTS: Final[dict[str, tuple[SuppressionList, ...]]] = {
     "amazon_ses": (SuppressionList.BOUNCE,),
     "mailgun": (SuppressionList.BOUNCE, SuppressionList.SPAM, SuppressionList.UNSUBSCRIBE),
     "postmark": (SuppressionList.INVALID, SuppressionList.UNSUBSCRIBE),
+    "azure_communication": (SuppressionList.BOUNCE,),
 }
 
 
@@ -552,5 +553,15 @@ _TOLD_BY: Final[dict[str, tuple[Plot, ...]]] = {  # in the order of Plot: sets h
         "amazon_ses": {Plot.MACHINE_OPENED, Plot.BLOCKED},  # has no word for either
         "mailgun": {Plot.OUT_OF_OFFICE},
         "postmark": {Plot.MACHINE_OPENED},
+        "azure_communication": {  # reports how a delivery ended, and what a person did with it
+            Plot.MACHINE_OPENED,
+            Plot.DEFERRED_DELIVERED,
+            Plot.DEFERRED_OPENED,
+            Plot.DEFERRED_BOUNCED,
+            Plot.BOUNCED_LATER,
+            Plot.OUT_OF_OFFICE,
+            Plot.COMPLAINED,
+            Plot.UNSUBSCRIBED,
+        },
     }.items()
 }

@@ -71,6 +71,8 @@ _UNAUTHORIZED, _FORBIDDEN, _UNAVAILABLE, _TOO_MANY, _HEAD_TOO_LARGE = 401, 403, 
 _INSTEAD_OF: Final[Mapping[str, Mapping[int, int]]] = {
     # https://postmarkapp.com/support/article/understanding-inbound-webhook-retries-in-postmark
     "postmark": {_FORBIDDEN: _UNAUTHORIZED},
+    # https://learn.microsoft.com/azure/event-grid/delivery-and-retry
+    "azure_communication": {_UNAUTHORIZED: _UNAVAILABLE, _FORBIDDEN: _UNAVAILABLE},
 }
 """What a refused provider is answered in place of a code that to it means "never send this again": else a wrong secret
 in our settings would lose events."""
@@ -94,6 +96,9 @@ _PING_BYTES: Final = 16
 
 _KEPT_HEADERS: Final = frozenset(
     {
+        "aeg-delivery-count",
+        "aeg-event-type",
+        "aeg-subscription-name",
         "content-encoding",
         "user-agent",
         "x-amz-firehose-request-id",
@@ -485,7 +490,8 @@ class Ingress:
     @staticmethod
     def _refusal(endpoint: Endpoint, reason: Refusal) -> _RefusedError:
         code = _CODES[reason]
-        return _RefusedError(_INSTEAD_OF.get(endpoint.provider.name, {}).get(code, code), reason.value)
+        code = _INSTEAD_OF.get(endpoint.provider.name, {}).get(code, code)
+        return _RefusedError(code, reason.value, retry_after_s=RETRY_AFTER_S if code == _UNAVAILABLE else None)
 
     def count_broken(self, code: int) -> None:
         """Count a request that is no HTTP at all (400), or whose head is too large (431)."""

@@ -83,7 +83,7 @@ def _wait_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None
 
 def _secret_texts(folder: Path) -> list[str]:
     known = json.loads((folder / "secrets.json").read_text())
-    return [known["mailgun_signing_key"], known["postmark_password"], known["send_key"]]
+    return [known["mailgun_signing_key"], known["postmark_password"], known["azure_header_value"], known["send_key"]]
 
 
 def raw(cluster: Cluster, account: str) -> list[Any]:
@@ -273,8 +273,8 @@ def test_a_webhook_that_is_set_up_right_is_said_to_be(
 
     assert result.exit_code == 0, result.output
     assert "Good: it was verified" in result.stdout
-    reference = result.stdout.split("--reference ")[1].split()[0]
-    (event,) = [one for one in events_of(raw(cluster, "demo")) if one.reference == reference]
+    name, known_by = result.stdout.split("mailstreams lookup --")[1].split()[:2]
+    (event,) = [one for one in events_of(raw(cluster, "demo")) if getattr(one, name.replace("-", "_")) == known_by]
     assert event.recipient == "webhook-test@mailstreams.example"
 
 
@@ -298,6 +298,19 @@ def test_other_secrets_than_those_of_the_ingress_are_said(invoke: Invoke, ingres
     assert result.exit_code == 1
     assert "other secrets than accounts.demo.webhooks.mailgun" in result.stdout
     assert "another-key" not in result.output
+
+
+def test_other_secrets_are_said_of_azure_too_which_is_refused_by_503(
+    invoke: Invoke, ingress: Running, tmp_path: Path
+) -> None:
+    config = tmp_path / "other.toml"
+    config.write_text('[accounts.demo.webhooks.azure_communication.secrets]\nkey = "header:X-Hook:another"\n')
+
+    result = try_webhook(invoke, config, "azure_communication", "--account", "demo", "--url", ingress.url)
+
+    assert result.exit_code == 1
+    assert "503 missing" in result.stdout
+    assert "other secrets than accounts.demo.webhooks.azure_communication" in result.stdout
 
 
 def test_an_account_without_secrets_is_said_before_anything_is_sent(invoke: Invoke, tmp_path: Path) -> None:

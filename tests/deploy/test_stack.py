@@ -16,6 +16,7 @@ from deploy.local.stack import COMMAND as REAL
 from deploy.local.stack import Edge, Pages, Stack, environment, variables
 from deploy.local.watchers import Watchers
 from streams import settings
+from streams.providers import PROVIDERS
 
 # Stands for the package's command line; how it goes wrong is in FAKE.
 STAND_IN = """
@@ -228,7 +229,7 @@ def test_the_simulated_secrets_as_variables_are_the_settings_that_simulate_shows
     wanted = settings.load(tmp_path / "shown.toml", {})
     assert set(both.accounts) == {"billing", "demo"}
     assert both.accounts["demo"] == wanted.accounts["demo"]
-    assert set(wanted.accounts["demo"].webhooks) == {"sendgrid", "amazon_ses", "mailgun", "postmark"}
+    assert set(wanted.accounts["demo"].webhooks) == set(PROVIDERS)
     assert wanted.accounts["demo"].api_keys
     assert both.ingress.certificates_dir == wanted.ingress.certificates_dir is not None
 

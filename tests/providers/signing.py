@@ -242,6 +242,43 @@ def postmark(credential: str = "postmark:corréct horse") -> Signed:
     )
 
 
+# --- Azure Communication Services ---
+
+AZURE_HEADER = "x-mailstreams-secret"
+AZURE_SECRET = "a value that Event Grid sends along"
+
+
+def azure_report(event_id: str = "c1a7f2d4-5e60-4b8e-8f11-3a9d0c6b7e15") -> bytes:
+    """Return the body of one delivery report."""
+    report = {
+        "id": event_id,
+        "data": {"recipient": "jo@customer.example", "messageId": "m-1", "status": "Delivered"},
+        "eventType": "Microsoft.Communication.EmailDeliveryReportReceived",
+    }
+    return json.dumps([report]).encode()
+
+
+def azure_handshake(code: Any = "512d38b6-c7b8-40c8-89fe-f46f9e9622b6") -> bytes:
+    """Return the body by which Event Grid asks whether its events are wanted."""
+    host = "https://rp-westeurope.eventgrid.azure.net:553"
+    question = {
+        "id": "2d1781af-3a4c-4d7c-bd0c-e34b19da4e66",
+        "subject": "",
+        "data": {"validationCode": code, "validationUrl": f"{host}/eventsubscriptions/invoices/validate?token=1A1A"},
+        "eventType": "Microsoft.EventGrid.SubscriptionValidationEvent",
+    }
+    return json.dumps([question]).encode()
+
+
+def azure_communication(body: bytes | None = None, *, secret: str = AZURE_SECRET, word: str = "Notification") -> Signed:
+    body = body if body is not None else azure_report()
+    return Signed(
+        provider="azure_communication",
+        request=request(body, {AZURE_HEADER: secret, "aeg-event-type": word}),
+        secrets={"2026": f"header:X-Mailstreams-Secret:{AZURE_SECRET}"},
+    )
+
+
 # --- what a stranger may send ---
 
 HOSTILE_JSON: dict[str, Callable[[int], bytes]] = {  # by size in bytes
@@ -260,4 +297,5 @@ GENUINE: dict[str, Callable[[], Signed]] = {
     "amazon_ses": sns,
     "mailgun": mailgun,
     "postmark": postmark,
+    "azure_communication": azure_communication,
 }

@@ -48,6 +48,7 @@ def test_of_two_live_secrets_either_is_taken_by_its_own_name(provider: str) -> N
     other = {
         "sendgrid": public_base64(ec.generate_private_key(ec.SECP256R1())),
         "amazon_ses": "arn:aws:sns:eu-west-1:123456789012:another",
+        "azure_communication": "header:X-Mailstreams-Secret:another",
     }.get(provider, "basic:someone:else")
     assert replace(signed, secrets={"old": other, "new": secret}).verify().key_id == "new"
     assert replace(signed, secrets={"old": secret, "new": other}).verify().key_id == "old"
@@ -169,7 +170,8 @@ def test_any_bytes_and_headers_are_refused_with_a_reason(
     asked = request(body, headers)
     attempt = Signed(provider=provider, request=asked, secrets=_foreign(provider), certificate=certificate)
     assert attempt.refusal() is not None
-    for ask in (PROVIDERS[provider].certificate_url, PROVIDERS[provider].handshake, PROVIDERS[provider].answer):
+    known = PROVIDERS[provider]
+    for ask in (known.certificate_url, known.handshake, known.answer):
         _raises_nothing_else(lambda ask=ask: ask(asked))  # type: ignore[misc]  # mypy cannot infer a lambda's default
     # With the true secret, only what carries the true proof may pass; of the bodies, that is Mailgun's and SNS' own.
     passed = _raises_nothing_else(replace(attempt, secrets=genuine.secrets, certificate=genuine.certificate).verify)
@@ -185,6 +187,7 @@ def _foreign(provider: str) -> dict[str, str]:
         "amazon_ses": {"k": "arn:aws:sns:eu-west-1:123456789012:ours", "h": "header:x-token:\x01\x02 no-one's"},
         "mailgun": {"k": "no-one's"},
         "postmark": {"k": "basic:no:one's", "h": "header:x-token:\x01\x02 no-one's"},
+        "azure_communication": {"k": "basic:no:one's", "h": "header:x-token:\x01\x02 no-one's"},
     }[provider]
 
 
@@ -219,6 +222,8 @@ def test_any_secret_is_usable_or_has_a_fault_and_never_an_exception(provider: st
         ("postmark", "user:password"),
         ("postmark", "basic:user"),
         ("postmark", "header:X Token:value"),
+        ("azure_communication", "X-Token:value"),
+        ("azure_communication", "header:X-Token"),
     ],
 )
 def test_a_mistyped_secret_has_a_fault(provider: str, secret: str) -> None:
@@ -259,7 +264,7 @@ def test_no_refusal_quotes_the_request_or_a_secret(provider: str) -> None:
 # --- time ---
 
 
-@pytest.mark.parametrize("provider", ["mailgun", "postmark", "amazon_ses"])
+@pytest.mark.parametrize("provider", ["mailgun", "postmark", "amazon_ses", "azure_communication"])
 def test_a_secret_is_compared_in_constant_time(provider: str, monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[int] = []
 
@@ -269,7 +274,7 @@ def test_a_secret_is_compared_in_constant_time(provider: str, monkeypatch: pytes
 
     compare = hmac.compare_digest
     monkeypatch.setattr(hmac, "compare_digest", spy)
-    signed = GENUINE["postmark" if provider == "amazon_ses" else provider]()
+    signed = GENUINE["mailgun" if provider == "mailgun" else "postmark"]()
     signed = replace(signed, provider=provider)
     assert signed.verify().key_id == "2026"
     wrong = {"2026": "basic:a:much longer secret than the one that was sent along"}

@@ -66,7 +66,7 @@ async def test_each_request_is_sent_once_and_recorded_once_it_is_accepted() -> N
         happening.event_key for one in found for happening in one.happenings
     )
     assert {line["sha256"] for line in ledger} == {sha256(request.body).hexdigest() for request in sent}
-    assert {request.target for request in sent} == {"sendgrid", "amazon_ses", "mailgun", "postmark", SENDS}
+    assert {request.target for request in sent} == {*PROVIDERS, SENDS}
     for request in sent:
         if request.target == SENDS:
             told = records.decode_send(request.body)

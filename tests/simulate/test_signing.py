@@ -1,11 +1,13 @@
 """What is signed here is what the ingress verifies; what is changed on its way is not."""
 
 import stat
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from streams import codecs
 from streams.providers import PROVIDERS, Refusal, Verification, VerificationError, WebhookRequest
 from streams.simulate import signing
 from streams.simulate.shapes import TOPIC_ARN, payload
@@ -121,6 +123,19 @@ def test_secrets_are_made_once_and_only_their_owner_may_read_them(tmp_path: Path
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert (folder / signing.CERTIFICATES / CERTIFICATE_FILE).read_text() == made.sns_certificate
     assert sorted(path.name for path in folder.iterdir()) == [signing.CERTIFICATES, signing.SECRETS_FILE]
+
+
+def test_a_file_from_before_azure_keeps_its_secrets_and_gets_the_one_that_it_lacks(tmp_path: Path) -> None:
+    made = signing.load(tmp_path)
+    older = codecs.decode((tmp_path / signing.SECRETS_FILE).read_bytes())
+    del older["azure_header_value"]
+    (tmp_path / signing.SECRETS_FILE).write_bytes(codecs.encode(older))
+
+    found = signing.load(tmp_path)
+
+    assert found.azure_header_value not in {"", made.azure_header_value}
+    assert replace(found, azure_header_value=made.azure_header_value) == made
+    assert signing.load(tmp_path) == found
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"not json", b'{"sendgrid_private_key": "the-secret"}'])

@@ -179,9 +179,11 @@ def environment(broker: Broker, folder: Path, **more: str) -> dict[str, str]:
         account("ACME", "MAILGUN", "SECRETS__2026"): signing.MAILGUN_KEY,
         account("ACME", "POSTMARK", "SECRETS__2026"): "basic:postmark:corréct horse",
         account("ACME", "AMAZON_SES", "SECRETS__EVENTS"): signing.TOPIC,
+        account("ACME", "AZURE_COMMUNICATION", "SECRETS__2026"): f"header:X-Mailstreams-Secret:{signing.AZURE_SECRET}",
         account("OTHER", "SENDGRID", "SECRETS__2026"): signing.public_base64(signing.p256("others")),
         account("OTHER", "MAILGUN", "SECRETS__2026"): "another-signing-key",
         account("OPEN", "SENDGRID", "INSECURE"): "true",
+        account("OPEN", "AZURE_COMMUNICATION", "INSECURE"): "true",
         account("HEADER", "POSTMARK", "SECRETS__2026"): "header:User-Agent:a-secret-in-a-strange-place",
         account("HEADER", "AMAZON_SES", "SECRETS__2026"): "header:X-Amz-Firehose-Access-Key:firehose-key",
         "MAILSTREAMS_ACCOUNTS__ACME__API_KEYS": sha256(API_KEY.encode()).hexdigest(),
@@ -227,11 +229,21 @@ def postmark(credential: str = "postmark:corréct horse") -> Signed:
     )
 
 
+def azure_communication(secret: str = signing.AZURE_SECRET) -> Signed:
+    return signing.azure_communication(signing.azure_report(token_hex(16)), secret=secret)
+
+
+def azure_handshake(secret: str = signing.AZURE_SECRET, code: str | None = None) -> Signed:
+    body = signing.azure_handshake(code or token_hex(16))
+    return signing.azure_communication(body, secret=secret, word="SubscriptionValidation")
+
+
 GENUINE: dict[str, Callable[[], Signed]] = {
     "sendgrid": sendgrid,
     "amazon_ses": sns,
     "mailgun": mailgun,
     "postmark": postmark,
+    "azure_communication": azure_communication,
 }
 
 

@@ -196,6 +196,7 @@ async def test_a_request_without_a_signature_is_refused(edge: Edge) -> None:
         name = {
             "sendgrid": "x-twilio-email-event-webhook-signature",
             "postmark": "authorization",
+            "azure_communication": signing.AZURE_HEADER,
         }.get(provider)
         if name is not None:
             bare = bare.with_headers(**{name.replace("-", "_"): None})
@@ -203,7 +204,7 @@ async def test_a_request_without_a_signature_is_refused(edge: Edge) -> None:
             bare = bare.with_json(lambda value: value.pop("signature"))
         else:
             bare = bare.with_json(lambda value: value.pop("Signature"))
-        await refused(edge, bare, 401, "missing")
+        await refused(edge, bare, 503 if provider == "azure_communication" else 401, "missing")
 
 
 async def test_401_asks_for_a_credential_because_sns_sends_that_of_its_url_only_then(edge: Edge) -> None:
@@ -220,6 +221,16 @@ async def test_a_forged_request_is_refused(edge: Edge) -> None:
 
 async def test_postmark_gets_401_where_others_get_403_because_403_makes_it_give_up_the_event(edge: Edge) -> None:
     await refused(edge, world.postmark("postmark:wrong"), 401, "mismatch")
+
+
+async def test_event_grid_gets_503_where_others_get_401_or_403_because_those_make_it_give_up_the_event(
+    edge: Edge,
+) -> None:
+    await refused(edge, world.azure_communication("a guess"), 503, "mismatch")
+    await refused(edge, world.azure_communication(), 503, "unconfigured", account="other")
+    _, _, headers = await edge.post(world.azure_communication("a guess"))
+    assert int(headers["Retry-After"]) > 0
+    assert "WWW-Authenticate" not in headers
 
 
 async def test_a_signature_that_cannot_be_read_is_refused(edge: Edge) -> None:
@@ -525,6 +536,10 @@ async def test_no_secret_address_or_body_is_in_any_log_line_or_metric(edge: Edge
         signing.MAILGUN_KEY,
         world.API_KEY,
         "firehose-key",
+        signing.AZURE_SECRET,
+        "a guess",
+        "validationCode",
+        "eventgrid.azure.net",
         signing.public_base64(signing.p256("first")),
         "sg_event_id",
         "Traceback",

@@ -45,7 +45,10 @@ TAKEN = frozenset({200})
 _STATUS = re.compile(rb"HTTP/[0-9]\.[0-9] ([0-9]{3}) ")
 _RUNS = re.compile(rb"(.)\1{40,}", re.DOTALL)
 _AUTHORIZATION = re.compile(rb"^authorization:[ \t]*basic[ \t]+([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
+_AZURE = re.compile(rb"^%s:[ \t]*([^\r\n]*?)[ \t]*\r$" % signing.AZURE_HEADER.encode(), re.IGNORECASE | re.MULTILINE)
 CREDENTIAL = "postmark:corréct horse"
+BY_CREDENTIAL = frozenset({"postmark", "azure_communication"})
+"""Providers whose credential is all that they prove: it covers no body."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,12 +227,12 @@ class Fuzz:
         data = self.dice.choice(makers)()
         if signed.provider == "amazon_ses" and signing.CERTIFICATE_URL.encode() not in data:
             data = self.flipped(head) + body  # another address of Amazon's would be asked for: no test does that
-        if signed.provider == "postmark":  # its credential is all that it proves
-            sent = [b64_or_nothing(found) for found in _AUTHORIZATION.findall(data)]
-            if CREDENTIAL.encode() in sent:
-                self.signed["postmark"].add(data.partition(b"\r\n\r\n")[2])
+        if signed.provider in BY_CREDENTIAL:
+            known = CREDENTIAL.encode() in [b64_or_nothing(found) for found in _AUTHORIZATION.findall(data)]
+            if known or signing.AZURE_SECRET.encode() in _AZURE.findall(data):
+                self.signed[signed.provider].add(data.partition(b"\r\n\r\n")[2])
             else:
-                self.signed["postmark"].discard(identity("postmark", body) or b"")
+                self.signed[signed.provider].discard(identity(signed.provider, body) or b"")
         return [Case(kind=f"flips {signed.provider}", data=data)]
 
     def cut_short(self) -> list[Case]:
@@ -364,7 +367,7 @@ def b64_or_nothing(text: bytes) -> bytes:
 
 def identity(provider: str, body: bytes) -> bytes | None:
     """Return what the provider's signature stands for: nothing else may change without being noticed."""
-    if provider in {"sendgrid", "postmark"}:
+    if provider in {"sendgrid", *BY_CREDENTIAL}:
         return body
     try:
         value = json.loads(body)
@@ -438,7 +441,7 @@ def check_records(taken: dict[str, list[Record]], fuzz: Fuzz) -> None:
             assert CANARY not in b"".join(text or b"" for _, text in one.headers)
             known = identity(provider, value)
             # a credential covers no body: a changed Content-Length cuts it without being noticed
-            cut = provider == "postmark" and any(body.startswith(value) for body in fuzz.signed[provider])
+            cut = provider in BY_CREDENTIAL and any(body.startswith(value) for body in fuzz.signed[provider])
             assert cut or known in fuzz.signed[provider], f"{provider}: nobody signed {value[:1000]!r}"
             if provider == "mailgun":
                 tokens[known or b""] += 1
@@ -507,6 +510,7 @@ def check_said(log: str, metrics: str) -> None:
         signing.MAILGUN_KEY,
         world.API_KEY,
         "firehose-key",
+        signing.AZURE_SECRET,
         "internal",
         "a mistake of ours",
     ):

@@ -72,6 +72,7 @@ def endpoint(name: str = "sendgrid", **changes: Any) -> Endpoint:
         "mailgun": {"2026": signing.MAILGUN_KEY},
         "amazon_ses": {"events": signing.TOPIC},
         "postmark": {"2026": "basic:postmark:corréct horse"},
+        "azure_communication": {"2026": f"header:X-Mailstreams-Secret:{signing.AZURE_SECRET}"},
     }[name]
     options: dict[str, Any] = {
         "provider": PROVIDERS[name],
@@ -280,6 +281,7 @@ def bomb(signed: signing.Signed, size: int) -> signing.Signed:
         ("sendgrid", world.sendgrid, {"X-Twilio-Email-Event-Webhook-Signature": ""}, 401),
         ("sendgrid", world.sendgrid, {"X-Twilio-Email-Event-Webhook-Timestamp": "today"}, 401),
         ("postmark", world.postmark, {"Authorization": "Basic bm9ib2R5"}, 401),
+        ("azure_communication", world.azure_communication, {signing.AZURE_HEADER: "a guess"}, 503),
     ],
 )
 async def test_a_stranger_who_is_known_by_the_headers_sends_a_body_in_vain(

@@ -1,0 +1,180 @@
+"""Azure Communication Services Email: Event Grid's array of events, most often of one.
+
+https://learn.microsoft.com/azure/event-grid/communication-services-email-events, and about what brings them:
+``delivery-and-retry``, ``delivery-properties``, ``end-point-validation-event-grid-events-schema`` under the same
+address. Of Event Grid's two schemas this is its own; that of CloudEvents 1.0 is not read.
+
+- Azure reports the end of a delivery only: nothing when it took the message, nothing while it tries again, no
+  complaint and no unsubscription. There is no ``sent`` and no ``deferred`` from here.
+- **Message id.** ``data.messageId``, the id of the operation that the sending API began.
+- **Event id.** ``id`` of the event, which a repetition keeps.
+- **One report a recipient**, also of a message to many.
+- **Opens and clicks** have a ``recipient`` in Microsoft's libraries and none in the page's sample. One without it is of
+  nobody whom we could name, and gives no event.
+- The page writes ``deliveryAttemptTimeStamp`` and ``userActionTimeStamp``, the libraries ``...Timestamp``: either is
+  read. It writes ``view`` in its sample and ``View`` in its text: case does not matter.
+- Nothing of the application's own is in an event, so no reference either.
+
+**Proof.** Event Grid signs nothing; it sends headers of your choice (*delivery properties*) with each request, the
+handshake's too: a value that is not well formed is dropped "during event delivery to webhook destinations, but not
+during webhook validation". A secret is such a credential: see ``_proof``.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from streams.domain import smtp
+from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
+from streams.providers import _fields as fields
+from streams.providers import _proof as proof
+from streams.providers._contract import BadElement, PoisonError, Verification, WebhookRequest
+
+_NAME = "azure_communication"
+
+_MICROSOFT = "Microsoft."
+_NAMESPACE = f"{_MICROSOFT}Communication."
+_MAIL = f"{_NAMESPACE}Email"  # one subscription may bring texts, calls and chats as well
+_REPORT = "EmailDeliveryReportReceived"
+_ENGAGEMENT = "EmailEngagementTrackingReportReceived"
+_HANDSHAKE = "Microsoft.EventGrid.SubscriptionValidationEvent"
+
+_STATUSES: dict[str, tuple[EventType, BounceKind | SuppressionList | None]] = {
+    "delivered": (EventType.DELIVERED, None),  # handed over to the recipient's server
+    "bounced": (EventType.BOUNCE, BounceKind.HARD),  # hard bounce: no such address, or an invalid domain
+    "failed": (EventType.BOUNCE, BounceKind.SOFT),  # not delivered; what is permanent has the word above
+    "quarantined": (EventType.BOUNCE, BounceKind.BLOCK),  # put aside as spam, bulk mail or phishing
+    "filteredspam": (EventType.BOUNCE, BounceKind.BLOCK),  # refused or blocked as spam
+    "suppressed": (EventType.DROPPED, SuppressionList.BOUNCE),  # bounced hard before: not tried for up to 14 days
+    "expanded": (EventType.OTHER, None),  # a distribution list, replaced by its members
+}
+
+_ENGAGEMENTS: dict[str, EventType] = {
+    "view": EventType.OPEN,  # the message was opened
+    "click": EventType.CLICK,  # a link in it was followed
+}
+
+_TIMES = ("deliveryAttemptTimeStamp", "deliveryAttemptTimestamp", "userActionTimeStamp", "userActionTimestamp")
+
+
+def normalise(request: WebhookRequest) -> list[DeliveryEvent]:
+    """Return the events of one request (or of one element of it, replayed alone); ``[]`` for a handshake.
+
+    Raises:
+        PoisonError: the body is no array of events, or some of its elements are bad.
+    """
+    elements = fields.decode_body(request.body)
+    if isinstance(elements, dict):
+        elements = [elements]
+    elif not isinstance(elements, list):
+        message = "the body is not a list of events"
+        raise PoisonError(message)
+    events: list[DeliveryEvent] = []
+    bad: list[BadElement] = []
+    for index, element in enumerate(elements):
+        try:
+            event = _event(element, request)
+        except fields.ElementError as error:
+            bad.append(fields.bad_element(index, element, str(error)))
+        else:
+            if event is not None:
+                events.append(event)
+    return fields.result(events, bad)
+
+
+def _event(element: Any, request: WebhookRequest) -> DeliveryEvent | None:
+    if not isinstance(element, dict):
+        message = "not an object"
+        raise fields.ElementError(message)
+    word = fields.required(fields.text(element.get("eventType")), "no eventType")
+    if not word.startswith(_MAIL):
+        if not word.startswith(_MICROSOFT):
+            message = "an eventType of nobody's"
+            raise fields.ElementError(message)
+        return None  # Event Grid's own, such as a handshake, or another service's
+    word = word.removeprefix(_NAMESPACE)
+    data = fields.section(element, "data")
+    get = data.get
+    if word == _ENGAGEMENT and not get("recipient"):
+        return None
+    message_id = fields.required(fields.identifier(get("messageId")), "no messageId")
+    recipient = fields.required(fields.address(get("recipient")), "no recipient")
+
+    event_type, detail, kind, suppression_list = _meaning(word, data)
+    moments = (fields.iso_moment(value) for value in (*map(get, _TIMES), element.get("eventTime")))
+    occurred_at = next((moment for moment in moments if moment is not None), None)
+    reason = fields.text(fields.section(data, "deliveryStatusDetails").get("statusMessage"), fields.REASON_LIMIT)
+    reply = smtp.parse_reply(reason) if reason is not None else smtp.NO_REPLY
+    provider_event = f"{word}/{detail}".rstrip("/")
+    return DeliveryEvent(
+        event_id=fields.identifier(element.get("id"))
+        or fields.fingerprint(
+            provider=_NAME,
+            account=request.account,
+            event=provider_event,
+            message_id=message_id,
+            recipient=recipient,
+            time=occurred_at,
+            detail=fields.text(get("engagementContext"), fields.URL_LIMIT) or reason or "",
+        ),
+        provider=_NAME,
+        account=request.account,
+        message_id=message_id,
+        recipient=recipient,
+        type=event_type,
+        received_at=request.received_at,
+        occurred_at=occurred_at,
+        bounce_kind=kind,
+        reason=reason,
+        smtp_code=reply.smtp_code,
+        enhanced_code=reply.enhanced_code,
+        user_agent=fields.text(get("userAgent"), fields.USER_AGENT_LIMIT),
+        suppression_list=suppression_list,
+        provider_event=provider_event,
+    )
+
+
+def _meaning(word: str, data: Mapping[str, Any]) -> tuple[EventType, str, BounceKind | None, SuppressionList | None]:
+    """Return what an event means, Azure's word for it, and of a bounce its kind, of a drop its list."""
+    if word == _ENGAGEMENT:
+        detail = fields.text(data.get("engagementType")) or fields.text(data.get("engagement")) or ""
+        return _ENGAGEMENTS.get(detail.lower(), EventType.UNKNOWN), detail, None, None
+    if word != _REPORT:
+        return EventType.UNKNOWN, "", None, None
+    detail = fields.required(fields.text(data.get("status")), "no status")
+    event_type, cause = _STATUSES.get(detail.lower(), (EventType.UNKNOWN, None))
+    if isinstance(cause, BounceKind):
+        return event_type, detail, cause, None
+    return event_type, detail, None, cause
+
+
+# --- proof ---
+
+
+def verify(
+    request: WebhookRequest,
+    secrets: Mapping[str, str],
+    *,
+    now: datetime,  # noqa: ARG001 the contract's; nothing here has a time
+    replay_window_s: float | None,  # noqa: ARG001 likewise
+    certificate: bytes | None = None,  # noqa: ARG001 likewise
+) -> Verification:
+    """Return which of the credentials the request carries.
+
+    Raises:
+        VerificationError: none of them.
+    """
+    return proof.verify_credentials(request.headers, secrets)
+
+
+def read_headers(headers: Mapping[str, str], secrets: Mapping[str, str]) -> bool:
+    """Return True: the whole proof is in them.
+
+    Raises:
+        VerificationError: they carry none of the credentials.
+    """
+    proof.verify_credentials(headers, secrets)
+    return True
+
+
+secret_fault = proof.credential_fault
