@@ -76,6 +76,7 @@ PROVIDERS: dict[str, Provider] = {
         azure_communication.verify,
         azure_communication.secret_fault,
         read_headers=azure_communication.read_headers,
+        consent=azure_communication.consent,
     ),
 }
 """Every provider by the name that URLs, topics and settings use; the names never change."""

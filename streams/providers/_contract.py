@@ -197,5 +197,10 @@ class Provider:
 
     Raises ``VerificationError`` and nothing else. Call it after ``verify`` only, which has checked the topic.
     """
+    consent: Callable[[WebhookRequest], bytes | None] = _none
+    """The JSON that answers a provider's question whether we want its webhooks; ``None`` for all that is no question.
+
+    Call it after ``verify`` only: who proved nothing must not get our consent, also where proof is not asked for.
+    """
     answer: Callable[[WebhookRequest], bytes | None] = _none
     """The JSON that the 2xx answer must hold for this provider to believe it; ``None`` if any 2xx will do."""

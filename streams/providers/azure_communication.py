@@ -18,12 +18,17 @@ address. Of Event Grid's two schemas this is its own; that of CloudEvents 1.0 is
 **Proof.** Event Grid signs nothing; it sends headers of your choice (*delivery properties*) with each request, the
 handshake's too: a value that is not well formed is dropped "during event delivery to webhook destinations, but not
 during webhook validation". A secret is such a credential: see ``_proof``.
+
+**Handshake.** Event Grid asks first whether the webhook wants its events: an array of one
+``SubscriptionValidationEvent`` with a code, which the answer has to repeat. Who made the subscription and gave it our
+secret is who may have the answer. The ``validationUrl`` beside the code is never called.
 """
 
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from streams import codecs
 from streams.domain import smtp
 from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
 from streams.providers import _fields as fields
@@ -178,3 +183,30 @@ def read_headers(headers: Mapping[str, str], secrets: Mapping[str, str]) -> bool
 
 
 secret_fault = proof.credential_fault
+
+
+# --- handshake ---
+
+_CODE_LIMIT = 512
+"""Characters of a validation code; those of the documentation have 36."""
+
+
+def consent(request: WebhookRequest) -> bytes | None:
+    """Return the JSON that tells Event Grid that we want its events; ``None`` for all that is no handshake.
+
+    It repeats the code of the request, so it is for a request that ``verify`` has taken and for no other.
+    """
+    if request.headers.get("aeg-event-type", "").strip().lower() != "subscriptionvalidation":
+        return None
+    try:
+        elements = fields.decode_body(request.body)
+    except PoisonError:
+        return None
+    if not isinstance(elements, list) or len(elements) != 1 or not isinstance(elements[0], dict):
+        return None  # "The array contains only the validation event."
+    if elements[0].get("eventType") != _HANDSHAKE:
+        return None
+    code = fields.section(elements[0], "data").get("validationCode")
+    if not isinstance(code, str) or not code or len(code) > _CODE_LIMIT:
+        return None
+    return codecs.encode({"validationResponse": code})

@@ -346,7 +346,7 @@ class Ingress:
         else:
             await self._write_once(endpoint, webhook, verification, token)
         self._accepted[endpoint.provider.name].set_to_current_time()
-        return endpoint.provider.answer(webhook) or b""
+        return self._consent(endpoint, webhook, verification) or endpoint.provider.answer(webhook) or b""
 
     async def _verify(self, endpoint: Endpoint, webhook: WebhookRequest) -> Verification:
         provider = endpoint.provider
@@ -436,6 +436,14 @@ class Ingress:
             logger.warning("the subscription of %s could not be confirmed: %s", handshake.topic_arn, error)
             raise _RefusedError(_UNAVAILABLE, "confirmation", retry_after_s=RETRY_AFTER_S) from None
         logger.info("subscribed account %s to %s", endpoint.account, handshake.topic_arn)
+
+    @staticmethod
+    def _consent(endpoint: Endpoint, webhook: WebhookRequest, verification: Verification | None) -> bytes | None:
+        """Return the answer by which we agree to get webhooks, for whoever proved to know a secret of ours."""
+        if verification is None or (consent := endpoint.provider.consent(webhook)) is None:
+            return None
+        logger.info("agreed to get webhooks of %s for account %s", endpoint.provider.name, endpoint.account)
+        return consent
 
     async def _handle_other(self, handler: Handler, request: web.BaseRequest) -> web.StreamResponse:
         place = self.room.enter()

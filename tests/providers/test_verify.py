@@ -171,7 +171,7 @@ def test_any_bytes_and_headers_are_refused_with_a_reason(
     attempt = Signed(provider=provider, request=asked, secrets=_foreign(provider), certificate=certificate)
     assert attempt.refusal() is not None
     known = PROVIDERS[provider]
-    for ask in (known.certificate_url, known.handshake, known.answer):
+    for ask in (known.certificate_url, known.handshake, known.consent, known.answer):
         _raises_nothing_else(lambda ask=ask: ask(asked))  # type: ignore[misc]  # mypy cannot infer a lambda's default
     # With the true secret, only what carries the true proof may pass; of the bodies, that is Mailgun's and SNS' own.
     passed = _raises_nothing_else(replace(attempt, secrets=genuine.secrets, certificate=genuine.certificate).verify)

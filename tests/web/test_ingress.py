@@ -10,6 +10,7 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Callable
 from secrets import token_hex
+from urllib.parse import quote
 
 import pytest
 from aiohttp import ClientSession
@@ -175,6 +176,55 @@ async def test_firehose_reads_the_answer_that_it_asks_for(edge: Edge) -> None:
 
     assert (status, headers["Content-Type"]) == (200, "application/json")
     assert json.loads(answer)["requestId"] == "r-1"
+
+
+# --- Event Grid's handshake ---
+
+
+async def test_event_grid_gets_its_code_back_when_the_handshake_carries_the_secret(edge: Edge) -> None:
+    asked = world.azure_handshake(code="512d38b6-c7b8-40c8-89fe-f46f9e9622b6")
+
+    status, answer, headers = await edge.post(asked, headers={"aeg-subscription-name": "INVOICES"})
+
+    assert (status, headers["Content-Type"]) == (200, "application/json")
+    assert json.loads(answer) == {"validationResponse": "512d38b6-c7b8-40c8-89fe-f46f9e9622b6"}
+    (record,) = [one for one in await edge.records("azure_communication") if one.value == asked.request.body]
+    assert dict(record.headers)["http-aeg-subscription-name"] == b"INVOICES"  # as with SNS, the record says who asked
+    assert not [name for name, value in record.headers if signing.AZURE_SECRET.encode() in value]
+
+
+async def test_whoever_lacks_the_secret_gets_no_consent(edge: Edge) -> None:
+    await refused(edge, world.azure_handshake("a guess"), 503, "mismatch")
+    bare = world.azure_handshake().with_headers(x_mailstreams_secret=None)
+    await refused(edge, bare, 503, "missing")
+    await refused(edge, bare, 503, "missing", account=f"acme?code={quote(signing.AZURE_SECRET)}")
+
+
+async def test_an_insecure_endpoint_consents_to_nothing_so_that_a_person_has_to(edge: Edge) -> None:
+    status, answer, _ = await edge.post(world.azure_handshake(), account="open")
+
+    assert (status, answer) == (200, b"")
+
+
+async def test_a_webhook_that_is_no_handshake_gets_no_code_even_if_it_holds_one(edge: Edge) -> None:
+    asked = world.azure_handshake()
+
+    for word in ("Notification", None):
+        status, answer, _ = await edge.post(asked.with_headers(aeg_event_type=word))
+        assert (status, answer) == (200, b"")
+    status, answer, _ = await edge.post(
+        world.azure_communication().with_headers(aeg_event_type="SubscriptionValidation")
+    )
+    assert (status, answer) == (200, b"")
+
+
+async def test_the_other_schemas_handshake_by_options_is_refused(edge: Edge) -> None:
+    status, _, headers = await edge.post(
+        world.azure_communication(), method="OPTIONS", headers={"WebHook-Request-Origin": "eventgrid.azure.net"}
+    )
+
+    assert status == 405
+    assert not [name for name in headers if name.lower().startswith("webhook-")]
 
 
 async def test_head_and_signed_pings_are_answered_200_and_leave_no_record(edge: Edge) -> None:

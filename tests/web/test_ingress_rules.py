@@ -554,6 +554,31 @@ async def test_without_auto_confirm_nothing_is_confirmed(make: Make, caplog: pyt
     assert "the-token" not in caplog.text
 
 
+async def test_a_handshake_of_event_grid_that_is_not_acknowledged_gets_no_consent(make: Make) -> None:
+    here = await make(endpoint("azure_communication"))
+    here.writer.error = NotWrittenError()
+
+    assert (await here.post(world.azure_handshake()))[0] == 503
+
+    here.writer.error = None
+    assert (await here.post(world.azure_handshake()))[0] == 200
+    assert len(here.writer.written) == 1
+
+
+async def test_a_handshake_of_event_grid_makes_no_request_and_logs_neither_code_nor_address(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = await make(endpoint("azure_communication", auto_confirm=True))
+
+    with caplog.at_level(logging.INFO):
+        assert (await here.post(world.azure_handshake(code="the-code")))[0] == 200
+
+    assert here.client.asked == []
+    assert "agreed to get webhooks of azure_communication for account acme" in caplog.text
+    assert "the-code" not in caplog.text
+    assert "eventgrid.azure.net" not in caplog.text
+
+
 # --- connections ---
 
 
