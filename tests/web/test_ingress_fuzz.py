@@ -39,7 +39,7 @@ CLIENTS = 24
 QUIET_S = 1.8
 """A connection that says nothing for so long is left: the ingress under test gives up a head or a body after 1 s."""
 CANARY = b"canary-that-must-not-be-sung"
-DOCUMENTED = frozenset({200, 202, 400, 401, 403, 404, 405, 408, 413, 415, 422, 429, 503})
+DOCUMENTED = frozenset({200, 202, 400, 401, 403, 404, 405, 408, 413, 415, 422, 429, 431, 503})
 NOT_TAKEN = DOCUMENTED - {200, 202}
 TAKEN = frozenset({200})
 _STATUS = re.compile(rb"HTTP/[0-9]\.[0-9] ([0-9]{3}) ")
