@@ -67,8 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only", metavar="PART,...", help=f"instead of {', '.join(suite.ALWAYS)}; there are\n{told}", default=""
     )
-    parser.add_argument("--ingress", action="store_true", help="measure the ingress too")
-    parser.add_argument("--history", action="store_true", help="measure the Sending History too")
+    parser.add_argument("--ingress", action="store_true", help="measure the ingress, with --fast too")
+    parser.add_argument("--history", action="store_true", help="measure the Sending History, with --fast too")
     parser.add_argument("--scale", action="store_true", help="measure several workers and many partitions too")
     parser.add_argument("--long", action="store_true", help="keep ten million deliveries too")
     parser.add_argument("--rounds", type=int, metavar="N", help="3, or 1 with --fast")
@@ -95,7 +95,7 @@ def _parts(chosen: argparse.Namespace) -> list[str]:
         message = f"no part {', '.join(sorted(unknown))}; there are {', '.join(suite.PARTS)}"
         raise SystemExit(message)
     if not named and not (chosen.write_docs and not extra):
-        named = set(suite.ALWAYS)
+        named = set(suite.QUICK if chosen.fast else suite.ALWAYS)
     return [name for name in suite.PARTS if name in named | extra]
 
 

@@ -55,6 +55,7 @@ GOALS: Final[Mapping[str, Goal]] = {
     "ingress_events_per_s_batches_of_100": Goal(True, 20_000),
     "ingress_batches_of_100_p99_ms": Goal(False, 100),
     "ingress_ratio_bare_reads": Goal(True, 0.5),
+    "ingress_ratio_bare_verifies": Goal(True, 0.5),
     "history_records_per_s": Goal(True, 10_000),
     "history_lag_p99_ms": Goal(False, 1_000),
     "history_first_page_ms": Goal(False, 100),

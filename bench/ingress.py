@@ -4,8 +4,8 @@ One of them only reads the body, the other checks its signature too (the same ch
 and neither keeps anything: what lies between them is the price of knowing who sends, what lies
 between the second and the ingress is all that is ours (docs/decisions/0005).
 
-The servers are pinned to one core where the machine has two, the sender and the
-broker run on the other. Requests are signed beforehand; the sender keeps a fixed
+The servers are pinned to one core where the machine has two, and the sender to the
+others; the broker runs where there is room. Requests are signed beforehand; the sender keeps a fixed
 number of connections busy. ``..._cpu_us_per_request`` is the server's own processor
 time, which depends little on what else the machine does.
 
@@ -13,24 +13,26 @@ Run a bare server: ``python -m bench.ingress PORT [VERIFICATION_KEY]``.
 """
 
 import asyncio
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 import psutil
 import uvloop
 from aiohttp import web
 
+from bench.figures import percentile, ratio
+from bench.ground import Ground
+from bench.racing import ContestantError
 from bench.traffic import bodies_of
 from deploy.local import ports
-from deploy.local.broker import Broker
 from streams import codecs, topics
 from streams.providers import PROVIDERS, WebhookRequest
 from streams.settings import load
@@ -38,6 +40,8 @@ from streams.simulate import signing
 
 CONNECTIONS = 32
 ACCOUNT = "bench"
+SERVER_CORE = 1
+START_S = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,45 +55,49 @@ class Load:
     """The server's processor time for one request."""
 
 
-def measure(seconds: float = 5.0) -> dict[str, float]:
-    """Return the figures of ``make bench`` that are about the ingress."""
+async def measure(ground: Ground, seconds: float) -> dict[str, float]:
+    """Return the figures of ``make bench`` that are about the ingress; each load is kept up for so long.
+
+    Raises:
+        ContestantError: a server did not start, or refused a request.
+    """
     secrets = signing.draw()
+    key = secrets.for_ingress()["sendgrid"]
     single = _requests(secrets, bodies_of(1, 2_000, 1))
     batched = _requests(secrets, bodies_of(2, 300, 100))
+    port, admin = ports.find(2)
+    environment = {
+        "MAILSTREAMS_KAFKA__BOOTSTRAP_SERVERS": ground.bootstrap,
+        "MAILSTREAMS_TOPICS__PARTITIONS": str(ground.partitions),
+        "MAILSTREAMS_INGRESS__PORT": str(port),
+        "MAILSTREAMS_INGRESS__ADMIN_PORT": str(admin),
+        "MAILSTREAMS_INGRESS__RATE_PER_S": "1000000",
+        "MAILSTREAMS_INGRESS__RATE_BURST": "1000000",
+        "MAILSTREAMS_WORKER__LOG_LEVEL": "warning",
+        f"MAILSTREAMS_ACCOUNTS__{ACCOUNT.upper()}__WEBHOOKS__SENDGRID__SECRETS__BENCH": key,
+    }
+    await topics.create(load(environment=environment))
+    bare = [sys.executable, "-m", "bench.ingress", str(port)]
+    with _sender_on_its_own_core():
+        async with _server([sys.executable, "-m", "streams", "ingress"], environment, port) as ingress:
+            one = await _measure(ingress, port, single, seconds)
+            many = await _measure(ingress, port, batched, seconds)
+        async with _server(bare, {}, port) as reader:
+            reads = await _measure(reader, port, single, seconds)
+        async with _server([*bare, key], {}, port) as verifier:
+            verifies = await _measure(verifier, port, single, seconds)
+    await ground.delete("mail.")
     found: dict[str, float] = {}
-    with tempfile.TemporaryDirectory(prefix="mailstreams-bench-") as folder, Broker(Path(folder) / "kafka") as broker:
-        port, admin = ports.find(2)
-        environment = {
-            "MAILSTREAMS_KAFKA__BOOTSTRAP_SERVERS": broker.bootstrap,
-            "MAILSTREAMS_TOPICS__PARTITIONS": "4",
-            "MAILSTREAMS_INGRESS__PORT": str(port),
-            "MAILSTREAMS_INGRESS__ADMIN_PORT": str(admin),
-            "MAILSTREAMS_INGRESS__RATE_PER_S": "1000000",
-            "MAILSTREAMS_INGRESS__RATE_BURST": "1000000",
-            "MAILSTREAMS_WORKER__LOG_LEVEL": "warning",
-            f"MAILSTREAMS_ACCOUNTS__{ACCOUNT.upper()}__WEBHOOKS__SENDGRID__SECRETS__BENCH": secrets.for_ingress()[
-                "sendgrid"
-            ],
-        }
-        asyncio.run(topics.create(load(environment=environment)))
-        with _server([sys.executable, "-m", "streams", "ingress"], environment) as ingress:
-            one = _measure(ingress, port, single, seconds)
-            many = _measure(ingress, port, batched, seconds)
-        bare = [sys.executable, "-m", "bench.ingress", str(port)]
-        with _server(bare, {}) as reader:
-            reads = _measure(reader, port, single, seconds)
-        with _server([*bare, secrets.for_ingress()["sendgrid"]], {}) as verifier:
-            verifies = _measure(verifier, port, single, seconds)
-    for name, load_ in (("ingress", one), ("bare_reads", reads), ("bare_verifies", verifies)):
-        found[f"{name}_requests_per_s"] = load_.requests_per_s
-        found[f"{name}_p50_ms"] = load_.p50_ms
-        found[f"{name}_p99_ms"] = load_.p99_ms
-        found[f"{name}_cpu_us_per_request"] = load_.cpu_us
+    for name, taken in (("ingress", one), ("bare_reads", reads), ("bare_verifies", verifies)):
+        found[f"{name}_requests_per_s"] = taken.requests_per_s
+        found[f"{name}_p50_ms"] = taken.p50_ms
+        found[f"{name}_p99_ms"] = taken.p99_ms
+        found[f"{name}_cpu_us_per_request"] = taken.cpu_us
     found["ingress_events_per_s_batches_of_100"] = many.requests_per_s * 100
     found["ingress_batches_of_100_p99_ms"] = many.p99_ms
     found["ingress_batches_of_100_cpu_us_per_event"] = many.cpu_us / 100
-    found["ingress_ratio_bare_reads"] = one.requests_per_s / reads.requests_per_s
-    found["ingress_ratio_bare_verifies"] = one.requests_per_s / verifies.requests_per_s
+    found["ingress_ratio_bare_reads"] = ratio(one.requests_per_s, reads.requests_per_s)
+    found["ingress_ratio_bare_verifies"] = ratio(one.requests_per_s, verifies.requests_per_s)
     return found
 
 
@@ -104,32 +112,47 @@ def _requests(secrets: signing.Secrets, bodies: Sequence[bytes]) -> list[bytes]:
     return made
 
 
-class _server:  # noqa: N801 - reads as a function with `with`
-    """A server process, pinned to the second core where there is one."""
-
-    def __init__(self, command: Sequence[str], environment: dict[str, str]) -> None:
-        pin = ["taskset", "-c", "1"] if shutil.which("taskset") and (os.cpu_count() or 1) > 1 else []
-        self._process = subprocess.Popen([*pin, *command], env=os.environ | environment)
-
-    def __enter__(self) -> psutil.Process:
-        time.sleep(4)
-        return psutil.Process(self._process.pid)
-
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.wait(30)
+@contextmanager
+def _sender_on_its_own_core() -> Iterator[None]:
+    """Keep this process off the server's core, where there are two."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores - {SERVER_CORE} or cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
-def _measure(server: psutil.Process, port: int, requests: Sequence[bytes], seconds: float) -> Load:
-    asyncio.run(_drive(port, requests, 1))  # connections to the broker, caches
+@asynccontextmanager
+async def _server(command: Sequence[str], environment: dict[str, str], port: int) -> AsyncIterator[psutil.Process]:
+    """Run a server, on a core of its own where there are two, and give it once it takes connections."""
+    pin = ["taskset", "-c", str(SERVER_CORE)] if shutil.which("taskset") and (os.cpu_count() or 1) > 1 else []
+    process = subprocess.Popen([*pin, *command], env=os.environ | environment)  # noqa: ASYNC220 - nothing else runs meanwhile
+    try:
+        for _ in range(START_S * 10):
+            await asyncio.sleep(0.1)
+            with contextlib.suppress(OSError):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.close()
+                break
+        else:
+            message = f"{' '.join(command[1:4])} takes no connections after {START_S} s"
+            raise ContestantError(message)
+        yield psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+async def _measure(server: psutil.Process, port: int, requests: Sequence[bytes], seconds: float) -> Load:
+    await _drive(port, requests, 1)  # connections to the broker, caches
     before = server.cpu_times()
-    latencies, elapsed = asyncio.run(_drive(port, requests, seconds))
+    latencies, elapsed = await _drive(port, requests, seconds)
     after = server.cpu_times()
-    latencies.sort()
     return Load(
         requests_per_s=len(latencies) / elapsed,
-        p50_ms=latencies[len(latencies) // 2] * 1000,
-        p99_ms=latencies[int(len(latencies) * 0.99)] * 1000,
+        p50_ms=percentile(latencies, 0.5) * 1000,
+        p99_ms=percentile(latencies, 0.99) * 1000,
         cpu_us=(after.user + after.system - before.user - before.system) / len(latencies) * 1e6,
     )
 
@@ -148,7 +171,7 @@ async def _drive(port: int, requests: Sequence[bytes], seconds: float) -> tuple[
             head = await reader.readuntil(b"\r\n\r\n")
             if not head.startswith(b"HTTP/1.1 200"):
                 message = f"the server answered {head[:40]!r}"
-                raise SystemExit(message)
+                raise ContestantError(message)
             for line in head.split(b"\r\n"):
                 if line.lower().startswith(b"content-length:"):
                     await reader.readexactly(int(line.split(b":")[1]))

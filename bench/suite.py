@@ -40,6 +40,8 @@ class Plan:
     kafka_streams_events: int
     """More than the others need: Java's compiler has to be warm."""
     latency_s: float
+    ingress_s: float
+    """Each of four loads on an ingress or a bare server."""
     kill: bool
     """Measure the start after a kill too: it takes a session timeout."""
     open_deferrals: int
@@ -58,6 +60,7 @@ FULL: Final = Plan(
     deliveries=1_000_000,
     kafka_streams_events=2_000_000,
     latency_s=30,
+    ingress_s=5,
     kill=True,
     open_deferrals=monitor.OPEN,
     monitored=True,
@@ -68,6 +71,7 @@ FAST: Final = Plan(
     deliveries=60_000,
     kafka_streams_events=200_000,
     latency_s=8,
+    ingress_s=2,
     kill=False,
     open_deferrals=50_000,
     monitored=False,
@@ -265,8 +269,11 @@ async def beside_kafka_streams(run: Run) -> None:
 
 async def webhooks(run: Run) -> None:
     """``ingress_...``: signed webhooks taken by one ingress."""
-    for name, value in ingress.measure().items():
-        run.figures.add(name, value)
+    for number in range(run.plan.rounds):
+        found = await ingress.measure(run.ground, run.plan.ingress_s)
+        run.tell(f"round {number + 1}: {found['ingress_requests_per_s']:,.0f} requests/s")
+        for name, value in found.items():
+            run.figures.add(name, value)
 
 
 async def sending_history(run: Run) -> None:
@@ -296,8 +303,10 @@ PARTS: Final[Mapping[str, Part]] = {
     "ingress": webhooks,
     "history": sending_history,
 }
-ALWAYS: Final = ("functions", "thin", "product", "end-to-end", "latency", "restart", "monitor")
-"""What is measured when nobody says what."""
+QUICK: Final = ("functions", "thin", "product", "end-to-end", "latency", "restart", "monitor")
+"""What a coarse run measures when nobody says what."""
+ALWAYS: Final = (*QUICK, "ingress", "history")
+"""What a full run measures when nobody says what."""
 
 
 def _add_results(figures: Figures, prefix: str, results: Mapping[str, Result]) -> None:
