@@ -35,6 +35,10 @@ class Played:
     seconds: float
 
     @property
+    def differences(self) -> Sequence[oracle.Difference]:
+        return self.outcome.verdict.differences if self.outcome.verdict is not None else ()
+
+    @property
     def word(self) -> str:
         if self.outcome.verdict is None:
             return "-" if self.outcome.survived else "FAILED"
@@ -97,7 +101,7 @@ def _try(one: Scenario, folder: Path, *, seed: int, quick: bool, kafka: str, pla
     played = Played(one, outcome, time.monotonic() - began)
     how = "survived" if outcome.survived else "FAILED"
     print(f"[{place}] {one.name}: {how} after {played.seconds:.0f} s", *outcome.notes, sep="; ", flush=True)
-    for complaint in [*outcome.complaints, *(outcome.verdict.differences[:5] if outcome.verdict else ())]:
+    for complaint in [*outcome.complaints, *played.differences[:5]]:
         print(f"    {complaint}", flush=True)
     if outcome.survived:
         shutil.rmtree(folder / one.name, ignore_errors=True)
@@ -110,7 +114,7 @@ def _table(played: Sequence[Played]) -> list[str]:
     lines = ["", f"{'fault':36} {'verdict':30} {'lost':>5} {'wrong':>5} {'twice':>5} {'recovery s':>10} {'s':>5}"]
     for one in played:
         verdict = one.outcome.verdict
-        lost, wrong, twice = (verdict.lost, verdict.wrong, verdict.repeated) if verdict else ("-", "-", "-")
+        lost, wrong, twice = ("-",) * 3 if verdict is None else (verdict.lost, verdict.wrong, verdict.repeated)
         mark = "" if one.outcome.survived else "  FAILED"
         lines.append(
             f"{one.scenario.name:36} {one.word:30} {lost:>5} {wrong:>5} {twice:>5} "
@@ -130,7 +134,7 @@ def _p95(values: Sequence[float]) -> float:
 
 
 def _figures(played: Sequence[Played]) -> list[str]:
-    verdicts = [one.outcome.verdict or oracle.Verdict([], oracle.Expected()) for one in played]
+    verdicts = [one.outcome.verdict for one in played if one.outcome.verdict is not None]
     kills = _kills(played)
     figures: dict[str, object] = {
         "faults_survived": sum(one.outcome.survived for one in played),

@@ -141,7 +141,9 @@ class Verdict:
     def _count(self, kind: Kinds) -> int:
         return sum(one.kind is kind for one in self.differences)
 
-    def __bool__(self) -> bool:
+    @property
+    def right(self) -> bool:
+        """All that was written is what the model says. A property, because a verdict that is false looks like none."""
         return not self.differences
 
 

@@ -134,7 +134,7 @@ async def test_a_wrong_worker_is_found_out(cluster: Broker, tmp_path: Path, name
     verdict = oracle.judge(*await run(cluster, tmp_path, name))
 
     kind, where = SEEN[name]
-    assert not verdict
+    assert not verdict.right
     assert any(one.kind is kind and one.where == where for one in verdict.differences), verdict.differences[:5]
 
 

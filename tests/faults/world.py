@@ -66,7 +66,7 @@ class Outcome:
 
     @property
     def survived(self) -> bool:
-        return not self.complaints and (self.verdict is None or bool(self.verdict))
+        return not self.complaints and (self.verdict is None or self.verdict.right)
 
 
 class World:
