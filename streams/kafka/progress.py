@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.types import TP
 
@@ -170,7 +170,13 @@ class Progress:
         # In the order of the data's way, and of each topic the end before the position: what was appended before
         # `wall_us` is then either behind a position or seen as lag.
         for topic in self._topics():
-            tps = [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or ())]
+            partitions = consumer.partitions_for_topic(topic)
+            if not partitions:
+                # There is such a topic: the start looked. A broker that has just come back may not know it for a moment,
+                # and without it the way before a stage would look shorter than it is, and its clock would be ahead.
+                consumer._client.force_metadata_update()  # noqa: SLF001 - else aiokafka asks in five minutes
+                raise UnknownTopicOrPartitionError(topic)
+            tps = [TopicPartition(topic, p) for p in sorted(partitions)]
             ends = await consumer.end_offsets(tps)
             committed = await admin.list_consumer_group_offsets(self._group_id, partitions=tps)
             never = [tp for tp in tps if tp not in committed or committed[tp].offset < 0]

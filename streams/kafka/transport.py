@@ -243,20 +243,14 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         await self.call_thread(consumer.commit, offsets)
 
     async def check_membership(self) -> None:
-        """Do nothing while aiokafka takes care of the membership in the group.
+        """Do nothing while aiokafka takes care of the membership in the group, and knows every topic.
 
         Raises:
             KafkaError: its task has ended: this process will never be assigned anything again.
         """
         consumer = self._consumer
         if consumer is not None:
-            await self.call_thread(self._check_errors, consumer)
-
-    @staticmethod
-    async def _check_errors(consumer: aiokafka.AIOKafkaConsumer) -> None:
-        coordinator = consumer._coordinator  # noqa: SLF001 - aiokafka itself looks only while something is fetched
-        if coordinator is not None:  # it is while the consumer starts
-            coordinator.check_errors()
+            await self.call_thread(check_membership, consumer)
 
     async def leave_group(self) -> None:
         """Tell the group that this member is gone, so that its partitions move at once."""
@@ -284,6 +278,22 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
     def _assignment(self) -> Any:
         subscription = self._ensure_consumer()._subscription.subscription  # noqa: SLF001 - no public way to all positions
         return None if subscription is None else subscription.assignment
+
+
+async def check_membership(consumer: aiokafka.AIOKafkaConsumer) -> None:
+    """Raise what ended aiokafka's membership; where it does not know a topic, let it ask for the metadata again.
+
+    A broker that has just come back may know no topic for a moment. Whoever leads the group then divides nothing, and
+    would find out at the next regular look at the metadata only.
+
+    Raises:
+        KafkaError: aiokafka's task has ended.
+    """
+    coordinator, client = consumer._coordinator, consumer._client  # noqa: SLF001 - it looks only while something is fetched
+    if coordinator is not None:  # it is while the consumer starts
+        coordinator.check_errors()
+    if not all(map(client.cluster.partitions_for_topic, consumer.subscription())):
+        client.force_metadata_update()  # done in the background; with other metadata the leader divides anew
 
 
 class BatchConsumer(driver.Consumer):

@@ -26,10 +26,15 @@ def unique(name: str) -> str:
 
 
 async def new_topic(
-    broker: Broker, name: str = "topic", *, partitions: int = 1, config: Mapping[str, str] | None = None
+    broker: Broker,
+    name: str = "topic",
+    *,
+    partitions: int = 1,
+    config: Mapping[str, str] | None = None,
+    named: str | None = None,
 ) -> str:
     """Create a topic and wait until it has leaders. Nothing in it is too old: tests write fixed times."""
-    topic = unique(name)
+    topic = named or unique(name)
     admin: Any = AIOKafkaAdminClient(bootstrap_servers=broker.bootstrap)
     await admin.start()
     try:

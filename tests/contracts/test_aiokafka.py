@@ -18,7 +18,7 @@ from deploy.local.broker import Broker
 from streams.kafka.publishing import Publisher
 from streams.kafka.restore import bounds
 from streams.kafka.transactions import Turns, batches_of, send_rows
-from streams.kafka.transport import BatchConsumerThread
+from streams.kafka.transport import BatchConsumerThread, check_membership
 from tests.contracts.clients import (
     NOW_MS,
     end_of,
@@ -397,3 +397,19 @@ async def test_a_topic_can_be_followed_without_reading_it(broker: Broker) -> Non
         await consumer._client.add_topic(topic)
         assert consumer.partitions_for_topic(topic) == {0, 1, 2}
         assert consumer.assignment() == frozenset()
+
+
+async def test_a_group_gets_a_topic_that_was_not_known_when_it_was_divided_as_soon_as_it_is_there(
+    broker: Broker,
+) -> None:
+    topic = unique("late")
+    async with consumer_of(broker, group_id=unique("group"), retry_backoff_ms=10) as consumer:
+        consumer.subscribe([topic])
+        await consumer._subscription.wait_for_assignment()
+        assert not consumer.assignment()
+        await new_topic(broker, named=topic)
+        async with asyncio.timeout(20):  # by itself aiokafka looks in five minutes
+            while not consumer.assignment():
+                await check_membership(consumer)
+                await asyncio.sleep(0.1)
+    assert await end_of(broker, topic) == 0

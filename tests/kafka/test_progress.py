@@ -1,7 +1,10 @@
+import asyncio
+import contextlib
 import time
 from collections.abc import Mapping
 
 import pytest
+from aiokafka.errors import UnknownTopicOrPartitionError
 from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
@@ -343,3 +346,28 @@ async def test_an_open_transaction_is_no_lag(broker: Broker) -> None:
             await producer.abort_transaction()
     finally:
         await progress.close()
+
+
+async def test_while_the_broker_does_not_know_a_topic_there_is_no_look_and_soon_after_there_is_one(
+    broker: Broker,
+) -> None:
+    events, raw = await new_topic(broker), unique("late")
+    progress = Progress(
+        client_options={"bootstrap_servers": broker.bootstrap},
+        group_id=unique("group"),
+        upstream_topics={events: (raw,)},
+        shared_topics=frozenset({raw}),
+    )
+    try:
+        with pytest.raises(UnknownTopicOrPartitionError):
+            await progress._look()
+        assert progress.standings == {}
+        await new_topic(broker, named=raw)
+        async with asyncio.timeout(10):
+            while not progress.standings:
+                with contextlib.suppress(UnknownTopicOrPartitionError):
+                    await progress._look()
+                await asyncio.sleep(0.1)
+    finally:
+        await progress.close()
+    assert progress.standings.keys() == {TP(raw, 0), TP(events, 0)}
