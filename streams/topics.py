@@ -8,7 +8,8 @@ where it does not fit.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -237,13 +238,13 @@ async def check(settings: Settings, wanted: Callable[[TopicSpec], bool] = lambda
         wanted: Says which topics matter: who writes two of them needs no right to look at the others.
 
     Raises:
-        aiokafka.errors.KafkaError, TimeoutError: the brokers cannot be reached.
+        aiokafka.errors.KafkaError, TimeoutError: the brokers cannot be reached, or have only just come back.
     """
     specs = [spec for spec in all_topics(settings) if wanted(spec)]
     servers = settings.kafka.bootstrap_servers
     problems = []
     async with admin_client(settings) as admin:
-        there = await _partition_counts(admin)
+        there = await _partition_counts(admin, {spec.name for spec in specs})
         configs = await _configs(admin, [spec.name for spec in specs if spec.name in there])
     for spec in specs:
         if spec.name not in there:
@@ -273,14 +274,19 @@ def missing(settings: Settings, name: str) -> str:
     return f"{text}; or the user {user} may not see it; allow it: mailstreams acls" if user else text
 
 
-async def partition_counts(settings: Settings) -> dict[str, int]:
-    """Return the partition count of every topic that the brokers show us, ours or not.
+async def partition_counts(settings: Settings, led: Iterable[str] = ()) -> dict[str, int]:
+    """Return the partition count of every topic that the brokers show us, ours or not, if all of it has leaders.
+
+    Args:
+        settings: How to reach the brokers.
+        led: Topics that are waited for rather than left out while they have no leaders: see below.
 
     Raises:
+        aiokafka.errors.LeaderNotAvailableError: a topic of ``led`` is there, but not all of it has a leader just now.
         aiokafka.errors.KafkaError, TimeoutError: the brokers cannot be reached.
     """
     async with admin_client(settings) as admin:
-        return await _partition_counts(admin)
+        return await _partition_counts(admin, frozenset(led))
 
 
 def _retention(days: float) -> dict[str, str]:
@@ -336,16 +342,22 @@ async def _start(admin: Any, settings: Settings) -> None:
         raise
 
 
-async def _partition_counts(admin: Any) -> dict[str, int]:
+async def _partition_counts(admin: Any, led: AbstractSet[str] = frozenset()) -> dict[str, int]:
     """Return the partition count of every topic whose partitions all have a leader.
 
     All topics are asked for, as asking for one by name creates it where ``auto.create.topics.enable`` is on.
+
+    Raises:
+        LeaderNotAvailableError: a topic of ``led`` is there without. So it is for a moment when a broker comes back, and
+            nobody should be told to create what is there.
     """
-    return {
-        topic["topic"]: len(topic["partitions"])
-        for topic in await admin.describe_topics()
-        if topic["partitions"] and all(partition["leader"] >= 0 for partition in topic["partitions"])
-    }
+    counts: dict[str, int] = {}
+    for topic in await admin.describe_topics():
+        if topic["partitions"] and all(partition["leader"] >= 0 for partition in topic["partitions"]):
+            counts[topic["topic"]] = len(topic["partitions"])
+        elif topic["topic"] in led:
+            raise LeaderNotAvailableError(topic["topic"])
+    return counts
 
 
 async def _create_missing(admin: Any, specs: Sequence[TopicSpec], replication_factor: int) -> None:

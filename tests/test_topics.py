@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from aiokafka.admin import NewPartitions
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, LeaderNotAvailableError
 
 from deploy.local import ports
 from deploy.local.broker import Broker
@@ -127,6 +127,22 @@ def test_what_is_missing_is_said_with_the_command_that_creates_it(chosen: Settin
 
     assert len(problems) == len(topics.all_topics(chosen))
     assert f"topic {topics.EVENTS} is missing; create it: mailstreams topics create" in problems
+
+
+async def test_a_topic_that_is_there_without_a_leader_is_waited_for_and_nobody_is_told_to_create_it() -> None:
+    class Admin:
+        """What a broker says that has just come back: it knows of a topic, and not yet of who leads it."""
+
+        async def describe_topics(self) -> list[dict[str, Any]]:
+            return [
+                {"topic": topics.EVENTS, "partitions": [{"leader": 1}, {"leader": -1}]},
+                {"topic": topics.STATUS, "partitions": [{"leader": 1}]},
+            ]
+
+    with pytest.raises(LeaderNotAvailableError):
+        await topics._partition_counts(Admin(), {topics.EVENTS, topics.STATUS})
+
+    assert await topics._partition_counts(Admin(), {topics.STATUS}) == {topics.STATUS: 1}
 
 
 def test_created_topics_fit_and_creating_again_creates_nothing(chosen: Settings) -> None:

@@ -122,7 +122,7 @@ class Subscriber:
         await self._follow(progress)
 
     async def _follow(self, progress: Progress | None) -> None:
-        counts = await topics.partition_counts(self._settings)
+        counts = await topics.partition_counts(self._settings, led=projection.TOPICS)
         missing = [topic for topic in projection.TOPICS if topic not in counts]
         if missing:
             raise SourceError(topics.missing(self._settings, missing[0]))
