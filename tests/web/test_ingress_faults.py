@@ -1,12 +1,18 @@
-"""The one promise of the ingress, under faults: each request that was answered 2xx is on its raw topic."""
+"""The one promise of the ingress, under faults: what was answered 2xx is on its topic, webhooks and sends alike.
+
+Both are asked for at once, by as many clients each, and judged by the same rule.
+"""
 
 import asyncio
 import os
 import random
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import pytest
@@ -14,8 +20,10 @@ from aiohttp import ClientError, ClientSession, ClientTimeout
 
 from deploy.local import ports
 from deploy.local.broker import Broker
-from streams import topics
+from streams import records, topics
 from streams.settings import load
+from streams.web import sends
+from tests.broker.harness import read_all
 from tests.web import edge as world
 from tests.web.edge import Edge
 
@@ -25,54 +33,121 @@ OUTAGE_S = float(os.environ.get("OUTAGE_S", "3.5"))
 """Of each of the two outages of the broker; a minute is tried by hand."""
 
 
+WEBHOOKS, SENDS = topics.raw_topic("sendgrid"), topics.SENDS
+"""The two things that are asked for, by the topic where each has to be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """A request, and the values that are on its topic once it was answered 2xx."""
+
+    topic: str
+    path: str
+    body: bytes
+    headers: Mapping[str, str]
+    good: int
+    values: Sequence[bytes]
+
+
+def webhook() -> Ask:
+    signed = world.sendgrid()
+    body = signed.request.body
+    return Ask(
+        topic=WEBHOOKS,
+        path="/webhooks/sendgrid/acme",
+        body=body,
+        headers=signed.request.headers,
+        good=200,
+        values=[body],
+    )
+
+
+def told() -> Ask:
+    """Return a request of three sends: of several partitions, so that a part may be written and another not."""
+    values = [
+        records.encode_send(
+            records.send_of(
+                {
+                    "account": "acme",
+                    "provider": "postmark",
+                    "message_id": token_hex(8),
+                    "recipient": "jo@customer.example",
+                    "sent_at": "2026-11-03T10:00:00Z",
+                }
+            )
+        )
+        for _ in range(3)
+    ]
+    return Ask(
+        topic=SENDS,
+        path=sends.PATH,
+        body=b"[" + b",".join(values) + b"]",
+        headers={"Authorization": f"Bearer {world.API_KEY}", "Content-Type": "application/json"},
+        good=202,
+        values=values,
+    )
+
+
 class Ledger:
-    """Clients that send signed requests without a pause, and what each was answered."""
+    """Clients that ask without a pause, and what each was answered: of webhooks and of sends, each by its topic."""
 
     def __init__(self, edge: Edge) -> None:
         self._edge = edge
-        self.accepted: set[bytes] = set()
-        self.codes: dict[int | None, int] = {}
+        self.accepted: dict[str, set[bytes]] = {WEBHOOKS: set(), SENDS: set()}
+        self.codes: dict[str, Counter[int | None]] = {WEBHOOKS: Counter(), SENDS: Counter()}
         self.slowest_s = 0.0
         self._stop = False
 
-    async def _client(self) -> None:
+    async def _client(self, make: Callable[[], Ask]) -> None:
         async with ClientSession(timeout=ClientTimeout(total=20)) as client:
             while not self._stop:
-                signed = world.sendgrid()
+                ask = make()
                 begun = time.monotonic()
                 try:
-                    async with client.post(
-                        f"{self._edge.url}/webhooks/sendgrid/acme",
-                        data=signed.request.body,
-                        headers=signed.request.headers,
-                    ) as answer:
+                    async with client.post(f"{self._edge.url}{ask.path}", data=ask.body, headers=ask.headers) as answer:
                         code: int | None = answer.status
                         assert answer.status != 503 or int(answer.headers["Retry-After"]) > 0
                 except (ClientError, OSError, TimeoutError):
                     code = None  # never answered: it may be there or not
                     await asyncio.sleep(0.02)
                 self.slowest_s = max(self.slowest_s, time.monotonic() - begun)
-                self.codes[code] = self.codes.get(code, 0) + 1
-                if code == 200:
-                    self.accepted.add(signed.request.body)
+                self.codes[ask.topic][code] += 1
+                if code == ask.good:
+                    self.accepted[ask.topic].update(ask.values)
 
-    async def during(self, fault: Callable[[], Coroutine[Any, Any, None]], clients: int = 12) -> None:
-        tasks = [asyncio.create_task(self._client()) for _ in range(clients)]
+    async def during(self, fault: Callable[[], Coroutine[Any, Any, None]], clients: int = 6) -> None:
+        """Ask by so many clients for either while the fault goes on."""
+        tasks = [asyncio.create_task(self._client(make)) for make in (webhook, told) for _ in range(clients)]
         try:
             await fault()
         finally:
             self._stop = True
             await asyncio.gather(*tasks)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many were accepted."""
+        return {topic: len(values) for topic, values in self.accepted.items()}
+
     async def grows(self, count: int, timeout_s: float = 30) -> None:
-        """Wait until so many more were accepted."""
-        enough, deadline = len(self.accepted) + count, time.monotonic() + timeout_s
-        while len(self.accepted) < enough:
+        """Wait until so many more of either were accepted."""
+        enough = {topic: found + count for topic, found in self.counts.items()}
+        deadline = time.monotonic() + timeout_s
+        while any(found < enough[topic] for topic, found in self.counts.items()):
             assert time.monotonic() < deadline, self.codes
             await asyncio.sleep(0.05)
 
     async def missing(self) -> set[bytes]:
-        return self.accepted - {one.value or b"" for one in await self._edge.records("sendgrid", "acme")}
+        """Return what was accepted and is not on its topic."""
+        found = {
+            topic: {
+                one.value
+                for part in (await read_all(self._edge.broker, topic, world.PARTITIONS)).values()
+                for one in part
+            }
+            for topic in self.accepted
+        }
+        return {value for topic, values in self.accepted.items() for value in values - found[topic]}
 
 
 def started(broker: Broker, folder: Path) -> Edge:
@@ -141,8 +216,8 @@ async def test_nothing_answered_2xx_is_lost_when_the_ingress_is_killed_ten_times
 
     await ledger.during(kill_ten_times)
 
-    assert len(ledger.accepted) > 200
-    assert ledger.codes.get(None, 0) >= 10  # it was under load each time
+    assert min(ledger.counts.values()) > 100
+    assert min(codes[None] for codes in ledger.codes.values()) >= 10  # it was under load of either each time
     assert not await ledger.missing()
 
 
@@ -160,9 +235,9 @@ async def test_while_the_broker_is_away_the_answer_is_503_and_nothing_answered_2
             else:
                 await asyncio.to_thread(fragile.broker.kill)
             await asyncio.sleep(0.5)
-            before = len(ledger.accepted)
+            before = ledger.counts
             await asyncio.sleep(OUTAGE_S)
-            assert len(ledger.accepted) == before
+            assert ledger.counts == before
             assert "mailstreams_ready 0.0" in await asyncio.to_thread(own_metrics, fragile)
             if fault == "paused":
                 fragile.broker.resume()
@@ -173,8 +248,8 @@ async def test_while_the_broker_is_away_the_answer_is_503_and_nothing_answered_2
 
     await ledger.during(away_twice)
 
-    assert ledger.codes.get(503, 0) > 0
-    assert set(ledger.codes) <= {200, 503}
+    assert set(ledger.codes[WEBHOOKS]) == {200, 503}
+    assert set(ledger.codes[SENDS]) == {202, 503}
     assert ledger.slowest_s < 2 + 3  # the patience of the settings, and of a busy machine
     assert not await ledger.missing()
 
@@ -210,8 +285,9 @@ async def test_under_load_a_stop_loses_nothing_and_ends_with_0(own: Edge) -> Non
 
     await ledger.during(stop)
 
-    assert len(ledger.accepted) > 20
-    assert set(ledger.codes) <= {200, None}
+    assert min(ledger.counts.values()) > 20
+    assert set(ledger.codes[WEBHOOKS]) <= {200, None}
+    assert set(ledger.codes[SENDS]) <= {202, None}
     assert "not finished" not in own.output
     assert not await ledger.missing()
 
