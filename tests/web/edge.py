@@ -186,6 +186,7 @@ def environment(broker: Broker, folder: Path, **more: str) -> dict[str, str]:
         account("OPEN", "AZURE_COMMUNICATION", "INSECURE"): "true",
         account("HEADER", "POSTMARK", "SECRETS__2026"): "header:User-Agent:a-secret-in-a-strange-place",
         account("HEADER", "AMAZON_SES", "SECRETS__2026"): "header:X-Amz-Firehose-Access-Key:firehose-key",
+        account("HEADER", "AZURE_COMMUNICATION", "SECRETS__2026"): "header:X-Mailstreams-Secret:another-account's",
         "MAILSTREAMS_ACCOUNTS__ACME__API_KEYS": sha256(API_KEY.encode()).hexdigest(),
         **more,
     }

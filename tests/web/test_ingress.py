@@ -31,16 +31,22 @@ pytestmark = pytest.mark.broker
 MOST = Ingress().max_body_bytes
 
 
-async def refused(edge: Edge, sent: Signed, code: int, reason: str, **options: object) -> None:
-    """Send it; it must be answered so, be counted so, and leave nothing on any raw topic."""
-    provider = str(options.get("provider") or sent.provider)
+@contextlib.asynccontextmanager
+async def refusing(edge: Edge, provider: str, code: int, reason: str, *, times: int = 1) -> AsyncIterator[None]:
+    """Judge what is sent meanwhile: it must be answered so, be counted so, and leave nothing on any raw topic."""
     before, rejected, answered = await edge.count(), edge.rejected(provider, reason), edge.answered(provider, code)
-    status, body, headers = await edge.post(sent, **options)  # type: ignore[arg-type] # passed through
+    yield
+    assert edge.rejected(provider, reason) == rejected + times
+    assert edge.answered(provider, code) == answered + times
+    assert await edge.count() == before
+
+
+async def refused(edge: Edge, sent: Signed, code: int, reason: str, **options: object) -> None:
+    """Send it; it must be refused so."""
+    async with refusing(edge, str(options.get("provider") or sent.provider), code, reason):
+        status, body, headers = await edge.post(sent, **options)  # type: ignore[arg-type] # passed through
     assert (status, body) == (code, f"{reason}\n".encode())
     assert headers["Server"] == "mailstreams"
-    assert edge.rejected(provider, reason) == rejected + 1
-    assert edge.answered(provider, code) == answered + 1
-    assert await edge.count() == before
 
 
 # --- what is let in ---
@@ -294,24 +300,25 @@ async def test_a_truncated_or_changed_body_is_refused(edge: Edge) -> None:
     await refused(edge, signed.with_body(signed.request.body.replace(b"jo@", b"ko@")), 403, "mismatch")
 
 
-async def test_a_request_that_ends_before_its_length_is_not_taken(edge: Edge) -> None:
-    signed, before = world.sendgrid(), await edge.count()
-    reader, writer = await asyncio.open_connection(*edge.address)
-    writer.write(world.head(signed, length=len(signed.request.body) + 5) + signed.request.body)
-    writer.write_eof()
+@pytest.mark.parametrize("provider", GENUINE)
+async def test_a_genuine_request_of_another_provider_is_refused(edge: Edge, provider: str) -> None:
+    code = 503 if provider == "azure_communication" else 401
+    others = [
+        make().with_headers(content_type="application/json") for name, make in GENUINE.items() if name != provider
+    ]
 
-    answer = await asyncio.wait_for(reader.read(), 10)
+    async with refusing(edge, provider, code, "missing", times=len(others)):
+        answers = [(await edge.post(sent, provider=provider))[:2] for sent in others]
 
-    assert b" 200 " not in answer
-    assert await edge.count() == before
+    assert answers == [(code, b"missing\n")] * len(others)
 
 
-async def test_a_genuine_request_of_another_provider_or_account_is_refused(edge: Edge) -> None:
-    await refused(edge, world.sendgrid(), 401, "missing", provider="mailgun")
-    await refused(edge, world.mailgun(), 401, "missing", provider="sendgrid")
-    await refused(edge, world.postmark(), 401, "missing", provider="sendgrid")
+async def test_a_genuine_request_of_another_account_is_refused(edge: Edge) -> None:
     await refused(edge, world.sendgrid(), 403, "mismatch", account="other")
     await refused(edge, world.mailgun(), 403, "mismatch", account="other")
+    await refused(edge, world.sns(), 401, "missing", account="header")
+    await refused(edge, world.postmark(), 401, "mismatch", account="header")
+    await refused(edge, world.azure_communication(), 503, "mismatch", account="header")
 
 
 async def test_a_stale_request_is_refused(edge: Edge) -> None:
@@ -343,7 +350,6 @@ async def test_an_unset_provider_is_refused_and_postmark_too_without_giving_up(e
 
 
 async def test_nothing_tells_an_unknown_account_from_an_unknown_provider_or_path(edge: Edge) -> None:
-    before = await edge.count()
     paths = [
         "/webhooks/sendgrid/nobody",
         "/webhooks/nothing/acme",
@@ -352,23 +358,24 @@ async def test_nothing_tells_an_unknown_account_from_an_unknown_provider_or_path
         "/metrics",
         "/livez",
     ]
-    answers = set()
-    async with ClientSession() as client:
+    methods, answers = ("POST", "GET", "HEAD"), set()
+    times = len(paths) * len(methods)
+    async with refusing(edge, "unknown", 404, "not_found", times=times), ClientSession() as client:
         for path in paths:
-            for method in ("POST", "GET", "HEAD"):
+            for method in methods:
                 async with client.request(method, f"{edge.url}{path}", data=b"{}") as answer:
                     headers = frozenset((k, v) for k, v in answer.headers.items() if k != "Date")
                     answers.add((answer.status, await answer.read() or b"not_found\n", headers))
 
     assert len(answers) == 1
     assert next(iter(answers))[:2] == (404, b"not_found\n")
-    assert await edge.count() == before
 
 
 async def test_other_methods_are_refused(edge: Edge) -> None:
-    for method in ("GET", "PUT", "DELETE", "OPTIONS", "PATCH"):
-        status, _, headers = await edge.post(world.sendgrid(), method=method)
-        assert (status, headers["Allow"]) == (405, "POST, HEAD")
+    async with refusing(edge, "sendgrid", 405, "method", times=5):
+        for method in ("GET", "PUT", "DELETE", "OPTIONS", "PATCH"):
+            status, _, headers = await edge.post(world.sendgrid(), method=method)
+            assert (status, headers["Allow"]) == (405, "POST, HEAD")
 
 
 async def test_other_content_types_are_refused(edge: Edge) -> None:
@@ -384,31 +391,75 @@ async def test_other_content_types_are_refused(edge: Edge) -> None:
 # --- what is too large, too slow or no HTTP ---
 
 
-async def test_an_oversize_body_is_refused_by_its_length_before_it_is_sent(edge: Edge) -> None:
-    answer = await edge.raw(world.head(world.sendgrid(), length=MOST + 1))
+def too_long(signed: Signed) -> list[bytes]:
+    return [world.head(signed, length=MOST + 1)]  # refused before it is sent
 
-    assert answer.startswith(b"HTTP/1.1 413 ")
+
+def too_slow(signed: Signed) -> list[bytes]:
+    return [world.head(signed), *(signed.request.body[at : at + 1] for at in range(5))]
+
+
+def too_large_a_head(signed: Signed) -> list[bytes]:
+    return [world.head(signed, more=f"x: {'y' * 1000}\r\n" * 20) + signed.request.body]
+
+
+def bad_chunks(signed: Signed) -> list[bytes]:
+    return [world.head(signed, length=-1, more="transfer-encoding: chunked\r\n") + b"ZZ\r\n" + signed.request.body]
+
+
+def two_lengths(signed: Signed) -> list[bytes]:
+    return [world.head(signed, more="content-length: 3\r\n") + signed.request.body]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "provider", "code", "reason"),
+    [
+        (too_long, "sendgrid", 413, "too_large"),
+        (too_slow, "sendgrid", 408, "too_slow"),
+        (bad_chunks, "unknown", 400, "broken"),
+        (two_lengths, "unknown", 400, "broken"),
+        (too_large_a_head, "unknown", 431, "head_too_large"),
+    ],
+)
+async def test_a_genuine_request_that_comes_wrongly_is_refused_counted_and_on_no_topic(
+    edge: Edge, pieces: Callable[[Signed], list[bytes]], provider: str, code: int, reason: str
+) -> None:
+    first, *then = pieces(world.sendgrid())
+
+    async with refusing(edge, provider, code, reason):
+        answer = await edge.raw(first, then=[(0.25, piece) for piece in then])
+
+    assert int(answer.split()[1]) == code
+
+
+async def test_a_request_that_ends_before_its_length_is_counted_and_not_taken(edge: Edge) -> None:
+    signed = world.sendgrid()
+    async with refusing(edge, "sendgrid", 400, "broken"):
+        reader, writer = await asyncio.open_connection(*edge.address)
+        writer.write(world.head(signed, length=len(signed.request.body) + 5) + signed.request.body)
+        writer.write_eof()
+        answer = await asyncio.wait_for(reader.read(), 10)
+
+    assert b" 200 " not in answer
 
 
 async def test_an_oversize_body_in_chunks_is_refused_while_it_comes(edge: Edge) -> None:
-    before, rejected = await edge.count(), edge.rejected("sendgrid", "too_large")
-    reader, writer = await asyncio.open_connection(*edge.address)
-    writer.write(world.head(world.sendgrid(), length=-1, more="transfer-encoding: chunked\r\n"))
-    closed = False
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and not closed:
-        try:
-            writer.write(b"100000\r\n" + b" " * (1 << 20) + b"\r\n")
-            await writer.drain()
-        except ConnectionError:  # it closes the connection while we still send
-            closed = True
-    with contextlib.suppress(ConnectionError):
-        assert (await asyncio.wait_for(reader.read(), 10))[:13] in {b"HTTP/1.1 413 ", b""}
-    writer.close()
+    async with refusing(edge, "sendgrid", 413, "too_large"):
+        reader, writer = await asyncio.open_connection(*edge.address)
+        writer.write(world.head(world.sendgrid(), length=-1, more="transfer-encoding: chunked\r\n"))
+        closed = False
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline and not closed:
+            try:
+                writer.write(b"100000\r\n" + b" " * (1 << 20) + b"\r\n")
+                await writer.drain()
+            except ConnectionError:  # it closes the connection while we still send
+                closed = True
+        with contextlib.suppress(ConnectionError):
+            assert (await asyncio.wait_for(reader.read(), 10))[:13] in {b"HTTP/1.1 413 ", b""}
+        writer.close()
 
     assert closed
-    assert edge.rejected("sendgrid", "too_large") == rejected + 1
-    assert await edge.count() == before
 
 
 def bomb(times: int) -> bytes:
@@ -439,15 +490,6 @@ async def test_what_is_not_compressed_as_it_says_is_refused(edge: Edge) -> None:
         await refused(edge, world.sendgrid(), 400, "broken", data=data, headers={"Content-Encoding": "gzip"})
 
 
-async def test_a_body_that_does_not_come_in_time_is_refused(edge: Edge) -> None:
-    signed = world.sendgrid()
-    drops = [(0.25, signed.request.body[i : i + 1]) for i in range(8)]
-
-    answer = await edge.raw(world.head(signed), then=drops)
-
-    assert answer.startswith(b"HTTP/1.1 408 ")
-
-
 async def test_a_head_that_does_not_come_in_time_ends_the_connection(edge: Edge) -> None:
     drops = [(0.25, b"x-drop: 1\r\n") for _ in range(8)]
 
@@ -468,7 +510,8 @@ async def test_a_head_that_does_not_come_in_time_ends_the_connection(edge: Edge)
     ],
 )
 async def test_what_is_no_http_is_answered_400_and_never_quoted(edge: Edge, data: bytes) -> None:
-    answer = await edge.raw(data)
+    async with refusing(edge, "unknown", 400, "broken"):
+        answer = await edge.raw(data)
 
     assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.0 400 "))
     assert b"secret-of-mine" not in answer

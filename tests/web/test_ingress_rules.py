@@ -98,6 +98,12 @@ class World:
     ingress: Ingress
     server: PublicServer
     url: str
+    metrics: IngressMetrics
+
+    def rejected(self, reason: str, provider: str = "sendgrid") -> float:
+        """Return how many requests were refused so, as the metric counts them."""
+        labels = {"provider": provider, "reason": reason}
+        return self.metrics.registry.get_sample_value("mailstreams_webhook_rejected_total", labels) or 0
 
     async def post(
         self,
@@ -136,6 +142,7 @@ async def make() -> AsyncIterator[Make]:
         **options: Any,
     ) -> World:
         writer, client = Writer(), Client()
+        metrics = IngressMetrics.create(CollectorRegistry(), version="1")
         ingress = Ingress(
             endpoints=endpoints or [endpoint()],
             others=others or {},
@@ -143,7 +150,7 @@ async def make() -> AsyncIterator[Make]:
             writer=cast("RecordWriter", writer),
             certificates=Certificates(client.get),
             client=cast("GuardedClient", client),
-            metrics=IngressMetrics.create(CollectorRegistry(), version="1"),
+            metrics=metrics,
             **options,
         )
         public = PublicServer(
@@ -156,8 +163,8 @@ async def make() -> AsyncIterator[Make]:
         # small, so that an answer that is not read is soon with us: accepted connections inherit it
         server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
         servers.append((server, public))
-        scheme = "https" if tls else "http"
-        return World(writer, client, ingress, public, f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        url = f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        return World(writer, client, ingress, public, url, metrics)
 
     yield make_world
     for server, public in servers:
@@ -173,6 +180,7 @@ async def test_beyond_its_rate_an_account_gets_429_and_is_told_when_to_come_agai
 
     assert [status for status, _ in answers] == [200, 200, 429]
     assert answers[2][1]["Retry-After"] == "2"
+    assert here.rejected("rate") == 1
     assert len(here.writer.written) == 2
 
 
@@ -181,6 +189,7 @@ async def test_forged_requests_do_not_use_up_the_providers_rate(make: Make) -> N
 
     assert {(await here.post(world.sendgrid(key="a stranger's")))[0] for _ in range(5)} == {403}
     assert (await here.post(world.sendgrid()))[0] == 200
+    assert (here.rejected("mismatch"), here.rejected("rate"), len(here.writer.written)) == (5, 0, 1)
 
 
 async def test_beyond_so_many_requests_or_bytes_in_work_the_answer_is_503(make: Make) -> None:
@@ -196,8 +205,10 @@ async def test_beyond_so_many_requests_or_bytes_in_work_the_answer_is_503(make: 
             await asyncio.sleep(0.01)
         status, headers = await here.post(world.sendgrid())
         assert (status, headers["Retry-After"]) == (503, "1")
+        assert here.rejected("busy") == 1
         here.writer.go_on.set()
         assert (await first)[0] == 200
+        assert len(here.writer.written) == 1
         assert (here.ingress.room.requests, here.ingress.room.bytes) == (0, 0)
 
 
@@ -210,6 +221,7 @@ async def test_what_is_not_acknowledged_is_answered_503_and_leaves_its_token_to_
     here.writer.error = None
 
     assert (status, headers["Retry-After"]) == (503, "10")
+    assert here.rejected("broker", "mailgun") == 1
     assert (await here.post(signed))[0] == 200
     assert len(here.writer.written) == 1
 
@@ -222,6 +234,7 @@ async def test_a_request_that_one_account_took_is_refused_at_another_with_the_sa
     assert (await here.post(signed))[0] == 200
     assert (await here.post(signed, account="other"))[0] == 403
     assert (await here.post(signed))[0] == 200  # the provider's own repetition
+    assert here.rejected("replayed", "mailgun") == 1
     assert len(here.writer.written) == 1
 
 
@@ -250,6 +263,7 @@ async def test_a_mistake_of_ours_is_answered_500_without_a_word_of_it(
 
     assert (await here.post(world.sendgrid()))[0] == 500
 
+    assert here.rejected("internal") == 1
     assert "RuntimeError at " in caplog.text
     assert "a-secret" not in caplog.text
     assert "@" not in caplog.text
@@ -276,16 +290,16 @@ def bomb(signed: signing.Signed, size: int) -> signing.Signed:
 
 
 @pytest.mark.parametrize(
-    ("provider", "signed", "headers", "code"),
+    ("provider", "signed", "headers", "refusal"),
     [
-        ("sendgrid", world.sendgrid, {"X-Twilio-Email-Event-Webhook-Signature": ""}, 401),
-        ("sendgrid", world.sendgrid, {"X-Twilio-Email-Event-Webhook-Timestamp": "today"}, 401),
-        ("postmark", world.postmark, {"Authorization": "Basic bm9ib2R5"}, 401),
-        ("azure_communication", world.azure_communication, {signing.AZURE_HEADER: "a guess"}, 503),
+        ("sendgrid", world.sendgrid, {"X-Twilio-Email-Event-Webhook-Signature": ""}, (401, "missing")),
+        ("sendgrid", world.sendgrid, {"X-Twilio-Email-Event-Webhook-Timestamp": "today"}, (401, "malformed")),
+        ("postmark", world.postmark, {"Authorization": "Basic bm9ib2R5"}, (401, "mismatch")),
+        ("azure_communication", world.azure_communication, {signing.AZURE_HEADER: "a guess"}, (503, "mismatch")),
     ],
 )
 async def test_a_stranger_who_is_known_by_the_headers_sends_a_body_in_vain(
-    make: Make, provider: str, signed: Callable[[], signing.Signed], headers: dict[str, str], code: int
+    make: Make, provider: str, signed: Callable[[], signing.Signed], headers: dict[str, str], refusal: tuple[int, str]
 ) -> None:
     here = await make(endpoint(provider))
     sent = signed()
@@ -300,8 +314,10 @@ async def test_a_stranger_who_is_known_by_the_headers_sends_a_body_in_vain(
 
     answer = await reader.readuntil(b"\r\n")  # though no byte of the body has come
 
-    assert answer.split()[1] == str(code).encode()
+    code, reason = refusal
+    assert int(answer.split()[1]) == code
     assert here.ingress.room.requests == 0
+    assert (here.rejected(reason, provider), here.writer.written) == (1, [])
     writer.close()
 
 
@@ -317,7 +333,9 @@ async def test_who_has_proved_nothing_cannot_have_a_few_bytes_inflated_to_many(
     here = await make(endpoint(provider), limits=dataclasses.replace(LIMITS, max_body_bytes=8 << 20))
 
     assert (await here.post(bomb(signed(), (1 << 20) + 1)))[0] == 413
+    assert here.rejected("too_large", provider) == 1
     assert (await here.post(bomb(signed(), 1 << 19)))[0] in {401, 403}  # inflated, and looked at
+    assert here.writer.written == []
 
 
 async def test_who_has_proved_who_he_is_may_send_what_compresses_well(make: Make) -> None:
@@ -403,6 +421,7 @@ async def test_a_head_that_is_too_large_is_refused_whatever_its_lines(
 
     assert await line.status() == 431
     assert await line.ended()
+    assert here.rejected("head_too_large", "unknown") == 1
 
 
 async def test_a_large_body_in_many_pieces_is_no_head(make: Make, dial: Dial) -> None:
