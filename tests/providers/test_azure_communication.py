@@ -86,6 +86,23 @@ def test_texts_and_calls_of_the_same_subscription_are_left_out() -> None:
         assert normalised({**event("of_another_service"), "eventType": f"Microsoft.Communication.{word}"}) == ()
 
 
+@pytest.mark.parametrize("missing", ["messageId", "recipient"])
+def test_a_new_kind_of_mail_event_that_is_of_no_delivery_is_left_out_and_stops_nothing(missing: str) -> None:
+    new = event("unknown_mail_event")
+    for data in ({**new["data"], missing: None}, {**new["data"], missing: " "}, "junk", None):
+        assert normalised({**new, "data": data}) == ()
+
+
+@pytest.mark.parametrize("name", ["report_delivered", "engagement_view"])
+def test_of_the_kinds_that_we_know_what_identifies_is_required_so_that_a_new_format_is_seen(name: str) -> None:
+    known = event(name)
+    del known["data"]["messageId"]
+
+    found = outcome("azure_communication", json.dumps([known]).encode())
+
+    assert [reason for _, _, reason in found.bad] == ["no messageId"]
+
+
 def test_what_no_service_of_microsoft_calls_an_event_is_bad() -> None:
     found = outcome("azure_communication", json.dumps([{"eventType": "Bounce"}]).encode())
 
