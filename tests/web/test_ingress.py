@@ -204,6 +204,16 @@ async def test_whoever_lacks_the_secret_gets_no_consent(edge: Edge) -> None:
     bare = world.azure_handshake().with_headers(x_mailstreams_secret=None)
     await refused(edge, bare, 503, "missing")
     await refused(edge, bare, 503, "missing", account=f"acme?code={quote(signing.AZURE_SECRET)}")
+    await refused(edge, world.azure_handshake(), 503, "mismatch", account="header")  # the secret of another account
+
+
+@pytest.mark.parametrize("code", ["<script>alert(1)</script>", '"}', "\r\n\r\n<b>", "{\u2028"])
+async def test_whatever_a_code_holds_the_answer_is_json_and_never_a_page(edge: Edge, code: str) -> None:
+    status, answer, headers = await edge.post(world.azure_handshake(code=code))
+
+    assert (status, headers["Content-Type"]) == (200, "application/json")
+    assert json.loads(answer) == {"validationResponse": code}
+    assert int(headers["Content-Length"]) == len(answer)
 
 
 async def test_an_insecure_endpoint_consents_to_nothing_so_that_a_person_has_to(edge: Edge) -> None:
