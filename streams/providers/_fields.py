@@ -15,13 +15,13 @@ one: harmless to the status, a small loss to the count.
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from streams import codecs
 from streams.domain.events import DeliveryEvent, normalised_recipient
-from streams.providers._contract import BadElement, PoisonError
+from streams.providers._contract import BadElement, PoisonError, WebhookRequest
 
 ID_LIMIT = 512
 """Characters of an event id, a message id and a recipient."""
@@ -105,6 +105,38 @@ def _cut(value: Any, depth: int) -> Any:
     if isinstance(value, list):
         return [_cut(inner, depth - 1) for inner in value] if depth else None
     return value
+
+
+def events_of_each(
+    body: bytes, request: WebhookRequest, event_of: Callable[[Any, WebhookRequest], DeliveryEvent | None]
+) -> list[DeliveryEvent]:
+    """Return the events of a body that is a list of elements, or one element of it, replayed alone.
+
+    Args:
+        body: JSON.
+        request: Goes to ``event_of``.
+        event_of: Reads one element: its event, ``None`` if it is about no delivery; raises ``ElementError`` if it is bad.
+
+    Raises:
+        PoisonError: the body is neither, or some of its elements are bad.
+    """
+    elements = decode_body(body)
+    if isinstance(elements, dict):
+        elements = [elements]
+    elif not isinstance(elements, list):
+        message = "the body is not a list of events"
+        raise PoisonError(message)
+    events: list[DeliveryEvent] = []
+    bad: list[BadElement] = []
+    for index, element in enumerate(elements):
+        try:
+            event = event_of(element, request)
+        except ElementError as error:
+            bad.append(bad_element(index, element, str(error)))
+        else:
+            if event is not None:
+                events.append(event)
+    return result(events, bad)
 
 
 def result(events: list[DeliveryEvent], bad: Sequence[BadElement]) -> list[DeliveryEvent]:

@@ -17,7 +17,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from streams.providers import _fields as fields
-from streams.providers._contract import PoisonError, Refusal, Verification, VerificationError
+from streams.providers._contract import PoisonError, Refusal, Verification, VerificationError, WebhookRequest
 
 CLOCK_SKEW_S = 300
 """How far ahead of our clock a stamp may be, in seconds, where there is a window at all."""
@@ -91,6 +91,32 @@ def verify_credentials(headers: Mapping[str, str], secrets: Mapping[str, str]) -
         elif not refused:
             refusal = VerificationError(Refusal.MISSING, "no credential")
     raise refusal
+
+
+def verify_sender(
+    request: WebhookRequest,
+    secrets: Mapping[str, str],
+    *,
+    now: datetime,  # noqa: ARG001 the contract's; nothing here has a time
+    replay_window_s: float | None,  # noqa: ARG001 likewise
+    certificate: bytes | None = None,  # noqa: ARG001 likewise
+) -> Verification:
+    """Return which of the credentials a request carries: ``verify`` of a provider that signs nothing.
+
+    Raises:
+        VerificationError: none of them.
+    """
+    return verify_credentials(request.headers, secrets)
+
+
+def read_credentials(headers: Mapping[str, str], secrets: Mapping[str, str]) -> bool:
+    """Return True, because the whole proof is in the headers: ``read_headers`` of a provider that signs nothing.
+
+    Raises:
+        VerificationError: they carry none of the credentials.
+    """
+    verify_credentials(headers, secrets)
+    return True
 
 
 def credential_fault(secret: str) -> str | None:

@@ -28,7 +28,6 @@ secret is who may have the answer. The ``validationUrl`` beside the code is neve
 """
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 from streams import codecs
@@ -36,7 +35,7 @@ from streams.domain import smtp
 from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
 from streams.providers import _fields as fields
 from streams.providers import _proof as proof
-from streams.providers._contract import BadElement, PoisonError, Verification, WebhookRequest
+from streams.providers._contract import PoisonError, WebhookRequest
 
 _NAME = "azure_communication"
 
@@ -72,23 +71,7 @@ def normalise(request: WebhookRequest) -> list[DeliveryEvent]:
     Raises:
         PoisonError: the body is no array of events, or some of its elements are bad.
     """
-    elements = fields.decode_body(request.body)
-    if isinstance(elements, dict):
-        elements = [elements]
-    elif not isinstance(elements, list):
-        message = "the body is not a list of events"
-        raise PoisonError(message)
-    events: list[DeliveryEvent] = []
-    bad: list[BadElement] = []
-    for index, element in enumerate(elements):
-        try:
-            event = _event(element, request)
-        except fields.ElementError as error:
-            bad.append(fields.bad_element(index, element, str(error)))
-        else:
-            if event is not None:
-                events.append(event)
-    return fields.result(events, bad)
+    return fields.events_of_each(request.body, request, _event)
 
 
 def _event(element: Any, request: WebhookRequest) -> DeliveryEvent | None:
@@ -163,32 +146,8 @@ def _meaning(word: str, data: Mapping[str, Any]) -> tuple[EventType, str, Bounce
 # --- proof ---
 
 
-def verify(
-    request: WebhookRequest,
-    secrets: Mapping[str, str],
-    *,
-    now: datetime,  # noqa: ARG001 the contract's; nothing here has a time
-    replay_window_s: float | None,  # noqa: ARG001 likewise
-    certificate: bytes | None = None,  # noqa: ARG001 likewise
-) -> Verification:
-    """Return which of the credentials the request carries.
-
-    Raises:
-        VerificationError: none of them.
-    """
-    return proof.verify_credentials(request.headers, secrets)
-
-
-def read_headers(headers: Mapping[str, str], secrets: Mapping[str, str]) -> bool:
-    """Return True: the whole proof is in them.
-
-    Raises:
-        VerificationError: they carry none of the credentials.
-    """
-    proof.verify_credentials(headers, secrets)
-    return True
-
-
+verify = proof.verify_sender
+read_headers = proof.read_credentials
 secret_fault = proof.credential_fault
 
 

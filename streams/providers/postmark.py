@@ -14,14 +14,11 @@ request: https://postmarkapp.com/developer/webhooks/webhooks-overview#protecting
 ``HttpHeaders`` in https://postmarkapp.com/developer/api/webhooks-api. A secret is such a credential: see ``_proof``.
 """
 
-from collections.abc import Mapping
-from datetime import datetime
-
 from streams.domain import smtp
 from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
 from streams.providers import _fields as fields
 from streams.providers import _proof as proof
-from streams.providers._contract import PoisonError, Verification, WebhookRequest
+from streams.providers._contract import PoisonError, WebhookRequest
 
 _NAME = "postmark"
 
@@ -158,30 +155,6 @@ def normalise(request: WebhookRequest) -> list[DeliveryEvent]:
 # --- proof ---
 
 
-def verify(
-    request: WebhookRequest,
-    secrets: Mapping[str, str],
-    *,
-    now: datetime,  # noqa: ARG001 the contract's; nothing here has a time
-    replay_window_s: float | None,  # noqa: ARG001 likewise
-    certificate: bytes | None = None,  # noqa: ARG001 likewise
-) -> Verification:
-    """Return which of the credentials the request carries.
-
-    Raises:
-        VerificationError: none of them.
-    """
-    return proof.verify_credentials(request.headers, secrets)
-
-
-def read_headers(headers: Mapping[str, str], secrets: Mapping[str, str]) -> bool:
-    """Return True: the whole proof is in them.
-
-    Raises:
-        VerificationError: they carry none of the credentials.
-    """
-    proof.verify_credentials(headers, secrets)
-    return True
-
-
+verify = proof.verify_sender
+read_headers = proof.read_credentials
 secret_fault = proof.credential_fault

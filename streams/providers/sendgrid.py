@@ -37,8 +37,6 @@ from streams.domain.events import BounceKind, DeliveryEvent, EventType, Suppress
 from streams.providers import _fields as fields
 from streams.providers import _proof as proof
 from streams.providers._contract import (
-    BadElement,
-    PoisonError,
     Refusal,
     Verification,
     VerificationError,
@@ -108,23 +106,7 @@ def normalise(request: WebhookRequest) -> list[DeliveryEvent]:
     Raises:
         PoisonError: the body is no array of events, or some of its elements are bad.
     """
-    elements = fields.decode_body(request.body)
-    if isinstance(elements, dict):
-        elements = [elements]
-    elif not isinstance(elements, list):
-        message = "the body is not a list of events"
-        raise PoisonError(message)
-    events: list[DeliveryEvent] = []
-    bad: list[BadElement] = []
-    for index, element in enumerate(elements):
-        try:
-            event = _event(element, request)
-        except fields.ElementError as error:
-            bad.append(fields.bad_element(index, element, str(error)))
-        else:
-            if event is not None:
-                events.append(event)
-    return fields.result(events, bad)
+    return fields.events_of_each(request.body, request, _event)
 
 
 def _event(element: Any, request: WebhookRequest) -> DeliveryEvent | None:
