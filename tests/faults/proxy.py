@@ -2,13 +2,14 @@
 
 It understands just enough of Kafka's protocol to know requests apart: a frame is
 four bytes of length, then api key, version, correlation id and client id
-(https://kafka.apache.org/protocol#protocol_messages). Answers pass as bytes.
+(https://kafka.apache.org/protocol#protocol_messages). Answers pass as bytes; only
+that to a late request is kept, since nobody else is there to hear it.
 """
 
 import asyncio
 import contextlib
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from types import TracebackType
 from typing import Self
@@ -23,6 +24,7 @@ class Harm(Enum):
 
     DELAY = "held back for a while; whatever comes after it on the connection waits, too"
     LATE = "the connection is cut, and the request reaches the broker a while later all the same"
+    HELD = "its sender hears nothing more, and when he has gone the request reaches the broker a while later"
     CUT_BEFORE = "the connection is cut and the broker never sees it"
     CUT_AFTER = "the broker gets it and the connection is cut before the answer"
     HALF_CLOSE = "the broker gets it, then the end of the stream; the client's half stays open and stays silent"
@@ -35,6 +37,8 @@ class Rule:
     api: int
     harm: Harm
     seconds: float = 0.0
+    until: asyncio.Event | None = None
+    """What is held back waits for this, too."""
     client: str = ""
     """Only those of clients whose id begins so."""
     skip: int = 0
@@ -42,6 +46,17 @@ class Rule:
     times: int = 1
     """So many are harmed, then no more."""
     done: int = 0
+    victim: str = ""
+    """The client whose request was harmed."""
+    answer: bytes = b""
+    """What the broker said to the late request, from behind the correlation id on, when ``answered``."""
+    answered: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def over(self) -> None:
+        """Wait as long as it holds back."""
+        await asyncio.sleep(self.seconds)
+        if self.until is not None:
+            await self.until.wait()
 
     def hits(self, api: int, client: str) -> bool:
         """Count a request that matches; tell whether it is to be harmed."""
@@ -51,6 +66,7 @@ class Rule:
             self.skip -= 1
             return False
         self.done += 1
+        self.victim = client
         return True
 
 
@@ -80,6 +96,8 @@ class Proxy:
         assert self._server is not None
         self._server.close()
         await self.cut()
+        for late in self._late:
+            late.cancel()
         await asyncio.gather(*self._late, return_exceptions=True)
 
     async def cut(self) -> None:
@@ -106,16 +124,21 @@ class Proxy:
         silent = asyncio.Event()
         answers = asyncio.create_task(self._answers(from_broker, to_client, silent))
         requests = asyncio.create_task(self._requests(from_client, to_broker, silent))
-        kept = False
+        late: tuple[Rule, bytes] | None = None
         try:
             done, _ = await asyncio.wait({answers, requests}, return_when=asyncio.FIRST_COMPLETED)
-            kept = requests in done and requests.exception() is None and requests.result()
+            if requests in done and requests.exception() is None:
+                late = requests.result()
         finally:
             for task in (answers, requests):
                 task.cancel()
             await asyncio.gather(answers, requests, return_exceptions=True)
-            if not kept:
+            if late is None:
                 to_broker.close()
+            else:  # the broker's half is still needed
+                delivery = asyncio.create_task(self._deliver_late(*late, from_broker, to_broker))
+                self._late.add(delivery)
+                delivery.add_done_callback(self._late.discard)
 
     async def _answers(
         self, from_broker: asyncio.StreamReader, to_client: asyncio.StreamWriter, silent: asyncio.Event
@@ -130,8 +153,8 @@ class Proxy:
 
     async def _requests(
         self, from_client: asyncio.StreamReader, to_broker: asyncio.StreamWriter, silent: asyncio.Event
-    ) -> bool:
-        """Pass requests on until the connection is cut; return True if the broker's half is still needed."""
+    ) -> tuple[Rule, bytes] | None:
+        """Pass requests on until the connection is cut; return what is still to be delivered."""
         while True:
             head = await from_client.readexactly(4)
             body = await from_client.readexactly(struct.unpack(">i", head)[0])
@@ -141,26 +164,31 @@ class Proxy:
             rule = self._rule_for(body)
             harm = None if rule is None else rule.harm
             if rule is not None and rule.harm is Harm.DELAY:
-                await asyncio.sleep(rule.seconds)
-            if rule is not None and rule.harm is Harm.LATE:
-                late = asyncio.create_task(self._deliver_late(to_broker, head + body, rule.seconds))
-                self._late.add(late)
-                late.add_done_callback(self._late.discard)
-                return True
+                await rule.over()
+            if rule is not None and rule.harm in {Harm.LATE, Harm.HELD}:
+                if rule.harm is Harm.HELD:
+                    await self._ignore(from_client)
+                return rule, head + body
             if harm is Harm.CUT_BEFORE:
-                return False
+                return None
             if harm in {Harm.CUT_AFTER, Harm.HALF_CLOSE}:
                 silent.set()
             to_broker.write(head + body)
             await to_broker.drain()
             if harm is Harm.CUT_AFTER:
                 await asyncio.sleep(0.05)
-                return False
+                return None
             if harm is Harm.HALF_CLOSE:
                 to_broker.write_eof()
-                while await from_client.read(1 << 16):
-                    pass  # what else the client says goes nowhere
-                return False
+                await self._ignore(from_client)
+                return None
+
+    @staticmethod
+    async def _ignore(from_client: asyncio.StreamReader) -> None:
+        """Let what else the client says go nowhere, until it has gone."""
+        with contextlib.suppress(OSError):
+            while await from_client.read(1 << 16):
+                pass
 
     def _rule_for(self, body: bytes) -> Rule | None:
         api, _, _, length = struct.unpack_from(">hhih", body)
@@ -168,10 +196,16 @@ class Proxy:
         return next((rule for rule in self.rules if rule.hits(api, client)), None)
 
     @staticmethod
-    async def _deliver_late(to_broker: asyncio.StreamWriter, request: bytes, seconds: float) -> None:
-        with contextlib.suppress(OSError):
-            await asyncio.sleep(seconds)
+    async def _deliver_late(
+        rule: Rule, request: bytes, from_broker: asyncio.StreamReader, to_broker: asyncio.StreamWriter
+    ) -> None:
+        with contextlib.suppress(OSError, EOFError):
+            await rule.over()
             to_broker.write(request)
-            await to_broker.drain()
-            await asyncio.sleep(1)
-            to_broker.close()
+            answer = b""
+            while answer[:4] != request[8:12]:  # the correlation ids: answers to what went before may come first
+                [length] = struct.unpack(">i", await from_broker.readexactly(4))
+                answer = await from_broker.readexactly(length)
+            rule.answer = answer[4:]
+            rule.answered.set()
+        to_broker.close()

@@ -30,7 +30,8 @@ class Echo:
 
 
 def request(api: int, client: bytes = b"me", content: bytes = b"...") -> bytes:
-    body = struct.pack(">hhih", api, 0, 1, len(client)) + client + content
+    """Return a request whose correlation id is how it begins, so that its echo is an answer to it."""
+    body = struct.pack(">hhih", api, 0, api << 16, len(client)) + client + content
     return struct.pack(">i", len(body)) + body
 
 
@@ -76,6 +77,26 @@ async def test_a_late_request_arrives_when_its_sender_is_gone(echo: tuple[Echo, 
     while not broker.got:
         await asyncio.sleep(0.01)
     assert broker.got == [request(END_TXN)[4:]]
+
+
+async def test_a_held_request_arrives_when_its_sender_has_given_up(echo: tuple[Echo, Proxy]) -> None:
+    broker, proxy = echo
+    until = asyncio.Event()
+    rule = Rule(PRODUCE, Harm.HELD, until=until)
+    proxy.rules = [rule]
+    _, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+    writer.write(request(PRODUCE) + request(END_TXN))
+    while not rule.done:
+        await asyncio.sleep(0.01)
+    until.set()
+    await asyncio.sleep(0.1)
+    assert broker.got == []
+    writer.close()
+    async with asyncio.timeout(10):
+        await rule.answered.wait()
+    assert broker.got == [request(PRODUCE)[4:]]
+    assert rule.answer == request(PRODUCE)[8:]
+    assert rule.victim == "me"
 
 
 async def test_a_half_closed_connection_says_nothing_and_stays_open(echo: tuple[Echo, Proxy]) -> None:

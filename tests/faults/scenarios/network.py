@@ -5,6 +5,15 @@ import contextlib
 import shutil
 import time
 from functools import partial
+from typing import Any
+
+from aiokafka.protocol.produce import ProduceResponse_v7
+from aiokafka.protocol.transaction import (
+    AddOffsetsToTxnResponse_v0,
+    AddPartitionsToTxnResponse_v0,
+    EndTxnResponse_v0,
+    TxnOffsetCommitResponse_v0,
+)
 
 from tests.faults.proxy import (
     ADD_OFFSETS,
@@ -23,28 +32,52 @@ TRANSACTIONAL = "mailstreams-track-"
 """The client ids of the producers of ``track`` begin so."""
 
 
+ANSWERS: dict[int, Any] = {
+    PRODUCE: ProduceResponse_v7,
+    ADD_PARTITIONS: AddPartitionsToTxnResponse_v0,
+    ADD_OFFSETS: AddOffsetsToTxnResponse_v0,
+    TXN_OFFSET_COMMIT: TxnOffsetCommitResponse_v0,
+    END_TXN: EndTxnResponse_v0,
+}
+"""To the requests of a transaction, in the versions that our client speaks."""
+ACCEPTED, INVALID_PRODUCER_EPOCH, PRODUCER_FENCED = 0, 47, 90
+"""Error codes."""
+
+
+async def _hit(world: Scene, rule: Rule) -> None:
+    """Let a rule hit."""
+    assert world.proxy is not None
+    world.proxy.rules = [rule]
+    async with asyncio.timeout(60):
+        while not rule.done:
+            await asyncio.sleep(0.02)
+
+
 async def _harm(world: Scene, rule: Rule) -> float:
     """Let a rule hit, and wait until all is well again."""
     assert world.proxy is not None
-
-    async def hit() -> None:
-        assert world.proxy is not None
-        world.proxy.rules = [rule]
-        async with asyncio.timeout(60):
-            while not rule.done:
-                await asyncio.sleep(0.02)
-
-    took = await world.measure(hit)
+    took = await world.measure(lambda: _hit(world, rule))
     world.proxy.rules = []
     return took
+
+
+async def _answered(rule: Rule) -> set[int]:
+    """Wait until the broker has answered a late request; return the error codes, one for each partition that it names."""
+    async with asyncio.timeout(60):
+        await rule.answered.wait()
+    answer = ANSWERS[rule.api].decode(rule.answer)
+    if rule.api in {ADD_OFFSETS, END_TXN}:
+        return {answer.error_code}
+    topics = answer.topics if rule.api == PRODUCE else answer.errors
+    return {partition[1] for _, partitions in topics for partition in partitions}
 
 
 @scenario("EndTxn is held back for 5 s, then for longer than the worker waits for it", proxied=True)
 async def delayed_end_of_transaction(world: Scene) -> None:
     [worker] = await world.at_work()
-    await _harm(world, Rule(END_TXN, Harm.DELAY, 5, TRANSACTIONAL))
+    await _harm(world, Rule(END_TXN, Harm.DELAY, 5, client=TRANSACTIONAL))
     world.expect(worker.restarts == 0, "a delay within the deadline ended the worker")
-    await _harm(world, Rule(END_TXN, Harm.DELAY, world.settings.kafka.commit_deadline_s + 3, TRANSACTIONAL))
+    await _harm(world, Rule(END_TXN, Harm.DELAY, world.settings.kafka.commit_deadline_s + 3, client=TRANSACTIONAL))
     world.expect(worker.restarts == 1, "a delay beyond the deadline did not end the worker")
 
 
@@ -53,15 +86,64 @@ async def late_end_of_transaction(world: Scene) -> None:
     [worker] = await world.at_work()
     delays = (2.0,) if world.quick else (0.3, 1.0, 2.0, 4.0, 8.0, 14.0)
     for seconds in delays:
-        await _harm(world, Rule(END_TXN, Harm.LATE, seconds, TRANSACTIONAL))
+        late = Rule(END_TXN, Harm.LATE, seconds, client=TRANSACTIONAL)
+        await _harm(world, late)
+        world.outcome.notes.append(f"after {seconds:g} s: error {await _answered(late)}")
     world.expect(worker.restarts >= len(delays), f"it was restarted {worker.restarts} times for {len(delays)} cuts")
+
+
+def _late(*, fenced: bool) -> Play:
+    """Hold back each request of a transaction until its sender has given up and ended, then deliver it.
+
+    ``fenced``: while the next transaction of the same partition is open, the successor's; else before there is one.
+    """
+    allowed = {INVALID_PRODUCER_EPOCH, PRODUCER_FENCED} if fenced else {ACCEPTED}
+
+    async def late(world: Scene) -> None:
+        [worker] = await world.at_work()
+        apis = (PRODUCE,) if world.quick else tuple(ANSWERS)
+        for api in apis:
+            until, end = asyncio.Event(), asyncio.Event()
+            held = Rule(api, Harm.HELD, until=until, client=TRANSACTIONAL, skip=world.chance.randrange(3))
+            worker.kept = fenced
+            if fenced:
+                await _harm(world, held)
+                await _hit(world, Rule(END_TXN, Harm.DELAY, until=end, client=held.victim))
+            else:
+                await _hit(world, held)
+                await world.ended(worker)
+            until.set()
+            found = await _answered(held)
+            end.set()
+            name = ANSWERS[api].__name__.partition("Response")[0]
+            world.outcome.notes.append(f"{name}: error {found}")
+            world.expect(found and found <= allowed, f"the broker answered {found} to a late {name}, not {allowed}")
+            worker.kept = True
+            await world.measure(lambda: None)
+        world.expect(worker.restarts >= len(apis), f"it gave up {worker.restarts} times for {len(apis)} held requests")
+
+    return late
+
+
+LATE: dict[str, object] = {"KAFKA__COMMIT_DEADLINE_S": 5}
+scenario(
+    "each request of a transaction reaches the broker when its sender has given up and the successor's is open: refused",
+    named="late-write-after-the-fence",
+    settings=LATE,
+    proxied=True,
+)(_late(fenced=True))
+scenario(
+    "each request of a transaction reaches the broker when its sender has given up and nobody has fenced yet",
+    named="late-write-before-the-fence",
+    settings=LATE,
+    proxied=True,
+)(_late(fenced=False))
 
 
 def _cut_at(harm: Harm) -> Play:
     async def cut(world: Scene) -> None:
         [worker] = await world.at_work()
-        requests = (PRODUCE, ADD_PARTITIONS, ADD_OFFSETS, TXN_OFFSET_COMMIT, END_TXN)
-        for api in requests[-2:] if world.quick else requests:
+        for api in (TXN_OFFSET_COMMIT, END_TXN) if world.quick else ANSWERS:
             await _harm(world, Rule(api, harm, client=TRANSACTIONAL, skip=world.chance.randrange(3)))
         world.outcome.notes.append(f"{worker.restarts} restarts")
 
