@@ -160,12 +160,19 @@ class World:
 
     # -- workers ----------------------------------------------------------------------------------------------
 
-    def member(self, name: str, *, fault: str | None = None, static: bool = False, **more: str) -> Member:
-        """Return a worker that is not started yet. ``fault``: as in ``tests.faults.worker``; ``more``: environment."""
+    def member(self, name: str, *, fault: str | None = None, static: bool | str = False, **more: str) -> Member:
+        """Return a worker that is not started yet.
+
+        Args:
+            name: Of its folder and its log.
+            fault: As in ``tests.faults.worker``.
+            static: A static member of the group, by its own name or by this one.
+            more: Environment.
+        """
         environment = {
             **self.environment,
             "MAILSTREAMS_WORKER__DATADIR": str(self.folder / f"data-{name}"),
-            **({"MAILSTREAMS_KAFKA__GROUP_INSTANCE_ID": name} if static else {}),
+            **({"MAILSTREAMS_KAFKA__GROUP_INSTANCE_ID": name if static is True else static} if static else {}),
             **({"FAULT": fault} if fault else {}),
             **more,
         }
