@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from streams import codecs, topics
+from streams.domain import deferrals
 from streams.kafka import transactions
 from streams.kafka.batches import Row
 from streams.kafka.lanes import POSITION_KEY, Effects, Lane, StatefulLane, StatelessLane
@@ -185,6 +186,36 @@ def position_before_outputs() -> None:
     _patch(TransactionalWriter, "commit", in_two)
 
 
+def forgotten_alerts() -> None:
+    """A tick takes every third deadline out of its index, and tells nobody."""
+    elapse, calls = deferrals.elapse, count()
+
+    def forget(episode: deferrals.Episode, now: int, policy: deferrals.Policy) -> deferrals.Step:
+        step = elapse(episode, now, policy)
+        if not step.alerts or next(calls) % 3:
+            return step
+        _made()
+        return deferrals.Step(episode)
+
+    _patch(deferrals, "elapse", forget)
+
+
+def forgotten_end() -> None:
+    """One episode of which something was told ends in silence."""
+    observe, calls = deferrals.observe, count()
+
+    def forget(
+        episode: deferrals.Episode | None, deferral: deferrals.Deferral, policy: deferrals.Policy
+    ) -> deferrals.Step:
+        step = observe(episode, deferral, policy)
+        if not step.alerts or next(calls) != 3:
+            return step
+        _made()
+        return step._replace(alerts=())
+
+    _patch(deferrals, "observe", forget)
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     one.__name__.replace("_", "-"): one
     for one in (
@@ -198,6 +229,8 @@ MUTANTS: dict[str, Callable[[], None]] = {
         committed_over,
         offset_before_outputs,
         position_before_outputs,
+        forgotten_alerts,
+        forgotten_end,
     )
 }
 

@@ -14,10 +14,12 @@ as applied, duplicate, ignored or a dead letter.
 Time enters at three places only, where a tick writes: a row's ``judged`` and
 ``watch_at``, which are left out of the comparison; expiry; and the alerts, which
 ``tests/faults/alerts.py`` judges for whoever can say what the clock surely did.
-The levels that an open episode remembers are those told on ``mail.deferral-alerts``
-in any case.
+In any case the monitor's own clock binds it: what was open when it passed a
+deadline was told, ended since or not, and what was told and ended was resolved.
+The levels that an open episode remembers are those told on ``mail.deferral-alerts``.
 """
 
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,8 +36,9 @@ from streams.domain.status import Delivery, Folded, Kind, Outcome, Status, fold,
 from streams.kafka.dead_letters import DeadLetters
 from streams.kafka.lanes import POSITION_KEY, Effects, PartlyBadError
 from streams.kafka.partitioner import partition_of
+from streams.kafka.poison import Position
 from streams.kafka.store import Budget, open_store
-from streams.policies import policies_of
+from streams.policies import Policies, policies_of
 from streams.providers import PROVIDERS
 from streams.settings import Settings
 from tests.broker.harness import Brokers, Record, read_topics
@@ -218,6 +221,7 @@ def judge(
         *_rows("changelog of deliveries", changelogs[topics.DELIVERIES_TABLE], _deliveries_of(expected), _timeless),
         *_rows("changelog of open-deferrals", changelogs[topics.OPEN_DEFERRALS_TABLE], _open_of(expected), _untold),
         *_told(logs[topics.DEFERRAL_ALERTS], changelogs[topics.OPEN_DEFERRALS_TABLE]),
+        *_passed(logs, settings),
         *_dead_letters(logs[topics.DEAD_LETTERS], expected),
     ]
     if ticked_us is not None:
@@ -502,6 +506,92 @@ def _told(log: Log, rows: Mapping[bytes, bytes]) -> Iterable[Difference]:
             yield Difference(kind, "alerts", f"{key!r}: told {said!r}, its row says {episode.told!r}")
 
 
+def _passed(logs: Mapping[str, Log], settings: Settings) -> Iterable[Difference]:
+    """Whoever was open while the monitor's clock passed a deadline was told; and an end is told of these, and of no others.
+
+    This is for runs in which no provider is held: there the clock passes deadlines that wait.
+    """
+    policies = policies_of(settings)
+    told: dict[str, set[tuple[bytes, int, int]]] = defaultdict(set)
+    for record in _in_order(logs[topics.DEFERRAL_ALERTS]):
+        alert = records.decode_alert(record.value)
+        first_received_at = alerts.micros(alert["first_received_at"])
+        told[alert["level"]].add((record.key or b"", first_received_at, alert["episode"]))
+    changelog = logs[topics.changelog_topic(settings.worker.app_id, topics.OPEN_DEFERRALS_TABLE)]
+    ended: set[tuple[bytes, int, int]] = set()
+    due: dict[str, set[tuple[bytes, int, int]]] = defaultdict(set)
+    for partition, log in logs[topics.DEFERRALS].items():
+        ticks = _ticks(changelog[partition], policies)
+        for key, episode, since, until in _spans(log, policies):
+            it = (key, episode.first_received_at, episode.number)
+            if until is None:
+                ended.add(it)
+                continue
+            seen = ticks[bisect_right(ticks, (since, alerts.NEVER)) : bisect_right(ticks, (until, alerts.NEVER))]
+            clock = max((clock for _, clock in seen), default=0)
+            for demanded in deferrals.elapse(episode, clock - 1, policies(episode.account, episode.provider)).alerts:
+                due[demanded.level].add(it)
+    for level, of in due.items():
+        for key, _, number in of - told[level]:
+            yield Difference(Kinds.LOST, "alerts", f"{key!r} missed: {level} of episode {number}, the clock passed it")
+    resolved = told.pop(deferrals.Level.RESOLVED, set())
+    wanted = ended & set().union(*told.values())
+    for key, _, number in wanted - resolved:
+        yield Difference(
+            Kinds.LOST, "alerts", f"{key!r} missed: resolved of episode {number}, which was told and ended"
+        )
+    for key, _, number in resolved - wanted:
+        yield Difference(Kinds.WRONG, "alerts", f"{key!r} false: resolved of episode {number}")
+
+
+def _spans(log: Sequence[Record], policies: Policies) -> Iterable[tuple[bytes, Episode, int, int | None]]:
+    """Yield how each episode stood, from behind which offset of its source up to which; None: then it has ended."""
+    standing: dict[bytes, tuple[Episode, int]] = {}
+    for record in log:
+        try:
+            deferral = records.decode_deferral(record.value)
+        except records.RecordError:
+            continue
+        if record.key is None:
+            continue
+        before, since = standing.pop(record.key, (None, 0))
+        after, _ = deferrals.observe(before, deferral, policies(deferral.account, deferral.provider))
+        if before is not None:
+            yield record.key, before, since, record.offset
+        if after is not None:
+            standing[record.key] = after, record.offset
+        elif before is not None:
+            yield record.key, before, record.offset, None
+    for key, (episode, since) in standing.items():
+        yield key, episode, since, alerts.NEVER
+
+
+def _ticks(changelog: Sequence[Record], policies: Policies) -> list[tuple[int, int]]:
+    """Return for each tick that told something to where the source was processed, and what time it was at least (µs).
+
+    A tick takes what is due in the order of the deadlines: it had come to every one before the last that it told.
+    """
+    rows: dict[bytes, Episode] = {}
+    found: list[tuple[int, int]] = []
+    last, clock = -1, 0
+    for record in changelog:
+        assert record.key is not None
+        if record.offset != last + 1:  # a commit marker lies between two batches; compaction breaks one up
+            clock = 0
+        last = record.offset
+        if record.value is None:
+            rows.pop(record.key, None)
+        elif record.key != POSITION_KEY:
+            before, after = rows.get(record.key), records.decode_open_deferral(record.value)
+            rows[record.key] = after
+            if before is not None and before.number == after.number and before.told != after.told:
+                due = deferrals.next_due(replace(after, told=before.told), policies(after.account, after.provider))
+                clock = max(clock, due or 0)
+        elif clock:
+            found.append((Position.decode(record.value).offset, clock))
+    return found
+
+
 def _alerts(
     logs: Mapping[str, Log], expected: Expected, settings: Settings, *, ticked_us: int, now_us: int
 ) -> Iterable[Difference]:
@@ -509,7 +599,8 @@ def _alerts(
 
     A tick's clock never passes an event that is not processed, so an outage changes nothing here but for the margins:
     an event was known at ``received_at``, and at the end the clock surely came by, as the caller says. What should have
-    been told of an episode that ended since is not asked for: an outage may have kept the clock away from all of it.
+    been told of an episode that ended since is not asked for here: an outage may have kept the clock away from all of
+    it. Where the clock's own traces say that it came by, ``_passed`` asks.
     """
 
     def sure(since: int, until: int) -> bool:

@@ -3,14 +3,14 @@
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 
 import pytest
 
 from deploy.local.broker import Broker
-from streams import records, topics
+from streams import codecs, records, topics
 from streams.domain.status import Status
 from streams.settings import Settings
 from tests.broker import harness
@@ -21,6 +21,8 @@ from tests.faults.oracle import Kinds, Log, Stored, Written
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 
 RIGHT = "right"
+WAITING = 60
+"""So many messages have been deferred for long."""
 MUTANT = [sys.executable, "-m", "tests.faults.mutants"]
 
 
@@ -51,29 +53,55 @@ async def run(broker: Broker, folder: Path, name: str) -> tuple[Written, Setting
         mutant = harness.WorkerProcess({**environment, "MUTANT": name}, folder / f"{name}.mutant.log", MUTANT)
         mutant.start()
         try:
-            await harness.caught_up(broker, settings, harness.RAW_AND_EVENTS, 120, unless=mutant.ended)
-            await ticked(broker, settings, mutant.ended)
+            await lived(broker, settings, mutant.ended)
         finally:
             mutant.stop()
         assert MADE in mutant.output
     worker.start()
     worker.wait_ready(120)
     try:
-        await harness.caught_up(broker, settings, harness.RAW_AND_EVENTS, 120)
         if name == RIGHT:
-            await ticked(broker, settings, worker.ended)
+            await lived(broker, settings, worker.ended)
+        await harness.caught_up(broker, settings, harness.RAW_AND_EVENTS, 120)
     finally:
         assert worker.stop() == 0
     return await oracle.read(broker, settings, [folder / name]), settings
 
 
+def waiting(kind: str, messages: Iterable[int]) -> bytes:
+    """Return a body of events of messages that have been put off for two hours."""
+    now = int(time.time())
+    return codecs.encode(
+        [
+            {
+                "email": f"payer@customer{number}.example",
+                "timestamp": now - 7200 + number if kind == "deferred" else now,
+                "event": kind,
+                "sg_event_id": f"{kind}-{number}",
+                "sg_message_id": f"waiting{number}.filter0001.16648.5515E0B88.0",
+            }
+            for number in messages
+        ]
+    )
+
+
+async def lived(broker: Broker, settings: Settings, ended: Callable[[], bool]) -> None:
+    """Wait until a worker has processed everything and told alerts; then let every second of the long deferrals end."""
+    await harness.caught_up(broker, settings, harness.RAW_AND_EVENTS, 120, unless=ended)
+    await ticked(broker, settings, ended)
+    ends = (0, None, waiting("delivered", range(0, WAITING, 2)), harness.raw_headers("sendgrid"))
+    await harness.send(broker, topics.raw_topic("sendgrid"), [ends])
+    await harness.caught_up(broker, settings, harness.RAW_AND_EVENTS, 120, unless=ended)
+
+
 async def feed(broker: Broker, settings: Settings) -> None:
-    """Much that is good, some poison, and a few messages that are so old that they expire at once."""
+    """Much that is good, some that waits for long, some poison, and a few messages so old that they expire at once."""
     count = settings.topics.partitions
     now = harness.raw_headers("sendgrid")
     old = [(name, b"2026-01-01T00:00:00Z" if name == "received-at" else value) for name, value in now]
     bodies = [
         *((body, now) for body in harness.bodies(1, 300, 10, deliveries=400)),
+        (waiting("deferred", range(WAITING)), now),
         *((body, now) for body in (b"{malformed", b"42", None)),
         *((body, old) for number in range(4) for body in harness.bodies(1000 + number, 1, 1, deliveries=1)),
     ]
@@ -82,7 +110,7 @@ async def feed(broker: Broker, settings: Settings) -> None:
 
 
 async def ticked(broker: Broker, settings: Settings, ended: Callable[[], bool]) -> None:
-    """Wait until ticks have forgotten the old messages and told alerts.
+    """Wait until ticks have forgotten the old messages and told alerts, of every partition.
 
     A tombstone in one of the two topics is enough: a mutant may not write the other.
     """
@@ -92,7 +120,7 @@ async def ticked(broker: Broker, settings: Settings, ended: Callable[[], bool]) 
         assert time.monotonic() < deadline, "no tick does anything"
         logs = await harness.read_topics(broker, names, settings.topics.partitions)
         gone = [sum(one.value is None for found in log.values() for one in found) for log in logs.values()]
-        if max(gone) >= 4 and any(logs[topics.DEFERRAL_ALERTS].values()):
+        if max(gone) >= 4 and all(logs[topics.DEFERRAL_ALERTS].values()):
             return
 
 
@@ -126,6 +154,8 @@ SEEN: Mapping[str, tuple[Kinds, str]] = {
     "committed-over": (Kinds.LOST, "status-changed"),
     "offset-before-outputs": (Kinds.LOST, "events"),
     "position-before-outputs": (Kinds.LOST, "status-changed"),
+    "forgotten-alerts": (Kinds.LOST, "alerts"),
+    "forgotten-end": (Kinds.LOST, "alerts"),
 }
 
 
@@ -208,6 +238,36 @@ def test_alerts_that_the_facts_demand_and_nobody_told_are_found_out(right: tuple
     missed = [one for one in verdict.differences if one.where == "alerts" and "missed: raised" in one.what]
     assert missed
     assert verdict.word == oracle.LESS
+
+
+@pytest.mark.parametrize(
+    ("kept", "seen"),
+    [
+        ((), "missed: raised"),
+        (("raised",), "missed: resolved"),
+        (("resolved",), "false: resolved"),
+    ],
+)
+def test_alerts_of_an_episode_that_ended_are_found_missing_without_knowing_the_time(
+    right: tuple[Written, Settings], kept: Sequence[str], seen: str
+) -> None:
+    written, settings = right
+    log = written.logs[topics.DEFERRAL_ALERTS]
+    told = [(record.key, records.decode_alert(record.value)) for found in log.values() for record in found]
+    ended = {key for key, alert in told if alert["level"] == "resolved"}
+    _, first = min((alert["due_at"], key) for key, alert in told if key in ended and alert["level"] == "raised")
+    logs = {
+        **written.logs,
+        topics.DEFERRAL_ALERTS: {
+            partition: [one for one in found if one.key != first or records.decode_alert(one.value)["level"] in kept]
+            for partition, found in log.items()
+        },
+    }
+
+    verdict = oracle.judge(Written(logs, written.stores), settings)
+
+    assert any(one.where == "alerts" and seen in one.what for one in verdict.differences)
+    assert {one.where for one in verdict.differences} == {"alerts"}
 
 
 @pytest.mark.parametrize("table", oracle.TABLES)
