@@ -23,7 +23,7 @@ from streams.kafka.publishing import Publisher
 from streams.kafka.restore import LaneTableManager, Restoring, StatefulStage, StatelessStage
 from streams.kafka.store import Budget
 from streams.kafka.transactions import TransactionalWriter
-from streams.kafka.transport import CODEC, SCHEME, Batching, register
+from streams.kafka.transport import CODEC, FETCH_BYTES, SCHEME, Batching, register
 from streams.kafka.watchdog import Watchdog
 from streams.metrics import Metrics
 from streams.observe import Health, Observer, Reached
@@ -149,7 +149,7 @@ def _faust_app(settings: Settings) -> BatchedApp:
         broker_rebalance_timeout=settings.kafka.rebalance_timeout_s,
         broker_max_poll_interval=86_400,  # fetching never waits for a batch; the watchdog sees a stall
         consumer_group_instance_id=settings.kafka.group_instance_id,
-        consumer_max_fetch_size=topics.MAX_RECORD_BYTES,
+        consumer_max_fetch_size=FETCH_BYTES,
         consumer_auto_offset_reset="earliest",  # Faust asks for it; our consumer never resets by itself
     )
 

@@ -61,7 +61,9 @@ def encode(value: Any) -> bytes:
 
     Datetimes in UTC become RFC 3339 with a ``Z``. A mapping keeps its order, so equal values give equal bytes.
     """
-    return orjson.dumps(value, option=orjson.OPT_UTC_Z)
+    # A copy, for 40 ns, because orjson leaves a text the buffer that it grew for it, 4 to 16 KiB for one KiB of JSON, and
+    # ten thousands of texts live until their batch is committed.
+    return b"%b" % orjson.dumps(value, option=orjson.OPT_UTC_Z)
 
 
 def typed_decoder(type_: type[_T]) -> Callable[[bytes], _T]:

@@ -20,7 +20,6 @@ from prometheus_client import CollectorRegistry
 from bench import jobs
 from bench.contestants import Task
 from bench.jobs.product import OBJECTIVE_US, WARN_AFTER_US
-from streams import topics
 from streams.agents import track
 from streams.app import DAY_US, nothing_reached
 from streams.domain.deferrals import Policy
@@ -35,7 +34,7 @@ from streams.kafka.publishing import Publisher
 from streams.kafka.restore import LaneTableManager, Restoring, StatefulStage
 from streams.kafka.store import Budget, Store
 from streams.kafka.transactions import MAX_BATCH_BYTES, RETRY_BACKOFF_MS, TransactionalWriter, Turns, send_rows
-from streams.kafka.transport import CODEC, SCHEME, Batching, register
+from streams.kafka.transport import CODEC, FETCH_BYTES, SCHEME, Batching, register
 from streams.metrics import Metrics
 from streams.observe import Observer
 from streams.policies import Policies
@@ -144,7 +143,7 @@ def _app(task: Task, settings: Settings, on_crash: Callable[[BaseException], Non
         topic_disable_leader=True,
         table_standby_replicas=0,
         broker_max_poll_interval=86_400,
-        consumer_max_fetch_size=topics.MAX_RECORD_BYTES,
+        consumer_max_fetch_size=FETCH_BYTES,
         consumer_auto_offset_reset="earliest",
     )
     app.batching = Batching(

@@ -1,6 +1,7 @@
 """What aiokafka's batches, positions and offsets do, where ``streams.kafka`` relies on more than a name."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -15,10 +16,11 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.types import TP
 
 from deploy.local.broker import Broker
+from streams import topics
 from streams.kafka.publishing import Publisher
 from streams.kafka.restore import bounds
 from streams.kafka.transactions import Turns, batches_of, send_rows
-from streams.kafka.transport import BatchConsumerThread, check_membership
+from streams.kafka.transport import FETCH_BYTES, BatchConsumerThread, check_membership
 from tests.contracts.clients import (
     NOW_MS,
     end_of,
@@ -251,6 +253,29 @@ async def test_a_reader_of_committed_records_sees_nothing_of_an_open_or_aborted_
         await producer.abort_transaction()
     assert await values(broker, topic) == []
     assert await end_of(broker, topic) == 2
+
+
+async def test_a_record_larger_than_a_fetch_may_be_is_read_all_the_same_and_so_is_the_next(broker: Broker) -> None:
+    largest = {"max.message.bytes": str(topics.MAX_RECORD_BYTES)}
+    topic = await new_topic(broker, config=largest)
+    tp = TopicPartition(topic, 0)
+    body = os.urandom(topics.MAX_BODY_BYTES)
+    async with AIOKafkaProducer(
+        bootstrap_servers=broker.bootstrap, max_request_size=topics.MAX_RECORD_BYTES
+    ) as producer:
+        for value in (b"before", body, b"after"):
+            await producer.send_and_wait(topic, value, partition=0)
+
+    async with consumer_of(broker, max_partition_fetch_bytes=FETCH_BYTES) as consumer:
+        consumer.assign([tp])
+        await consumer.seek_to_beginning(tp)
+        found: list[bytes | None] = []
+        async with asyncio.timeout(30):
+            while len(found) < 3:
+                for fetched in (await consumer.getmany(timeout_ms=200)).values():
+                    found.extend(record.value for record in fetched)
+    assert len(body) > 10 * FETCH_BYTES
+    assert found == [b"before", body, b"after"]
 
 
 # -- offsets ------------------------------------------------------------------------------------------------------------------
