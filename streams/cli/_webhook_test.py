@@ -49,8 +49,8 @@ class _Attempt:
     """In words."""
 
 
-@click.command("test")
-@click.argument("provider", type=click.Choice(PROVIDERS))
+@click.command("test", epilog=f"PROVIDER: {', '.join(PROVIDERS)}.")
+@click.argument("provider", type=click.Choice(PROVIDERS), metavar="PROVIDER")
 @click.option("--account", default="default", show_default=True, help="The account in the path of the webhook's URL.")
 @click.option(
     "--url", metavar="URL", help="The ingress, up to the path; try the public one. Default: that of the settings."

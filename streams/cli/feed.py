@@ -21,8 +21,8 @@ _WINDOW: Final = 500
 """Bodies on their way at once."""
 
 
-@click.command("feed")
-@click.argument("provider", type=click.Choice(sorted(PROVIDERS)))
+@click.command("feed", epilog=f"PROVIDER: {', '.join(sorted(PROVIDERS))}.")
+@click.argument("provider", type=click.Choice(sorted(PROVIDERS)), metavar="PROVIDER")
 @click.argument(
     "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
 )
