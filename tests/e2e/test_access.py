@@ -6,7 +6,6 @@ The system works with them from the webhook to the page; then each user tries wh
 import asyncio
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -36,11 +35,14 @@ from streams import topics
 from streams.settings import Settings
 from tests.broker.harness import WorkerProcess
 from tests.e2e.secured import ROLES, Secured, grants
+from tests.installed import absent
 from tests.web import edge as world
 
 pytestmark = [
     pytest.mark.timeout(300),
-    pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl, for the certificates of the page"),
+    pytest.mark.skipif(
+        absent("/usr/bin/openssl"), reason="openssl makes the page's certificates: apt-get install openssl"
+    ),
 ]
 
 ALL = [spec.name for spec in topics.all_topics(Settings())]
