@@ -22,7 +22,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 SLICE_S = 0.005
 """How long a lane folds before the loop gets its turn: other partitions' acknowledgements, health checks."""
 RECORDS_PER_LOOK = 25
-"""Records folded between two looks at the clock."""
+"""Records folded between two looks at the clock, and looked up together in the store."""
 SHORT_BATCH = 250
 """A batch of so many records is folded at once. A longer one waits for the one that is being folded."""
 POSITION_KEY = b"\x00position"
@@ -269,9 +269,11 @@ class Lane(ABC):
         clock = asyncio.get_running_loop().time
         slice_ends = clock() + SLICE_S
         for index, record in enumerate(batch.records):
-            if not index % RECORDS_PER_LOOK and clock() >= slice_ends:
-                await asyncio.sleep(0)
-                slice_ends = clock() + SLICE_S
+            if not index % RECORDS_PER_LOOK:
+                if clock() >= slice_ends:
+                    await asyncio.sleep(0)
+                    slice_ends = clock() + SLICE_S
+                self._look_up(batch.records[index : index + RECORDS_PER_LOOK])
             try:
                 self._fold_record(record, effects)
                 good += 1
@@ -323,6 +325,9 @@ class Lane(ABC):
         if waited is not None:
             await waited
 
+    def _look_up(self, records: Sequence[Record]) -> None:  # noqa: B027 - a lane may keep nothing
+        """Prepare to fold these records."""
+
     @abstractmethod
     def _fold_record(self, record: Record, effects: Effects) -> None:
         """Fold one record; whatever it raises is poison, but for NOT_POISON."""
@@ -355,11 +360,19 @@ class StatefulLane(Lane):
         self._writer = writer
         self._changelog_topic = changelog_topic
         self._overlay: dict[bytes, bytes | None] = {}
+        self._stored: dict[bytes, bytes | None] = {}
+        """The store's rows of the records that are folded next."""
+
+    def _look_up(self, records: Sequence[Record]) -> None:
+        keys = [key for record in records if (key := record.key) is not None and key not in self._overlay]
+        self._stored = self._store.get_many(keys)
 
     def _get(self, key: bytes) -> bytes | None:
         """Read the table as of the record being folded: the batch's own rows lie over the store's."""
         if key in self._overlay:
             return self._overlay[key]
+        if key in self._stored:
+            return self._stored[key]
         return self._store.get(key)
 
     async def _fold(self, batch: Batch, effects: Effects) -> Batch:

@@ -18,7 +18,7 @@ kinds of deadlines; ``m`` + name = what is known about the store itself.
 import logging
 import struct
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -94,6 +94,9 @@ class Budget:
         options.set_write_buffer_manager(self._write_buffers)
         options.set_write_buffer_size(16 << 20)
         options.set_max_write_buffer_number(2)
+        # The bloom filters of tables are of no help to the write buffer, which every look-up of a new delivery searches.
+        options.set_memtable_whole_key_filtering(True)
+        options.set_memtable_prefix_bloom_ratio(0.1)
         options.set_compression_type(DBCompressionType.lz4())
         options.set_keep_log_file_num(2)
         options.set_max_log_file_size(TEXT_LOG_BYTES)
@@ -139,6 +142,14 @@ class Store:
     def get(self, key: bytes) -> bytes | None:
         """Return the row of ``key``."""
         return self._read(ROW + key)
+
+    def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
+        """Return the rows of all ``keys``: one look-up of many costs half of as many of one."""
+        try:
+            found: list[bytes | None] = self._database.get([ROW + key for key in keys])
+        except Exception as error:
+            raise self._condemn(error) from error
+        return dict(zip(keys, found, strict=True))
 
     def due(self, until: int, limit: int) -> list[tuple[int, bytes]]:
         """Return up to ``limit`` entries (due, key) of the due index with ``due <= until``, the earliest first."""

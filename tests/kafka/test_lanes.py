@@ -1,7 +1,7 @@
 """The order of one batch, poison, standing still and going on; only Kafka, the operator and the process are fakes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -262,6 +262,17 @@ async def test_later_records_of_a_batch_read_what_earlier_ones_wrote(world: Worl
     assert [row.value for row in world.rows_of(STORED)[0] if row.key == b"a"] == [b"3"], "a row once a batch"
 
 
+async def test_a_record_reads_the_table_as_it_is_then_however_many_are_looked_up_before_it(
+    world: World, lane: StatefulLane
+) -> None:
+    keys = [b"%d" % (number % 7) for number in range(3 * module.RECORDS_PER_LOOK)]
+    for first in (0, 1_000):
+        records = [record(first + number, b"1", key=key) for number, key in enumerate(keys)]
+        await world.process(lane, batch(*records))
+    for key in set(keys):
+        assert world.store.get(key) == b"%d" % (2 * keys.count(key)), "each counted on from the one before it"
+
+
 async def test_batches_are_processed_one_after_the_other_in_order(world: World, lane: StatefulLane) -> None:
     await world.process(lane, *(batch(record(n, b"1", key=b"a")) for n in range(10)))
     assert world.fold.seen == list(range(10))
@@ -418,11 +429,11 @@ async def test_a_row_that_cannot_be_read_and_a_lack_of_memory_are_no_poison_but_
 
 
 async def test_a_corrupt_store_is_no_poison_but_a_crash(world: World, lane: StatefulLane) -> None:
-    def corrupt(key: bytes) -> bytes:  # noqa: ARG001 - the store's signature
+    def corrupt(keys: Sequence[bytes]) -> dict[bytes, bytes | None]:  # noqa: ARG001 - the store's signature
         message = "block checksum mismatch"
         raise StoreCorruptError(message)
 
-    lane._store.get = corrupt  # type: ignore[method-assign] # a disk that fails while it is read
+    lane._store.get_many = corrupt  # type: ignore[method-assign] # a disk that fails while it is read
     await world.process(lane, batch(record(1, b"1", key=b"a")))
     await until(lambda: world.crashes)
     assert [type(each) for each in world.crashes] == [StoreCorruptError]

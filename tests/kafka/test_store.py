@@ -74,6 +74,13 @@ def test_a_deleted_row_is_gone(store: Store) -> None:
     assert dict(store.rows()) == {b"b": b"2"}
 
 
+def test_many_rows_are_looked_up_as_each_would_be(store: Store) -> None:
+    store.write(Changes(rows={b"a": b"1", b"b": b"", b"c": b"3"}))
+    store.write(Changes(rows={b"c": None}))
+    assert store.get_many([b"never", b"b", b"a", b"b", b"c"]) == {b"never": None, b"b": b"", b"a": b"1", b"c": None}
+    assert store.get_many([]) == {}
+
+
 def test_what_is_not_in_the_changelog_leaves_its_offset_alone(store: Store) -> None:
     store.write(Changes(changelog_offset=12, position=b"p"))
     store.write(Changes(due_added=[(1, b"a")]))
@@ -263,19 +270,24 @@ def flip_bits(path: Path) -> None:
         table.write_bytes(damaged)
 
 
+def one_by_one(store: Store, keys: list[bytes]) -> list[bytes | None]:
+    return [store.get(key) for key in keys]
+
+
+def all_at_once(store: Store, keys: list[bytes]) -> list[bytes | None]:
+    return list(store.get_many(keys).values())
+
+
+@pytest.mark.parametrize("read", [one_by_one, all_at_once])
 def test_a_flipped_bit_is_found_when_it_is_read_and_the_next_start_does_not_open_that_copy_again(
-    path: Path, rebuilds: Rebuilds
+    path: Path, rebuilds: Rebuilds, read: Callable[[Store, list[bytes]], list[bytes | None]]
 ) -> None:
     filled(path)
     flip_bits(path)
     store = open_store(path, BUDGET, on_rebuild=refuse)  # opening reads no data block
 
-    def read_all() -> None:
-        for n in range(4_000):
-            store.get(b"key-%06d" % n)
-
     with pytest.raises(StoreCorruptError, match="deliveries-0"):
-        read_all()
+        read(store, [b"key-%06d" % n for n in range(4_000)])
 
     assert (path / CONDEMNED).exists()
     store.close()
