@@ -49,7 +49,8 @@ OPEN: Final = 1_000_000
 DUE: Final = 1_000
 TICKS: Final = 7
 RESOLVED: Final = 100_000
-MESSAGES: Final = 100_000
+MESSAGES: Final = 300_000
+"""For half a minute: the half second that the monitor lets its last records gather is then no part of what it costs."""
 DEFERRED_SHARE: Final = 0.05
 SECOND: Final = 1_000_000
 BEGAN: Final = 1_790_000_000 * SECOND
