@@ -214,13 +214,14 @@ def _operator(settings: Settings, user: str) -> Role:
     every = [spec.name for spec in topics.all_topics(settings) if not spec.name.startswith(topics.RAW_PREFIX)]
     return Role(
         name="operator",
-        description="people with `mailstreams topics`, `dead-letters`, `feed` and `resume`",
+        description="people with `mailstreams topics`, `dead-letters`, `feed`, `resume` and `webhook confirm`",
         user=user,
         grants=(
             _raw(create, "`mailstreams topics`"),
             _on_topics(tuple(every), create, "`mailstreams topics`"),
             _on_topics((topics.DEAD_LETTERS,), (Operation.READ,), "`mailstreams dead-letters`"),
             _raw((Operation.WRITE,), "`mailstreams dead-letters replay` and `feed`"),
+            _on_topics((topics.raw_topic("amazon_ses"),), (Operation.READ,), "`mailstreams webhook confirm`"),
             _on_topics(
                 (topics.SENDS, topics.EVENTS, topics.DEFERRALS), (Operation.WRITE,), "`mailstreams dead-letters replay`"
             ),

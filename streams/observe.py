@@ -143,6 +143,10 @@ class Health:
     progress: Progress
     watchdog: Watchdog
 
+    def __post_init__(self) -> None:
+        # Asked at each scrape: while the broker is away nobody looks, and the last look was a good one.
+        self.metrics.ready.set_function(lambda: not self.not_ready())
+
     def not_live(self) -> list[str]:
         """Return why the process should be restarted; nothing when it should not."""
         return [self.watchdog.stalled] if self.watchdog.stalled else []
@@ -169,7 +173,6 @@ class Health:
             if standing is not None:
                 self.metrics.lag.labels(tp.topic, str(tp.partition)).set(standing.lag)
         excused = self.tables.restoring or not self.tables.actives_ready
-        self.metrics.ready.set(not self.not_ready())
         self.metrics.restoring.set(self.tables.restoring)
         self.metrics.tasks.set(len(asyncio.all_tasks()))
         self.watchdog.look(

@@ -360,7 +360,10 @@ class Topics(_Section):
         le=15,
     )
     raw_retention_days: float = _setting(
-        7, "days", "Of `mail.raw.*`: how long webhooks can be processed again after a mistake of ours.", gt=0
+        7,
+        "days",
+        "Of `mail.raw.*` and `mail.sends`: how long webhooks and sends can be processed again after a mistake of ours.",
+        gt=0,
     )
     events_retention_days: float = _setting(
         7, "days", "Of `mail.events` and `mail.deferrals`: the timeline that `lookup` can show.", gt=0
@@ -430,7 +433,10 @@ class Worker(_Section):
         le=64 * _MEBIBYTE,
     )
     tick_interval_s: float = _setting(
-        1.0, "seconds", "Between two looks at what is due (expiry); a second is exact enough and costs nothing.", gt=0
+        1.0,
+        "seconds",
+        "Between two looks at what is due (deferral alerts, the objective, expiry); a second is exact and costs nothing.",
+        gt=0,
     )
     watchdog_s: float = _setting(
         60,
@@ -681,7 +687,7 @@ class History(_Section):
         SecretStr("sqlite:///./var/history/history.db"),
         "URL",
         "Where the history is kept: `sqlite:///PATH` (four slashes before an absolute path), or "
-        "`postgresql://USER:PASSWORD@HOST/DATABASE`, for which `mailstreams[postgresql]` is installed. The tables are made "
+        "`postgresql://USER:PASSWORD@HOST/DATABASE`, for which `psycopg[binary]` is installed. The tables are made "
         "and migrated at each start. One process writes to a database.",
     )
     trusted_proxies: _Names = _setting(
@@ -838,8 +844,8 @@ class Deferrals(_Section):
     retry_window_s: float | None = _setting(
         None,
         "seconds",
-        "How long the provider tries again, where it names no end itself. Without it what the provider documents: "
-        "SendGrid 72 h, Amazon SES 14 h, Mailgun 8 h, else 72 h.",
+        "How long **every** provider tries again, where it names no end itself; for one of them set that of the account. "
+        "Without it what each documents: SendGrid 72 h, Amazon SES 14 h, Mailgun 8 h, else 72 h.",
         gt=0,
     )
     overdue_slack_s: float = _setting(

@@ -75,7 +75,7 @@ class Database:
                 hide_parameters=True,  # they are addresses, and errors get into logs
             )
         except ModuleNotFoundError:
-            message = "PostgreSQL's driver is missing; install it: pip install 'mailstreams[postgresql]'"
+            message = "PostgreSQL's driver is missing; install it beside mailstreams: pip install 'psycopg[binary]'"
             raise DatabaseError(message) from None
         if self.is_sqlite:
             sa.event.listen(self._writer, "connect", functools.partial(_prepare_sqlite, writes=True))

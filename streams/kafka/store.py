@@ -146,7 +146,7 @@ class Store:
     def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
         """Return the rows of all ``keys``: one look-up of many costs half of as many of one."""
         try:
-            found: list[bytes | None] = self._database.get([ROW + key for key in keys])
+            found = cast("list[bytes | None]", self._database.get([ROW + key for key in keys]))
         except Exception as error:
             raise self._condemn(error) from error
         return dict(zip(keys, found, strict=True))

@@ -105,3 +105,25 @@ async def test_a_worker_waits_for_its_broker_and_says_so(make_world: Make) -> No
     world.broker.start()
     world.worker.wait_ready(60)
     assert world.worker.stop() == 0
+
+
+def _until_ready(worker: harness.WorkerProcess, ready: int) -> None:
+    deadline = time.monotonic() + 30
+    while worker.metric("mailstreams_ready") != ready:
+        assert time.monotonic() < deadline, worker.get("/readyz")
+        time.sleep(0.2)
+
+
+async def test_a_worker_counts_as_ready_only_while_its_broker_answers(make_world: Make) -> None:
+    world = await make_world()
+    world.worker.start()
+    world.worker.wait_ready()
+    _until_ready(world.worker, 1)
+    world.broker.pause()
+    try:
+        _until_ready(world.worker, 0)
+        assert world.worker.get("/readyz") == (503, "the broker does not answer\n")
+    finally:
+        world.broker.resume()
+    _until_ready(world.worker, 1)
+    assert world.worker.stop() == 0

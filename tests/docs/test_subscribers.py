@@ -124,7 +124,7 @@ async def test_the_subscribers_page_shows_one_that_tells_nothing_twice_after_a_r
     sent, bounced = status("sent"), status("bounced-hard")
     await write(broker, topic, [sent, bounced])
     replaced = {
-        "localhost:9092": broker.bootstrap,
+        "127.0.0.1:19092": broker.bootstrap,
         '"mail.status-changed"': f'"{topic}"',
         '"reminders"': f'"{group}"',
     }
