@@ -93,9 +93,10 @@ def build(settings: Settings, *, reached: Reached = nothing_reached) -> Worker:
         client_options=client_options,
         group_id=settings.worker.app_id,
         upstream_topics={
-            topics.EVENTS: (*_raw_topics(settings), topics.SENDS),
-            topics.DEFERRALS: (*_raw_topics(settings), topics.SENDS, topics.EVENTS),
+            topics.EVENTS: _raw_topics(settings),
+            topics.DEFERRALS: (*_raw_topics(settings), topics.EVENTS),
         },
+        timeless_topics=(topics.SENDS,),
         shared_topics=frozenset(_raw_topics(settings)),
     )
     app.lanes = Lanes(close_timeout_s=settings.kafka.commit_deadline_s + 5, on_crash=on_crash)
@@ -271,6 +272,7 @@ def _monitor(settings: Settings, policies: Policies, held: Callable[[str], bool]
         fold=fold,
         due_of=fold.due_of,
         watch_of=lambda _row: None,
+        policy=policies.digest,
     )
 
 

@@ -27,7 +27,7 @@ from streams.domain import deferrals
 from streams.domain.deferrals import Alert, Episode
 from streams.kafka.batches import Batch, Record, Row
 from streams.kafka.lanes import Effects, Lanes
-from streams.kafka.store import Changes, Store
+from streams.kafka.store import UNKNOWN_POLICY, Changes, Store
 from streams.policies import HELD_FOR_US, Policies
 from streams.providers import label_of
 
@@ -63,11 +63,13 @@ class Monitor:
     async def opened(self, partition: int, store: Store) -> None:
         """Count what is open; and where the policies are others than before, compute every deadline anew.
 
-        The policies are noted last, so that the next owner begins again where this one died on the way.
+        What the index was computed by is forgotten first and noted last, so that whoever comes next begins again if this
+        one dies on the way, with the policies of before too.
         """
         digest = self.policies.digest
         anew = store.policy != digest
         if anew:
+            store.write(Changes(policy=UNKNOWN_POLICY))
             await _clear_index(store)
         counts: Counter[Open] = Counter()
         due: list[tuple[int, bytes]] = []
@@ -131,6 +133,9 @@ class Monitor:
                 continue
             after, alerts = deferrals.elapse(before, now, self.policies(before.account, before.provider))
             if not alerts or after is None:
+                at = self._next_due(before)
+                if at is not None and at > due:
+                    effects.due_added.append((at, key))  # whatever entered it too early did not enter this one
                 continue
             self._replace(key, before, after, records.encode_open_deferral(after), effects)
             self._tell(partition, alerts, [self._row_of(key, alert) for alert in alerts], effects)

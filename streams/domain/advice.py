@@ -13,6 +13,7 @@ invoices, not to mail administrators.
 
 from typing import NamedTuple
 
+from streams.domain import smtp
 from streams.domain.events import BounceKind, SuppressionList
 from streams.domain.reasons import ReasonClass
 from streams.domain.status import Delivery, Kind, Status, from_micros
@@ -455,9 +456,7 @@ def _code(delivery: Delivery) -> str:
         case Status.DELIVERED | Status.OPENED:
             return _arrived(delivery)
         case Status.BOUNCED:
-            if delivery.because is Kind.BOUNCE_OR_AUTO_REPLY:
-                return "refused_or_auto_reply"
-            return _by_code(delivery, _BOUNCED_BY_CODE) or _BOUNCED_BY_KIND[delivery.bounce_kind]
+            return _bounced(delivery)
         case Status.DEFERRED:
             return _by_code(delivery, _DEFERRED_BY_CODE) or "deferred"
         case Status.DROPPED:
@@ -475,6 +474,15 @@ def _arrived(delivery: Delivery) -> str:
     if delivery.accepted_after_refusal:
         return "accepted_after_refusal"
     return "accepted_read_by_machine" if delivery.machine_opened else "accepted"
+
+
+def _bounced(delivery: Delivery) -> str:
+    if delivery.because is Kind.BOUNCE_OR_AUTO_REPLY:
+        return "refused_or_auto_reply"
+    answer = delivery.answer
+    if answer is not None and smtp.names_no_recipient(answer.enhanced_code, answer.reason):
+        return "no_such_address"
+    return _by_code(delivery, _BOUNCED_BY_CODE) or _BOUNCED_BY_KIND[delivery.bounce_kind]
 
 
 def _by_code(delivery: Delivery, table: dict[str, str]) -> str | None:

@@ -17,7 +17,7 @@ and ``watch_at``. Times are microseconds since 1970-01-01T00:00:00Z.
 from enum import StrEnum
 from typing import NamedTuple
 
-from streams.domain.status import SECOND, Delivery, Fact, Kind, Status
+from streams.domain.status import SECOND, Delivery, Kind, Status
 
 WORD_WITHIN = 24 * 3600 * SECOND
 _PROOFS = (Kind.OPEN, Kind.MACHINE_OPEN, Kind.CLICK, Kind.COMPLAINT, Kind.UNSUBSCRIBE)
@@ -53,13 +53,13 @@ def judge(before: Delivery | None, delivery: Delivery, objective: int) -> Judged
     sent = delivery.facts.get(Kind.SENT)
     if sent is None:
         return None
-    began = _time(sent)
+    began = sent.began
     delivered = delivery.facts.get(Kind.DELIVERED)
     if delivered is None:
         if delivery.watch_at is None and not delivery.judged:
             delivery.watch_at = began + objective
         return None
-    took = max(_time(delivered) - began, 0)
+    took = max(delivered.began - began, 0)
     if delivery.judged:
         return Judged(None, took)
     delivery.judged = True
@@ -84,9 +84,9 @@ def watch(delivery: Delivery, objective: int) -> Watched | None:
     if delivery.judged:
         delivery.watch_at = None
         return Watched(None, without_word=delivery.status is Status.SENT)
-    began = _time(delivery.facts[Kind.SENT])
+    began = delivery.facts[Kind.SENT].began
     if delivery.status is Status.OPENED or delivery.status is Status.DELIVERED:
-        seen = min((_time(delivery.facts[kind]) for kind in _PROOFS if kind in delivery.facts), default=None)
+        seen = min((delivery.facts[kind].began for kind in _PROOFS if kind in delivery.facts), default=None)
         judgement = Judgement.MET if seen is not None and seen <= began + objective else Judgement.MISSED
     elif delivery.status is Status.SENT or delivery.status is Status.DEFERRED:
         judgement = Judgement.MISSED
@@ -95,7 +95,3 @@ def watch(delivery: Delivery, objective: int) -> Watched | None:
     delivery.judged = True
     delivery.watch_at = began + WORD_WITHIN if delivery.status is Status.SENT else None
     return Watched(judgement, without_word=False)
-
-
-def _time(fact: Fact) -> int:
-    return fact.first_received_at if fact.first_at is None else fact.first_at

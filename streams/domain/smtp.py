@@ -220,10 +220,31 @@ def bounce_kind_of(enhanced_code: str | None, smtp_code: int | None, text: str |
     """
     digit, _, rest = (enhanced_code or "").partition(".")
     transient = digit == "4" or (not digit and smtp_code is not None and 400 <= smtp_code < 500)  # noqa: PLR2004 the transient class of RFC 5321
+    if not transient and names_no_recipient(enhanced_code, text):
+        return _HARD
     kind = _BY_DETAIL.get(rest) or _BY_SUBJECT.get(rest.partition(".")[0])
     if transient:
         return _BLOCK if kind is _BLOCK else _SOFT
     return kind or _BY_REPLY.get(smtp_code or 0) or _kind_of_words((text or "")[:LOOKED_AT].lower())
+
+
+def names_no_recipient(enhanced_code: str | None, text: str | None) -> bool:
+    """Tell whether Exchange Online says that it has no such mailbox, by a code that means something else elsewhere.
+
+    5.4.1 is "no answer from the host" (RFC 3463) and 5.1.10 "the domain takes no mail" (RFC 7505), so the words decide.
+    Source: Microsoft Learn, "Fix NDR error 550 5.4.1" and "5.1.10 in Exchange Online".
+    """
+    words = _NO_RECIPIENT.get((enhanced_code or "").partition(".")[2])
+    if words is None:
+        return False
+    said = (text or "")[:LOOKED_AT].lower()
+    return any(phrase in said for phrase in words)
+
+
+_NO_RECIPIENT: dict[str, tuple[str, ...]] = {
+    "4.1": ("recipient address rejected",),
+    "1.10": ("recipientnotfound", "not found by smtp address lookup"),
+}
 
 
 def _kind_of_words(words: str) -> BounceKind:

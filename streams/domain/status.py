@@ -119,6 +119,11 @@ class Fact:
     smtp_code: int | None
     enhanced_code: str | None
 
+    @property
+    def began(self) -> int:
+        """When the first of it happened: by its own time where one is known, and not after the first was received."""
+        return self.first_received_at if self.first_at is None else min(self.first_at, self.first_received_at)
+
 
 _T = TypeVar("_T")
 Said = tuple[int, str, _T]
@@ -202,19 +207,13 @@ class Delivery:
 
     @property
     def deferred_since(self) -> int | None:
-        """While deferred: the first deferral, by its own time, else by the time when we received it."""
-        if self.status is not Status.DEFERRED:
-            return None
-        deferred = self.facts[Kind.DEFERRED]
-        return deferred.first_received_at if deferred.first_at is None else deferred.first_at
+        """While deferred: since when."""
+        return self.facts[Kind.DEFERRED].began if self.status is Status.DEFERRED else None
 
     @property
     def dropped_since(self) -> int | None:
         """While dropped: the first drop; the address is on the list since then at the latest."""
-        if self.status is not Status.DROPPED:
-            return None
-        dropped = self.facts[Kind.DROPPED]
-        return dropped.first_received_at if dropped.first_at is None else dropped.first_at
+        return self.facts[Kind.DROPPED].began if self.status is Status.DROPPED else None
 
     @property
     def attempts(self) -> int:

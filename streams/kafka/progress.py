@@ -93,6 +93,7 @@ class Progress:
         group_id: str,
         upstream_topics: Mapping[str, tuple[str, ...]],
         shared_topics: frozenset[str],
+        timeless_topics: tuple[str, ...] = (),
         interval_s: float = 1.0,
         request_timeout_s: float = 10.0,
     ) -> None:
@@ -103,6 +104,7 @@ class Progress:
             group_id: Whose positions.
             upstream_topics: For each source topic the topics before it, from the source of all on.
             shared_topics: Those of them whose records can go to any partition of the next topic.
+            timeless_topics: Looked at as well, but no part of the way: what waits in them prevents nothing that falls due.
             interval_s: Between two looks.
             request_timeout_s: Of one request.
         """
@@ -110,6 +112,7 @@ class Progress:
         self._group_id = group_id
         self._upstream_topics = upstream_topics
         self._shared_topics = shared_topics
+        self._timeless_topics = timeless_topics
         self._interval_s = interval_s
         self._consumer: AIOKafkaConsumer | None = None
         self._admin: AIOKafkaAdminClient | None = None
@@ -249,7 +252,7 @@ class Progress:
 
     def _topics(self) -> list[str]:
         """Return every topic once, each after those that are upstream of it."""
-        topics: dict[str, None] = {}
+        topics: dict[str, None] = dict.fromkeys(self._timeless_topics)
         for source, upstream in self._upstream_topics.items():
             topics |= dict.fromkeys(upstream)
             topics[source] = None

@@ -39,7 +39,7 @@ from streams.kafka.lanes import POSITION_KEY, Lane, StatefulFold, StatefulLane, 
 from streams.kafka.poison import Position
 from streams.kafka.positions import Positions
 from streams.kafka.publishing import Publisher
-from streams.kafka.store import Budget, Changes, Store, StoreCorruptError, open_store
+from streams.kafka.store import UNKNOWN_POLICY, Budget, Changes, Store, StoreCorruptError, open_store
 from streams.kafka.transactions import TransactionalWriter
 
 logger = logging.getLogger(__name__)
@@ -68,6 +68,8 @@ class StatefulStage:
     """The time (µs) under which a row stands in the due index; None: it does not."""
     watch_of: Callable[[bytes], int | None]
     """The same for the watch index."""
+    policy: bytes | None = None
+    """What ``due_of`` computes by, if that can change: the store notes it, and forgets it where two are mixed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -522,8 +524,16 @@ class LaneTableManager(TableManager):
                 watch_added=watch,
                 position=position,
                 changelog_offset=records[-1].offset + 1,
+                policy=_policy_after(stage, store),
             )
         )
+
+
+def _policy_after(stage: StatefulStage, store: Store) -> bytes | None:
+    """Return what to note of an index that gets entries computed by the stage's policy; None: what is noted stays true."""
+    if stage.policy is None or store.policy == stage.policy:
+        return None
+    return stage.policy if store.changelog_offset is None else UNKNOWN_POLICY
 
 
 async def bounds(consumer: AIOKafkaConsumer, tps: Any) -> tuple[dict[TP, int], dict[TP, int]]:

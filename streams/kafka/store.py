@@ -41,6 +41,7 @@ ROW, DUE, WATCH, META = b"r", b"d", b"w", b"m"
 CHANGELOG_OFFSET = META + b"changelog-offset"
 POSITION = META + b"position"
 POLICY = META + b"policy"
+UNKNOWN_POLICY = b""  # the times in the indexes were computed by several, or not all of them are there
 CONDEMNED = "CONDEMNED"  # a file beside the database's own: this copy was found corrupt while it was read
 SUSPECT = "SUSPECT"  # another such file: a store beside this one was corrupt, and this one was not checked since
 ASIDE = ".corrupt-"  # in the name of a store that was moved aside

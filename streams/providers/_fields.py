@@ -176,7 +176,7 @@ def identifier(value: Any) -> str | None:
 
 def address(value: Any) -> str | None:
     """Return a mail address alone: without a display name (``Jo <jo@...>``) or a DSN's type (``rfc822; jo@...``)."""
-    if isinstance(value, str) and value:
+    if isinstance(value, str) and (value := value.strip()):
         if value[-1] == ">" and "<" in value:
             value = value[value.rindex("<") + 1 : -1]
         elif value[:7].lower() == "rfc822;":

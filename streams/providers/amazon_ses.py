@@ -129,6 +129,9 @@ _ACTIONS: dict[
     "expanded": EventType.OTHER,  # delivered to a list, whose members answer for themselves
 }
 
+_FAILED = "failed"
+_TRANSIENT_GENERAL = "Transient/General"
+
 _NOT_COMPLAINTS = frozenset(  # RFC 5965 feedback types that are no "this is spam"
     {
         "not-spam",  # the recipient took it out of the spam folder
@@ -298,13 +301,16 @@ def _events(record: dict[str, Any], request: WebhookRequest) -> Iterator[Deliver
         entries = found if isinstance(found, list) else [found] if found is not None else []
     else:
         entries = destinations
+    named = bool(entries) or word.type is not EventType.BOUNCE
+    if not named:  # an answer that SES could not read, an out-of-office reply for one
+        entries = destinations
     if not entries:
         yield "no recipient"
     elif len(entries) > _MOST_RECIPIENTS:
         yield "too many recipients"
     else:
         for entry in entries:
-            yield _event(facts, entry, alone=len(entries) == 1)
+            yield _event(facts, entry, alone=len(entries) == 1, named=named)
 
 
 def _addresses(value: Any) -> list[str]:
@@ -328,7 +334,7 @@ class _Facts(NamedTuple):
     metadata: dict[str, str]
 
 
-def _event(facts: _Facts, entry: Any, *, alone: bool) -> DeliveryEvent | str:
+def _event(facts: _Facts, entry: Any, *, alone: bool, named: bool) -> DeliveryEvent | str:
     request, name, word, message_id, mail, about, destinations, reference, metadata = facts
     entry = entry if isinstance(entry, dict) else {"emailAddress": entry}
     recipient = fields.address(entry.get("emailAddress"))
@@ -345,10 +351,16 @@ def _event(facts: _Facts, entry: Any, *, alone: bool) -> DeliveryEvent | str:
     code, enhanced = smtp.parse_reply(reason) if reason is not None else smtp.NO_REPLY
     enhanced = smtp.more_specific(smtp.enhanced_code(entry.get("status")), enhanced)
     event_type, detail, suppression_list = _meaning(facts, fields.text(entry.get("action")), alone=alone)
+    if not named:
+        event_type = EventType.BOUNCE_OR_AUTO_REPLY if alone else EventType.OTHER
+        suppression_list = None
     kind = None
     if event_type is EventType.BOUNCE:
         kind = _BOUNCES.get(detail) or _BOUNCE_TYPES.get(detail.partition("/")[0])
         kind = kind or smtp.bounce_kind_of(enhanced, code, reason)
+        if detail == _TRANSIENT_GENERAL:  # whatever was not understood: the server's answer says more
+            said = smtp.bounce_kind_of(enhanced, code, reason)
+            kind = kind if said is BounceKind.UNDETERMINED else said
 
     occurred_at = fields.iso_moment(about.get("timestamp")) or fields.iso_moment(mail.get("timestamp"))
     feedback_id = fields.identifier(about.get("feedbackId"))
@@ -395,13 +407,15 @@ def _meaning(facts: _Facts, action: str | None, *, alone: bool) -> tuple[EventTy
     if event_type is EventType.DEFERRED:
         return event_type, fields.text(about.get("delayType")) or "", None
     if event_type is EventType.COMPLAINT:
-        return _complaint(
+        said, detail, suppression_list = _complaint(
             fields.text(about.get("complaintSubType")) or "", fields.text(about.get("complaintFeedbackType"))
         )
+        # Most mailbox providers hide who complained; SES then names all "who might have", at that provider.
+        return EventType.OTHER if said is EventType.COMPLAINT and not alone else said, detail, suppression_list
     if event_type in _ENGAGEMENT and not alone:
         return EventType.OTHER, "", None  # somebody of several
     if facts.name == "Subscription" and _unsubscribed(about):
-        return EventType.UNSUBSCRIBE, "", None
+        return EventType.UNSUBSCRIBE if alone else EventType.OTHER, "", None
     return event_type, "", None
 
 
@@ -410,9 +424,12 @@ def _bounce(bounce_type: str, subtype: str, action: str | None) -> tuple[EventTy
     detail = f"{bounce_type}/{subtype}".strip("/")
     if bounce_type == "Permanent" and subtype in _DROPPED_BOUNCES:
         return EventType.DROPPED, detail, _DROPPED_BOUNCES[subtype]
-    if action is not None and (said := _ACTIONS.get(action.strip().lower())) is not None:
-        return said, detail, None
-    if detail == "Transient/General":  # out-of-office replies come as this too
+    action = (action or "").strip().lower()
+    if action in _ACTIONS:
+        return _ACTIONS[action], detail, None
+    if (
+        detail == _TRANSIENT_GENERAL and action != _FAILED
+    ):  # out-of-office replies come as this too, but no DSN with them
         return EventType.BOUNCE_OR_AUTO_REPLY, detail, None
     return EventType.BOUNCE, detail, None
 

@@ -59,7 +59,7 @@ def _encode_deferral(delivery: Delivery, status: Status | None, status_at: int, 
             "revision": delivery.revision,
             "status": status,
             "status_at": status_at,
-            "first_at": _first(deferred),
+            "first_at": deferred.began,
             "last_at": _last(deferred),
             "dropped_at": None if dropped is None else _last(dropped),
             "attempts": delivery.attempts,
@@ -88,10 +88,6 @@ def decode_deferral(value: bytes | None) -> Deferral:
 
 
 _decode_deferral = typed_decoder(Deferral)
-
-
-def _first(fact: Fact) -> int:
-    return fact.first_received_at if fact.first_at is None else fact.first_at
 
 
 def _last(fact: Fact) -> int:

@@ -1,5 +1,6 @@
 """``track`` and ``monitor`` of one partition without Kafka: real folds, real stores, changelogs as lists."""
 
+import contextlib
 import itertools
 import shutil
 from collections import Counter
@@ -60,6 +61,8 @@ class Partition:
     held: set[str] = field(default_factory=set)
     opens: bool = True
     """The partition is opened at once; else by ``open``."""
+    visitor: Policies | None = None
+    """Who has the partition first after a death, with other policies, and dies while it prepares."""
     counted: Counter[tuple[str | int, ...]] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -101,6 +104,7 @@ class Partition:
             fold=self.monitor,
             due_of=self.monitor.due_of,
             watch_of=lambda _: None,
+            policy=self.policies.digest,
         )
         lacking = range(self.store.changelog_offset or 0, len(self.changelog))
         for piece in (lacking[n : n + 3] for n in range(0, len(lacking), 3)):
@@ -115,6 +119,26 @@ class Partition:
         self.policies = policies or self.policies
         self.store.close()
         self._start(int(self._path.name.rpartition("-")[2]))
+
+    def visit(self, policies: Policies, writes: int) -> None:
+        """Start a process with other policies that dies after so many writes of its preparation, and then the own again."""
+        own, opens = self.policies, self.opens
+        self.opens = False
+        self.restart(policies)
+        write, left = self.store.write, iter([None] * writes)
+
+        def dies(changes: Changes) -> None:
+            try:
+                next(left)
+            except StopIteration:
+                raise KeyboardInterrupt from None
+            write(changes)
+
+        self.store.write = dies  # type: ignore[method-assign] # where it dies
+        with contextlib.suppress(KeyboardInterrupt):
+            self.open()
+        self.opens = opens
+        self.restart(own)
 
     def rebuild(self) -> None:
         """Start another process that has no store: all comes from the changelog."""
@@ -175,6 +199,9 @@ class Partition:
         """Do what a lane does: the transaction, then the store; ``dies`` in between."""
         self.alerts += effects.outputs.get((ALERTS, PARTITION), [])
         self.changelog += effects.rows.items()
+        if dies and self.visitor is not None:
+            self.visit(self.visitor, writes=0)
+            return
         if dies:
             self.restart()
             return

@@ -226,6 +226,49 @@ def test_a_worker_that_dies_while_it_computes_them_begins_again(
     partition.store = again.store
 
 
+def test_policies_that_were_given_up_while_they_were_taken_in_leave_no_deadline_out(
+    partition: Partition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.agents.monitor.ROWS_PER_SLICE", 2)
+    for number in range(7):
+        partition.happens(of_message(deferral(number), number))
+    partition.read()
+    exact = partition.exact_index
+    for writes in range(8):
+        partition.visit(policies_of(replace(POLICY, warn_after=60 * SECOND)), writes)
+        assert partition.index == exact
+
+
+@pytest.mark.parametrize("warn_after", [MINUTE, 5 * HOUR])
+def test_rows_that_somebody_restored_by_other_policies_fall_due_by_ours(partition: Partition, warn_after: int) -> None:
+    partition.happens(of_message(deferral(0), 1))
+    partition.read()
+    partition.happens(of_message(deferral(1), 2))
+    partition.visitor = policies_of(replace(POLICY, warn_after=warn_after * SECOND))
+    partition.read(dies=True)
+    assert partition.index == partition.exact_index
+
+
+def test_an_index_that_was_restored_from_nothing_is_not_computed_again(partition: Partition) -> None:
+    partition.happens(deferral(0))
+    partition.read()
+    partition.opens = False
+    partition.rebuild()
+    assert partition.store.policy == partition.policies.digest
+    assert partition.index == partition.exact_index
+
+
+def test_a_deadline_that_was_entered_too_early_is_entered_again(partition: Partition) -> None:
+    partition.happens(deferral(0))
+    partition.read()
+    exact = partition.exact_index
+    ((due, key),) = exact
+    partition.store.write(Changes(due_removed=exact, due_added=[(due - 5, key)]))
+    partition.tick(due - 1)
+    assert partition.index == exact
+    assert partition.told == []
+
+
 def test_the_same_policy_leaves_the_index_alone(partition: Partition) -> None:
     partition.happens(deferral(0))
     partition.read()
@@ -437,7 +480,7 @@ HAPPENS = st.builds(
 )  # fmt: skip
 STEPS = st.lists(
     HAPPENS
-    | st.sampled_from(["read", "read one", "restart", "rebuild", "read and die", "tick and die", "policy"])
+    | st.sampled_from(["read", "read one", "restart", "rebuild", "read and die", "tick and die", "policy", "visit"])
     | st.integers(0, 100 * HOUR),
     max_size=30,
 )
@@ -458,6 +501,9 @@ def play(partition: Partition, steps: list[DeliveryEvent | str | int]) -> None:
                 partition.restart()
             case "rebuild":
                 partition.rebuild()
+            case "visit":
+                partition.visitor = policies_of(replace(POLICY, warn_after=7 * SECOND))
+                partition.visit(partition.visitor, writes=len(partition.changelog) % 4)
             case "policy":
                 other = replace(POLICY, warn_after=partition.policies.other.warn_after // 2 + SECOND)
                 partition.restart(policies_of(other))

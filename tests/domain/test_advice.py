@@ -20,8 +20,8 @@ def advice(*events: DeliveryEvent, support: str | None = "billing support (room 
     return advise(fold_all(events), support_contact=support, warn_after_us=HOUR)
 
 
-def bounce(kind: BounceKind, code: str | None = None) -> list[DeliveryEvent]:
-    return [event(SENT), event(BOUNCE, 5, kind=kind, enhanced_code=code)]
+def bounce(kind: BounceKind, code: str | None = None, reason: str | None = None) -> list[DeliveryEvent]:
+    return [event(SENT), event(BOUNCE, 5, kind=kind, enhanced_code=code, reason=reason)]
 
 
 def deferral(code: str | None = None) -> list[DeliveryEvent]:
@@ -48,6 +48,12 @@ CASES: list[tuple[str, list[DeliveryEvent]]] = [
     ("no_such_domain", bounce(HARD, "5.1.2")),
     ("no_such_domain", bounce(HARD, "5.1.10")),
     ("no_such_domain", bounce(SOFT, "5.4.4")),
+    (
+        "no_such_address",
+        bounce(HARD, "5.1.10", "550 5.1.10 RESOLVER.ADR.RecipientNotFound; not found by SMTP address lookup"),
+    ),
+    ("no_such_address", bounce(HARD, "5.4.1", "550 5.4.1 Recipient address rejected: Access denied")),
+    ("unreachable", bounce(SOFT, "5.4.1", "550 5.4.1 no answer from host")),
     ("malformed_address", bounce(HARD, "5.1.3")),
     ("mailbox_moved", bounce(HARD, "5.1.6")),
     ("mailbox_closed", bounce(HARD, "5.2.1")),

@@ -179,6 +179,10 @@ def test_the_code_that_says_more_wins(first: str | None, second: str | None, exp
         ("5.1.1", 550, None, BounceKind.HARD),
         ("5.1.10", 556, None, BounceKind.HARD),
         ("5.4.4", None, None, BounceKind.HARD),
+        ("5.4.1", 550, "5.4.1 Recipient address rejected: Access denied. AS(201806281)", BounceKind.HARD),
+        ("5.4.1", 550, "5.4.1 no answer from host", BounceKind.SOFT),
+        ("4.4.1", 450, "4.4.1 Recipient address rejected: Access denied", BounceKind.SOFT),
+        ("5.7.1", 554, "5.7.1 Recipient address rejected: Access denied", BounceKind.BLOCK),
         ("5.1.8", 553, None, BounceKind.BLOCK),  # our sender address
         ("5.2.1", 550, None, BounceKind.SOFT),
         ("5.2.2", 552, None, BounceKind.SOFT),

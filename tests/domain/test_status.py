@@ -323,10 +323,19 @@ def test_the_providers_giving_up_is_the_latest_it_named_and_shown_while_deferred
 
 
 def test_deferred_since_is_the_first_deferral_and_known_while_deferred_only() -> None:
-    history = [event(EventType.DEFERRED, 90), event(EventType.DEFERRED, 30), event(EventType.DEFERRED, None)]
+    history = [
+        event(EventType.DEFERRED, 90),
+        event(EventType.DEFERRED, 30),
+        event(EventType.DEFERRED, None, received=99),
+    ]
     assert fold_all(history).deferred_since == to_micros(at(30))
     assert fold_all([event(EventType.DEFERRED, None, received=44)]).deferred_since == to_micros(at(44))
     assert fold_all([*history, event(EventType.DELIVERED, 99)]).deferred_since is None
+
+
+def test_what_was_received_had_begun_whatever_time_is_known_of_what_came_later() -> None:
+    history = [event(EventType.DEFERRED, None, received=44), event(EventType.DEFERRED, 90)]
+    assert fold_all(history).deferred_since == fold_all(history[::-1]).deferred_since == to_micros(at(44))
 
 
 def test_dropped_since_is_the_first_drop_and_known_while_dropped_only() -> None:

@@ -70,8 +70,8 @@ EVENTS, DEFERRALS, RAW, OTHER_RAW, SENDS = (
     TP("events", 0), TP("deferrals", 0), TP("raw.a", 3), TP("raw.b", 1), TP("sends", 0)
 )  # fmt: skip
 UPSTREAM = {
-    "events": ("raw.a", "raw.b", "sends"),
-    "deferrals": ("raw.a", "raw.b", "sends", "events"),
+    "events": ("raw.a", "raw.b"),
+    "deferrals": ("raw.a", "raw.b", "events"),
 }
 SHARED = frozenset({"raw.a", "raw.b"})
 SECOND = 1_000_000
@@ -122,6 +122,22 @@ def test_the_second_stage_follows_the_first_by_one_look() -> None:
 def test_a_backlog_on_any_upstream_partition_holds_a_ticks_time_back() -> None:
     progress = progress_of(all_read(raw=behind(2)), all_read(raw=behind(2)))
     assert progress.now(EVENTS) == progress.now(DEFERRALS) == WALL - 2 * HOUR
+
+
+@pytest.mark.usefixtures("clock")
+def test_what_waits_in_a_topic_that_can_prevent_nothing_holds_no_time_back() -> None:
+    stands = Standing(9, 0, (WALL - 17 * HOUR) // 1000, stopped=True)
+    progress = progress_of(all_read(sends=stands), all_read(sends=stands))
+    assert progress.now(EVENTS) == WALL
+    assert progress.now(DEFERRALS) == WALL - SECOND, "one look later, as ever"
+    assert not progress.held("sends")
+
+
+def test_such_a_topic_is_looked_at_all_the_same() -> None:
+    progress = Progress(
+        client_options={}, group_id="g", upstream_topics=UPSTREAM, shared_topics=SHARED, timeless_topics=("sends",)
+    )
+    assert set(progress._topics()) == {"sends", "raw.a", "raw.b", "events", "deferrals"}
 
 
 @pytest.mark.usefixtures("clock")

@@ -66,6 +66,8 @@ def test_seconds_are_read_or_unknown(value: Any, moment: datetime | None) -> Non
         (" Ann@Customer.Example ", "Ann@Customer.Example"),
         ("Ann <ann@customer.example>", "ann@customer.example"),
         ("<ann@customer.example>", "ann@customer.example"),
+        (" Ann <ann@customer.example> ", "ann@customer.example"),
+        (" rfc822; ann@customer.example", "ann@customer.example"),
         ("rfc822; ann@customer.example", "ann@customer.example"),
         ("Ann <>", None),
         ("  ", None),
