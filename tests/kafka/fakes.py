@@ -152,7 +152,7 @@ class Hooks:
         self.told.append(("resumed", tp))
 
 
-async def until(true: Callable[[], object], timeout_s: float = 5) -> None:
+async def until(true: Callable[[], object], timeout_s: float = 30) -> None:
     """Wait until something is so."""
     async with asyncio.timeout(timeout_s):
         while not true():

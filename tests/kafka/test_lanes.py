@@ -176,7 +176,7 @@ class World:
         events = [Event(each) for each in batches]
         for event in events:
             lane.take(cast("Any", event))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             for event in events:
                 await event.acked.wait()
         return events
@@ -334,7 +334,7 @@ async def test_of_long_batches_one_is_folded_at_a_time_while_others_are_committe
             each.fold.seen = cast("Any", Seen(number, seen))
             lane.start()
             lane.take(cast("Any", event))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             for event in events:
                 await event.acked.wait()
     assert seen == [0] * long + [1] * long + [2] * long
