@@ -13,6 +13,7 @@ from streams import codecs, records, topics
 from streams.cli import WRONG_USE, Failure, Invocation, json_option, pass_invocation
 from streams.cli._fresh import freshened
 from streams.cli._kafka import partitions_of, producer, run
+from streams.cli._numbers import RATE
 from streams.cli._output import json_line, note, plural
 from streams.providers import PROVIDERS
 from streams.settings import Settings
@@ -28,9 +29,7 @@ _WINDOW: Final = 500
 )
 @click.option("--account", default="default", show_default=True, help="Our name for the account at the provider.")
 @click.option("--as-now", is_flag=True, help="Make the messages new: fresh ids, and the newest event of each is now.")
-@click.option(
-    "--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="Send at most N bodies a second."
-)
+@click.option("--rate", type=RATE, metavar="N", help="Send at most N bodies a second.")
 @click.option("--repeat", type=click.IntRange(min=1), default=1, metavar="N", help="Send the files N times over.")
 @json_option
 @pass_invocation

@@ -16,6 +16,7 @@ import click
 from streams import codecs, records, topics
 from streams.cli import INTERRUPTED, NOTHING_FOUND, WRONG_USE, Failure, Invocation, json_option, pass_invocation
 from streams.cli._kafka import partitions_of, producer, run
+from streams.cli._numbers import RATE, SECONDS
 from streams.cli._output import clean, json_line, note
 from streams.settings import Settings
 from streams.simulate import signing
@@ -63,7 +64,7 @@ _NOBODY: Final = "no answer from {}: is the ingress running there? (mailstreams 
 )
 @click.option(
     "--rate",
-    type=click.FloatRange(min=0, min_open=True),
+    type=RATE,
     default=2.0,
     show_default=True,
     metavar="N",
@@ -73,7 +74,7 @@ _NOBODY: Final = "no answer from {}: is the ingress running there? (mailstreams 
 @click.option("--messages", type=click.IntRange(min=1), metavar="N", help="Send N messages and tell each to its end.")
 @click.option(
     "--duration",
-    type=click.FloatRange(min=0, min_open=True),
+    type=SECONDS,
     metavar="S",
     help="End after S seconds, whatever is open.",
 )

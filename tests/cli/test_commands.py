@@ -72,6 +72,37 @@ def test_a_misspelled_command_is_wrong_use_and_the_right_one_is_named(invoke: In
     assert "Did you mean lookup?" in result.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["simulate", "--rate", "nan"],
+        ["simulate", "--rate", "1e-300"],
+        ["simulate", "--rate", "inf"],
+        ["simulate", "--duration", "nan"],
+        ["simulate", "--duration", "inf"],
+        ["simulate", "--duration", "1e12"],
+        ["feed", "postmark", "-", "--rate", "nan"],
+    ],
+    ids=" ".join,
+)
+def test_a_number_that_no_clock_can_take_is_wrong_use(invoke: Invoke, arguments: list[str]) -> None:
+    result = invoke(*arguments)
+
+    assert result.exit_code == 2
+    assert f"Invalid value for '{arguments[-2]}'" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_argument_in_another_encoding_is_wrong_use_and_not_said_back() -> None:
+    process = subprocess.run(
+        [sys.executable, "-m", "streams", "lookup", b"R\xe9f"], capture_output=True, check=False, timeout=60
+    )
+    assert process.returncode == 2
+    assert b"not UTF-8" in process.stderr
+    assert b"Traceback" not in process.stderr
+    assert b"R\xe9f" not in process.stderr
+
+
 @pytest.mark.parametrize("arguments", [["topics", "check"], ["config", "show"], ["worker"], ["resume"]])
 def test_wrong_settings_end_every_command_with_a_line_for_each(
     invoke: Invoke, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
