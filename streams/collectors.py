@@ -88,6 +88,7 @@ class OpenDeferrals(Collector):
         """
         self._prefix, self._levels, self._clock, self._given_up = prefix, tuple(levels), clock, given_up
         self._open: dict[int, dict[Open, int]] = {}
+        self._standing: frozenset[int] = frozenset()
         registry.register(self)
 
     def load(self, partition: int, counts: Mapping[Open, int]) -> None:
@@ -97,6 +98,13 @@ class OpenDeferrals(Collector):
     def forget(self, partition: int) -> None:
         """Show nothing of a partition."""
         self._open.pop(partition, None)
+
+    def stand(self, partitions: Iterable[int]) -> None:
+        """Show no oldest one of these partitions, and that of all others.
+
+        The words that end their deferrals wait behind what stopped them, so nobody knows how old those become.
+        """
+        self._standing = frozenset(partitions)
 
     def add(self, partition: int, key: Open, n: int) -> None:
         """Change the count of a partition that is shown."""
@@ -119,9 +127,10 @@ class OpenDeferrals(Collector):
         slots: dict[tuple[str, str], dict[int, int]] = {}
         told: dict[tuple[str, str, str], int] = {}
         oldest_slots: dict[tuple[str, str], int] = {}
-        for counts in self._open.values():
+        for partition, counts in self._open.items():
+            stands = partition in self._standing
             for (provider, destination, level, slot), n in counts.items():
-                if level != self._given_up:
+                if level != self._given_up and not stands:
                     pair = (provider, destination)
                     oldest_slots[pair] = min(slot, oldest_slots.get(pair, slot))
                 by_slot = slots.setdefault((provider, destination), {})
@@ -147,7 +156,8 @@ class OpenDeferrals(Collector):
         return (
             GaugeMetricFamily(
                 f"{self._prefix}_deferred_oldest_timestamp_seconds",
-                "When the oldest deferral began that its provider still tries, to ten seconds; no series while there is none",
+                "When the oldest deferral began that its provider still tries, to ten seconds; no series while there is "
+                "none, and none of a partition that stands",
                 labels=pair,
             ),
             GaugeHistogramMetricFamily(

@@ -18,6 +18,7 @@ from streams.kafka.restore import LaneTableManager
 from streams.kafka.watchdog import Watchdog
 from streams.metrics import Metrics
 from streams.providers import label_of
+from streams.topics import DEFERRALS, EVENTS
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,8 @@ _BY_PROVIDER = frozenset(
     {"requests", "events", "changes", "arrivals", "clock_skew", "objective", "without_word", "deferrals", "alerts"}
 )
 """Counts whose first label is the provider: the name in an event is whatever its writer put there."""
+_BEFORE_MONITOR = frozenset({EVENTS, DEFERRALS})
+"""Their partition n bears what ends the open deferrals of partition n."""
 MICROSECONDS = 1_000_000
 
 Reached = Callable[[str, TP], Awaitable[None] | None]
@@ -89,6 +92,7 @@ class Observer:
         """Say that a partition stands, and how to go on."""
         self.stopped_partitions[tp] = reason
         self.metrics.partitions_stopped.labels(tp.topic, str(tp.partition)).set(1)
+        self._show_standing()
         logger.error(
             "%s/%s stopped: %s. When the cause is mended: mailstreams resume %s %s",
             tp.topic,
@@ -102,7 +106,12 @@ class Observer:
         """Say that a partition runs again."""
         self.stopped_partitions.pop(tp, None)
         self.metrics.partitions_stopped.labels(tp.topic, str(tp.partition)).set(0)
+        self._show_standing()
         logger.warning("%s/%s resumed", tp.topic, tp.partition)
+
+    def _show_standing(self) -> None:
+        """Leave out of the ages of deferrals whatever stands on its way to the monitor, or at it."""
+        self.metrics.open_deferrals.stand(tp.partition for tp in self.stopped_partitions if tp.topic in _BEFORE_MONITOR)
 
     def rebuilt(self, store: str, reason: str) -> None:
         """Count a store that was moved aside."""
@@ -128,6 +137,7 @@ class Observer:
         self.metrics.restore_remaining.set(0)  # of a restore that was given up
         self.stopped_partitions.clear()
         self.metrics.partitions_stopped.clear()
+        self._show_standing()
         self.metrics.lag.clear()
         self.metrics.monitor_clock.clear()
 

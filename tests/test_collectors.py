@@ -79,6 +79,20 @@ def test_what_is_counted_of_a_partition_that_is_not_shown_is_dropped() -> None:
     assert value(registry, "mailstreams_deferred_oldest_timestamp_seconds", GMAIL) is None
 
 
+def test_a_partition_that_stands_has_no_oldest_one_and_is_counted_all_the_same() -> None:
+    open_, registry = collector()
+    open_.load(0, {(*GMAIL, "", began(100)): 1})
+    open_.load(1, {(*GMAIL, "raised", began(4_000)): 1, (*OTHER, "raised", began(5_000)): 1})
+    open_.stand([1])
+
+    assert value(registry, "mailstreams_deferred_oldest_timestamp_seconds", GMAIL) == began(100) * SLOT_S
+    assert value(registry, "mailstreams_deferred_oldest_timestamp_seconds", OTHER) is None
+    assert value(registry, "mailstreams_deferred_stuck", OTHER, level="raised") == 1
+    assert value(registry, "mailstreams_deferred_age_seconds_gcount", OTHER) == 1
+    open_.stand([])
+    assert value(registry, "mailstreams_deferred_oldest_timestamp_seconds", OTHER) == began(5_000) * SLOT_S
+
+
 def test_what_its_provider_has_given_up_is_old_no_longer_but_stuck() -> None:
     open_, registry = collector()
     open_.load(0, {(*GMAIL, "overdue", began(90_000)): 1, (*GMAIL, "raised", began(3_600)): 1})

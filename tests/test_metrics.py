@@ -124,6 +124,32 @@ def test_a_stopped_partition_is_told_until_it_is_resumed_or_moves() -> None:
     assert watching.stopped_partitions == {}
 
 
+def test_a_deferral_whose_end_waits_behind_what_was_stopped_has_no_age_until_all_of_it_is_resumed() -> None:
+    metrics = created()
+    watching = observer(metrics)
+    metrics.open_deferrals.load(SOURCE.partition, {("sendgrid", "gmail", "", 7): 1})
+
+    def oldest() -> float | None:
+        return metrics.registry.get_sample_value(
+            "mailstreams_deferred_oldest_timestamp_seconds", {"provider": "sendgrid", "destination": "gmail"}
+        )
+
+    events, deferrals = SOURCE, TP("mail.deferrals", SOURCE.partition)
+    for elsewhere in (TP("mail.raw.mailgun", SOURCE.partition), TP("mail.events", SOURCE.partition + 1)):
+        watching.stopped(elsewhere, "too many")
+        assert oldest() == 70
+    watching.stopped(events, "too many")
+    watching.stopped(deferrals, "too many")
+    assert oldest() is None
+    watching.resumed(events)
+    assert oldest() is None
+    watching.resumed(deferrals)
+    assert oldest() == 70
+    watching.stopped(events, "again")
+    watching.assigned(3)
+    assert oldest() == 70
+
+
 def test_lag_of_partitions_that_moved_away_is_told_no_more() -> None:
     metrics = created()
     for partition in range(4):

@@ -122,7 +122,7 @@ def dashboard() -> Dashboard:
                         "Sent, then silence",
                         "Deliveries of which nothing more was heard within 24 h after `sent`: their webhooks are not "
                         "sent, or do not reach us.",
-                        Query(f"sum by (provider) (increase({SILENT}[6h]))", "{{provider}} in 6 h"),
+                        Query(f"sum by (provider) (increase({SILENT}[1d]))", "{{provider}} in a day"),
                         alerts=("MailDeliveriesWithoutWord",),
                     ),
                     lines(

@@ -55,10 +55,11 @@ def dashboard() -> Dashboard:
                     number(
                         "Monitor last ran",
                         "How long ago, in the worker where it is longest. It should run each second.",
-                        f"max(time() - {pick('mailstreams_monitor_last_run_timestamp_seconds', WORKER)})",
+                        # One that has not run yet says 0, which is no time.
+                        f"max(time() - ({pick('mailstreams_monitor_last_run_timestamp_seconds', WORKER)} > 0))",
                         unit="s",
                         steps=((None, GOOD), (60, LOOK), (threshold("monitor_silence_seconds"), ACT)),
-                        alerts=("MailMonitorStalled",),
+                        alerts=("MailMonitorStalled", "MailMonitorStalledEverywhere"),
                         absent="never",
                     ),
                     number(

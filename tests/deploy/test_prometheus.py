@@ -275,11 +275,13 @@ def file_of(name: str) -> str:
     return file
 
 
-def users_of(threshold: str) -> tuple[str, set[str]]:
-    """Return the alerts that use a threshold, and before them the file in which all of them are."""
-    users = {rule["alert"] for rule in ALERTS if threshold in thresholds_in(rule["expr"])}
-    (file,) = {file_of(name) for name in users}
-    return file, users
+def users_of(threshold: str) -> dict[str, set[str]]:
+    """Return the alerts that use a threshold, by the file in which they are."""
+    users: dict[str, set[str]] = {}
+    for rule in ALERTS:
+        if threshold in thresholds_in(rule["expr"]):
+            users.setdefault(file_of(rule["alert"]), set()).add(rule["alert"])
+    return users
 
 
 @pytest.mark.parametrize("path", TEST_FILES, ids=lambda path: str(path.stem))
@@ -306,7 +308,8 @@ def test_an_alert_that_always_fires_is_noticed(name: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", sorted(THRESHOLDS))
 def test_a_threshold_that_is_ten_times_too_high_or_too_low_is_noticed(name: str, tmp_path: Path) -> None:
     figure = float(THRESHOLDS[name])
-    for factor in (0.1, 10):
-        changed = Changed(tmp_path / str(factor), *users_of(name))
-        changed.set_rule("record", name, f"{figure * factor or (1000 if factor > 1 else -1)}")
-        assert changed.noticed(firing=True, quiet=True), factor
+    for file, alerts in users_of(name).items():
+        for factor in (0.1, 10):
+            changed = Changed(tmp_path / file / str(factor), file, alerts)
+            changed.set_rule("record", name, f"{figure * factor or (1000 if factor > 1 else -1)}")
+            assert changed.noticed(firing=True, quiet=True), (file, factor)
