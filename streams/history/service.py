@@ -30,6 +30,7 @@ from streams.history.subscriber import Progress, SourceError, Subscriber
 from streams.logs import configure
 from streams.metrics import HistoryMetrics
 from streams.settings import Settings
+from streams.web.connections import SilentRunner
 from streams.web.health import HealthServer
 
 logger = logging.getLogger(__name__)
@@ -154,6 +155,16 @@ def build(settings: Settings, database: Database, *, readers: Executor, writer: 
     )
 
 
+def runner_of(built: Built) -> web.AppRunner:
+    """Return what serves a history. A malformed request may hold a key: neither its answer nor a log line quotes it."""
+    return SilentRunner(  # without an access log: a line for each request would say who looks at what
+        built.app,
+        keepalive_timeout=_KEEPALIVE_S,
+        shutdown_timeout=built.settings.history.shutdown_s,
+        handler_cancellation=True,  # a page that was closed asks no more
+    )
+
+
 async def _run(settings: Settings) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -182,14 +193,7 @@ async def _run(settings: Settings) -> int:
 
 async def _serve(built: Built, stop: asyncio.Event, forget: Callable[[], Any]) -> int:
     own = built.settings.history
-    runner = web.AppRunner(
-        built.app,
-        access_log=None,  # a line for each request would say who looks at what
-        handle_signals=False,
-        keepalive_timeout=_KEEPALIVE_S,
-        shutdown_timeout=own.shutdown_s,
-        handler_cancellation=True,  # a page that was closed asks no more
-    )
+    runner = runner_of(built)
     place = (own.admin_host, own.admin_port)
     try:
         admin_port = await built.health.start()
