@@ -54,20 +54,21 @@ def run_history(settings: Settings) -> int:
 async def rebuild(settings: Settings, progress: Progress) -> None:
     """Empty the database and read all that the topics hold.
 
+    Nothing is deleted before the broker has said of all topics where they begin and end.
+
     Args:
         settings: All of them.
         progress: Told how many offsets were read, of how many.
 
     Raises:
         DatabaseError: it cannot be used, or the history runs on it.
-        SourceError: a topic is missing.
-        aiokafka.errors.KafkaError, OSError, TimeoutError: the broker cannot be reached. What was read is kept, and the
-            history goes on from there.
+        SourceError: a topic is missing; nothing was deleted.
+        aiokafka.errors.KafkaError, OSError, TimeoutError: the broker cannot be reached. At the start nothing was deleted
+            then; later what was read is kept, and the history goes on from there.
     """
     database = open_database(settings)
     try:
         with ThreadPoolExecutor(1, thread_name_prefix="writer") as writer:
-            await asyncio.get_running_loop().run_in_executor(writer, projection.clear, database)
             subscriber = Subscriber(
                 settings,
                 database=database,
@@ -76,7 +77,7 @@ async def rebuild(settings: Settings, progress: Progress) -> None:
                 told=lambda _: None,
                 now=time.time,
             )
-            await subscriber.catch_up(progress)
+            await subscriber.catch_up(progress, before=lambda: projection.clear(database))
     finally:
         database.close()
 
