@@ -49,7 +49,7 @@ More = Callable[[sa.Connection, Viewer, str | None], Page]
 
 def add_routes(app: web.Application) -> None:
     """Add the export to an application."""
-    app.router.add_get("/export.csv", newest)
+    app.router.add_get("/export.csv", newest, allow_head=False)  # what writes as it reads knows of no HEAD
     app.router.add_post("/export.csv", search)
 
 

@@ -105,7 +105,7 @@ def add_routes(app: web.Application) -> None:
     app.router.add_get(f"/invoices/{{invoice_id:{INVOICE_ID}}}", invoice)
     app.router.add_get(f"/deliveries/{{delivery_id:{DELIVERY_ID}}}", delivery)
     app.router.add_get("/deferred", deferred)
-    app.router.add_get("/live", live)
+    app.router.add_get("/live", live, allow_head=False)  # a stream knows of no HEAD
     app.router.add_get("/static/{name}", static)
 
 

@@ -462,6 +462,17 @@ async def test_an_export_ends_at_its_limit(tmp_path: Path) -> None:
         assert "the newest" not in (await page(world, "/")).partition("export")[2]
 
 
+@pytest.mark.parametrize("path", ["/export.csv", "/live", "/api/v1/live", "/", "/deferred", "/api/v1/counts", "/none"])
+async def test_no_answer_to_head_has_a_body(world: World, path: str) -> None:
+    head = b"HEAD %s HTTP/1.1\r\nHost: localhost\r\n%s\r\n"
+    before, _, after = (
+        await world.talk(head % (path.encode(), b"") + head % (b"/none", b"Connection: close\r\n"))
+    ).partition(b"\r\n\r\n")
+    assert re.match(rb"HTTP/1.1 (200|404|405) ", before)
+    assert (b" 405 " in before) is (path in {"/export.csv", "/live", "/api/v1/live"})
+    assert re.fullmatch(rb"HTTP/1.1 404 .*?\r\n\r\n", after, re.DOTALL), "the next answer begins where this one ends"
+
+
 async def test_static_files_are_those_that_were_vendored(world: World) -> None:
     listed = dict(
         re.findall(
