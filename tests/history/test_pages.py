@@ -14,9 +14,11 @@ import pytest
 import sqlalchemy as sa
 
 from streams import codecs, topics
-from streams.history import projection, queries, schema, words
+from streams.history import export, projection, queries, schema, words
+from streams.history.database import TooSlowError
 from streams.history.edge import HEADERS, MAX_BODY_BYTES
 from streams.history.export import safe
+from streams.history.live import Subscription
 from tests.history.support import NOW, Log, World, event, served, sqlite_url
 
 HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}${7*7}\u202e&lt;"
@@ -471,6 +473,54 @@ async def test_no_answer_to_head_has_a_body(world: World, path: str) -> None:
     assert re.match(rb"HTTP/1.1 (200|404|405) ", before)
     assert (b" 405 " in before) is (path in {"/export.csv", "/live", "/api/v1/live"})
     assert re.fullmatch(rb"HTTP/1.1 404 .*?\r\n\r\n", after, re.DOTALL), "the next answer begins where this one ends"
+
+
+@pytest.mark.parametrize(
+    "error", [TooSlowError(), sa.exc.OperationalError("ann@example.net", {}, Exception()), KeyError()]
+)
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_an_export_that_fails_within_is_cut_and_is_no_second_answer(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception, version: str
+) -> None:
+    monkeypatch.setattr(export, "AT_ONCE", 2)
+    world.tell(Log().tell(*(event("delivered", message_id=f"m{number}") for number in range(5))))
+    newest, asked = queries.newest, 0
+
+    def fails(*more: Any) -> queries.Page:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            raise error
+        return newest(*more)
+
+    monkeypatch.setattr(queries, "newest", fails)
+    answer = await world.talk(f"GET /export.csv HTTP/{version}\r\nHost: localhost\r\n\r\n".encode())
+    assert asked == 2
+    assert answer.count(b"HTTP/1.") == 1
+    assert b"<html" not in answer
+    assert b"ann@example.net" not in answer.partition(b"\r\n\r\n")[0]
+    assert type(error).__name__ in caplog.text
+    assert "@" not in caplog.text
+    if version == "1.1":
+        assert not answer.endswith(b"0\r\n\r\n"), "the end of chunks would say that it is whole"
+    else:  # the end of the connection says that it is whole; so the last line has to say that it is not
+        assert answer.rstrip().splitlines()[-1].startswith(b'"THE FILE IS NOT WHOLE')
+    assert (await world.client.get("/export.csv")).status == 200
+
+
+async def test_a_mistake_within_an_answer_cuts_the_connection(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def mistaken(*_: object) -> bytes:
+        raise RuntimeError("ann@example.net")
+
+    monkeypatch.setattr(Subscription, "next", mistaken)
+    answer = await world.talk(b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert answer.count(b"HTTP/1.") == 1
+    assert b"<html" not in answer
+    assert not answer.endswith(b"0\r\n\r\n")
+    assert "RuntimeError" in caplog.text
+    assert "ann@" not in caplog.text
 
 
 async def test_static_files_are_those_that_were_vendored(world: World) -> None:
