@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl
 
 import sqlalchemy as sa
 from aiohttp import HttpVersion11, web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -110,13 +111,14 @@ class Refused(Exception):  # noqa: N818 - it is an answer, not a fault of ours
         *,
         errors: Sequence[Mapping[str, str]] = (),
         headers: Mapping[str, str] | None = None,
+        closes: bool = False,
     ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.errors = errors
         self.headers = headers or {}
-        self.closes = status in _CLOSING
+        self.closes = closes or status in _CLOSING
         """The connection ends with the answer: the rest of the body is not read."""
 
 
@@ -160,6 +162,8 @@ def _refusal_of(error: Exception) -> Refused:
         return error
     if isinstance(error, web.HTTPException):
         return _of_aiohttp(error)
+    if isinstance(error, web.RequestPayloadError | HttpProcessingError):
+        return Refused(HTTPStatus.BAD_REQUEST, "the body is not as its headers say", closes=True)
     if type(error) in _OF_OURS:
         return _OF_OURS[type(error)]()
     if isinstance(error, SQLAlchemyError):

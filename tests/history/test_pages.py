@@ -523,6 +523,26 @@ async def test_a_mistake_within_an_answer_cuts_the_connection(
     assert "ann@" not in caplog.text
 
 
+@pytest.mark.parametrize("path", ["/search", "/api/v1/search", "/export.csv"])
+@pytest.mark.parametrize(
+    ("header", "body"),
+    [
+        (b"Content-Encoding: gzip\r\nContent-Length: 3", b"q=x"),
+        (b"Content-Encoding: deflate\r\nContent-Length: 3", b"q=x"),
+        (b"Transfer-Encoding: chunked", b"zz\r\n\r\n"),
+    ],
+)
+async def test_a_body_that_is_not_as_its_header_says_is_refused(
+    world: World, caplog: pytest.LogCaptureFixture, path: str, header: bytes, body: bytes
+) -> None:
+    kind = b"application/json" if path.startswith("/api/") else b"application/x-www-form-urlencoded"
+    head = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: %s\r\n%s\r\n\r\n"
+    answer = await world.talk(head % (path.encode(), kind, header), body)
+    assert re.match(rb"HTTP/1.[01] 400 ", answer)  # 1.0, where the body's end came before anybody asked for the body
+    assert answer.count(b"HTTP/1.") == 1
+    assert not [record for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}]
+
+
 async def test_static_files_are_those_that_were_vendored(world: World) -> None:
     listed = dict(
         re.findall(
