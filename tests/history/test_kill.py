@@ -117,9 +117,11 @@ def log_of(seed: int, deliveries: int, prefix: str = "") -> Log:
             )
         )
         if chance.random() < 0.02:
+            level = chance.choice(["raised", "escalated", "resolved"])
             log.alert(
                 f"{next(reversed(log.known))}",
-                chance.choice(["raised", "escalated"]),
+                level,
+                outcome="expired" if level == "resolved" else None,
                 id=f"{prefix}{seed:08x}{number:016x}",
             )
     return log

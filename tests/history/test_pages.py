@@ -201,6 +201,30 @@ async def test_when_the_deferral_is_over_the_statuss_advice_counts_again(world: 
     assert "Alert: it has been deferred for long" in text
 
 
+async def test_a_deferral_that_expired_says_so_and_is_not_deferred_now(world: World) -> None:
+    until = NOW + timedelta(minutes=5)
+    log = Log().tell(
+        event("deferred", retry_until=until, reason="451 later", attempt=4), event("sent", message_id="m2")
+    )
+    name = next(iter(log.known))
+    world.tell(log)
+    assert "<strong>1</strong> message waits" in await page(world, "/deferred")
+    ended = {"code": "resolved_expired", "meaning": "No final word ever came.", "what_to_do": "Ask whether it arrived."}
+    log.alert(name, "raised", id="a" * 32, retry_until=until.isoformat())
+    log.alert(name, "resolved", outcome="expired", advice=ended, duration_s=9.0, attempts=4)
+    world.tell(log)
+    assert "Nothing is deferred" in await page(world, "/deferred")
+    assert (await (await world.client.get("/api/v1/deferrals")).json())["items"] == []
+    text = await page(world, f"/deliveries/{name}")
+    for said in (ended["meaning"], ended["what_to_do"], "no final word came", "451 later", "<dd>4</dd>"):
+        assert said in text
+    for said in ("Deferred for", "The provider tries until", "Contact the recipient now."):
+        assert said not in text
+    assert ended["what_to_do"] in await page(world, "/")
+    item = await (await world.client.get(f"/api/v1/deliveries/{name}")).json()
+    assert (item["advice"], item["alert"], item["attempts"]) == (ended, None, 4)
+
+
 async def test_a_drop_shows_the_list_since_when_and_whom_to_ask(world: World) -> None:
     world.tell(Log().tell(event("dropped", suppression_list="spam")))
     text = await page(world, invoice_of("INV-1"))
