@@ -498,11 +498,13 @@ def _add_attempts(connection: sa.Connection, items: Sequence[Item]) -> None:
     """Count the attempts anew: between two changes of status only the events tell of them."""
     table = schema.events
     found: dict[str, list[Mapping[str, Any]]] = {}
-    query = sa.select(table.c.delivery_id, table.c.record).where(
-        table.c.delivery_id.in_([item.delivery_id for item in items]), table.c.type == "deferred"
+    began = {item.delivery_id: item.first_received_at for item in items}
+    query = sa.select(table.c.delivery_id, table.c.received_at, table.c.record).where(
+        table.c.delivery_id.in_(began), table.c.type == "deferred"
     )
     for row in connection.execute(query):
-        found.setdefault(row.delivery_id, []).append(codecs.decode(row.record))
+        if row.received_at >= began[row.delivery_id]:  # else it is a former life's
+            found.setdefault(row.delivery_id, []).append(codecs.decode(row.record))
     for item in items:
         deferrals = found.get(item.delivery_id, ())
         item.attempts = attempts_of(deferrals, item.attempts)
@@ -523,12 +525,13 @@ def _add_timelines(connection: sa.Connection, items: Sequence[Item]) -> None:
         causes = [event_key(row.cause_event_id) for row in rows[-MOST_EVENTS:] if row.cause_event_id]
         weight = sa.case((events.c.event_id.in_(causes), 0), (events.c.type.in_(_THINNED), 2), else_=1)
         weightiest = (
-            sa.select(events.c.record)
+            sa.select(events.c.received_at, events.c.record)
             .where(here)
             .order_by(weight, events.c.received_at.desc(), events.c.event_id.desc())
             .limit(MOST_EVENTS)
         )
-        told = [codecs.decode(record) for record in connection.scalars(weightiest)]
+        received = [(row.received_at, codecs.decode(row.record)) for row in connection.execute(weightiest)]
+        told = [event for _, event in received]
         by_machine = any(event.get("type") == MACHINE_OPEN for event in told)
         if len(told) == MOST_EVENTS:
             kinds = sa.select(events.c.type, sa.func.count().label("number")).where(here).group_by(events.c.type)
@@ -552,5 +555,6 @@ def _add_timelines(connection: sa.Connection, items: Sequence[Item]) -> None:
         )
         item.machine_opened = item.machine_opened or by_machine
         if item.deferred_since is not None or item.forgotten is not None:
-            item.attempts = attempts_of(told, item.attempts)
-            item.answer = last_deferral(told)
+            present = [event for at, event in received if at >= item.first_received_at]
+            item.attempts = attempts_of(present, item.attempts)
+            item.answer = last_deferral(present)

@@ -216,6 +216,25 @@ def test_what_is_deferred_is_counted_as_it_is_listed(kept: Kept, monkeypatch: py
             assert queries.count_deferred(connection, viewer, Filter()) == 3
 
 
+def test_attempts_of_a_former_life_are_not_counted_and_are_told(kept: Kept) -> None:
+    log = Log()
+    for number in range(5):
+        log.tell(event("deferred", at=number, attempt=number + 1, reason="then", start=NOW - timedelta(days=99)))
+    (name,) = log.known
+    log.known.clear()
+    log.tell(event("deferred", at=10, event_id="d2", reason="now", occurred_at=None))
+    kept.apply(log.take())
+    with kept.database.read() as connection:
+        (listed,) = queries.deferred(connection, ALL, Filter(), None, 5).items
+        alone = delivery(connection, ALL, name)
+    assert alone is not None
+    assert len([entry for entry in alone.entries or () if entry.event is not None]) == 6
+    for item in (listed, alone):
+        assert item.attempts == 1
+        assert item.answer is not None
+        assert item.answer["reason"] == "now"
+
+
 def test_a_reference_that_came_after_the_last_change_is_found(kept: Kept) -> None:
     log = Log().tell(event("delivered", reference=None))
     kept.apply(log.take())
