@@ -39,8 +39,9 @@ def command(ctx: click.Context, invocation: Invocation) -> None:
 def rebuild(invocation: Invocation, *, yes: bool) -> None:
     """Empty the database and read the topics anew, with progress.
 
-    For a database that was damaged, or topics that were made anew. The history must not run meanwhile. When this is
-    ended early, the history goes on from where it was.
+    For a database that was damaged, or topics that were made anew. The history must not run meanwhile. Nothing is
+    deleted before the broker has said where the topics begin and end. When this is ended early, the history goes on
+    from where it was.
     """
     settings = invocation.settings()
     from streams.history.database import DatabaseError  # noqa: PLC0415 - as above

@@ -62,7 +62,7 @@ def add_routes(app: web.Application) -> None:
     app.router.add_get(f"{PREFIX}/invoices/{{invoice_id:{INVOICE_ID}}}", invoice)
     app.router.add_get(f"{PREFIX}/deferrals", deferrals)
     app.router.add_get(f"{PREFIX}/counts", counts)
-    app.router.add_get(f"{PREFIX}/live", live)
+    app.router.add_get(f"{PREFIX}/live", live, allow_head=False)  # a stream knows of no HEAD
 
 
 async def deliveries(request: web.Request) -> web.Response:

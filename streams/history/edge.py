@@ -18,7 +18,8 @@ from typing import Any, Final, NoReturn, TypeVar
 from urllib.parse import parse_qsl
 
 import sqlalchemy as sa
-from aiohttp import web
+from aiohttp import HttpVersion11, web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -30,6 +31,7 @@ from streams.history.queries import LONGEST_SEARCH, SHORTEST_PREFIX, STATUSES, C
 from streams.history.subscriber import State
 from streams.metrics import HistoryMetrics
 from streams.settings import Settings
+from streams.web.connections import described
 
 logger = logging.getLogger(__name__)
 
@@ -88,10 +90,15 @@ SEQUENCE: Final = web.RequestKey("sequence", int)
 """That of the hub when the request came: before anything was read."""
 VIEWER_NAME: Final = web.RequestKey[Hashable]("viewer_name", object)
 """Tells one viewer from another, for what each may take."""
+_BEGUN: Final = web.RequestKey("begun", web.StreamResponse)
+"""The answer whose head is, or is about to be, written."""
 _IN_WORK: Final = web.AppKey("in_work", asyncio.Semaphore)
 _OF_VIEWERS: Final = web.AppKey("of_viewers", Counter[Hashable])
 WRITE_TIMEOUT_S: Final = 30.0
 """Who takes nothing for so long is given up: a reader that does not read holds a place that others need."""
+
+
+_CLOSING: Final = frozenset({HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT})
 
 
 class Refused(Exception):  # noqa: N818 - it is an answer, not a fault of ours
@@ -104,12 +111,15 @@ class Refused(Exception):  # noqa: N818 - it is an answer, not a fault of ours
         *,
         errors: Sequence[Mapping[str, str]] = (),
         headers: Mapping[str, str] | None = None,
+        closes: bool = False,
     ) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.errors = errors
         self.headers = headers or {}
+        self.closes = closes or status in _CLOSING
+        """The connection ends with the answer: the rest of the body is not read."""
 
 
 def application(service: Service) -> web.Application:
@@ -139,23 +149,43 @@ async def _measure(request: web.Request, handler: Handler) -> web.StreamResponse
 async def _refuse(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
-    except Refused as error:
-        refused = error
-    except web.HTTPException as error:
-        refused = _of_aiohttp(error)
     except ConnectionResetError:
         raise  # there is nobody to answer
-    except (CursorError, TooSlowError, FullError) as error:
-        refused = _OF_OURS[type(error)]()
-    except SQLAlchemyError as error:
-        logger.error("the database does not answer: %s", type(error).__name__)  # noqa: TRY400 - its text has values
-        refused = Refused(
-            HTTPStatus.SERVICE_UNAVAILABLE, "the database does not answer now", headers={"Retry-After": "5"}
-        )
-    except Exception:
-        logger.exception("a mistake of ours")  # the log's own filter takes addresses out of it
-        refused = Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "this is a mistake of ours")
-    return answer_of(request, refused)
+    except Exception as error:  # noqa: BLE001 - each kind has its answer
+        if _BEGUN in request:
+            return cut(request, request[_BEGUN], error)
+        return answer_of(request, _refusal_of(error))
+
+
+def _refusal_of(error: Exception) -> Refused:
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, web.HTTPException):
+        return _of_aiohttp(error)
+    if isinstance(error, web.RequestPayloadError | HttpProcessingError):
+        return Refused(HTTPStatus.BAD_REQUEST, "the body is not as its headers say", closes=True)
+    if type(error) in _OF_OURS:
+        return _OF_OURS[type(error)]()
+    if isinstance(error, SQLAlchemyError):
+        logger.error("the database does not answer: %s", type(error).__name__)  # its text has values
+        return Refused(HTTPStatus.SERVICE_UNAVAILABLE, "the database does not answer now", headers={"Retry-After": "5"})
+    logger.error("a mistake of ours", exc_info=error)  # the log's own filter takes addresses out of it
+    return Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "this is a mistake of ours")
+
+
+def cut(request: web.Request, answer: web.StreamResponse, error: Exception) -> web.StreamResponse:
+    """End the connection of an answer that was begun and cannot be ended: a second one would stand within the first.
+
+    Who asked by HTTP/1.1 or later notices, as the end of the answer does not come. HTTP/1.0 knows no other end of an
+    answer than that of the connection: there what was written is sent yet.
+
+    Returns:
+        The answer itself, for the handler to return: of anything that is raised aiohttp makes an answer.
+    """
+    logger.error("an answer is cut: %s", described(error))  # without the text of the error, which has values
+    if request.transport is not None and request.version >= HttpVersion11:
+        request.transport.abort()
+    return answer
 
 
 @web.middleware
@@ -196,7 +226,8 @@ async def _admit(request: web.Request, handler: Handler) -> web.StreamResponse:
             del of_viewers[name]
 
 
-async def _add_headers(_: web.Request, answer: web.StreamResponse) -> None:
+async def _add_headers(request: web.Request, answer: web.StreamResponse) -> None:
+    request[_BEGUN] = answer
     for name, value in HEADERS.items():
         answer.headers.setdefault(name, value)
     answer.headers.setdefault("Cache-Control", _NO_STORE)
@@ -243,8 +274,8 @@ def answer_of(request: web.Request, refused: Refused) -> web.Response:
     else:
         text = request.app[SERVICE].error_page(request, refused)
         answer = web.Response(status=refused.status, text=text, content_type="text/html", headers=headers)
-    if refused.status in {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT}:
-        answer.force_close()  # the rest of the body is not read
+    if refused.closes:
+        answer.force_close()
     return answer
 
 

@@ -12,11 +12,11 @@ from functools import partial
 from typing import Final
 
 import sqlalchemy as sa
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from streams.history import queries
 from streams.history.access import Viewer
-from streams.history.edge import SERVICE, ask, form_of, query_of, write
+from streams.history.edge import SERVICE, ask, cut, form_of, query_of, write
 from streams.history.queries import Filter, Item, Page
 from streams.history.words import harmless, machine_time
 
@@ -49,7 +49,7 @@ More = Callable[[sa.Connection, Viewer, str | None], Page]
 
 def add_routes(app: web.Application) -> None:
     """Add the export to an application."""
-    app.router.add_get("/export.csv", newest)
+    app.router.add_get("/export.csv", newest, allow_head=False)  # what writes as it reads knows of no HEAD
     app.router.add_post("/export.csv", search)
 
 
@@ -88,19 +88,33 @@ async def _answer(request: web.Request, more: More) -> web.StreamResponse:
         }
     )
     await answer.prepare(request)
-    await write(request, answer, (_BOM + _lines([COLUMNS])).encode())
-    while True:
-        await write(request, answer, _lines(map(row_of, page.items[:left])).encode())
-        left -= len(page.items)
-        if left < 0 or (left == 0 and page.next_cursor is not None):
-            note = f"THE FILE ENDS HERE: it may have {most} deliveries, and there are more; choose fewer days or less"
-            await write(request, answer, _lines([[note] + [""] * (len(COLUMNS) - 1)]).encode())
-            break
-        if page.next_cursor is None:
-            break
-        page = await ask(request, partial(_with_cursor, more, page.next_cursor))
+    try:
+        await write(request, answer, (_BOM + _lines([COLUMNS])).encode())
+        while True:
+            await write(request, answer, _lines(map(row_of, page.items[:left])).encode())
+            left -= len(page.items)
+            if left < 0 or (left == 0 and page.next_cursor is not None):
+                words = (
+                    f"THE FILE ENDS HERE: it may have {most} deliveries, and there are more; choose fewer days or less"
+                )
+                await write(request, answer, _note(words))
+                break
+            if page.next_cursor is None:
+                break
+            page = await ask(request, partial(_with_cursor, more, page.next_cursor))
+    except ConnectionResetError:
+        raise  # the reader left
+    except Exception as error:  # noqa: BLE001 - of any error half a file remains, which must not look like a whole one
+        if request.version < HttpVersion11:  # there nothing but a line can say so
+            await write(request, answer, _note("THE FILE IS NOT WHOLE: something went wrong meanwhile; save it anew"))
+        return cut(request, answer, error)
     await answer.write_eof()
     return answer
+
+
+def _note(words: str) -> bytes:
+    """Return a line that is no delivery."""
+    return _lines([[words] + [""] * (len(COLUMNS) - 1)]).encode()
 
 
 def _with_cursor(more: More, cursor: str | None, connection: sa.Connection, viewer: Viewer) -> Page:

@@ -90,6 +90,7 @@ def _environment() -> Environment:
         "version": __version__,
         "static": lambda name: f"/static/{name}?{_STATIC[name][2]}",
         "most_events": queries.MOST_EVENTS,
+        "most_counted": queries.MOST_COUNTED,
     }
     return environment
 
@@ -105,7 +106,7 @@ def add_routes(app: web.Application) -> None:
     app.router.add_get(f"/invoices/{{invoice_id:{INVOICE_ID}}}", invoice)
     app.router.add_get(f"/deliveries/{{delivery_id:{DELIVERY_ID}}}", delivery)
     app.router.add_get("/deferred", deferred)
-    app.router.add_get("/live", live)
+    app.router.add_get("/live", live, allow_head=False)  # a stream knows of no HEAD
     app.router.add_get("/static/{name}", static)
 
 
@@ -182,7 +183,7 @@ async def deferred(request: web.Request) -> web.Response:
     def read(connection: sa.Connection, viewer: Viewer) -> dict[str, Any]:
         return {
             "page": queries.deferred(connection, viewer, chosen, cursor, size),
-            "number": queries.count(connection, viewer, chosen)["deferred"],
+            "number": queries.count_deferred(connection, viewer, chosen),
             **_choices(connection, viewer),
         }
 

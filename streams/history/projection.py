@@ -27,6 +27,7 @@ from streams.domain.events import normalised_recipient
 from streams.domain.status import to_micros
 from streams.history import schema
 from streams.history.database import Database
+from streams.history.timeline import deferral_of
 
 TOPICS: Final = (topics.STATUS_CHANGED, topics.EVENTS, topics.DEFERRAL_ALERTS)
 """What the history is made of."""
@@ -234,7 +235,7 @@ class _News:
                 "received_at": received_at,
                 **_reference_columns(reference),
                 "recipient_key": recipient_key(_text(fields, "recipient")),
-                "deferred_since": (_time_or_none(fields, "deferred_since") or received_at) if is_deferred else None,
+                "deferred_since": _deferred_since(fields, received_at) if is_deferred else None,
                 "episode": revision if is_deferred and fields.get("previous") != DEFERRED else None,
                 "record": _whole(value),
             }
@@ -330,6 +331,11 @@ def _time_or_none(fields: Mapping[str, Any], name: str) -> int | None:
     return None if fields.get(name) is None else _time(fields, name)
 
 
+def _deferred_since(fields: Mapping[str, Any], received_at: int) -> int:
+    """Return since when a status that is deferred says that it is."""
+    return _time_or_none(fields, "deferred_since") or received_at
+
+
 def _wrong(name: str) -> records.RecordError:
     return records.RecordError(f"{name} is missing or has the wrong type")
 
@@ -401,6 +407,7 @@ def _write(connection: sa.Connection, database: Database, news: _News) -> None:
         connection.execute(
             statement.on_conflict_do_update(index_elements=["delivery_id"], set_=columns), list(fresh.values())
         )
+    _heed_alerts(connection, news, fresh)
     _count(connection, database, counted)
     for delivery_id, row in {**known, **fresh}.items():
         applied.touched.append(Touched(delivery_id, row["account"], row["invoice_id"], row["status"], row["revision"]))
@@ -425,6 +432,33 @@ def _fold(news: _News, known: Mapping[str, _Row]) -> dict[str, _Row]:
         outcomes[topics.STATUS_CHANGED, Outcome.APPLIED] += 1
         fresh[delivery_id] = row
     return fresh
+
+
+def _heed_alerts(connection: sa.Connection, news: _News, fresh: Mapping[str, _Row]) -> None:
+    """Let ``deferred_since`` be what status and alerts say together, whichever came first.
+
+    An alert may know of an earlier beginning. And of a delivery that was forgotten while it was deferred, only the
+    alert that it is resolved tells: no status will follow, and it waits no more.
+    """
+    told = {row["delivery_id"] for row in news.alerts}
+    told.update(delivery_id for delivery_id, row in fresh.items() if row["deferred_since"] is not None)
+    table = schema.alerts
+    for some in _chunks(sorted(told), _AT_ONCE):
+        alerts: dict[str, list[Any]] = defaultdict(list)
+        query = sa.select(table.c.delivery_id, table.c.record).where(table.c.delivery_id.in_(some))
+        for row in connection.execute(query):
+            alerts[row.delivery_id].append(codecs.decode(row.record))
+        if not alerts:
+            continue
+        waiting = sa.select(_table).where(_table.c.delivery_id.in_(sorted(alerts)), _table.c.status == DEFERRED)
+        for row in connection.execute(waiting).all():
+            found = deferral_of(alerts[row.delivery_id], first_received_at=row.first_received_at, episode=row.episode)
+            said = _deferred_since(codecs.decode(row.record), row.received_at)
+            earliest = said if found.since is None else min(said, found.since)
+            since = None if found.forgotten is not None else earliest
+            if since != row.deferred_since:
+                one = _table.c.delivery_id == row.delivery_id
+                connection.execute(sa.update(_table).where(one).values(deferred_since=since))
 
 
 def _fill_references(connection: sa.Connection, news: _News, known: dict[str, _Row], fresh: dict[str, _Row]) -> None:

@@ -25,7 +25,7 @@ from streams import codecs
 from streams.history import schema
 from streams.history.access import Viewer
 from streams.history.projection import DAY, DEFERRED, event_key, key_of, recipient_key, reference_key
-from streams.history.timeline import Change, Entry, attempts_of, believable, last_deferral, open_alert, timeline
+from streams.history.timeline import Change, Entry, attempts_of, believable, deferral_of, last_deferral, timeline
 from streams.history.words import micros
 
 STATUSES: Final = ("sent", "delivered", "opened", "bounced", "deferred", "dropped")
@@ -38,6 +38,8 @@ SHORTEST_PREFIX: Final = 2
 LONGEST_SEARCH: Final = 1000
 WINDOW: Final = 1000
 """Deliveries that are looked at for one page, where no index serves all that was chosen by."""
+MOST_COUNTED: Final = 10_000
+"""Deliveries that are counted one by one."""
 _ABOVE_ALL: Final = "\U0010ffff"
 _EPOCH: Final = date(1970, 1, 1)
 _AT_ONCE: Final = 500
@@ -75,9 +77,11 @@ class Item:
     first_received_at: int
     received_at: int
     deferred_since: int | None
-    """While deferred: the record's, or the alert's if that knows of an earlier deferral."""
+    """While it waits: the record's, or the alert's if that knows of an earlier deferral."""
     alert: Mapping[str, Any] | None = None
     """The newest alert, while its deferral goes on."""
+    forgotten: Mapping[str, Any] | None = None
+    """The alert that says that no final word came and none will; the record's status is deferred still."""
     attempts: int = 0
     answer: Mapping[str, Any] | None = None
     """The newest deferral's event, while it is deferred and the events were asked for."""
@@ -108,8 +112,8 @@ class Item:
 
     @property
     def advice(self) -> Mapping[str, Any]:
-        """What it means and what to do: the alert's while there is one, as it knows how long it has lasted."""
-        advice = (self.alert or self.record).get("advice")
+        """What it means and what to do: the alert's while there is one, as it knows how long it has lasted, or how it ended."""
+        advice = (self.alert or self.forgotten or self.record).get("advice")
         return advice if isinstance(advice, dict) else {}
 
 
@@ -213,17 +217,24 @@ def deferred(connection: sa.Connection, viewer: Viewer, chosen: Filter, cursor: 
     Raises:
         CursorError: of the cursor.
     """
-    index = "ix_deliveries_deferred"
-    kinds: list[list[sa.ColumnElement[bool]]] = [[]]
-    if chosen.provider is not None or _accounts(viewer, chosen) is not None:
-        index = "ix_deliveries_deferred_kind"
-        kinds = _of_kinds(connection, viewer, replace(chosen, statuses=(DEFERRED,)), with_status=False)
-    ranges = [[*each, _table.c.deferred_since.is_not(None)] for each in kinds]
+    index, ranges = _waiting(connection, viewer, chosen)
     order = _Order(index, (_table.c.deferred_since, _table.c.delivery_id), descending=False)
     among = _within_days(chosen)
     page = _page(connection, order, ranges, _decoded(cursor, (int, str)), size, among=among)
     _add_attempts(connection, page.items)
     return page
+
+
+def _waiting(
+    connection: sa.Connection, viewer: Viewer, chosen: Filter
+) -> tuple[str, list[list[sa.ColumnElement[bool]]]]:
+    """Return an index, and the ranges of it in which all is deferred; days are not looked at."""
+    index = "ix_deliveries_deferred"
+    kinds: list[list[sa.ColumnElement[bool]]] = [[]]
+    if chosen.provider is not None or _accounts(viewer, chosen) is not None:
+        index = "ix_deliveries_deferred_kind"
+        kinds = _of_kinds(connection, viewer, replace(chosen, statuses=(DEFERRED,)), with_status=False)
+    return index, [[*each, _table.c.deferred_since.is_not(None)] for each in kinds]
 
 
 def delivery(connection: sa.Connection, viewer: Viewer, delivery_id: str) -> Item | None:
@@ -248,6 +259,22 @@ def count(connection: sa.Connection, viewer: Viewer, chosen: Filter) -> dict[str
         .group_by(table.c.status)
     )
     return dict.fromkeys(STATUSES, 0) | {status: int(number) for status, number in rows}
+
+
+def count_deferred(connection: sa.Connection, viewer: Viewer, chosen: Filter) -> int:
+    """Return how many deliveries are deferred now; of ``MOST_COUNTED`` it is not known whether there are more.
+
+    It is less than how many have the status where some were forgotten: they have it still, and wait no more.
+    """
+    index, ranges = _waiting(connection, viewer, chosen)
+    number = 0
+    for conditions in ranges:
+        if number == MOST_COUNTED:
+            break
+        some = sa.select(_table.c.delivery_id).where(*conditions, *_within_days(chosen)).limit(MOST_COUNTED - number)
+        some = some.with_hint(_table, f"INDEXED BY {index}", "sqlite")
+        number += connection.scalar(sa.select(sa.func.count()).select_from(some.subquery())) or 0
+    return number
 
 
 def facets(connection: sa.Connection, viewer: Viewer) -> tuple[list[str], list[str]]:
@@ -432,21 +459,14 @@ def _is_text(part: str) -> bool:
 
 
 def _items(connection: sa.Connection, rows: Sequence[Any]) -> list[Item]:
-    waiting = [row.delivery_id for row in rows if row.deferred_since is not None]
-    alerts = _alerts(connection, waiting)
+    alerts = _alerts(connection, [row.delivery_id for row in rows if row.status == DEFERRED])
     items = []
     for row in rows:
         record = codecs.decode(row.record)
-        alert = open_alert(
-            alerts.get(row.delivery_id, ()),
-            status=row.status,
-            first_received_at=row.first_received_at,
-            episode=row.episode,
+        deferral = deferral_of(
+            alerts.get(row.delivery_id, ()), first_received_at=row.first_received_at, episode=row.episode
         )
-        said = (alert or record).get("attempts")
-        since = row.deferred_since
-        if since is not None and alert is not None:
-            since = min(since, micros(alert.get("deferred_since")) or since)
+        said = (deferral.alert or deferral.forgotten or record).get("attempts")
         items.append(
             Item(
                 record=record,
@@ -454,8 +474,9 @@ def _items(connection: sa.Connection, rows: Sequence[Any]) -> list[Item]:
                 invoice_id=row.invoice_id,
                 first_received_at=row.first_received_at,
                 received_at=row.received_at,
-                deferred_since=since,
-                alert=alert,
+                deferred_since=row.deferred_since,
+                alert=deferral.alert,
+                forgotten=deferral.forgotten,
                 attempts=said if isinstance(said, int) else 0,
                 machine_opened=record.get("machine_opened") is True,
             )
@@ -477,11 +498,13 @@ def _add_attempts(connection: sa.Connection, items: Sequence[Item]) -> None:
     """Count the attempts anew: between two changes of status only the events tell of them."""
     table = schema.events
     found: dict[str, list[Mapping[str, Any]]] = {}
-    query = sa.select(table.c.delivery_id, table.c.record).where(
-        table.c.delivery_id.in_([item.delivery_id for item in items]), table.c.type == "deferred"
+    began = {item.delivery_id: item.first_received_at for item in items}
+    query = sa.select(table.c.delivery_id, table.c.received_at, table.c.record).where(
+        table.c.delivery_id.in_(began), table.c.type == "deferred"
     )
     for row in connection.execute(query):
-        found.setdefault(row.delivery_id, []).append(codecs.decode(row.record))
+        if row.received_at >= began[row.delivery_id]:  # else it is a former life's
+            found.setdefault(row.delivery_id, []).append(codecs.decode(row.record))
     for item in items:
         deferrals = found.get(item.delivery_id, ())
         item.attempts = attempts_of(deferrals, item.attempts)
@@ -502,12 +525,13 @@ def _add_timelines(connection: sa.Connection, items: Sequence[Item]) -> None:
         causes = [event_key(row.cause_event_id) for row in rows[-MOST_EVENTS:] if row.cause_event_id]
         weight = sa.case((events.c.event_id.in_(causes), 0), (events.c.type.in_(_THINNED), 2), else_=1)
         weightiest = (
-            sa.select(events.c.record)
+            sa.select(events.c.received_at, events.c.record)
             .where(here)
             .order_by(weight, events.c.received_at.desc(), events.c.event_id.desc())
             .limit(MOST_EVENTS)
         )
-        told = [codecs.decode(record) for record in connection.scalars(weightiest)]
+        received = [(row.received_at, codecs.decode(row.record)) for row in connection.execute(weightiest)]
+        told = [event for _, event in received]
         by_machine = any(event.get("type") == MACHINE_OPEN for event in told)
         if len(told) == MOST_EVENTS:
             kinds = sa.select(events.c.type, sa.func.count().label("number")).where(here).group_by(events.c.type)
@@ -530,6 +554,7 @@ def _add_timelines(connection: sa.Connection, items: Sequence[Item]) -> None:
             alerts.get(item.delivery_id, ()),
         )
         item.machine_opened = item.machine_opened or by_machine
-        if item.deferred_since is not None:
-            item.attempts = attempts_of(told, item.attempts)
-            item.answer = last_deferral(told)
+        if item.deferred_since is not None or item.forgotten is not None:
+            present = [event for at, event in received if at >= item.first_received_at]
+            item.attempts = attempts_of(present, item.attempts)
+            item.answer = last_deferral(present)

@@ -35,7 +35,7 @@ deliveries: Final = Table(
     _column("reference_key", Key, null=True),  # as it is searched: in lower case
     _column("invoice_id", Key, null=True),  # a digest of the reference: names it in a URL
     _column("recipient_key", Key),
-    _column("deferred_since", BigInteger, null=True),  # only while it is deferred
+    _column("deferred_since", BigInteger, null=True),  # while it is: the status's, or what an alert says
     _column("episode", BigInteger, null=True),  # the revision with which it became deferred; null: not seen
     _column("record", Text),
 )

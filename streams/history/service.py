@@ -30,6 +30,7 @@ from streams.history.subscriber import Progress, SourceError, Subscriber
 from streams.logs import configure
 from streams.metrics import HistoryMetrics
 from streams.settings import Settings
+from streams.web.connections import SilentRunner
 from streams.web.health import HealthServer
 
 logger = logging.getLogger(__name__)
@@ -53,20 +54,21 @@ def run_history(settings: Settings) -> int:
 async def rebuild(settings: Settings, progress: Progress) -> None:
     """Empty the database and read all that the topics hold.
 
+    Nothing is deleted before the broker has said of all topics where they begin and end.
+
     Args:
         settings: All of them.
         progress: Told how many offsets were read, of how many.
 
     Raises:
         DatabaseError: it cannot be used, or the history runs on it.
-        SourceError: a topic is missing.
-        aiokafka.errors.KafkaError, OSError, TimeoutError: the broker cannot be reached. What was read is kept, and the
-            history goes on from there.
+        SourceError: a topic is missing; nothing was deleted.
+        aiokafka.errors.KafkaError, OSError, TimeoutError: the broker cannot be reached. At the start nothing was deleted
+            then; later what was read is kept, and the history goes on from there.
     """
     database = open_database(settings)
     try:
         with ThreadPoolExecutor(1, thread_name_prefix="writer") as writer:
-            await asyncio.get_running_loop().run_in_executor(writer, projection.clear, database)
             subscriber = Subscriber(
                 settings,
                 database=database,
@@ -75,7 +77,7 @@ async def rebuild(settings: Settings, progress: Progress) -> None:
                 told=lambda _: None,
                 now=time.time,
             )
-            await subscriber.catch_up(progress)
+            await subscriber.catch_up(progress, before=lambda: projection.clear(database))
     finally:
         database.close()
 
@@ -154,6 +156,16 @@ def build(settings: Settings, database: Database, *, readers: Executor, writer: 
     )
 
 
+def runner_of(built: Built) -> web.AppRunner:
+    """Return what serves a history. A malformed request may hold a key: neither its answer nor a log line quotes it."""
+    return SilentRunner(  # without an access log: a line for each request would say who looks at what
+        built.app,
+        keepalive_timeout=_KEEPALIVE_S,
+        shutdown_timeout=built.settings.history.shutdown_s,
+        handler_cancellation=True,  # a page that was closed asks no more
+    )
+
+
 async def _run(settings: Settings) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -182,14 +194,7 @@ async def _run(settings: Settings) -> int:
 
 async def _serve(built: Built, stop: asyncio.Event, forget: Callable[[], Any]) -> int:
     own = built.settings.history
-    runner = web.AppRunner(
-        built.app,
-        access_log=None,  # a line for each request would say who looks at what
-        handle_signals=False,
-        keepalive_timeout=_KEEPALIVE_S,
-        shutdown_timeout=own.shutdown_s,
-        handler_cancellation=True,  # a page that was closed asks no more
-    )
+    runner = runner_of(built)
     place = (own.admin_host, own.admin_port)
     try:
         admin_port = await built.health.start()

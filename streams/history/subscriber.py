@@ -112,16 +112,21 @@ class Subscriber:
                 logger.warning("waiting for the broker at %s: %s", servers, why)
                 await asyncio.sleep(RETRY_S)
 
-    async def catch_up(self, progress: Progress) -> None:
+    async def catch_up(self, progress: Progress, *, before: Callable[[], None] = lambda: None) -> None:
         """Read to where the topics end now, and return.
+
+        Args:
+            progress: Told how far it is.
+            before: Run by the writer when the broker has said where each topic begins and ends, and before the database
+                is asked where to begin: what must not happen in vain, because nothing can be read, has its place here.
 
         Raises:
             SourceError, sqlalchemy.exc.DBAPIError: as ``run``.
             aiokafka.errors.KafkaError, OSError, TimeoutError: the broker cannot be reached.
         """
-        await self._follow(progress)
+        await self._follow(progress, before)
 
-    async def _follow(self, progress: Progress | None) -> None:
+    async def _follow(self, progress: Progress | None, before: Callable[[], None] = lambda: None) -> None:
         counts = await topics.partition_counts(self._settings, led=projection.TOPICS)
         missing = [topic for topic in projection.TOPICS if topic not in counts]
         if missing:
@@ -139,7 +144,9 @@ class Subscriber:
         try:
             async with asyncio.timeout(topics.CONNECT_TIMEOUT_S):
                 await consumer.start()
-            starts = await self._seek(consumer, partitions)
+            first, end = await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
+            await self._in_writer(before)
+            starts = await self._seek(consumer, first, end)
             ends = await consumer.end_offsets(partitions)
             self._heard()
             if progress is not None:
@@ -149,12 +156,13 @@ class Subscriber:
         finally:
             await consumer.stop()
 
-    async def _seek(self, consumer: Any, partitions: list[TopicPartition]) -> Mapping[TopicPartition, int]:
+    async def _seek(
+        self, consumer: Any, first: Mapping[TopicPartition, int], end: Mapping[TopicPartition, int]
+    ) -> Mapping[TopicPartition, int]:
         """Begin where the database says, else at the oldest record; return where that is."""
         self._positions = await self._in_writer(self._read_offsets)
-        first, end = await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
         begin: dict[TopicPartition, int] = {}
-        for partition in partitions:
+        for partition in first:
             stored = self._positions.get((partition.topic, partition.partition))
             if stored is not None and stored > end[partition]:
                 message = (

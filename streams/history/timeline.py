@@ -1,10 +1,11 @@
 """What happened to a delivery, in the order in which it happened: events, changes of status and alerts as one list. Pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from streams.domain.deferrals import Ending
 from streams.domain.status import FUTURE, PAST, later, to_micros
 
 
@@ -66,7 +67,10 @@ def timeline(
 
 
 def attempts_of(events: Iterable[Mapping[str, Any]], said: int) -> int:
-    """Return how often delivery was tried: what the status or alert said, or more if the events know of more."""
+    """Return how often delivery was tried: what the status or alert said, or more if the events know of more.
+
+    The events are those of the delivery's present life: a former one's attempts were others.
+    """
     deferrals = [event for event in events if event.get("type") == "deferred"]
     counted = [number for event in deferrals if isinstance(number := event.get("attempt"), int)]
     return max(said, len(deferrals), *counted, 0)
@@ -113,19 +117,26 @@ def _micros(text: Any) -> int | None:
 _LEVELS = {"raised": 1, "escalated": 2, "overdue": 3, "resolved": 4}
 
 
-def open_alert(
-    alerts: Sequence[Mapping[str, Any]], *, status: str, first_received_at: int, episode: int | None
-) -> Mapping[str, Any] | None:
-    """Return the newest alert of the deferral that goes on; None: there is none, or it is over.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deferral:
+    """What the alerts of a deferred delivery say of the deferral that its status tells of."""
+
+    alert: Mapping[str, Any] | None = None
+    """The newest one, while the deferral goes on."""
+    forgotten: Mapping[str, Any] | None = None
+    """The one that says that the delivery was forgotten with no final word: nothing else will say so."""
+    since: int | None = None
+    """The earliest beginning that one of them knows; µs."""
+
+
+def deferral_of(alerts: Iterable[Mapping[str, Any]], *, first_received_at: int, episode: int | None) -> Deferral:
+    """Return what the alerts say of a delivery whose status is deferred.
 
     Args:
         alerts: All of the delivery.
-        status: Of the delivery.
         first_received_at: Of the delivery; alerts of a former life do not count.
         episode: The revision that opened the deferral; None: not seen, then the newest episode is meant.
     """
-    if status != "deferred":
-        return None
     here = [
         alert
         for alert in alerts
@@ -135,6 +146,12 @@ def open_alert(
         and (episode is None or alert["episode"] >= episode)
     ]
     if not here:
-        return None
+        return Deferral()
     newest = max(here, key=lambda alert: (alert["episode"], _LEVELS[alert["level"]]))
-    return None if newest["level"] == "resolved" else newest
+    known = (_micros(alert.get("deferred_since")) for alert in here if alert["episode"] == newest["episode"])
+    is_over = newest["level"] == "resolved"
+    return Deferral(
+        alert=None if is_over else newest,
+        forgotten=newest if is_over and newest.get("outcome") == Ending.EXPIRED else None,
+        since=min((at for at in known if at is not None), default=None),
+    )

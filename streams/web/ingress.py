@@ -39,6 +39,7 @@ from streams import records
 from streams.metrics import IngressMetrics
 from streams.providers import Provider, Refusal, Verification, VerificationError, WebhookRequest
 from streams.web.certificates import Certificates
+from streams.web.connections import SERVER, SilentConnection, described
 from streams.web.limits import (
     BrokenBodyError,
     NoRoomError,
@@ -58,7 +59,6 @@ logger = logging.getLogger(__name__)
 PREFIX: Final = "/webhooks/"
 RETRY_AFTER_S: Final = 10
 """Told with 503: long enough for a broker to restart, short enough for the most impatient provider."""
-SERVER: Final = "mailstreams"
 UNKNOWN: Final = "unknown"
 """The label of requests that belong to no provider."""
 MAX_HEAD_BYTES: Final = 16_384
@@ -260,7 +260,7 @@ class Ingress:
         except (web.HTTPException, ConnectionError, web.RequestPayloadError, HttpProcessingError):
             return self._response(400, b"broken\n"), "broken"
         except Exception as error:  # noqa: BLE001 - the client learns nothing of it, and the provider comes again
-            logger.error("a mistake of ours: %s", _described(error))  # noqa: TRY400 - the text of an error may hold data
+            logger.error("a mistake of ours: %s", described(error))  # noqa: TRY400 - the text of an error may hold data
             return self._response(500, b"internal error\n"), "internal"
 
     async def _take(self, endpoint: Endpoint, request: web.BaseRequest) -> bytes:
@@ -454,7 +454,7 @@ class Ingress:
         except (web.HTTPException, ConnectionError, web.RequestPayloadError, HttpProcessingError):
             return self._response(400, b"broken\n")
         except Exception as error:  # noqa: BLE001 - as for webhooks
-            logger.error("a mistake of ours: %s", _described(error))  # noqa: TRY400 - as for webhooks
+            logger.error("a mistake of ours: %s", described(error))  # noqa: TRY400 - as for webhooks
             return self._response(500, b"internal error\n")
         finally:
             place.leave()
@@ -546,17 +546,8 @@ def _peer(request: web.BaseRequest) -> str:
     return str(name[0]) if isinstance(name, tuple) else ""
 
 
-def _described(error: BaseException) -> str:
-    """Say what kind of error it was and where it arose, without its text, which may hold what was sent."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else "nowhere"
-    return f"{type(error).__name__} at {place}"
-
-
-class Connection(web.RequestHandler):
-    """One connection of the public port: as aiohttp's, but silent about what it was sent.
+class Connection(SilentConnection):
+    """One connection of the public port: silent about what it was sent, and bounded.
 
     What a stranger can make it hold before we look at a request is bounded in bytes and in time, for the first request
     and for each that follows: aiohttp bounds a head's lines, which together could be half a megabyte, and the time for
@@ -667,19 +658,10 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer what is no HTTP, without quoting it, in the answer or in a log line."""
-        del request, exc, message
+        """Count what is no HTTP, and answer without quoting it."""
         if isinstance(self._manager, PublicServer):
             self._manager.told_broken()
-        answer = web.Response(status=status, text="broken\n", headers={"Server": SERVER})
-        answer.force_close()
-        return answer
-
-    def log_exception(self, *args: Any, **kw: Any) -> None:
-        """Say that something went wrong with a connection; the text of the error may hold what was sent."""
-        del args
-        error = kw.get("exc_info")
-        logger.debug("a connection ended: %s", _described(error) if isinstance(error, BaseException) else "")
+        return super().handle_error(request, status, exc, message)
 
     def _refuse_head(self) -> None:
         """Say that a head is too large before it ends, and close."""

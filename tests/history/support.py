@@ -1,5 +1,6 @@
 """Records as the worker writes them, made by the same rules; and a history to ask, without a broker."""
 
+import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from streams import codecs, records, topics
@@ -17,7 +19,7 @@ from streams.domain.status import Delivery, fold
 from streams.history import projection
 from streams.history.database import Database
 from streams.history.projection import Applied, Partition
-from streams.history.service import Built, build
+from streams.history.service import Built, build, runner_of
 from streams.settings import Settings, load
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -170,6 +172,31 @@ class World:
         applied = self.kept.apply(log.take())
         self.built.hub.publish(applied.touched)
 
+    async def talk(self, *said: bytes) -> bytes:
+        """Say something on a connection of its own and return all that is answered before the other side ends it."""
+        url = self.client.make_url("/")
+        assert url.host is not None
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        try:
+            for each in said:
+                writer.write(each)
+                await writer.drain()
+            async with asyncio.timeout(20):
+                return await reader.read()
+        finally:
+            writer.close()
+
+
+class _Server(TestServer):
+    """Serves as the process does."""
+
+    def __init__(self, built: Built) -> None:
+        super().__init__(built.app, skip_url_asserts=True)
+        self._built = built
+
+    async def _make_runner(self, **_: Any) -> web.AppRunner:
+        return runner_of(self._built)
+
 
 @contextlib.asynccontextmanager
 async def served(url: str, **overrides: str) -> AsyncIterator[World]:
@@ -181,7 +208,7 @@ async def served(url: str, **overrides: str) -> AsyncIterator[World]:
         built = build(settings, database, readers=readers, writer=writer)
         built.subscriber.state.since = datetime.now(UTC).timestamp()
         built.subscriber.state.connected = True
-        async with TestClient(TestServer(built.app, skip_url_asserts=True)) as client:
+        async with TestClient(_Server(built)) as client:
             yield World(Kept(database), built, client)
             built.hub.close()
     database.close()

@@ -24,7 +24,7 @@ from streams.history.database import Database
 from streams.kafka.partitioner import partition_of
 from streams.settings import Settings
 from tests.broker import harness
-from tests.history.support import Log, event, settings_for, sqlite_url
+from tests.history.support import Kept, Log, event, settings_for, sqlite_url
 from tests.history.world import model_of, rows_of
 
 PARTITIONS = 2
@@ -117,9 +117,11 @@ def log_of(seed: int, deliveries: int, prefix: str = "") -> Log:
             )
         )
         if chance.random() < 0.02:
+            level = chance.choice(["raised", "escalated", "resolved"])
             log.alert(
                 f"{next(reversed(log.known))}",
-                chance.choice(["raised", "escalated"]),
+                level,
+                outcome="expired" if level == "resolved" else None,
                 id=f"{prefix}{seed:08x}{number:016x}",
             )
     return log
@@ -298,6 +300,40 @@ async def test_a_rebuild_makes_the_same_from_the_topics(own_broker: Broker, tmp_
     with database.read() as connection:
         assert rows_of(connection) == before == model_of(await all_records(own_broker))
     database.close()
+
+
+def rows_after_a_rebuild_that_cannot_begin(process: Process, status: int, why: str) -> bool:
+    """Run a rebuild that ends so, and return whether all is in the database that was before."""
+    database = Database(process.url)
+    database.open()
+    Kept(database).apply(log_of(2, 20).take())
+    with database.read() as connection:
+        before = rows_of(connection), projection.read_offsets(connection)
+    database.close()
+    done = subprocess.run(
+        [sys.executable, "-m", "streams", "history", "rebuild", "--yes"],
+        env={**os.environ, **process.environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    assert why in done.stderr
+    database = Database(process.url)
+    database.open()
+    with database.read() as connection:
+        after = rows_of(connection), projection.read_offsets(connection)
+    database.close()
+    return bool(before[0]["deliveries"]) and after == before
+
+
+def test_a_rebuild_deletes_nothing_where_no_broker_answers(tmp_path: Path) -> None:
+    assert rows_after_a_rebuild_that_cannot_begin(Process(NOBODY, tmp_path), 3, NOBODY)
+
+
+async def test_a_rebuild_deletes_nothing_where_a_topic_is_missing(own_broker: Broker, tmp_path: Path) -> None:
+    process = Process(own_broker.bootstrap, tmp_path)
+    assert await asyncio.to_thread(rows_after_a_rebuild_that_cannot_begin, process, 1, "mail.")
 
 
 async def test_without_the_broker_the_pages_show_what_is_known(tmp_path: Path) -> None:

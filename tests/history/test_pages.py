@@ -14,9 +14,11 @@ import pytest
 import sqlalchemy as sa
 
 from streams import codecs, topics
-from streams.history import projection, queries, schema, words
+from streams.history import export, projection, queries, schema, words
+from streams.history.database import TooSlowError
 from streams.history.edge import HEADERS, MAX_BODY_BYTES
 from streams.history.export import safe
+from streams.history.live import Subscription
 from tests.history.support import NOW, Log, World, event, served, sqlite_url
 
 HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}${7*7}\u202e&lt;"
@@ -197,6 +199,30 @@ async def test_when_the_deferral_is_over_the_statuss_advice_counts_again(world: 
     text = await page(world, invoice_of("INV-1"))
     assert "Contact the recipient now." not in text
     assert "Alert: it has been deferred for long" in text
+
+
+async def test_a_deferral_that_expired_says_so_and_is_not_deferred_now(world: World) -> None:
+    until = NOW + timedelta(minutes=5)
+    log = Log().tell(
+        event("deferred", retry_until=until, reason="451 later", attempt=4), event("sent", message_id="m2")
+    )
+    name = next(iter(log.known))
+    world.tell(log)
+    assert "<strong>1</strong> message waits" in await page(world, "/deferred")
+    ended = {"code": "resolved_expired", "meaning": "No final word ever came.", "what_to_do": "Ask whether it arrived."}
+    log.alert(name, "raised", id="a" * 32, retry_until=until.isoformat())
+    log.alert(name, "resolved", outcome="expired", advice=ended, duration_s=9.0, attempts=4)
+    world.tell(log)
+    assert "Nothing is deferred" in await page(world, "/deferred")
+    assert (await (await world.client.get("/api/v1/deferrals")).json())["items"] == []
+    text = await page(world, f"/deliveries/{name}")
+    for said in (ended["meaning"], ended["what_to_do"], "no final word came", "451 later", "<dd>4</dd>"):
+        assert said in text
+    for said in ("Deferred for", "The provider tries until", "Contact the recipient now."):
+        assert said not in text
+    assert ended["what_to_do"] in await page(world, "/")
+    item = await (await world.client.get(f"/api/v1/deliveries/{name}")).json()
+    assert (item["advice"], item["alert"], item["attempts"]) == (ended, None, 4)
 
 
 async def test_a_drop_shows_the_list_since_when_and_whom_to_ask(world: World) -> None:
@@ -462,6 +488,85 @@ async def test_an_export_ends_at_its_limit(tmp_path: Path) -> None:
         assert "the newest" not in (await page(world, "/")).partition("export")[2]
 
 
+@pytest.mark.parametrize("path", ["/export.csv", "/live", "/api/v1/live", "/", "/deferred", "/api/v1/counts", "/none"])
+async def test_no_answer_to_head_has_a_body(world: World, path: str) -> None:
+    head = b"HEAD %s HTTP/1.1\r\nHost: localhost\r\n%s\r\n"
+    before, _, after = (
+        await world.talk(head % (path.encode(), b"") + head % (b"/none", b"Connection: close\r\n"))
+    ).partition(b"\r\n\r\n")
+    assert re.match(rb"HTTP/1.1 (200|404|405) ", before)
+    assert (b" 405 " in before) is (path in {"/export.csv", "/live", "/api/v1/live"})
+    assert re.fullmatch(rb"HTTP/1.1 404 .*?\r\n\r\n", after, re.DOTALL), "the next answer begins where this one ends"
+
+
+@pytest.mark.parametrize(
+    "error", [TooSlowError(), sa.exc.OperationalError("ann@example.net", {}, Exception()), KeyError()]
+)
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_an_export_that_fails_within_is_cut_and_is_no_second_answer(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception, version: str
+) -> None:
+    monkeypatch.setattr(export, "AT_ONCE", 2)
+    world.tell(Log().tell(*(event("delivered", message_id=f"m{number}") for number in range(5))))
+    newest, asked = queries.newest, 0
+
+    def fails(*more: Any) -> queries.Page:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            raise error
+        return newest(*more)
+
+    monkeypatch.setattr(queries, "newest", fails)
+    answer = await world.talk(f"GET /export.csv HTTP/{version}\r\nHost: localhost\r\n\r\n".encode())
+    assert asked == 2
+    assert answer.count(b"HTTP/1.") == 1
+    assert b"<html" not in answer
+    assert b"ann@example.net" not in answer.partition(b"\r\n\r\n")[0]
+    assert type(error).__name__ in caplog.text
+    assert "@" not in caplog.text
+    if version == "1.1":
+        assert not answer.endswith(b"0\r\n\r\n"), "the end of chunks would say that it is whole"
+    else:  # the end of the connection says that it is whole; so the last line has to say that it is not
+        assert answer.rstrip().splitlines()[-1].startswith(b'"THE FILE IS NOT WHOLE')
+    assert (await world.client.get("/export.csv")).status == 200
+
+
+async def test_a_mistake_within_an_answer_cuts_the_connection(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def mistaken(*_: object) -> bytes:
+        raise RuntimeError("ann@example.net")
+
+    monkeypatch.setattr(Subscription, "next", mistaken)
+    answer = await world.talk(b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert answer.count(b"HTTP/1.") == 1
+    assert b"<html" not in answer
+    assert not answer.endswith(b"0\r\n\r\n")
+    assert "RuntimeError" in caplog.text
+    assert "ann@" not in caplog.text
+
+
+@pytest.mark.parametrize("path", ["/search", "/api/v1/search", "/export.csv"])
+@pytest.mark.parametrize(
+    ("header", "body"),
+    [
+        (b"Content-Encoding: gzip\r\nContent-Length: 3", b"q=x"),
+        (b"Content-Encoding: deflate\r\nContent-Length: 3", b"q=x"),
+        (b"Transfer-Encoding: chunked", b"zz\r\n\r\n"),
+    ],
+)
+async def test_a_body_that_is_not_as_its_header_says_is_refused(
+    world: World, caplog: pytest.LogCaptureFixture, path: str, header: bytes, body: bytes
+) -> None:
+    kind = b"application/json" if path.startswith("/api/") else b"application/x-www-form-urlencoded"
+    head = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: %s\r\n%s\r\n\r\n"
+    answer = await world.talk(head % (path.encode(), kind, header), body)
+    assert re.match(rb"HTTP/1.[01] 400 ", answer)  # 1.0, where the body's end came before anybody asked for the body
+    assert answer.count(b"HTTP/1.") == 1
+    assert not [record for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}]
+
+
 async def test_static_files_are_those_that_were_vendored(world: World) -> None:
     listed = dict(
         re.findall(
@@ -513,6 +618,22 @@ async def test_no_address_is_logged_whatever_is_asked_and_told(world: World, cap
     with pytest.raises(sa.exc.DBAPIError) as error, world.kept.database.write() as connection:
         connection.execute(sa.insert(schema.deliveries), {"delivery_id": "a", "recipient_key": "ann@example.net"})
     assert "ann@" not in str(error.value)
-    # the test's own server writes an access log; the service has none
-    told = [record.getMessage() for record in caplog.records if record.name != "aiohttp.access"]
-    assert not [line for line in told if "ann@" in line]
+    assert "ann@" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization : Bearer SECRETKEY\r\n\r\n",
+        b"SECRETKEY\r\n\r\n",
+        b"GET /SECRETKEY HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: SECRETKEY\r\n\r\n",
+    ],
+)
+async def test_what_is_no_http_is_quoted_neither_in_the_answer_nor_in_the_log(
+    world: World, caplog: pytest.LogCaptureFixture, malformed: bytes
+) -> None:
+    caplog.set_level("DEBUG")
+    answer = await world.talk(malformed)
+    assert answer.startswith(b"HTTP/1.0 400 ")
+    assert answer.endswith(b"\r\n\r\nbroken\n")
+    assert "SECRETKEY" not in caplog.text

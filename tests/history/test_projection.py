@@ -15,7 +15,7 @@ from alembic.migration import MigrationContext
 
 from streams import codecs, topics
 from streams.domain.status import to_micros
-from streams.history import database, projection, schema
+from streams.history import database, projection, queries, schema
 from streams.history.access import Viewer
 from streams.history.database import Database, DatabaseError, TooSlowError
 from streams.history.projection import DAY, MovedError, Outcome, invoice_id
@@ -148,6 +148,91 @@ def test_a_change_within_a_deferral_keeps_its_episode(kept: Kept) -> None:
     opened = [each for each in rows(kept, schema.changes) if each.status == "deferred"]
     if row.status == "deferred":
         assert row.episode == min(each.revision for each in opened)
+
+
+@pytest.mark.parametrize("first", projection.TOPICS)
+def test_a_deferral_that_expired_waits_no_more_whichever_record_came_first(kept: Kept, first: str) -> None:
+    log = Log().tell(event("sent"), event("deferred", at=10))
+    log.alert(next(iter(log.known)), "raised", id="a" * 32)
+    log.alert(next(iter(log.known)), "resolved", outcome="expired")
+    batch = log.take()
+    kept.apply({(first, 0): batch.pop((first, 0))})
+    kept.apply(batch)
+    (row,) = rows(kept, schema.deliveries)
+    assert (row.status, row.deferred_since) == ("deferred", None)
+    with kept.database.read() as connection:
+        assert queries.deferred(connection, ALL, Filter(), None, 5).items == []
+        assert queries.count_deferred(connection, ALL, Filter()) == 0
+
+
+def test_a_delivery_that_begins_anew_and_is_deferred_waits_whatever_became_of_its_former_life(kept: Kept) -> None:
+    log = Log().tell(event("sent", start=NOW - timedelta(days=99)), event("deferred", start=NOW - timedelta(days=99)))
+    (name,) = log.known
+    log.alert(name, "resolved", outcome="expired")
+    kept.apply(log.take())
+    log.known.clear()
+    kept.apply(log.tell(event("sent", event_id="s2"), event("deferred", at=10, event_id="d2")).take())
+    (row,) = rows(kept, schema.deliveries)
+    assert row.deferred_since is not None
+    kept.apply(log.alert(name, "resolved", outcome="delivered", id="b" * 32).take())
+    assert rows(kept, schema.deliveries) == [row]
+    kept.apply(log.alert(name, "resolved", outcome="expired", id="c" * 32, episode=row.episode - 1).take())
+    assert rows(kept, schema.deliveries) == [row]
+
+
+@pytest.mark.parametrize("first", projection.TOPICS)
+def test_what_waits_longest_is_first_by_what_its_alert_knows_too(kept: Kept, first: str) -> None:
+    log = Log().tell(event("deferred", at=10), event("deferred", at=20, message_id="m2"))
+    older, newer = log.known
+    log.alert(newer, "raised", deferred_since=(NOW - timedelta(days=2)).isoformat())
+    batch = log.take()
+    kept.apply({(first, 0): batch.pop((first, 0))})
+    kept.apply(batch)
+    with kept.database.read() as connection:
+        page = queries.deferred(connection, ALL, Filter(), None, 1)
+        assert [(item.delivery_id, item.deferred_since) for item in page.items] == [
+            (newer, to_micros(NOW - timedelta(days=2)))
+        ]
+        (item,) = queries.deferred(connection, ALL, Filter(), page.next_cursor, 1).items
+        assert item.delivery_id == older
+
+
+def test_what_is_deferred_is_counted_as_it_is_listed(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Log()
+    for number in range(6):
+        account, provider = ("acme", "other")[number % 2], ("sendgrid", "mailgun")[number % 3 % 2]
+        log.tell(event("deferred", message_id=f"m{number}", account=account, provider=provider, start=NOW))
+    log.tell(event("deferred", message_id="old", start=NOW - timedelta(days=9)), event("sent", message_id="no"))
+    log.alert(next(iter(log.known)), "resolved", outcome="expired")
+    kept.apply(log.take())
+    for viewer in (ALL, Viewer(frozenset({"acme"})), Viewer(frozenset())):
+        for chosen in (Filter(), Filter(provider="mailgun"), Filter(account="other"), Filter(first_day=NOW.date())):
+            with kept.database.read() as connection:
+                listed = queries.deferred(connection, viewer, chosen, None, 50).items
+                assert queries.count_deferred(connection, viewer, chosen) == len(listed)
+    monkeypatch.setattr(queries, "MOST_COUNTED", 3)
+    for viewer in (ALL, Viewer(frozenset({"acme", "other"}))):
+        with kept.database.read() as connection:
+            assert queries.count_deferred(connection, viewer, Filter()) == 3
+
+
+def test_attempts_of_a_former_life_are_not_counted_and_are_told(kept: Kept) -> None:
+    log = Log()
+    for number in range(5):
+        log.tell(event("deferred", at=number, attempt=number + 1, reason="then", start=NOW - timedelta(days=99)))
+    (name,) = log.known
+    log.known.clear()
+    log.tell(event("deferred", at=10, event_id="d2", reason="now", occurred_at=None))
+    kept.apply(log.take())
+    with kept.database.read() as connection:
+        (listed,) = queries.deferred(connection, ALL, Filter(), None, 5).items
+        alone = delivery(connection, ALL, name)
+    assert alone is not None
+    assert len([entry for entry in alone.entries or () if entry.event is not None]) == 6
+    for item in (listed, alone):
+        assert item.attempts == 1
+        assert item.answer is not None
+        assert item.answer["reason"] == "now"
 
 
 def test_a_reference_that_came_after_the_last_change_is_found(kept: Kept) -> None:
@@ -307,3 +392,47 @@ def test_the_rows_are_those_of_the_model(kept: Kept) -> None:
             kept.apply(batch)
     with kept.database.read() as connection:
         assert rows_of(connection) == model_of(everything)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_rows_are_those_of_the_model_however_far_one_topic_is_ahead_of_another(kept: Kept, seed: int) -> None:
+    chance = random.Random(seed)
+    log = Log()
+    everything: dict[str, list[bytes | None]] = {topic: [] for topic in projection.TOPICS}
+    held: dict[projection.Partition, list[tuple[int, bytes | None]]] = {}
+    for number in range(300):
+        start = NOW - timedelta(days=90 - number // 10)
+        log.tell(
+            event(
+                chance.choices(["sent", "deferred", "delivered", "dropped"], [2, 8, 1, 1])[0],
+                start=start,
+                at=chance.randrange(900),
+                message_id=f"m{chance.randrange(60)}",
+                event_id=f"e{number}",
+            )
+        )
+        name = chance.choice(list(log.newest))
+        if chance.random() < 0.5:
+            since = start - timedelta(seconds=chance.randrange(-900, 900))
+            level, outcome = chance.choice(
+                [("raised", None), ("escalated", None), ("resolved", "expired"), ("resolved", "delivered")]
+            )
+            status = log.newest[name]
+            one = invoice_id(
+                f"{name}/{status['first_received_at']}/{status['revision']}/{level}"
+            )  # as the worker has it
+            log.alert(name, level, outcome=outcome, id=one, deferred_since=since.isoformat())
+        if chance.random() < 0.05:
+            log.known.pop(name, None)  # it is forgotten; what comes next is another life
+        for partition, found in log.take().items():
+            held.setdefault(partition, []).extend(found)
+            everything[partition[0]] += [value for _, value in found]
+        for partition in list(held):
+            if chance.random() < 0.1:
+                kept.apply({partition: held.pop(partition)})
+    kept.apply(held)
+    with kept.database.read() as connection:
+        model = model_of(everything)
+        assert rows_of(connection) == model
+    waiting = [row["deferred_since"] is not None for row in model["deliveries"].values() if row["status"] == "deferred"]
+    assert {True, False} == set(waiting)

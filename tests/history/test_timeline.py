@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.domain.status import SKEW, to_micros
-from streams.history.timeline import Change, attempts_of, last_deferral, open_alert, timeline
+from streams.history.timeline import Change, Deferral, attempts_of, deferral_of, last_deferral, timeline
 from streams.history.words import duration, harmless, relative
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
@@ -84,20 +84,49 @@ def test_a_change_is_shown_with_the_event_that_made_it_or_else_by_itself() -> No
     ]
 
 
-def alert(level: str, episode: int = 2, first: int = 0) -> dict[str, Any]:
-    return {"level": level, "episode": episode, "first_received_at": (START + timedelta(seconds=first)).isoformat()}
+def alert(level: str, episode: int = 2, first: int = 0, since: int = 0, **more: Any) -> dict[str, Any]:
+    first_received_at, deferred_since = (START + timedelta(seconds=seconds) for seconds in (first, since))
+    return {
+        "level": level,
+        "episode": episode,
+        "first_received_at": first_received_at.isoformat(),
+        "deferred_since": deferred_since.isoformat(),
+        **more,
+    }
+
+
+def said(*alerts: Mapping[str, Any], episode: int | None = 2) -> Deferral:
+    return deferral_of(alerts, first_received_at=to_micros(START), episode=episode)
 
 
 def test_the_alert_that_counts_is_the_highest_of_the_deferral_that_goes_on() -> None:
-    known = {"status": "deferred", "first_received_at": to_micros(START), "episode": 2}
-    assert open_alert([], **known) is None  # type: ignore[arg-type]
-    assert open_alert([alert("escalated"), alert("raised")], **known)["level"] == "escalated"  # type: ignore[arg-type, index]
-    assert open_alert([alert("raised"), alert("resolved")], **known) is None  # type: ignore[arg-type]
-    assert open_alert([alert("raised", episode=1)], **known) is None  # type: ignore[arg-type]
-    assert open_alert([alert("raised", first=5)], **known) is None  # type: ignore[arg-type]
-    assert open_alert([alert("raised"), alert("unheard-of")], **known)["level"] == "raised"  # type: ignore[arg-type, index]
-    assert open_alert([alert("raised")], **(known | {"status": "delivered"})) is None  # type: ignore[arg-type]
-    assert open_alert([alert("raised", episode=7)], **(known | {"episode": None})) is not None  # type: ignore[arg-type]
+    assert said().alert is None
+    assert said(alert("escalated"), alert("raised")).alert == alert("escalated")
+    assert said(alert("raised"), alert("resolved")).alert is None
+    assert said(alert("raised", episode=1)) == Deferral()
+    assert said(alert("raised", first=5)) == Deferral()
+    assert said(alert("raised"), alert("unheard-of")).alert == alert("raised")
+    assert said(alert("raised", episode=7), episode=None).alert is not None
+
+
+def test_a_deferral_began_when_the_earliest_alert_of_its_episode_says() -> None:
+    assert said().since is None
+    assert said(alert("raised", since=5), alert("escalated", since=3)).since == to_micros(START + timedelta(seconds=3))
+    assert said(alert("raised", since=5), alert("resolved", since=3)).since == to_micros(START + timedelta(seconds=3))
+    assert said(alert("raised", episode=2, since=3), alert("raised", episode=4, since=5), episode=None).since == (
+        to_micros(START + timedelta(seconds=5))
+    )
+    assert said(alert("raised", deferred_since="yesterday")).since is None
+
+
+def test_only_the_alert_that_it_expired_says_that_a_deferral_was_forgotten() -> None:
+    expired = alert("resolved", outcome="expired")
+    assert said(expired, alert("raised")).forgotten == expired
+    assert said(alert("resolved", outcome="delivered")).forgotten is None
+    assert said(alert("raised", outcome="expired")).forgotten is None
+    assert said(alert("resolved", outcome="expired", first=5)).forgotten is None
+    assert said(alert("resolved", outcome="expired", episode=1)).forgotten is None
+    assert said(expired, alert("raised", episode=4)).forgotten is None
 
 
 def test_attempts_are_what_was_said_or_more_if_the_events_know_of_more() -> None:

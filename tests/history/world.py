@@ -35,6 +35,7 @@ def model_of(records: Mapping[str, Sequence[bytes | None]]) -> Tables:
     changes: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for status in sorted(statuses, key=_order):
         changes[status["delivery_id"]].append(status)
+    alerts = _first((json.loads(value or b"") for value in records[topics.DEFERRAL_ALERTS]), "id")
     deliveries = {
         name: {
             "status": status["status"],
@@ -42,9 +43,7 @@ def model_of(records: Mapping[str, Sequence[bytes | None]]) -> Tables:
             "first_received_at": status["first_received_at"],
             **_references(said[name]),
             "recipient": status["recipient"].strip().lower(),
-            "deferred_since": _micros(status["deferred_since"] or status["received_at"])
-            if status["status"] == "deferred"
-            else None,
+            "deferred_since": _waits_since(status, _episode(changes[name]), alerts.values()),
             "episode": _episode(changes[name]),
             "record": status,
         }
@@ -54,7 +53,7 @@ def model_of(records: Mapping[str, Sequence[bytes | None]]) -> Tables:
         "deliveries": deliveries,
         "changes": {(status["delivery_id"], *_order(status)): status["status"] for status in statuses},
         "events": _first(events, "delivery_id", "event_id"),
-        "alerts": _first((json.loads(value or b"") for value in records[topics.DEFERRAL_ALERTS]), "id"),
+        "alerts": alerts,
         "counts": Counter(
             (_day(status["first_received_at"]), status["account"], status["provider"], status["status"])
             for status in newest.values()
@@ -115,6 +114,26 @@ def _episode(changes: Sequence[Mapping[str, Any]]) -> int | None:
         elif change["previous"] != "deferred":
             episode = change["revision"]
     return episode
+
+
+def _waits_since(status: Mapping[str, Any], episode: int | None, alerts: Iterable[Mapping[str, Any]]) -> int | None:
+    """Return since when a delivery waits, as its status and the alerts of that very deferral say together."""
+    if status["status"] != "deferred":
+        return None
+    said = [_micros(status["deferred_since"] or status["received_at"])]
+    own = [
+        alert
+        for alert in alerts
+        if alert["delivery_id"] == status["delivery_id"]
+        and _micros(alert["first_received_at"]) == _micros(status["first_received_at"])
+        and alert["episode"] >= (episode or 0)
+    ]
+    for alert in own:
+        if alert["episode"] == max(other["episode"] for other in own):
+            said.append(_micros(alert["deferred_since"]))
+            if (alert["level"], alert["outcome"]) == ("resolved", "expired"):
+                return None
+    return min(said)
 
 
 def _first(records: Iterable[dict[str, Any]], *names: str) -> dict[tuple[str, ...], dict[str, Any]]:

@@ -1,0 +1,87 @@
+"""Connections that are silent about what they were sent: aiohttp's, without its quotes.
+
+The rule: what came over a connection is neither logged nor said back. aiohttp quotes the line that is no HTTP in its
+answer and in its log, and with it whatever key or address stood there.
+"""
+
+import asyncio
+import logging
+from typing import Any, Final
+
+from aiohttp import web
+
+logger = logging.getLogger(__name__)
+
+SERVER: Final = "mailstreams"
+
+
+def described(error: BaseException) -> str:
+    """Say what kind of error it was and where it arose, without its text, which may hold what was sent."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else "nowhere"
+    return f"{type(error).__name__} at {place}"
+
+
+class SilentConnection(web.RequestHandler):
+    """One connection: as aiohttp's, but silent about what it was sent."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what is no HTTP, without quoting it, in the answer or in a log line."""
+        del request, exc, message
+        answer = web.Response(status=status, text="broken\n", headers={"Server": SERVER})
+        answer.force_close()
+        return answer
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """Say that something went wrong with a connection; the text of the error may hold what was sent."""
+        del args
+        error = kw.get("exc_info")
+        logger.debug("a connection ended: %s", described(error) if isinstance(error, BaseException) else "")
+
+
+class _Server(web.Server):
+    """The protocol factory of an application."""
+
+    def __init__(self, made: web.Server, options: dict[str, Any]) -> None:
+        super().__init__(
+            made.request_handler,
+            request_factory=made.request_factory,
+            handler_cancellation=made.handler_cancellation,
+        )
+        self._options = options
+
+    def __call__(self) -> web.RequestHandler:
+        """Return the handler of a new connection."""
+        return SilentConnection(self, loop=asyncio.get_running_loop(), **self._options)
+
+
+class SilentRunner(web.AppRunner):
+    """Runs an application on silent connections; it has no access log.
+
+    Args:
+        app: What answers.
+        shutdown_timeout: Requests in work have so long to end, in seconds.
+        handler_cancellation: Whether a request is given up when its connection is lost.
+        options: Those of ``web.RequestHandler``.
+    """
+
+    __slots__ = ("_options",)
+
+    def __init__(
+        self, app: web.Application, *, shutdown_timeout: float, handler_cancellation: bool, **options: Any
+    ) -> None:
+        super().__init__(app, shutdown_timeout=shutdown_timeout, handler_cancellation=handler_cancellation)
+        self._options = {"access_log": None, **options}
+
+    async def _make_server(self) -> web.Server:
+        return _Server(await super()._make_server(), self._options)
