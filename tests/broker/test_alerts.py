@@ -81,7 +81,6 @@ def plan(chance: random.Random, number: int, starts_at: float) -> list[tuple[flo
 async def play(world: World, plans: Sequence[tuple[float, dict[str, Any]]], chance: random.Random) -> None:
     """Send each event when its time has come, a few together, to any partition."""
     left = sorted(plans, key=lambda one: one[0])
-    headers = harness.raw_headers("sendgrid")
     async with AIOKafkaProducer(bootstrap_servers=world.broker.bootstrap, acks="all") as producer:
         while left:
             now = time.time()
@@ -94,7 +93,7 @@ async def play(world: World, plans: Sequence[tuple[float, dict[str, Any]]], chan
                     topics.raw_topic("sendgrid"),
                     codecs.encode(due[first : first + 10]),
                     partition=partition,
-                    headers=headers,
+                    headers=harness.raw_headers("sendgrid"),
                 )
             await asyncio.sleep(0.2)
 

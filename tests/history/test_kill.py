@@ -249,7 +249,7 @@ async def test_after_twenty_kills_under_load_the_database_is_the_models(own_brok
     assert loaded == KILLS, "records came all the time"
     assert load.committed > KILLS // 2
     assert len(load.aborted) > KILLS
-    database = Database(process.url)
+    database = Database(process.url, query_timeout_s=60)
     database.open()
     with database.read() as connection:
         model = model_of(await all_records(own_broker))
@@ -295,7 +295,7 @@ async def test_a_rebuild_makes_the_same_from_the_topics(own_broker: Broker, tmp_
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    database = Database(process.url)
+    database = Database(process.url, query_timeout_s=60)
     database.open()
     with database.read() as connection:
         assert rows_of(connection) == before == model_of(await all_records(own_broker))
@@ -304,7 +304,7 @@ async def test_a_rebuild_makes_the_same_from_the_topics(own_broker: Broker, tmp_
 
 def rows_after_a_rebuild_that_cannot_begin(process: Process, status: int, why: str) -> bool:
     """Run a rebuild that ends so, and return whether all is in the database that was before."""
-    database = Database(process.url)
+    database = Database(process.url, query_timeout_s=60)
     database.open()
     Kept(database).apply(log_of(2, 20).take())
     with database.read() as connection:
@@ -319,7 +319,7 @@ def rows_after_a_rebuild_that_cannot_begin(process: Process, status: int, why: s
     )
     assert done.returncode == status, done.stderr
     assert why in done.stderr
-    database = Database(process.url)
+    database = Database(process.url, query_timeout_s=60)
     database.open()
     with database.read() as connection:
         after = rows_of(connection), projection.read_offsets(connection)
@@ -357,7 +357,7 @@ async def test_without_the_broker_the_pages_show_what_is_known(tmp_path: Path) -
 async def test_a_history_that_is_ahead_of_its_topics_refuses_to_go_on(own_broker: Broker, tmp_path: Path) -> None:
     process = Process(own_broker.bootstrap, tmp_path)
     await topics.create(settings_at(own_broker, process))
-    database = Database(process.url)
+    database = Database(process.url, query_timeout_s=60)
     database.open()
     with database.write() as connection:
         connection.execute(sa.text("INSERT INTO offsets VALUES ('mail.events', 0, 5)"))
