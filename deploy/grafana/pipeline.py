@@ -26,7 +26,7 @@ def dashboard() -> Dashboard:
                 [
                     number(
                         "Workers ready",
-                        "Those that stand by without partitions do not count.",
+                        "Those that stand by without partitions count, too.",
                         f"sum({pick('mailstreams_ready', WORKER)})",
                         steps=((None, ACT), (threshold("workers_ready"), GOOD)),
                         alerts=("MailWorkersMissing",),
@@ -125,6 +125,16 @@ def dashboard() -> Dashboard:
                         Query("mailstreams_restoring", "{{instance}} restoring"),
                         Query("mailstreams:rebalances:threshold", "limit", limit=True),
                         alerts=("MailRebalanceStorm",),
+                    ),
+                    lines(
+                        "Starts",
+                        "Of each process in 30 min. More than one is a crash, mostly; its log says of what.",
+                        Query(
+                            'max by (job, instance) (changes(process_start_time_seconds{job=~"mailstreams-.+"}[30m]))',
+                            "{{job}} {{instance}}",
+                        ),
+                        Query("mailstreams:process_restarts:threshold", "limit", limit=True),
+                        alerts=("MailProcessRestarts",),
                     ),
                     lines(
                         "Rows restored",

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from deploy.local import ROOT
 from deploy.local.watchers import PROMETHEUS
-from streams.metrics import IngressMetrics, Metrics
+from streams.metrics import HistoryMetrics, IngressMetrics, Metrics
 from tests.docs import pages
 from tests.installed import need
 
@@ -26,7 +26,7 @@ CASES = PROMETHEUS / "tests"
 RUNBOOKS = ROOT / "docs" / "runbooks"
 DASHBOARDS = ROOT / "deploy" / "grafana" / "dashboards"
 HEADINGS = ["Meaning", "Impact", "Diagnosis", "Mitigation"]
-AT_ONCE = {"MailDeadLetters", "MailRecordsSkipped", "MailStoreRebuilt", "Watchdog"}
+AT_ONCE = {"MailDeadLetters", "MailProcessRestarts", "MailRecordsSkipped", "MailStoreRebuilt", "Watchdog"}
 """What they tell has happened, and does not pass by itself."""
 
 Rule = dict[str, Any]
@@ -184,9 +184,9 @@ SUFFIXES = {
 
 
 def declared() -> set[str]:
-    """Return the names of all series that worker and ingress can have."""
+    """Return the names of all series that worker, ingress and history can have."""
     found: set[str] = set()
-    for kind in (Metrics, IngressMetrics):
+    for kind in (Metrics, IngressMetrics, HistoryMetrics):
         registry = CollectorRegistry()
         kind.create(registry, version="1")
         found |= {family.name + suffix for family in registry.collect() for suffix in SUFFIXES[family.type]}
@@ -195,7 +195,8 @@ def declared() -> set[str]:
 
 def unknown_series(exprs: Iterable[str], known: set[str]) -> set[str]:
     """Return what is named in expressions and neither exported nor recorded."""
-    named = {name for expr in exprs for name in re.findall(r"[a-z_]*:?mailstreams[:_][a-z0-9_:]+", unquoted(expr))}
+    ours = re.compile(r"[a-z_]*:?mailstreams[:_][a-z0-9_:]+|\bprocess_[a-z_]+")
+    named = {name for expr in exprs for name in ours.findall(unquoted(expr))}
     return named - known
 
 
