@@ -83,6 +83,13 @@ def dashboard() -> Dashboard:
                         alerts=("MailConsumerLagGrowing",),
                     ),
                     lines(
+                        "History: records not read yet",
+                        "By topic: what the pages do not show yet. Empty where no history runs.",
+                        Query("topic:mailstreams_history_lag_records:max", "{{topic}}"),
+                        Query("mailstreams:history_lag_records:threshold", "limit", limit=True),
+                        alerts=("MailHistoryBehind",),
+                    ),
+                    lines(
                         "Processing delay",
                         "From the broker's timestamp of a batch's last record to its effect, by stage.",
                         Query(quantile(0.5, "mailstreams_processing_delay_seconds", by="stage"), "{{stage}} p50"),

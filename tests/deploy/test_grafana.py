@@ -62,7 +62,11 @@ DECLARED = declared()
 
 def unknown_metrics(exprs: Iterable[str], known: Iterable[str]) -> list[str]:
     """Return the metrics named in queries that nobody declares."""
-    named = {name for expr in exprs for name in re.findall(r"[a-z_]*:?mailstreams[:_][a-z0-9_:]+|process_[a-z_]+", strings_out(expr))}
+    named = {
+        name
+        for expr in exprs
+        for name in re.findall(r"[a-z_]*:?mailstreams[:_][a-z0-9_:]+|process_[a-z_]+", strings_out(expr))
+    }
     return sorted(named - set(known))
 
 
