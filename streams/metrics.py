@@ -3,11 +3,14 @@
 The rule: no label ever carries an address, an id or free text. Counters are
 raised when a batch took effect, not when it was read; a crash between the two
 can leave them short, never long. Exactness is in the topics.
+
+Beside its own, each process tells the usual ones of a process, ``process_*``:
+from ``process_start_time_seconds`` the alerts know how often it was started.
 """
 
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from streams.collectors import BulkHistogram, OpenDeferrals
 from streams.domain.advice import ALERT_ACTIONS
@@ -232,6 +235,7 @@ class Metrics:
             ),
         )
         metrics.build_info.labels(version).set(1)
+        ProcessCollector(registry=registry)
         metrics._initialise()
         return metrics
 
@@ -349,6 +353,7 @@ class IngressMetrics:
             sends=Counter("mailstreams_sends", "Sends accepted by POST /sends", registry=registry),
         )
         metrics.build_info.labels(version).set(1)
+        ProcessCollector(registry=registry)
         for outcome in ("fetched", "failed"):
             metrics.certificates.labels(outcome)
         return metrics
@@ -424,4 +429,5 @@ class HistoryMetrics:
             streams=Gauge("mailstreams_history_streams", "Live views that are open", registry=registry),
         )
         metrics.build_info.labels(version).set(1)
+        ProcessCollector(registry=registry)
         return metrics

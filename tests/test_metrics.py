@@ -1,7 +1,9 @@
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+import pytest
 from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +14,7 @@ from streams.agents.track import Track
 from streams.domain.events import DeliveryEvent, EventType
 from streams.kafka.batches import Batch
 from streams.kafka.lanes import Effects
-from streams.metrics import Metrics
+from streams.metrics import HistoryMetrics, IngressMetrics, Metrics
 from streams.observe import Observer
 from streams.policies import policies_of
 from streams.providers import PROVIDERS
@@ -30,7 +32,8 @@ def created() -> Metrics:
 
 
 def families(metrics: Metrics) -> list[Metric]:
-    return list(metrics.registry.collect())
+    """Return our own, without the usual ones of a process."""
+    return [family for family in metrics.registry.collect() if not family.name.startswith("process_")]
 
 
 def observer(metrics: Metrics) -> Observer:
@@ -65,6 +68,16 @@ def test_all_metrics_of_the_class_are_on_the_registry_given_and_on_no_other() ->
 
 def test_the_version_is_told() -> None:
     assert b'mailstreams_build_info{version="1.2.3"} 1.0' in generate_latest(created().registry)
+
+
+@pytest.mark.parametrize("kind", [Metrics, IngressMetrics, HistoryMetrics])
+def test_every_process_tells_when_it_was_started(kind: type[Metrics | IngressMetrics | HistoryMetrics]) -> None:
+    registry = CollectorRegistry()
+    kind.create(registry, version="1")
+    started = registry.get_sample_value("process_start_time_seconds")
+    assert started is not None
+    assert 0 < time.time() - started < 86_400
+    assert registry.get_sample_value("process_start_time_seconds") == started
 
 
 def test_a_batch_is_counted_once_for_all_its_records() -> None:

@@ -26,7 +26,7 @@ def dashboard() -> Dashboard:
                 [
                     number(
                         "Workers ready",
-                        "Those that stand by without partitions do not count.",
+                        "Those that stand by without partitions count, too.",
                         f"sum({pick('mailstreams_ready', WORKER)})",
                         steps=((None, ACT), (threshold("workers_ready"), GOOD)),
                         alerts=("MailWorkersMissing",),
@@ -84,6 +84,13 @@ def dashboard() -> Dashboard:
                         alerts=("MailConsumerLagGrowing",),
                     ),
                     lines(
+                        "History: records not read yet",
+                        "By topic: what the pages do not show yet. Empty where no history runs.",
+                        Query("topic:mailstreams_history_lag_records:max", "{{topic}}"),
+                        Query("mailstreams:history_lag_records:threshold", "limit", limit=True),
+                        alerts=("MailHistoryBehind",),
+                    ),
+                    lines(
                         "Processing delay",
                         "From the broker's timestamp of a batch's last record to its effect, by stage.",
                         Query(quantile(0.5, "mailstreams_processing_delay_seconds", by="stage"), "{{stage}} p50"),
@@ -126,6 +133,16 @@ def dashboard() -> Dashboard:
                         Query("mailstreams_restoring", "{{instance}} restoring"),
                         Query("mailstreams:rebalances:threshold", "limit", limit=True),
                         alerts=("MailRebalanceStorm",),
+                    ),
+                    lines(
+                        "Starts",
+                        "Of each process in 30 min. More than one is a crash, mostly; its log says of what.",
+                        Query(
+                            'max by (job, instance) (changes(process_start_time_seconds{job=~"mailstreams-.+"}[30m]))',
+                            "{{job}} {{instance}}",
+                        ),
+                        Query("mailstreams:process_restarts:threshold", "limit", limit=True),
+                        alerts=("MailProcessRestarts",),
                     ),
                     lines(
                         "Rows restored",

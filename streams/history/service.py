@@ -111,6 +111,8 @@ def build(settings: Settings, database: Database, *, readers: Executor, writer: 
     """Return a history for these settings. Call it inside a running event loop."""
     own = settings.history
     metrics = HistoryMetrics.create(CollectorRegistry(), version=__version__)
+    for topic in projection.TOPICS:
+        metrics.skipped_offsets.labels(topic)  # a series that is born at 20 loses its first step
     hub, stopping = Hub(own.max_streams), asyncio.Event()
     metrics.streams.set_function(lambda: len(hub))
 

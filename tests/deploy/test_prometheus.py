@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from deploy.local import ROOT
 from deploy.local.watchers import PROMETHEUS
-from streams.metrics import IngressMetrics, Metrics
+from streams.metrics import HistoryMetrics, IngressMetrics, Metrics
 from tests.docs import pages
 from tests.installed import need
 
@@ -26,7 +26,7 @@ CASES = PROMETHEUS / "tests"
 RUNBOOKS = ROOT / "docs" / "runbooks"
 DASHBOARDS = ROOT / "deploy" / "grafana" / "dashboards"
 HEADINGS = ["Meaning", "Impact", "Diagnosis", "Mitigation"]
-AT_ONCE = {"MailDeadLetters", "MailRecordsSkipped", "MailStoreRebuilt", "Watchdog"}
+AT_ONCE = {"MailDeadLetters", "MailProcessRestarts", "MailRecordsSkipped", "MailStoreRebuilt", "Watchdog"}
 """What they tell has happened, and does not pass by itself."""
 
 Rule = dict[str, Any]
@@ -138,7 +138,7 @@ def test_the_alerts_fire_and_are_silent_as_their_cases_say(path: Path) -> None:
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
-@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: f"{rule['alert']}-{rule['labels']['severity']}")
+@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: "-".join([rule["alert"], *rule["labels"].values()]))
 def test_an_alert_says_how_bad_it_is_who_tells_what_and_where_to_read_on(rule: Rule) -> None:
     notes = rule["annotations"]
 
@@ -157,6 +157,12 @@ def test_an_alert_names_a_dashboard_that_there_is() -> None:
     assert {rule["annotations"]["dashboard"] for rule in ALERTS} <= uids
 
 
+def test_two_rules_make_no_alert_with_the_same_labels() -> None:
+    """Prometheus would write one series twice, and the end of one would be taken for the end of both."""
+    kept = [(rule["alert"], *sorted(rule["labels"].items())) for rule in ALERTS]
+    assert len(set(kept)) == len(kept)
+
+
 @pytest.mark.parametrize("name", sorted(NAMES))
 def test_a_runbook_says_the_severity_the_rule_and_the_thresholds_and_has_the_four_parts(name: str) -> None:
     page = pages.read(f"docs/runbooks/{name}.md")
@@ -165,7 +171,8 @@ def test_a_runbook_says_the_severity_the_rule_and_the_thresholds_and_has_the_fou
 
     assert page.text.startswith(f"# {name}\n")
     assert re.findall(r"^## (.+)$", page.text, re.MULTILINE) == HEADINGS
-    assert f"Severity: {', '.join(rule['labels']['severity'] for rule in mine)}.\n" in page.text
+    severities = dict.fromkeys(rule["labels"]["severity"] for rule in mine)
+    assert f"Severity: {', '.join(severities)}.\n" in page.text
     assert f"Rule: [{file}](../../deploy/prometheus/rules/{file})." in page.text
     used = set.union(*(thresholds_in(rule["expr"]) for rule in mine))
     assert set(re.findall(r"`(mailstreams:\w+:threshold)`", page.text)) == used
@@ -184,9 +191,9 @@ SUFFIXES = {
 
 
 def declared() -> set[str]:
-    """Return the names of all series that worker and ingress can have."""
+    """Return the names of all series that worker, ingress and history can have."""
     found: set[str] = set()
-    for kind in (Metrics, IngressMetrics):
+    for kind in (Metrics, IngressMetrics, HistoryMetrics):
         registry = CollectorRegistry()
         kind.create(registry, version="1")
         found |= {family.name + suffix for family in registry.collect() for suffix in SUFFIXES[family.type]}
@@ -195,7 +202,8 @@ def declared() -> set[str]:
 
 def unknown_series(exprs: Iterable[str], known: set[str]) -> set[str]:
     """Return what is named in expressions and neither exported nor recorded."""
-    named = {name for expr in exprs for name in re.findall(r"[a-z_]*:?mailstreams[:_][a-z0-9_:]+", unquoted(expr))}
+    ours = re.compile(r"[a-z_]*:?mailstreams[:_][a-z0-9_:]+|\bprocess_[a-z_]+")
+    named = {name for expr in exprs for name in ours.findall(unquoted(expr))}
     return named - known
 
 

@@ -167,6 +167,14 @@ def test_the_documented_metrics_are_those_of_the_history() -> None:
     assert written_metrics(HISTORY) == real_metrics(HistoryMetrics)
 
 
+def test_the_documented_metrics_of_a_process_are_those_that_it_tells() -> None:
+    registry = CollectorRegistry()
+    IngressMetrics.create(registry, version="1")
+    told = {sample.name for family in registry.collect() for sample in family.samples}
+    named = set(re.findall(r"`(process_\w+)`", OPERATIONS.text))
+    assert named == {name for name in told if name.startswith("process_")}
+
+
 def test_every_metric_named_elsewhere_exists() -> None:
     kinds = (Metrics, IngressMetrics, HistoryMetrics)
     real = {name.partition("{")[0] for kind in kinds for name in real_metrics(kind)}

@@ -73,7 +73,7 @@ async def test_metrics_are_in_the_format_of_prometheus(world: World) -> None:
         families = {family.name: family for family in text_string_to_metric_families(await answer.text())}
     assert families["mailstreams_deliveries_expired"].samples[0].value == 3
     assert families["mailstreams_build_info"].samples[0].labels == {"version": "1.2.3"}
-    assert all(name.startswith("mailstreams_") for name in families), "nothing of Python's or Faust's own"
+    assert all(name.startswith(("mailstreams_", "process_")) for name in families), "nothing of Python's or Faust's own"
 
 
 @pytest.mark.parametrize(

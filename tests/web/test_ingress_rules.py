@@ -809,3 +809,12 @@ async def test_it_speaks_tls_itself_with_a_certificate(make: Make, tmp_path: Pat
     assert (await here.post(world.sendgrid(), {"Host": "hooks.test"}))[0] == 200
 
     assert here.writer.written[0][2]["url"] == b"https://hooks.test/webhooks/sendgrid/acme"
+
+
+async def test_what_is_written_and_what_a_wrong_secret_gives_are_counted_from_0(make: Make) -> None:
+    """A series that is born at 3 shows no increase, and a small installation has no more than that."""
+    world = await make(endpoint("mailgun"))
+    value = world.metrics.registry.get_sample_value
+    assert value("mailstreams_ingress_records_total", {"topic": "mail.raw.mailgun"}) == 0
+    for reason in ("missing", "mismatch", "untrusted", "unconfigured"):
+        assert value("mailstreams_webhook_rejected_total", {"provider": "mailgun", "reason": reason}) == 0
