@@ -186,7 +186,9 @@ def _states(history: Sequence[Known]) -> Iterator[State]:
 def _since(events: Sequence[DeliveryEvent]) -> tuple[int, int]:
     deferrals = [event for event in events if event.type is EventType.DEFERRED]
     times = [to_micros(event.occurred_at) for event in deferrals if event.occurred_at is not None]
-    received = [to_micros(event.received_at) for event in deferrals] or [0]  # by then it had happened, whatever they say
+    received = [to_micros(event.received_at) for event in deferrals] or [
+        0
+    ]  # by then it had happened, whatever they say
     times = times or received[:1]
     first = min(*times, *received)
     dropped = any(event.type is EventType.DROPPED for event in events)
