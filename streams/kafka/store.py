@@ -145,7 +145,7 @@ class Store:
         return self._read(ROW + key)
 
     def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
-        """Return the rows of all ``keys``: one look-up of many costs half of as many of one."""
+        """Return the rows of all ``keys``: one look-up of many costs a quarter less than as many of one."""
         try:
             found = cast("list[bytes | None]", self._database.get([ROW + key for key in keys]))
         except Exception as error:

@@ -44,8 +44,8 @@ METADATA_MAX_AGE_MS = 30_000  # a topic that was deleted and made anew is unread
 FETCH_BYTES = 256 * 1024
 """Compressed, of one partition, in one fetch; a record batch that is larger comes alone (KIP-74).
 
-All of a fetch is unpacked at once, to several times as much: at 8 MiB a worker took 300 MiB more while it caught up, and was
-no faster."""
+All of a fetch is unpacked at once, to several times as much. So this chooses between memory and rate while a worker catches
+up: docs/performance.md says what 1 MiB and 8 MiB give and take."""
 BACKLOG_BATCHES = 2  # a partition is paused when this many full batches wait; each can hold several megabytes
 _RECORD_OVERHEAD = 64  # bytes a record costs beside key, value and headers; keeps empty records from being free
 

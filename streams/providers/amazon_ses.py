@@ -354,13 +354,7 @@ def _event(facts: _Facts, entry: Any, *, alone: bool, named: bool) -> DeliveryEv
     if not named:
         event_type = EventType.BOUNCE_OR_AUTO_REPLY if alone else EventType.OTHER
         suppression_list = None
-    kind = None
-    if event_type is EventType.BOUNCE:
-        kind = _BOUNCES.get(detail) or _BOUNCE_TYPES.get(detail.partition("/")[0])
-        kind = kind or smtp.bounce_kind_of(enhanced, code, reason)
-        if detail == _TRANSIENT_GENERAL:  # whatever was not understood: the server's answer says more
-            said = smtp.bounce_kind_of(enhanced, code, reason)
-            kind = kind if said is BounceKind.UNDETERMINED else said
+    kind = _kind_of(detail, smtp.bounce_kind_of(enhanced, code, reason)) if event_type is EventType.BOUNCE else None
 
     occurred_at = fields.iso_moment(about.get("timestamp")) or fields.iso_moment(mail.get("timestamp"))
     feedback_id = fields.identifier(about.get("feedbackId"))
@@ -427,11 +421,16 @@ def _bounce(bounce_type: str, subtype: str, action: str | None) -> tuple[EventTy
     action = (action or "").strip().lower()
     if action in _ACTIONS:
         return _ACTIONS[action], detail, None
-    if (
-        detail == _TRANSIENT_GENERAL and action != _FAILED
-    ):  # out-of-office replies come as this too, but no DSN with them
-        return EventType.BOUNCE_OR_AUTO_REPLY, detail, None
+    if detail == _TRANSIENT_GENERAL and action != _FAILED:
+        return EventType.BOUNCE_OR_AUTO_REPLY, detail, None  # out-of-office replies come as this too, without a DSN
     return EventType.BOUNCE, detail, None
+
+
+def _kind_of(detail: str, answered: BounceKind) -> BounceKind:
+    """Return why it bounced: by SES' word, or by the server's answer where SES has none that says anything."""
+    if detail == _TRANSIENT_GENERAL and answered is not BounceKind.UNDETERMINED:
+        return answered
+    return _BOUNCES.get(detail) or _BOUNCE_TYPES.get(detail.partition("/")[0]) or answered
 
 
 def _complaint(subtype: str, feedback: str | None) -> tuple[EventType, str, SuppressionList | None]:

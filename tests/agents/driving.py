@@ -1,6 +1,5 @@
 """``track`` and ``monitor`` of one partition without Kafka: real folds, real stores, changelogs as lists."""
 
-import contextlib
 import itertools
 import shutil
 from collections import Counter
@@ -120,11 +119,12 @@ class Partition:
         self.store.close()
         self._start(int(self._path.name.rpartition("-")[2]))
 
-    def visit(self, policies: Policies, writes: int) -> None:
-        """Start a process with other policies that dies after so many writes of its preparation, and then the own again."""
+    def dies_opening(self, policies: Policies, writes: int) -> bool:
+        """Start a process that dies after so many writes of its preparation; return whether there were so many."""
         own, opens = self.policies, self.opens
         self.opens = False
         self.restart(policies)
+        self.policies, self.opens = own, opens
         write, left = self.store.write, iter([None] * writes)
 
         def dies(changes: Changes) -> None:
@@ -135,10 +135,16 @@ class Partition:
             write(changes)
 
         self.store.write = dies  # type: ignore[method-assign] # where it dies
-        with contextlib.suppress(KeyboardInterrupt):
+        try:
             self.open()
-        self.opens = opens
-        self.restart(own)
+        except KeyboardInterrupt:
+            return True
+        return False
+
+    def visit(self, policies: Policies, writes: int) -> None:
+        """Let a process with other policies die after so many writes of its preparation, and start the own again."""
+        self.dies_opening(policies, writes)
+        self.restart()
 
     def rebuild(self) -> None:
         """Start another process that has no store: all comes from the changelog."""

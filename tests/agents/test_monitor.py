@@ -204,26 +204,11 @@ def test_a_worker_that_dies_while_it_computes_them_begins_again(
         partition.happens(of_message(deferral(number), number))
     partition.read()
     strict = policies_of(replace(POLICY, warn_after=60 * SECOND))
-    partition.store.close()
     for writes in range(7):
-        dying = Partition(partition.folder, policies=strict, changelog=partition.changelog, opens=False)
-        write, left = dying.store.write, iter([None] * writes)
-
-        def dies(changes: Changes) -> None:
-            try:
-                next(left)  # noqa: B023 - called in this round only
-            except StopIteration:
-                raise KeyboardInterrupt from None
-            write(changes)  # noqa: B023 - called in this round only
-
-        monkeypatch.setattr(dying.store, "write", dies)
-        with pytest.raises(KeyboardInterrupt):
-            dying.open()
-        dying.store.close()
-    again = Partition(partition.folder, policies=strict, changelog=partition.changelog)
-    assert again.index == again.exact_index
-    assert len(again.index) == 7
-    partition.store = again.store
+        assert partition.dies_opening(strict, writes)
+    partition.restart(strict)
+    assert partition.index == partition.exact_index
+    assert len(partition.index) == 7
 
 
 def test_policies_that_were_given_up_while_they_were_taken_in_leave_no_deadline_out(

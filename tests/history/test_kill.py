@@ -261,6 +261,16 @@ async def test_after_twenty_kills_under_load_the_database_is_the_models(own_brok
     database.close()
 
 
+def rebuild(process: Process) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "streams", "history", "rebuild", "--yes"],
+        env={**os.environ, **process.environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 async def test_a_rebuild_makes_the_same_from_the_topics(own_broker: Broker, tmp_path: Path) -> None:
     process = Process(own_broker.bootstrap, tmp_path)
     await topics.create(settings_at(own_broker, process))
@@ -268,13 +278,7 @@ async def test_a_rebuild_makes_the_same_from_the_topics(own_broker: Broker, tmp_
     try:
         process.start()
         await caught_up(process, own_broker)
-        refused = subprocess.run(
-            [sys.executable, "-m", "streams", "history", "rebuild", "--yes"],
-            env={**os.environ, **process.environment},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        refused = rebuild(process)
         assert refused.returncode == 1
         assert "stop that one first" in refused.stderr
         assert process.stop() == 0
@@ -287,13 +291,7 @@ async def test_a_rebuild_makes_the_same_from_the_topics(own_broker: Broker, tmp_
         connection.execute(sa.text("UPDATE deliveries SET status = 'lost'"))
         connection.execute(sa.text("DELETE FROM events"))
     engine.dispose()
-    done = subprocess.run(
-        [sys.executable, "-m", "streams", "history", "rebuild", "--yes"],
-        env={**os.environ, **process.environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = rebuild(process)
     assert done.returncode == 0, done.stderr
     database = Database(process.url, query_timeout_s=60)
     database.open()
@@ -310,13 +308,7 @@ def rows_after_a_rebuild_that_cannot_begin(process: Process, status: int, why: s
     with database.read() as connection:
         before = rows_of(connection), projection.read_offsets(connection)
     database.close()
-    done = subprocess.run(
-        [sys.executable, "-m", "streams", "history", "rebuild", "--yes"],
-        env={**os.environ, **process.environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = rebuild(process)
     assert done.returncode == status, done.stderr
     assert why in done.stderr
     database = Database(process.url, query_timeout_s=60)
