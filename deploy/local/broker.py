@@ -123,9 +123,9 @@ class Broker:
         self._reap()
 
     def pause(self) -> None:
-        """Make it stand still (SIGSTOP): its connections stay open and nobody answers."""
+        """Make it stand still (SIGSTOP), at once: its connections stay open and nobody answers."""
         if process := self.process:
-            process.signal(signal.SIGSTOP)
+            process.pause()
 
     def resume(self) -> None:
         """Let it go on after ``pause`` (SIGCONT)."""

@@ -41,6 +41,23 @@ class Process:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, number)
 
+    def pause(self, timeout_s: float = 10) -> None:
+        """Make it stand still (SIGSTOP), and return only when it does.
+
+        The signal is delivered before it has taken effect: each thread stops when it is next about to run, and until
+        then a thread on another processor still answers.
+
+        Raises:
+            TimeoutError: a thread of it still runs after that time (one that waits for a disk does).
+        """
+        self.signal(signal.SIGSTOP)
+        deadline = time.monotonic() + timeout_s
+        while self.alive and not _stands(self.pid):
+            if time.monotonic() > deadline:
+                message = f"process {self.pid} did not stand still within {timeout_s:.0f} s"
+                raise TimeoutError(message)
+            time.sleep(_POLL_S)
+
     def wait(self, timeout_s: float) -> bool:
         """Wait until it has ended; return whether it has."""
         deadline = time.monotonic() + timeout_s
@@ -105,13 +122,29 @@ def spawn(
     return child, Process(child.pid, _started(child.pid) or "ended at once")
 
 
+def _stands(pid: int) -> bool:
+    """Whether each of its threads has stopped."""
+    if _PROC.joinpath("self", "stat").exists():
+        stats = [_stat(thread / "stat") for thread in _PROC.joinpath(str(pid), "task").glob("*")]
+        return all(fields is None or fields[0] in "TZX" for fields in stats)
+    asked = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return asked.stdout.strip().startswith("T")
+
+
+def _stat(path: Path) -> list[str] | None:
+    """Return what the system says of a process or thread, from its state on; None if it has gone (see proc(5))."""
+    try:
+        stat = path.read_text()
+    except OSError:
+        return None
+    return stat.rpartition(")")[2].split()  # the name before may hold anything
+
+
 def _started(pid: int) -> str | None:
     if _PROC.joinpath("self", "stat").exists():
-        try:
-            stat = _PROC.joinpath(str(pid), "stat").read_text()
-        except OSError:
+        fields = _stat(_PROC.joinpath(str(pid), "stat"))
+        if fields is None:
             return None
-        fields = stat.rpartition(")")[2].split()  # the name before may hold anything; see proc(5)
         state, ticks = fields[0], fields[19]
         boot = _PROC.joinpath("sys/kernel/random/boot_id").read_text().strip()
         return None if state == "Z" else f"{boot} {ticks}"

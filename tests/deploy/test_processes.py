@@ -11,6 +11,13 @@ import pytest
 from deploy.local import processes
 
 SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"]
+BUSY = """
+import hashlib, threading
+def work():
+    while True: hashlib.sha256(bytes(1 << 16))
+for _ in range(8): threading.Thread(target=work).start()
+print("up", flush=True)
+"""
 STUBBORN = [
     sys.executable,
     "-c",
@@ -50,6 +57,24 @@ def test_a_stopped_process_is_alive_and_can_be_ended(sleeper: processes.Process)
 
     assert not sleeper.alive
     assert time.monotonic() - started < 5
+
+
+def test_a_paused_process_has_done_its_last_work_when_pause_returns() -> None:
+    child, process = start([sys.executable, "-c", BUSY])
+
+    def last_of_each_thread() -> list[str]:  # nanoseconds on a processor, ... (the kernel's scheduler/sched-stats)
+        return [path.read_text() for path in sorted(Path(f"/proc/{process.pid}/task").glob("*/schedstat"))]
+
+    with child:
+        try:
+            for _ in range(50):
+                process.pause()
+                before = last_of_each_thread()
+                time.sleep(0.005)
+                assert before == last_of_each_thread() != []
+                process.signal(signal.SIGCONT)
+        finally:
+            process.kill()
 
 
 def test_another_process_with_the_same_id_is_not_taken_for_it_and_not_touched(sleeper: processes.Process) -> None:
