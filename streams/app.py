@@ -16,7 +16,7 @@ from streams.agents import monitor, normalise, sends, track
 from streams.kafka.application import BatchedApp
 from streams.kafka.control import ControlTopic
 from streams.kafka.dead_letters import DeadLetters
-from streams.kafka.lanes import Lanes
+from streams.kafka.lanes import LaneContext, Lanes
 from streams.kafka.poison import PoisonLimit
 from streams.kafka.progress import Progress
 from streams.kafka.publishing import Publisher
@@ -217,18 +217,18 @@ def _restoring(
         ),
         new_writer=new_writer,
         publisher=publisher,
-        lane_options={
-            "limit": PoisonLimit(
+        lane_context=LaneContext(
+            limit=PoisonLimit(
                 share=settings.worker.poison_share,
                 window=settings.worker.poison_window,
                 minimum=settings.worker.poison_minimum,
             ),
-            "dead_letters": dead_letters,
-            "resume_commands": ControlTopic(topics.CONTROL, client_options),
-            "hooks": observer,
-            "on_crash": on_crash,
-            "fold_turn": asyncio.Lock(),
-        },
+            dead_letters=dead_letters,
+            resume_commands=ControlTopic(topics.CONTROL, client_options),
+            hooks=observer,
+            on_crash=on_crash,
+            fold_turn=asyncio.Lock(),
+        ),
         on_crash=on_crash,
         hooks=observer,
     )

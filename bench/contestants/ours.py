@@ -27,7 +27,7 @@ from streams.kafka.application import BatchedApp
 from streams.kafka.batches import Record, Row, Rows
 from streams.kafka.control import ControlTopic
 from streams.kafka.dead_letters import DeadLetters
-from streams.kafka.lanes import Effects, Lanes, StatefulFold
+from streams.kafka.lanes import Effects, LaneContext, Lanes, StatefulFold
 from streams.kafka.poison import PoisonLimit
 from streams.kafka.progress import Progress
 from streams.kafka.publishing import Publisher
@@ -204,14 +204,14 @@ def _restoring(
             deadline_s=settings.kafka.commit_deadline_s,
             compression_type=settings.kafka.producer_compression,
         ),
-        lane_options={
-            "limit": PoisonLimit(share=chosen.poison_share, window=chosen.poison_window, minimum=chosen.poison_minimum),
-            "dead_letters": DeadLetters(topic="unused", partitions=1, max_bytes=1 << 20),
-            "resume_commands": ControlTopic("unused", client_options),
-            "hooks": observer,
-            "on_crash": on_crash,
-            "fold_turn": asyncio.Lock(),
-        },
+        lane_context=LaneContext(
+            limit=PoisonLimit(share=chosen.poison_share, window=chosen.poison_window, minimum=chosen.poison_minimum),
+            dead_letters=DeadLetters(topic="unused", partitions=1, max_bytes=1 << 20),
+            resume_commands=ControlTopic("unused", client_options),
+            hooks=observer,
+            on_crash=on_crash,
+            fold_turn=asyncio.Lock(),
+        ),
         on_crash=on_crash,
         hooks=observer,
     )

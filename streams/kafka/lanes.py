@@ -141,32 +141,33 @@ class LaneClosedError(Exception):
     """The partition was revoked while the lane waited."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneContext:
+    """What all lanes of a process have in common."""
+
+    limit: PoisonLimit
+    dead_letters: DeadLetters
+    resume_commands: ResumeCommands
+    hooks: Hooks
+    on_crash: Callable[[BaseException], None]
+    fold_turn: asyncio.Lock
+    """One for all: whoever folds a long batch holds it."""
+
+
 class Lane(ABC):
     """The common part: batches in order, poison, standing still and going on."""
 
-    def __init__(
-        self,
-        tp: TP,
-        *,
-        stage: str,
-        position: Position,
-        limit: PoisonLimit,
-        dead_letters: DeadLetters,
-        resume_commands: ResumeCommands,
-        hooks: Hooks,
-        on_crash: Callable[[BaseException], None],
-        fold_turn: asyncio.Lock | None = None,
-    ) -> None:
+    def __init__(self, tp: TP, *, stage: str, position: Position, context: LaneContext) -> None:
         self.tp = tp
         self.stage = stage
         self.position = position
         self.poison = position.poison or Poison()
-        self._fold_turn = fold_turn or asyncio.Lock()
-        self._limit = limit
-        self._dead_letters = dead_letters
-        self._resume_commands = resume_commands
-        self._hooks = hooks
-        self._on_crash = on_crash
+        self._limit = context.limit
+        self._dead_letters = context.dead_letters
+        self._resume_commands = context.resume_commands
+        self._hooks = context.hooks
+        self._on_crash = context.on_crash
+        self._fold_turn = context.fold_turn
         self._inbox: asyncio.Queue[EventT[Any]] = asyncio.Queue()
         self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -348,13 +349,15 @@ class StatefulLane(Lane):
         self,
         tp: TP,
         *,
+        stage: str,
+        position: Position,
+        context: LaneContext,
         fold: StatefulFold,
         store: Store,
         writer: TransactionalWriter,
         changelog_topic: str,
-        **common: Any,
     ) -> None:
-        super().__init__(tp, **common)
+        super().__init__(tp, stage=stage, position=position, context=context)
         self._fold_of = fold
         self._store = store
         self._writer = writer
@@ -438,12 +441,14 @@ class StatelessLane(Lane):
         self,
         tp: TP,
         *,
+        stage: str,
+        position: Position,
+        context: LaneContext,
         fold: StatelessFold,
         publisher: Publisher,
         positions: Positions,
-        **common: Any,
     ) -> None:
-        super().__init__(tp, **common)
+        super().__init__(tp, stage=stage, position=position, context=context)
         self._fold_record_of = fold
         self._publisher = publisher
         self._positions = positions

@@ -35,7 +35,15 @@ from faust.tables.manager import TableManager
 from faust.types import TP
 
 from streams.kafka.application import BatchedApp
-from streams.kafka.lanes import POSITION_KEY, Lane, StatefulFold, StatefulLane, StatelessFold, StatelessLane
+from streams.kafka.lanes import (
+    POSITION_KEY,
+    Lane,
+    LaneContext,
+    StatefulFold,
+    StatefulLane,
+    StatelessFold,
+    StatelessLane,
+)
 from streams.kafka.poison import Position
 from streams.kafka.positions import Positions
 from streams.kafka.publishing import Publisher
@@ -117,8 +125,7 @@ class Restoring:
     new_writer: Callable[[str, int], TransactionalWriter]
     """(stage, partition) -> the writer of its lane."""
     publisher: Publisher
-    lane_options: Mapping[str, Any]
-    """What all lanes have in common."""
+    lane_context: LaneContext
     on_crash: Callable[[BaseException], None]
     hooks: RestoreHooks
 
@@ -274,11 +281,11 @@ class LaneTableManager(TableManager):
                     tp,
                     stage=stage.name,
                     position=self._checked(tp, position, begins[tp], ends[tp]),
+                    context=wanted.lane_context,
                     fold=stage.fold,
                     store=store,
                     writer=writers[tp],
                     changelog_topic=stage.changelog_topic,
-                    **wanted.lane_options,
                 )
             )
         positions = Positions(self.app.batch_consumer.commit_positions, on_crash=wanted.on_crash)
@@ -289,10 +296,10 @@ class LaneTableManager(TableManager):
                     tp,
                     stage=plain.name,
                     position=self._checked(tp, _decoded(at), begins[tp], ends[tp]),
+                    context=wanted.lane_context,
                     fold=plain.fold,
                     publisher=wanted.publisher,
                     positions=positions,
-                    **wanted.lane_options,
                 )
             )
         return lanes

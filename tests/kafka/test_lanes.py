@@ -17,6 +17,7 @@ from streams.kafka.lanes import (
     POSITION_KEY,
     Effects,
     Lane,
+    LaneContext,
     Lanes,
     PartlyBadError,
     StatefulLane,
@@ -114,7 +115,7 @@ class World:
     """A lane and everything around it."""
 
     def __init__(self, folder: Path, *, position: Position | None = None, turn: asyncio.Lock | None = None) -> None:
-        self.turn = turn
+        self.turn = turn or asyncio.Lock()
         self.order: list[str] = []
         self.hooks = Hooks(self.order)
         self.commands = Commands()
@@ -130,26 +131,26 @@ class World:
             folder / "store", Budget(cache_bytes=1 << 20, write_buffer_bytes=1 << 20), on_rebuild=pytest.fail
         )
 
-    def _common(self) -> dict[str, Any]:
-        return {
-            "stage": "track",
-            "position": self.position,
-            "limit": LIMIT,
-            "dead_letters": DeadLetters(topic=DEAD[0], partitions=4, max_bytes=1_000),
-            "resume_commands": self.commands,
-            "hooks": self.hooks,
-            "on_crash": self.crashes.append,
-            "fold_turn": self.turn,
-        }
+    def _context(self) -> LaneContext:
+        return LaneContext(
+            limit=LIMIT,
+            dead_letters=DeadLetters(topic=DEAD[0], partitions=4, max_bytes=1_000),
+            resume_commands=self.commands,
+            hooks=self.hooks,
+            on_crash=self.crashes.append,
+            fold_turn=self.turn,
+        )
 
     def stateful(self) -> StatefulLane:
         return StatefulLane(
             SOURCE,
+            stage="track",
+            position=self.position,
+            context=self._context(),
             fold=self.fold,
             store=self.store,
             writer=cast("Any", self.writer),
             changelog_topic=CHANGELOG,
-            **self._common(),
         )
 
     def stateless(self) -> StatelessLane:
@@ -165,10 +166,12 @@ class World:
 
         return StatelessLane(
             SOURCE,
+            stage="track",
+            position=self.position,
+            context=self._context(),
             fold=fold,
             publisher=cast("Any", self.publisher),
             positions=Positions(commit, on_crash=self.crashes.append, interval_s=0.01),
-            **self._common(),
         )
 
     async def process(self, lane: Lane, *batches: Batch) -> list[Event]:

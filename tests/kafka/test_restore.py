@@ -19,7 +19,7 @@ from streams.kafka import restore
 from streams.kafka.application import BatchedApp
 from streams.kafka.batches import Row
 from streams.kafka.dead_letters import DeadLetters
-from streams.kafka.lanes import POSITION_KEY, Lane, StatefulLane, StatelessLane
+from streams.kafka.lanes import POSITION_KEY, Lane, LaneContext, StatefulLane, StatelessLane
 from streams.kafka.poison import Poison, PoisonLimit, Position
 from streams.kafka.restore import LaneTableManager, RestoreError, Restoring, StatefulStage, StatelessStage
 from streams.kafka.store import CONDEMNED, SUSPECT, Budget, Changes, Store
@@ -92,13 +92,14 @@ class World:
             budget=Budget(cache_bytes=1 << 20, write_buffer_bytes=1 << 20),
             new_writer=self._new_writer,
             publisher=cast("Any", None),
-            lane_options={
-                "limit": PoisonLimit(share=0.5, window=100, minimum=5),
-                "dead_letters": DeadLetters(topic="dead", partitions=1, max_bytes=1_000),
-                "resume_commands": Commands(),
-                "hooks": self.hooks,
-                "on_crash": self.hooks.crashes.append,
-            },
+            lane_context=LaneContext(
+                limit=PoisonLimit(share=0.5, window=100, minimum=5),
+                dead_letters=DeadLetters(topic="dead", partitions=1, max_bytes=1_000),
+                resume_commands=Commands(),
+                hooks=self.hooks,
+                on_crash=self.hooks.crashes.append,
+                fold_turn=asyncio.Lock(),
+            ),
             on_crash=self.hooks.crashes.append,
             hooks=self.hooks,
         )
