@@ -165,10 +165,10 @@ def _declare(app: BatchedApp, settings: Settings) -> None:
     told = app.topic(topics.SENDS, key_serializer="raw", value_serializer=CODEC)
     events = app.topic(topics.EVENTS, key_serializer="raw", value_serializer=CODEC)
     deferrals = app.topic(topics.DEFERRALS, key_serializer="raw", value_serializer=CODEC)
-    app.agent(raw, name=normalise.STAGE)(normalise.agent(app.lanes))
-    app.agent(told, name=sends.STAGE)(sends.agent(app.lanes))
-    app.agent(events, name=track.STAGE)(track.agent(app.lanes))
-    app.agent(deferrals, name=monitor.STAGE)(monitor.agent(app.lanes))
+    app.serve(raw, normalise.STAGE)
+    app.serve(told, sends.STAGE)
+    app.serve(events, track.STAGE)
+    app.serve(deferrals, monitor.STAGE)
 
 
 def _restoring(

@@ -163,7 +163,7 @@ def _app(task: Task, settings: Settings, on_crash: Callable[[BaseException], Non
     app.restoring = _restoring(task, settings, client_options, on_crash)
     app.Table(TABLE, key_type=bytes, value_type=bytes, partitions=task.partitions)
     source = app.topic(task.source, key_serializer="raw", value_serializer=CODEC)
-    app.agent(source, name=STAGE)(track.agent(app.lanes))
+    app.serve(source, STAGE)
     return app
 
 

@@ -1,1 +1,1 @@
-"""The stages: one agent, one file each. An agent reads batches and hands them to their lanes; a fold says what they do."""
+"""The stages: one file each, and in it the fold, which says what a record does. The agent of each is ``BatchedApp.serve``."""

@@ -13,20 +13,16 @@ so its deadlines are looked at again later. ``MailPartitionStopped`` pages then.
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, cast
-
-from faust.streams import Stream
-from faust.types import StreamT
 
 from streams import records
 from streams.collectors import Open, OpenDeferrals, slot_of
 from streams.domain import deferrals
 from streams.domain.deferrals import Alert, Episode
-from streams.kafka.batches import Batch, Record, Row
-from streams.kafka.lanes import Effects, Lanes
+from streams.kafka.batches import Record, Row
+from streams.kafka.lanes import Effects
 from streams.kafka.store import UNKNOWN_POLICY, Changes, Store
 from streams.policies import HELD_FOR_US, Policies
 from streams.providers import label_of
@@ -36,16 +32,6 @@ ALERTS_PER_TICK = 2_000
 """Deadlines that one tick takes; what is left falls due again at the next."""
 ROWS_PER_SLICE = 2_000
 """Rows read at the opening of a partition before the loop gets its turn."""
-
-
-def agent(lanes: Lanes) -> Callable[[StreamT[Any]], Awaitable[None]]:
-    """Return the agent: it hands each batch to its partition's lane, which acknowledges it when it took effect."""
-
-    async def monitor(stream: StreamT[Any]) -> None:
-        async for event in cast("Stream[Batch]", stream).noack().events():
-            lanes.take(event)
-
-    return monitor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

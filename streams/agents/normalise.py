@@ -5,31 +5,17 @@ knows every event's id. One request can hold many events; a bad one among them
 goes to the dead letters without its neighbours.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
-
-from faust.streams import Stream
-from faust.types import StreamT
 
 from streams import records
-from streams.kafka.batches import Batch, Record, Row
+from streams.kafka.batches import Record, Row
 from streams.kafka.dead_letters import DeadLetters
-from streams.kafka.lanes import Effects, Lanes, PartlyBadError
+from streams.kafka.lanes import Effects, PartlyBadError
 from streams.kafka.partitioner import partition_of
 from streams.providers import PoisonError, Provider
 
 STAGE = "normalise"
-
-
-def agent(lanes: Lanes) -> Callable[[StreamT[Any]], Awaitable[None]]:
-    """Return the agent: it hands each batch to its partition's lane, which acknowledges it when it took effect."""
-
-    async def normalise(stream: StreamT[Any]) -> None:
-        async for event in cast("Stream[Batch]", stream).noack().events():
-            lanes.take(event)
-
-    return normalise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,18 +7,13 @@ events lack it; the order in which it and the provider's own events come does
 not matter.
 """
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
-
-from faust.streams import Stream
-from faust.types import StreamT
 
 from streams import records
 from streams.domain.events import DeliveryEvent, EventType, Send
-from streams.kafka.batches import Batch, Record, Row
-from streams.kafka.lanes import Effects, Lanes
+from streams.kafka.batches import Record, Row
+from streams.kafka.lanes import Effects
 from streams.kafka.partitioner import partition_of
 
 STAGE = "sends"
@@ -26,16 +21,6 @@ PROVIDER_EVENT = "mail.sends"
 """The event's ``provider_event``: no provider said it, the application did."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def agent(lanes: Lanes) -> Callable[[StreamT[Any]], Awaitable[None]]:
-    """Return the agent: it hands each batch to its partition's lane, which acknowledges it when it took effect."""
-
-    async def sends(stream: StreamT[Any]) -> None:
-        async for event in cast("Stream[Batch]", stream).noack().events():
-            lanes.take(event)
-
-    return sends
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

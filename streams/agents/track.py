@@ -9,12 +9,8 @@ their row, and their record in ``mail.status``, become tombstones. And it counts
 those that were not delivered in time (``domain.objective``).
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
-
-from faust.streams import Stream
-from faust.types import StreamT
 
 from streams import records
 from streams.domain import objective, status
@@ -22,8 +18,8 @@ from streams.domain.destinations import destination_of
 from streams.domain.events import DeliveryEvent, EventType
 from streams.domain.reasons import classify
 from streams.domain.status import Delivery, Folded, Kind, Outcome, Status
-from streams.kafka.batches import Batch, Record, Row
-from streams.kafka.lanes import Effects, Lanes
+from streams.kafka.batches import Record, Row
+from streams.kafka.lanes import Effects
 from streams.kafka.store import Store
 from streams.policies import HELD_FOR_US, Policies
 
@@ -38,16 +34,6 @@ _ARRIVED = frozenset({Status.DELIVERED, Status.OPENED})
 
 _News = tuple[bytes | None, bytes | None, bytes | None, objective.Judged | None]
 """A row, the values for ``mail.status`` and ``mail.deferrals``, a judgement; None where there is nothing new."""
-
-
-def agent(lanes: Lanes) -> Callable[[StreamT[Any]], Awaitable[None]]:
-    """Return the agent: it hands each batch to its partition's lane, which acknowledges it when it took effect."""
-
-    async def track(stream: StreamT[Any]) -> None:
-        async for event in cast("Stream[Batch]", stream).noack().events():
-            lanes.take(event)
-
-    return track
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

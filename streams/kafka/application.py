@@ -1,12 +1,15 @@
 """The Faust app, with what our transport and table manager find on it."""
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import faust
 from faust.app.base import BootStrategy
+from faust.streams import Stream
 from faust.transport.consumer import Fetcher
+from faust.types import StreamT, TopicT
 
 if TYPE_CHECKING:
+    from streams.kafka.batches import Batch
     from streams.kafka.lanes import Lanes
     from streams.kafka.progress import Progress
     from streams.kafka.restore import LaneTableManager, Restoring
@@ -28,6 +31,17 @@ class BatchedApp(faust.App):
     progress: "Progress"
     restoring: "Restoring"
     _fetcher: Fetcher
+
+    def serve(self, topic: TopicT, stage: str) -> None:
+        """Declare a stage's agent: it hands each batch to its lane, which acknowledges it when it took effect."""
+        lanes = self.lanes
+
+        async def serve(stream: StreamT[Any]) -> None:
+            async for event in cast("Stream[Batch]", stream).noack().events():
+                lanes.take(event)
+
+        serve.__qualname__ = f"serve {stage}"  # what Faust's logs call it
+        self.agent(topic, name=stage)(serve)
 
     @property
     def batch_consumer(self) -> "BatchConsumer":

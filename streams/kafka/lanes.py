@@ -478,7 +478,7 @@ class StatelessLane(Lane):
 
 
 class Lanes:
-    """All lanes of this process. Agents hand batches in; assignment opens and closes."""
+    """All lanes of this process. ``BatchedApp.serve`` hands batches in; assignment opens and closes."""
 
     def __init__(self, *, close_timeout_s: float, on_crash: Callable[[BaseException], None]) -> None:
         self._close_timeout_s = close_timeout_s

@@ -95,7 +95,7 @@ SIGNATURES: list[tuple[Callable[..., Any], list[str], str]] = [
     (Service.wait_for_stopped, ["self", "coros", "timeout"], "LaneTableManager waits for its first restore"),
     (Service.maybe_start, ["self"], "the restore starts the fetcher"),
     (Service.sleep, ["self", "n"], "BatchConsumer sleeps, and wakes when it is stopped"),
-    # streams and messages: streams/agents, streams/kafka/lanes.py
+    # streams and messages: streams/kafka/application.py, streams/kafka/lanes.py
     (Stream.noack, ["self"], "agents acknowledge by themselves"),
     (Stream.events, ["self"], "agents iterate over events"),
     (faust.Event.ack, ["self"], "a lane acknowledges"),
