@@ -65,11 +65,8 @@ def _list(settings: Settings, *, as_json: bool) -> None:
 async def _stopped(settings: Settings) -> dict[tuple[str, int], Position]:
     """Return the stopped partitions: the worker says so in the metadata of the offset that it commits."""
     stopped = {}
-    for (topic, partition), offset in (await committed(settings)).items():
-        try:
-            position = Position.decode(offset.metadata or "")
-        except ValueError:
-            continue  # committed by another tool
+    for (topic, partition), at in (await committed(settings)).items():
+        position = Position.of_committed(at.offset, at.metadata)
         if position.poison is not None and position.poison.stopped is not None:
             stopped[topic, partition] = position
     return stopped

@@ -115,3 +115,16 @@ class Position:
             resume_id=value.get("resume_id", ""),
         )
         return cls(value["offset"], value.get("ts", -1), poison)
+
+    @classmethod
+    def of_committed(cls, offset: int, metadata: str | None) -> "Position":
+        """Return the position of a committed offset, which holds whatever its metadata says: a person may have moved it.
+
+        Metadata that ``encode`` did not write is another tool's, which knows no timestamp and nothing of poison.
+        """
+        try:
+            position = cls.decode(metadata or "")
+        except ValueError:
+            return cls(offset)
+        position.offset = offset
+        return position

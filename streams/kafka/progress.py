@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
-from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from aiokafka.structs import TopicPartition
 from faust.types import TP
 
 from streams.kafka.poison import Position
@@ -185,7 +185,10 @@ class Progress:
             never = [tp for tp in tps if tp not in committed or committed[tp].offset < 0]
             begins = await consumer.beginning_offsets(never) if never else {}
             for tp in tps:
-                position = Position(begins[tp]) if tp in begins else _position_of(committed[tp])
+                if tp in begins:
+                    position = Position(begins[tp])
+                else:
+                    position = Position.of_committed(committed[tp].offset, committed[tp].metadata)
                 standings[TP(tp.topic, tp.partition)] = Standing(
                     ends[tp],
                     position.offset,
@@ -257,12 +260,3 @@ class Progress:
             topics |= dict.fromkeys(upstream)
             topics[source] = None
         return list(topics)
-
-
-def _position_of(committed: OffsetAndMetadata) -> Position:
-    try:
-        position = Position.decode(committed.metadata)
-    except ValueError:
-        return Position(committed.offset)  # committed by another tool, which knows no timestamp
-    position.offset = committed.offset
-    return position

@@ -291,11 +291,12 @@ class LaneTableManager(TableManager):
         positions = Positions(self.app.batch_consumer.commit_positions, on_crash=wanted.on_crash)
         for plain, tp in stateless:
             at = committed.get(TopicPartition(tp.topic, tp.partition))
+            position = None if at is None else Position.of_committed(at.offset, at.metadata)
             lanes.append(
                 StatelessLane(
                     tp,
                     stage=plain.name,
-                    position=self._checked(tp, _decoded(at), begins[tp], ends[tp]),
+                    position=self._checked(tp, position, begins[tp], ends[tp]),
                     context=wanted.lane_context,
                     fold=plain.fold,
                     publisher=wanted.publisher,
@@ -553,14 +554,3 @@ async def bounds(consumer: AIOKafkaConsumer, tps: Any) -> tuple[dict[TP, int], d
     begins = await consumer.beginning_offsets(asked)
     ends = await consumer.end_offsets(asked)
     return {TP(*tp): at for tp, at in begins.items()}, {TP(*tp): at for tp, at in ends.items()}
-
-
-def _decoded(committed: OffsetAndMetadata | None) -> Position | None:
-    if committed is None:
-        return None
-    try:
-        position = Position.decode(committed.metadata)
-    except ValueError:
-        return Position(committed.offset)
-    position.offset = committed.offset  # a person may have moved the offset with Kafka's own tools
-    return position

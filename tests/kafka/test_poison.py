@@ -158,6 +158,17 @@ def test_what_something_else_wrote_is_no_position(text: Any) -> None:
         Position.decode(text)
 
 
+@pytest.mark.parametrize("metadata", [None, "", "by kafka-consumer-groups.sh", '{"offset":"7"}'])
+def test_an_offset_that_another_tool_committed_is_a_position_without_a_past(metadata: str | None) -> None:
+    assert Position.of_committed(5, metadata) == Position(5)
+
+
+@given(st.integers(0, 2**62), POISONS)
+def test_a_committed_offset_holds_and_the_rest_is_what_its_metadata_says(offset: int, poison: Poison) -> None:
+    metadata = Position(7, 1_234, poison).encode()
+    assert Position.of_committed(offset, metadata) == Position(offset, 1_234, poison)
+
+
 @given(st.text() | st.binary())
 def test_no_metadata_whatever_makes_reading_a_position_fail_otherwise(text: Any) -> None:
     with suppress(ValueError):
