@@ -98,7 +98,8 @@ _TOLD_APART = frozenset({Status.SENT, Status.BOUNCED})  # the advice tells apart
 
 
 # Fact and Delivery are not frozen because the worker builds one of each for every event it reads, and a frozen
-# dataclass takes four times as long to build. Nothing changes one after it is built; a test holds fold to that.
+# dataclass takes four times as long to build. Once built they do not change, and a test holds fold to that, but for the
+# last two fields of a Delivery: domain.objective sets those of one that is not yet written nor shared.
 
 
 @dataclass(slots=True)
