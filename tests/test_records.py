@@ -447,8 +447,8 @@ def test_a_status_is_rewritten_exactly_when_it_shows_something_else(history: lis
         assert folded.delivery is not None
         if delivery is not None:
             differs = status_bytes(folded.delivery) != status_bytes(delivery)
-            assert differs == (folded.changed or folded.shown)
-        assert not (folded.changed and folded.shown)
+            assert differs == (folded.changed or folded.refreshed)
+        assert not (folded.changed and folded.refreshed)
         delivery = folded.delivery
 
 

@@ -25,7 +25,7 @@ def fold(row: bytes | None, key: bytes, value: bytes) -> jobs.Folded:
         return None, []
     objective.judge(before, after, OBJECTIVE_US)
     told: list[tuple[str, bytes]] = []
-    if folded.changed or folded.shown:
+    if folded.changed or folded.refreshed:
         shown = records.encode_status(after, support_contact=None, warn_after_us=WARN_AFTER_US)
         if folded.changed:
             told.append(("status-changed", shown))
@@ -41,7 +41,7 @@ def _concerns_monitor(before: Delivery | None, folded: Folded, type_: EventType)
         return folded.outcome is Outcome.APPLIED
     assert folded.delivery is not None
     was_or_is = folded.delivery.status is Status.DEFERRED or (before is not None and before.status is Status.DEFERRED)
-    return was_or_is and (folded.changed or folded.shown)
+    return was_or_is and (folded.changed or folded.refreshed)
 
 
 JOB = Job("product", ("status-changed", "status", "deferrals"), fold)

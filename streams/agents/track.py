@@ -100,7 +100,7 @@ class Track:
             return None, None, None, None
         judged = objective.judge(before, after, self.objective_us)
         status_value = deferral = None
-        if folded.changed or folded.shown:
+        if folded.changed or folded.refreshed:
             status_value = records.encode_status(
                 after,
                 support_contact=self.support_contacts.get(after.account),
@@ -174,7 +174,7 @@ def _concerns_monitor(before: Delivery | None, folded: Folded, type_: EventType)
         return True
     assert folded.delivery is not None
     was_or_is = folded.delivery.status is Status.DEFERRED or (before is not None and before.status is Status.DEFERRED)
-    return was_or_is and (folded.changed or folded.shown)
+    return was_or_is and (folded.changed or folded.refreshed)
 
 
 def _count_change(before: Delivery | None, after: Delivery, effects: Effects) -> None:

@@ -125,7 +125,7 @@ def test_a_send_told_after_the_delivery_shows_its_reference_and_changes_no_statu
     late = fold(before, event_of(told(), received_at=RECEIVED))
 
     assert late.delivery is not None
-    assert (late.delivery.status, late.changed, late.shown) == (Status.DELIVERED, False, True)
+    assert (late.delivery.status, late.changed, late.refreshed) == (Status.DELIVERED, False, True)
     assert late.delivery.reference is not None
     assert late.delivery.reference[2] == "INV-4711"
 

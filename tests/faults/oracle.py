@@ -272,7 +272,7 @@ def _track(expected: Expected, key: bytes, event: DeliveryEvent, settings: Setti
     if after is None or after is before:
         return
     expected.deliveries[key] = after
-    if folded.changed or folded.shown:
+    if folded.changed or folded.refreshed:
         account = settings.accounts.get(after.account)
         told = records.encode_status(
             after,
@@ -292,7 +292,7 @@ def _concerns_monitor(before: Delivery | None, folded: Folded, type_: EventType)
     if type_ is EventType.DEFERRED and folded.outcome is Outcome.APPLIED:
         return True
     statuses = {one.status for one in (before, folded.delivery) if one is not None}
-    return Status.DEFERRED in statuses and (folded.changed or folded.shown)
+    return Status.DEFERRED in statuses and (folded.changed or folded.refreshed)
 
 
 def _expire(expected: Expected, until: int, settings: Settings) -> None:
