@@ -5,12 +5,12 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Final, NamedTuple
 
 from faust.types import TP
+from prometheus_client import Counter
 
 from streams.agents.monitor import STAGE as MONITOR
-from streams.collectors import Open
 from streams.kafka.batches import Batch
 from streams.kafka.lanes import Effects, Lanes
 from streams.kafka.progress import Progress, Standing
@@ -22,10 +22,29 @@ from streams.topics import DEFERRALS, EVENTS
 
 logger = logging.getLogger(__name__)
 
-_BY_PROVIDER = frozenset(
-    {"requests", "events", "changes", "arrivals", "clock_skew", "objective", "without_word", "deferrals", "alerts"}
-)
-"""Counts whose first label is the provider: the name in an event is whatever its writer put there."""
+
+class Counted(NamedTuple):
+    """How a stage's count is told."""
+
+    counter: Callable[[Metrics], Counter]
+    by_provider: bool
+    """The first label is the provider: the name in an event is whatever its writer put there."""
+
+
+COUNTED: Final[Mapping[str, Counted]] = {
+    "requests": Counted(lambda metrics: metrics.requests, by_provider=True),
+    "events": Counted(lambda metrics: metrics.events, by_provider=True),
+    "changes": Counted(lambda metrics: metrics.status_changes, by_provider=True),
+    "arrivals": Counted(lambda metrics: metrics.arrivals, by_provider=True),
+    "expired": Counted(lambda metrics: metrics.expired, by_provider=False),
+    "clock_skew": Counted(lambda metrics: metrics.clock_skew, by_provider=True),
+    "dead_letters": Counted(lambda metrics: metrics.dead_letters, by_provider=False),
+    "objective": Counted(lambda metrics: metrics.objective, by_provider=True),
+    "without_word": Counted(lambda metrics: metrics.without_word, by_provider=True),
+    "deferrals": Counted(lambda metrics: metrics.deferrals, by_provider=True),
+    "alerts": Counted(lambda metrics: metrics.alerts, by_provider=True),
+}
+"""The counter of each ``lanes.Count``, but for ``open_deferrals``, which is a gauge."""
 _BEFORE_MONITOR = frozenset({EVENTS, DEFERRALS})
 """Their partition n bears what ends the open deferrals of partition n."""
 MICROSECONDS = 1_000_000
@@ -64,26 +83,15 @@ class Observer:
 
     def _count(self, partition: int, effects: Effects) -> None:
         metrics = self.metrics
-        counters = {
-            "requests": metrics.requests,
-            "events": metrics.events,
-            "changes": metrics.status_changes,
-            "arrivals": metrics.arrivals,
-            "expired": metrics.expired,
-            "clock_skew": metrics.clock_skew,
-            "dead_letters": metrics.dead_letters,
-            "objective": metrics.objective,
-            "without_word": metrics.without_word,
-            "deferrals": metrics.deferrals,
-            "alerts": metrics.alerts,
-        }
-        for (name, *labels), n in effects.counts.items():
-            if name == "open_deferrals":
-                metrics.open_deferrals.add(partition, cast("Open", tuple(labels)), n)
+        for count, n in effects.counts.items():
+            if count[0] == "open_deferrals":
+                metrics.open_deferrals.add(partition, count[1:], n)
                 continue
-            if name in _BY_PROVIDER:
-                labels[0] = label_of(str(labels[0]))
-            counter = counters[str(name)]
+            counted = COUNTED[count[0]]
+            labels: tuple[str, ...] = count[1:]
+            if counted.by_provider:
+                labels = (label_of(labels[0]), *labels[1:])
+            counter = counted.counter(metrics)
             (counter.labels(*labels) if labels else counter).inc(n)
         for (_, provider, destination), values in effects.observations.items():
             metrics.time_to_deliver.observe((label_of(provider), destination), values)

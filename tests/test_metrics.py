@@ -2,6 +2,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, get_args
 
 import pytest
 from faust.types import TP
@@ -13,9 +14,9 @@ from prometheus_client.metrics_core import Metric
 from streams.agents.track import Track
 from streams.domain.events import DeliveryEvent, EventType
 from streams.kafka.batches import Batch
-from streams.kafka.lanes import Effects
+from streams.kafka.lanes import Count, Effects
 from streams.metrics import HistoryMetrics, IngressMetrics, Metrics
-from streams.observe import Observer
+from streams.observe import COUNTED, Observer
 from streams.policies import policies_of
 from streams.providers import PROVIDERS
 from streams.records import encode_event
@@ -111,15 +112,34 @@ def test_a_tick_counts_as_a_batch_without_records() -> None:
     assert metrics.registry.get_sample_value("mailstreams_batch_records_count", {"stage": "track"}) in (None, 0)
 
 
-def test_every_count_that_a_stage_makes_is_known_to_the_observer() -> None:
+def test_every_count_that_a_stage_may_make_has_a_metric_with_its_labels() -> None:
+    metrics = created()
+    shapes = {name: len(labels) for name, *labels in counts_there_are()}
+    assert shapes.pop("open_deferrals") == 4, "a gauge, of which the last label is no label but a time"
+    assert {name: len(counted.counter(metrics)._labelnames) for name, counted in COUNTED.items()} == shapes
+    assert {name for name, counted in COUNTED.items() if counted.counter(metrics)._labelnames[:1] == ("provider",)} == {
+        name for name, counted in COUNTED.items() if counted.by_provider
+    }
+
+
+def test_every_count_that_a_stage_may_make_is_told() -> None:
     metrics = created()
     effects = Effects()
-    for name, labels in [
-        ("requests", 1), ("events", 3), ("changes", 3), ("expired", 0), ("clock_skew", 1), ("dead_letters", 1),
-        ("objective", 2), ("without_word", 1), ("deferrals", 3), ("alerts", 3), ("arrivals", 2), ("open_deferrals", 4),
-    ]:  # fmt: skip
-        effects.counts[name, *["x"] * labels] += 1
+    for count in counts_there_are():
+        effects.counts[count] += 1
     observer(metrics).committed(SOURCE, batch(record(1)), effects, 0.1, "track")
+    for counted in COUNTED.values():
+        [family] = counted.counter(metrics).collect()
+        assert sum(sample.value for sample in family.samples if sample.name.endswith("_total")) == 1
+
+
+def counts_there_are() -> list[Any]:
+    """Return one of each ``lanes.Count``, with labels that nobody has."""
+    found = []
+    for shape in get_args(Count):
+        names, *labels = get_args(shape)
+        found += [(name, *("x" if label is str else 7 for label in labels)) for name in get_args(names)]
+    return found
 
 
 def test_a_stopped_partition_is_told_until_it_is_resumed_or_moves() -> None:

@@ -24,7 +24,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 from aiokafka.errors import CommitFailedError
 from faust.types import TP, EventT
@@ -53,6 +53,18 @@ NOT_POISON = (MemoryError, RowError, StoreCorruptError)
 """Raised while one record is folded, and yet the fault of the process, the release or the disk: a crash."""
 
 
+Count = (
+    tuple[Literal["expired"]]
+    | tuple[Literal["requests", "clock_skew", "without_word", "dead_letters"], str]
+    | tuple[Literal["arrivals", "objective"], str, str]
+    | tuple[Literal["events", "changes", "deferrals", "alerts"], str, str, str]
+    | tuple[Literal["open_deferrals"], str, str, str, int]
+)
+"""A metric and its labels: all that a stage may count. No enumeration, whose hash is Python code, once an event."""
+Observation = tuple[Literal["time_to_deliver"], str, str]
+"""A histogram and its labels."""
+
+
 @dataclass(slots=True)
 class Effects:
     """What folding a batch does to the world, once it is committed."""
@@ -64,16 +76,16 @@ class Effects:
     due_removed: list[tuple[int, bytes]] = field(default_factory=list)
     watch_added: list[tuple[int, bytes]] = field(default_factory=list)
     watch_removed: list[tuple[int, bytes]] = field(default_factory=list)
-    counts: dict[tuple[str | int, ...], int] = field(default_factory=lambda: defaultdict(int))
-    """What to add to the metrics when it is committed: (metric, label, ...) -> n."""
-    observations: dict[tuple[str, ...], list[float]] = field(default_factory=dict)
-    """What to observe in histograms then: (metric, label, ...) -> values."""
+    counts: dict[Count, int] = field(default_factory=lambda: defaultdict(int))
+    """What to add to the metrics when it is committed."""
+    observations: dict[Observation, list[float]] = field(default_factory=dict)
+    """What to observe in histograms then."""
 
     def emit(self, topic: str, partition: int, row: Row) -> None:
         """Add one output record."""
         self.outputs[topic, partition].append(row)
 
-    def observe(self, value: float, *name: str) -> None:
+    def observe(self, value: float, *name: *Observation) -> None:
         """Add a value to a histogram."""
         self.observations.setdefault(name, []).append(value)
 

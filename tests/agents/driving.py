@@ -18,7 +18,7 @@ from streams.collectors import Open, OpenDeferrals, slot_of
 from streams.domain.deferrals import Episode, Policy, level_of, next_due
 from streams.domain.events import DeliveryEvent
 from streams.kafka.batches import Record, Row
-from streams.kafka.lanes import Effects
+from streams.kafka.lanes import Count, Effects
 from streams.kafka.restore import LaneTableManager, StatefulStage
 from streams.kafka.store import Budget, Changes, Store, open_store
 from streams.policies import Policies
@@ -62,7 +62,7 @@ class Partition:
     """The partition is opened at once; else by ``open``."""
     visitor: Policies | None = None
     """Who has the partition first after a death, with other policies, and dies while it prepares."""
-    counted: Counter[tuple[str | int, ...]] = field(default_factory=Counter)
+    counted: Counter[Count] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.deliveries: dict[bytes, bytes | None] = {}
@@ -219,11 +219,11 @@ class Partition:
                 changelog_offset=None if effects.only_indexes else len(self.changelog),
             )
         )
-        for (name, *labels), n in effects.counts.items():
-            if name == "open_deferrals":
-                self.gauges.add(PARTITION, tuple(labels), n)  # type: ignore[arg-type] # counts hold labels of any kind
+        for count, n in effects.counts.items():
+            if count[0] == "open_deferrals":
+                self.gauges.add(PARTITION, count[1:], n)
             else:
-                self.counted[name, *labels] += n
+                self.counted[count] += n
 
     # -- looks ----------------------------------------------------------------------------------------------------
 

@@ -87,7 +87,7 @@ class Fold:
         number = int(get(record.key) or b"0") + int(record.value or b"0")
         effects.rows[record.key] = b"%d" % number
         effects.emit(OUT[0], partition, Row(record.key, b"%d" % number, record.timestamp))
-        effects.counts["events", "counted"] += 1
+        effects.counts["requests", "counted"] += 1
 
     def tick(self, now: int, partition: int, store: Store, effects: Effects) -> None:
         if self.fails is not None:
