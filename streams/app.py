@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from streams import __version__, topics
 from streams.agents import monitor, normalise, sends, track
+from streams.domain.status import SECOND
 from streams.kafka.application import BatchedApp
 from streams.kafka.control import ControlTopic
 from streams.kafka.dead_letters import DeadLetters
@@ -33,8 +34,7 @@ from streams.records import due_of_row, watch_of_row
 from streams.settings import Settings
 from streams.web.health import HealthServer
 
-MICROSECONDS = 1_000_000
-DAY_US = 86_400 * MICROSECONDS
+DAY_US = 86_400 * SECOND
 MONITOR_LINGER_S = 0.5
 """Deferrals are counted in minutes: half a second of them together costs a tenth of the transactions."""
 
@@ -247,7 +247,7 @@ def _track(settings: Settings, policies: Policies, held: Callable[[str], bool]) 
             support_contacts=_support_contacts(settings),
             policies=policies,
             expire_after_us=int(settings.delivery.expire_after_days * DAY_US),
-            objective_us=int(settings.deferrals.objective_s * MICROSECONDS),
+            objective_us=int(settings.deferrals.objective_s * SECOND),
             held=held,
         ),
         due_of=due_of_row,
@@ -264,8 +264,8 @@ def _monitor(settings: Settings, policies: Policies, held: Callable[[str], bool]
         gauges=metrics.open_deferrals,
     )
     for provider, policy in fold.policies.default.items():
-        metrics.retry_window.labels(provider).set(policy.retry_window / MICROSECONDS)
-    metrics.retry_window.labels(UNKNOWN).set(fold.policies.other.retry_window / MICROSECONDS)
+        metrics.retry_window.labels(provider).set(policy.retry_window / SECOND)
+    metrics.retry_window.labels(UNKNOWN).set(fold.policies.other.retry_window / SECOND)
     return StatefulStage(
         name=monitor.STAGE,
         source_topic=topics.DEFERRALS,

@@ -11,6 +11,7 @@ from faust.types import TP
 from prometheus_client import Counter
 
 from streams.agents.monitor import STAGE as MONITOR
+from streams.domain.status import SECOND
 from streams.kafka.batches import Batch
 from streams.kafka.lanes import Effects, Lanes
 from streams.kafka.progress import Progress, Standing
@@ -47,7 +48,6 @@ COUNTED: Final[Mapping[str, Counted]] = {
 """The counter of each ``lanes.Count``, but for ``open_deferrals``, which is a gauge."""
 _BEFORE_MONITOR = frozenset({EVENTS, DEFERRALS})
 """Their partition n bears what ends the open deferrals of partition n."""
-MICROSECONDS = 1_000_000
 
 Reached = Callable[[str, TP], Awaitable[None] | None]
 
@@ -79,7 +79,7 @@ class Observer:
         if stage == MONITOR and batch.now is not None:
             self.metrics.monitor_run.observe(seconds)
             self.metrics.monitor_last_run.set(time.time())
-            self.metrics.monitor_clock.labels(str(tp.partition)).set(batch.now / MICROSECONDS)
+            self.metrics.monitor_clock.labels(str(tp.partition)).set(batch.now / SECOND)
 
     def _count(self, partition: int, effects: Effects) -> None:
         metrics = self.metrics

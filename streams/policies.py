@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from streams.domain.deferrals import Policy
+from streams.domain.status import SECOND
 from streams.providers import PROVIDERS
 from streams.settings import OTHER_RETRY_WINDOW_S, RETRY_WINDOWS_S, Deferrals, Settings
 
 HELD_FOR_US = 30_000_000
 """A deadline of a provider of which a partition stands is looked at again after so long."""
-_MICROSECONDS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +56,8 @@ def policies_of(settings: Settings) -> Policies:
 def _policy(provider: str, chosen: Deferrals) -> Policy:
     window_s = chosen.retry_window_s or RETRY_WINDOWS_S.get(provider, OTHER_RETRY_WINDOW_S)
     return Policy(
-        warn_after=int(chosen.warn_after_s * _MICROSECONDS),
-        escalate_after=None if chosen.escalate_after_s is None else int(chosen.escalate_after_s * _MICROSECONDS),
-        retry_window=int(window_s * _MICROSECONDS),
-        overdue_slack=int(chosen.overdue_slack_s * _MICROSECONDS),
+        warn_after=int(chosen.warn_after_s * SECOND),
+        escalate_after=None if chosen.escalate_after_s is None else int(chosen.escalate_after_s * SECOND),
+        retry_window=int(window_s * SECOND),
+        overdue_slack=int(chosen.overdue_slack_s * SECOND),
     )

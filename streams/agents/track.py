@@ -17,7 +17,7 @@ from streams.domain import objective, status
 from streams.domain.destinations import destination_of
 from streams.domain.events import DeliveryEvent, EventType
 from streams.domain.reasons import classify
-from streams.domain.status import Delivery, Folded, Kind, Outcome, Status
+from streams.domain.status import SECOND, Delivery, Folded, Kind, Outcome, Status
 from streams.kafka.batches import Record, Row
 from streams.kafka.lanes import Effects
 from streams.kafka.store import Store
@@ -28,7 +28,6 @@ EXPIRED_PER_TICK = 500
 """Bounds the work of one tick; what is left falls due again at the next."""
 WATCHED_PER_TICK = 5_000
 """The same; nearly all of them were delivered long ago, which is told from the head of the row."""
-MICROSECONDS = 1_000_000
 
 _ARRIVED = frozenset({Status.DELIVERED, Status.OPENED})
 
@@ -199,4 +198,4 @@ def _count(judged: objective.Judged, delivery: Delivery, effects: Effects) -> No
         effects.counts["objective", delivery.provider, judged.judgement] += 1
     if judged.took is not None:
         destination = destination_of(delivery.recipient[2])
-        effects.observe(judged.took / MICROSECONDS, "time_to_deliver", delivery.provider, destination)
+        effects.observe(judged.took / SECOND, "time_to_deliver", delivery.provider, destination)

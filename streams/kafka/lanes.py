@@ -499,9 +499,6 @@ class Lanes:
         self._finishing: set[asyncio.Task[None]] = set()
         """Lanes that take nothing more and are not yet closed."""
 
-    def __iter__(self) -> Any:
-        return iter(self._lanes.values())
-
     @property
     def by_partition(self) -> Mapping[TP, Lane]:
         """The open lanes."""

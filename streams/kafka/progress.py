@@ -40,8 +40,6 @@ from streams.kafka.poison import Position
 
 logger = logging.getLogger(__name__)
 
-MICROSECONDS = 1_000_000
-
 
 @dataclass(frozen=True, slots=True)
 class Standing:
@@ -139,11 +137,6 @@ class Progress:
     def fresh(self) -> bool:
         """True while the last look is recent: the broker answers."""
         return self._looked_at is not None and time.monotonic() - self._looked_at < self._interval_s * 5 + 2
-
-    @property
-    def standings(self) -> Mapping[TP, Standing]:
-        """What the last look saw, of all partitions of all source topics."""
-        return self._standings
 
     async def run(self) -> None:
         """Look once a second, for ever. While the broker does not answer, what was seen grows stale, nothing else."""

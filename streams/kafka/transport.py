@@ -535,11 +535,6 @@ class BatchConsumer(driver.Consumer):
         except IllegalStateError as error:  # a partition left this member between the check and the commit
             raise aiokafka.errors.CommitFailedError(str(error)) from error
 
-    def backlog_of(self, tp: TP) -> int:
-        """Return how many fetched records of ``tp`` wait for a batch."""
-        backlog = self._backlogs.get(tp)
-        return len(backlog.records) if backlog else 0
-
 
 class Transport(driver.Transport):
     """Faust's aiokafka transport with the consumer of batches."""

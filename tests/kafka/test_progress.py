@@ -338,7 +338,7 @@ async def test_a_look_at_the_broker_sees_ends_positions_and_the_last_timestamp(b
         await progress._look()
     finally:
         await progress.close()
-    assert progress.standings == {
+    assert progress._standings == {
         TP(raw, 0): Standing(end=3, position=1, timestamp_ms=1_234),
         TP(raw, 1): Standing(end=0, position=0, timestamp_ms=-1),
         TP(events, 0): Standing(end=2, position=0, timestamp_ms=-1),
@@ -358,7 +358,7 @@ async def test_an_open_transaction_is_no_lag(broker: Broker) -> None:
             await producer.begin_transaction()
             await producer.send_and_wait(events, key=b"a", value=b"a", partition=0)
             await progress._look()
-            assert progress.standings[TP(events, 0)].lag == 0
+            assert progress._standings[TP(events, 0)].lag == 0
             await producer.abort_transaction()
     finally:
         await progress.close()
@@ -377,13 +377,13 @@ async def test_while_the_broker_does_not_know_a_topic_there_is_no_look_and_soon_
     try:
         with pytest.raises(UnknownTopicOrPartitionError):
             await progress._look()
-        assert progress.standings == {}
+        assert progress._standings == {}
         await new_topic(broker, named=raw)
         async with asyncio.timeout(10):
-            while not progress.standings:
+            while not progress._standings:
                 with contextlib.suppress(UnknownTopicOrPartitionError):
                     await progress._look()
                 await asyncio.sleep(0.1)
     finally:
         await progress.close()
-    assert progress.standings.keys() == {TP(raw, 0), TP(events, 0)}
+    assert progress._standings.keys() == {TP(raw, 0), TP(events, 0)}
