@@ -8,8 +8,8 @@ the order of the data's way:
 2. ``projection``   records -> rows, with the offsets, in one transaction
 3. ``subscriber``   topics -> projection, from the offsets that the database holds
 4. ``access``       who may see which accounts
-5. ``queries``      rows -> what a page or an answer shows
-6. ``live``         tells open pages what changed
+5. ``queries``, ``timeline``  rows -> what a page or an answer shows; ``words`` what it says
+6. ``live``, ``sse``  tells open pages what changed
 7. ``pages``, ``api``, ``export``  HTML, JSON and CSV; ``edge`` what they have in common: limits, headers, errors
 8. ``service``      all of it as a process
 """

@@ -3,14 +3,19 @@
 Read in this order:
 
 - ``batches``       what a Faust event is here: a batch of records of one partition
+- ``application``   the Faust app: it serves a stage by handing batches to lanes
 - ``transport``     the consumer that yields batches, and ticks
 - ``lanes``         one task per owned partition: the order of a batch, state by state
 - ``transactions``  one Kafka transaction a batch, and what aiokafka demands for it to be safe
-- ``publishing``    batches without a transaction, for the stage that may repeat itself
+- ``publishing``    batches without a transaction, for the stages that may repeat themselves
+- ``positions``     the positions of those, committed together, late but never early
+- ``partitioner``   Kafka's own: one delivery, one partition, whoever wrote it
 - ``store``         RocksDB: a copy of the changelog, never ahead of it
 - ``restore``       from a new assignment to running lanes: fence, restore, seek
-- ``poison``        when bad records stop a partition, and how it is resumed
-- ``clock``         what time it is for a tick
+- ``poison``        when bad records stop a partition; and its position, which remembers that
+- ``control``       the command that lets it go on
+- ``dead_letters``  where bad records go, with their origin and the reason
+- ``progress``      what time it is for a tick, and how far behind each partition is
 - ``watchdog``      a worker that makes no progress ends itself
 
 ``tests/contracts`` names every inner name that these files rely on.

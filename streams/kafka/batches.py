@@ -27,7 +27,7 @@ class Batch:
     holes, and the consumer's position knows how far they reach.
     """
     now: int | None = None
-    """For a tick: what time it is for this partition (µs), as ``clock`` says. Else None."""
+    """For a tick: what time it is for this partition (µs), as ``progress`` says. Else None."""
 
     @property
     def is_tick(self) -> bool:
