@@ -34,6 +34,7 @@ from streams.history.live import Interest
 from streams.history.projection import invoice_id
 from streams.history.queries import Filter
 from streams.history.sse import stream
+from streams.texts import clean
 
 AWAY_S: Final = 20.0
 """Without a word from the broker for so long a page says that it may be old."""
@@ -70,6 +71,11 @@ class _Environment(Environment):
         return super().getattr(obj, attribute)
 
 
+def _harmless(value: object) -> str:
+    """Return what is shown of a value that came from outside; escaping is the template's."""
+    return "" if value is None else clean(value)
+
+
 def _environment() -> Environment:
     environment = _Environment(
         loader=PackageLoader("streams.history"),
@@ -79,7 +85,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "harmless": words.harmless,
+        "harmless": _harmless,
         "micros": words.micros,
         "machine_time": words.machine_time,
         "exact": words.exact,

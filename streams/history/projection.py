@@ -14,7 +14,6 @@ and in nobody's way.
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from enum import StrEnum
 from hashlib import blake2b
 from itertools import islice
@@ -24,10 +23,10 @@ import sqlalchemy as sa
 
 from streams import codecs, records, topics
 from streams.domain.events import normalised_recipient
-from streams.domain.status import to_micros
 from streams.history import schema
 from streams.history.database import Database
 from streams.history.timeline import deferral_of
+from streams.history.words import micros
 
 TOPICS: Final = (topics.STATUS_CHANGED, topics.EVENTS, topics.DEFERRAL_ALERTS)
 """What the history is made of."""
@@ -320,11 +319,9 @@ def _number(fields: Mapping[str, Any], name: str) -> int:
 
 
 def _time(fields: Mapping[str, Any], name: str) -> int:
-    try:
-        moment = datetime.fromisoformat(fields[name])
-        return to_micros(moment)
-    except (KeyError, TypeError, ValueError):
-        raise _wrong(name) from None
+    if (at := micros(fields.get(name))) is None:
+        raise _wrong(name)
+    return at
 
 
 def _time_or_none(fields: Mapping[str, Any], name: str) -> int | None:

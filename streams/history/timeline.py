@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 from streams.domain.deferrals import Ending
-from streams.domain.status import FUTURE, PAST, later, to_micros
+from streams.domain.status import FUTURE, PAST, later
+from streams.history.words import micros
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +60,7 @@ def timeline(
                 Entry(at=change.received_at if at is None else at, received_at=change.received_at, changes=[change])
             )
     for alert in alerts:
-        at = _micros(alert.get("due_at")) or 0
+        at = micros(alert.get("due_at")) or 0
         entries.append(Entry(at=at, received_at=at, alert=alert))
     entries.sort(key=lambda entry: (entry.at, entry.received_at))
     return entries
@@ -87,7 +87,7 @@ def _of_events(events: Iterable[Mapping[str, Any]]) -> list[Entry]:
     latest: int | None = None
     for event in sorted(events, key=_received):
         received_at = _received(event)[0]
-        at = believable(_micros(event.get("occurred_at")), received_at)
+        at = believable(micros(event.get("occurred_at")), received_at)
         entries.append(
             Entry(at=received_at if at is None else at, received_at=received_at, late=later(latest, at), event=event)
         )
@@ -97,7 +97,7 @@ def _of_events(events: Iterable[Mapping[str, Any]]) -> list[Entry]:
 
 
 def _received(event: Mapping[str, Any]) -> tuple[int, str]:
-    return _micros(event.get("received_at")) or 0, str(event.get("event_id"))
+    return micros(event.get("received_at")) or 0, str(event.get("event_id"))
 
 
 def believable(occurred_at: int | None, received_at: int) -> int | None:
@@ -105,13 +105,6 @@ def believable(occurred_at: int | None, received_at: int) -> int | None:
     if occurred_at is None or not received_at - PAST <= occurred_at <= received_at + FUTURE:
         return None
     return occurred_at
-
-
-def _micros(text: Any) -> int | None:
-    try:
-        return to_micros(datetime.fromisoformat(text))
-    except (TypeError, ValueError):
-        return None
 
 
 _LEVELS = {"raised": 1, "escalated": 2, "overdue": 3, "resolved": 4}
@@ -140,7 +133,7 @@ def deferral_of(alerts: Iterable[Mapping[str, Any]], *, first_received_at: int, 
     here = [
         alert
         for alert in alerts
-        if _micros(alert.get("first_received_at")) == first_received_at
+        if micros(alert.get("first_received_at")) == first_received_at
         and isinstance(alert.get("episode"), int)
         and alert.get("level") in _LEVELS
         and (episode is None or alert["episode"] >= episode)
@@ -148,7 +141,7 @@ def deferral_of(alerts: Iterable[Mapping[str, Any]], *, first_received_at: int, 
     if not here:
         return Deferral()
     newest = max(here, key=lambda alert: (alert["episode"], _LEVELS[alert["level"]]))
-    known = (_micros(alert.get("deferred_since")) for alert in here if alert["episode"] == newest["episode"])
+    known = (micros(alert.get("deferred_since")) for alert in here if alert["episode"] == newest["episode"])
     is_over = newest["level"] == "resolved"
     return Deferral(
         alert=None if is_over else newest,
