@@ -22,10 +22,11 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from streams import codecs
+from streams.domain.status import believable
 from streams.history import schema
 from streams.history.access import Viewer
 from streams.history.projection import DAY, DEFERRED, event_key, key_of, recipient_key, reference_key
-from streams.history.timeline import Change, Entry, attempts_of, believable, deferral_of, last_deferral, timeline
+from streams.history.timeline import Change, Entry, attempts_of, deferral_of, last_deferral, timeline
 from streams.history.words import micros
 
 STATUSES: Final = ("sent", "delivered", "opened", "bounced", "deferred", "dropped")

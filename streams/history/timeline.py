@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from streams.domain.deferrals import Ending
-from streams.domain.status import FUTURE, PAST, later
+from streams.domain.status import believable, later
 from streams.history.words import micros
 
 
@@ -98,13 +98,6 @@ def _of_events(events: Iterable[Mapping[str, Any]]) -> list[Entry]:
 
 def _received(event: Mapping[str, Any]) -> tuple[int, str]:
     return micros(event.get("received_at")) or 0, str(event.get("event_id"))
-
-
-def believable(occurred_at: int | None, received_at: int) -> int | None:
-    """Return the provider's time unless its clock must be wrong: the rule of ``domain.status``."""
-    if occurred_at is None or not received_at - PAST <= occurred_at <= received_at + FUTURE:
-        return None
-    return occurred_at
 
 
 _LEVELS = {"raised": 1, "escalated": 2, "overdue": 3, "resolved": 4}
