@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
-from streams.domain.deferrals import Ending
+from streams.domain.deferrals import Ending, Level
+from streams.domain.events import EventType
 from streams.domain.status import believable, later
 from streams.history.words import micros
 
@@ -71,14 +72,14 @@ def attempts_of(events: Iterable[Mapping[str, Any]], said: int) -> int:
 
     The events are those of the delivery's present life: a former one's attempts were others.
     """
-    deferrals = [event for event in events if event.get("type") == "deferred"]
+    deferrals = [event for event in events if event.get("type") == EventType.DEFERRED]
     counted = [number for event in deferrals if isinstance(number := event.get("attempt"), int)]
     return max(said, len(deferrals), *counted, 0)
 
 
 def last_deferral(events: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """Return the newest deferred event: its answer is the one that counts."""
-    entries = _of_events(event for event in events if event.get("type") == "deferred")
+    entries = _of_events(event for event in events if event.get("type") == EventType.DEFERRED)
     return max(entries, key=lambda entry: (entry.at, entry.received_at)).event if entries else None
 
 
@@ -100,7 +101,7 @@ def _received(event: Mapping[str, Any]) -> tuple[int, str]:
     return micros(event.get("received_at")) or 0, str(event.get("event_id"))
 
 
-_LEVELS = {"raised": 1, "escalated": 2, "overdue": 3, "resolved": 4}
+_LEVELS: Final = {level.value: place for place, level in enumerate(Level)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +136,7 @@ def deferral_of(alerts: Iterable[Mapping[str, Any]], *, first_received_at: int, 
         return Deferral()
     newest = max(here, key=lambda alert: (alert["episode"], _LEVELS[alert["level"]]))
     known = (micros(alert.get("deferred_since")) for alert in here if alert["episode"] == newest["episode"])
-    is_over = newest["level"] == "resolved"
+    is_over = newest["level"] == Level.RESOLVED
     return Deferral(
         alert=None if is_over else newest,
         forgotten=newest if is_over and newest.get("outcome") == Ending.EXPIRED else None,
