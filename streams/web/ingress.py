@@ -19,15 +19,12 @@ our own settings and reasons from closed sets.
 """
 
 import asyncio
-import contextlib
-import ipaddress
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any, Final
 
 from aiohttp import StreamReader, web
@@ -42,6 +39,7 @@ from streams.web.certificates import Certificates
 from streams.web.connections import SERVER, SilentConnection, described
 from streams.web.limits import (
     BrokenBodyError,
+    Handler,
     NoRoomError,
     Place,
     Room,
@@ -51,6 +49,7 @@ from streams.web.limits import (
     read_body,
 )
 from streams.web.outbound import FetchError, GuardedClient
+from streams.web.proxies import trusts
 from streams.web.replay import TokenMemory, Use
 from streams.web.writer import NotWrittenError, RecordWriter
 
@@ -118,8 +117,6 @@ _MAX_KEPT: Final = 1024
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]{1,253}(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::[0-9]{1,5})?")
 _MAX_URL: Final = 4096
 
-_NETWORKS = ipaddress.IPv4Network | ipaddress.IPv6Network
-
 
 class _RefusedError(Exception):
     """The request is answered with something else than 200."""
@@ -171,11 +168,6 @@ class Limits:
     max_memory_bytes: int
 
 
-ReadBody = Callable[[int], Awaitable[bytes]]
-"""Reads the request's body, of at most so many bytes; raises TooLargeError, NoRoomError or TimeoutError."""
-Handler = Callable[[web.BaseRequest, ReadBody], Awaitable[web.StreamResponse]]
-
-
 class Ingress:
     """Answers the requests of the public port.
 
@@ -212,7 +204,7 @@ class Ingress:
         self._client = client
         self._metrics = metrics
         self._public_url = public_url
-        self._is_proxy = _trusts(trusted_proxies)
+        self._is_proxy = trusts(trusted_proxies)
         self._complaints: dict[tuple[str, str, str], tuple[float, int]] = {}
         names = {UNKNOWN, *(one.provider.name for one in endpoints)}
         self._seconds = {name: metrics.request_seconds.labels(name) for name in names}
@@ -524,24 +516,6 @@ class Ingress:
         self._complaints[place] = (now, 0)
         more = f" ({held} times more since)" if held else ""
         logger.warning("%s%s/%s: %s%s", PREFIX, *place[:2], text % values, more)
-
-
-def _trusts(networks: Sequence[str]) -> Callable[[str], bool] | None:
-    """Return what tells whether an address is a trusted proxy's; None where there is none."""
-    if not networks:
-        return None
-    parsed: list[_NETWORKS] = [ipaddress.ip_network(network) for network in networks]
-
-    @lru_cache(maxsize=1024)
-    def trusted(address: str) -> bool:
-        with contextlib.suppress(ValueError):
-            found = ipaddress.ip_address(address)
-            if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
-                found = found.ipv4_mapped
-            return any(found in network for network in parsed)
-        return False
-
-    return trusted
 
 
 def _peer(request: web.BaseRequest) -> str:
