@@ -19,10 +19,11 @@ our own settings and reasons from closed sets.
 """
 
 import asyncio
+import contextlib
 import logging
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -336,11 +337,11 @@ class Ingress:
         if len(webhook.body) <= _PING_BYTES and webhook.body.strip() in _PINGS:
             self._metrics.unrecorded.labels(endpoint.provider.name, "ping").inc()
             return endpoint.provider.answer(webhook) or b""
-        token = verification.replay_token if verification is not None else None
-        if token is None:
-            await self._write(endpoint, webhook, verification)
-        else:
-            await self._write_once(endpoint, webhook, verification, token)
+        with self._once(endpoint, webhook, verification) as new:
+            if new:
+                await self._write(endpoint, webhook, verification)
+                if verification is not None:
+                    await self._confirm(endpoint, webhook)
         self._accepted[endpoint.provider.name].set_to_current_time()
         return self._consent(endpoint, webhook, verification) or endpoint.provider.answer(webhook) or b""
 
@@ -371,18 +372,27 @@ class Ingress:
             self._certificates.proved(url)
         return verification
 
-    async def _write_once(
-        self, endpoint: Endpoint, webhook: WebhookRequest, verification: Verification | None, token: str
-    ) -> None:
+    @contextlib.contextmanager
+    def _once(self, endpoint: Endpoint, webhook: WebhookRequest, verification: Verification | None) -> Iterator[bool]:
+        """Use up a webhook's token, if it has one, unless something is raised within; tell whether it is new.
+
+        Raises:
+            _RefusedError: the token was used for something else.
+        """
+        token = verification.replay_token if verification is not None else None
+        if token is None:
+            yield True
+            return
         use = endpoint.tokens.begin(token, endpoint.account, webhook.body, time.monotonic())
         if use is Use.REPEATED:
             self._metrics.unrecorded.labels(endpoint.provider.name, "repeated").inc()
+            yield False
             return
         if use is Use.FORGED:
             raise _RefusedError(_FORBIDDEN, "replayed")
         accepted = False
         try:
-            await self._write(endpoint, webhook, verification)
+            yield True
             accepted = True
         finally:
             endpoint.tokens.end(token, endpoint.account, time.monotonic(), accepted=accepted)
@@ -404,11 +414,13 @@ class Ingress:
             await self._writer.write(endpoint.topic, webhook.body, headers)
         except NotWrittenError:
             raise _RefusedError(_UNAVAILABLE, "broker", retry_after_s=RETRY_AFTER_S) from None
-        if verification is not None:
-            await self._confirm(endpoint, webhook)
 
     async def _confirm(self, endpoint: Endpoint, webhook: WebhookRequest) -> None:
-        """Confirm a subscription, or say how to. Its topic is allowed: ``verify`` has checked that."""
+        """Confirm a subscription, or say how to. Its topic is allowed: ``verify`` has checked that.
+
+        Raises:
+            _RefusedError: it could not be confirmed; the provider comes again, and its record is written twice.
+        """
         try:
             handshake = endpoint.provider.handshake(webhook)
         except VerificationError as error:
