@@ -38,8 +38,6 @@ from streams.texts import clean
 
 AWAY_S: Final = 20.0
 """Without a word from the broker for so long a page says that it may be old."""
-MOST_TIMELINES: Final = 20
-"""Deliveries on an invoice's page, each with its timeline."""
 CALM_S: Final = 0.5
 """A page is asked to renew itself at most so often."""
 
@@ -226,12 +224,7 @@ async def invoice(request: web.Request) -> web.Response:
     cursor = asked.text("cursor")
     asked.done()
     name = request.match_info["invoice_id"]
-    page = await ask(
-        request,
-        lambda connection, viewer: queries.invoice(
-            connection, viewer, name, cursor, MOST_TIMELINES, with_timeline=True
-        ),
-    )
+    page = await ask(request, lambda connection, viewer: queries.invoice(connection, viewer, name, cursor))
     if not page.items:
         not_found("invoice")
     return _render(request, "invoice.html", page=page, cursor=cursor, invoice_id=name)

@@ -36,6 +36,8 @@ MOST_EVENTS: Final = 500
 MACHINE_OPEN: Final = EventType.MACHINE_OPEN.value
 _THINNED: Final = (EventType.OPEN.value, EventType.CLICK.value, MACHINE_OPEN)
 """Events that are left out first; but not those that made a change of status."""
+MOST_TIMELINES: Final = 20
+"""Deliveries on one page of an invoice."""
 SHORTEST_PREFIX: Final = 2
 LONGEST_SEARCH: Final = 1000
 WINDOW: Final = 1000
@@ -195,9 +197,9 @@ def search(
 
 
 def invoice(
-    connection: sa.Connection, viewer: Viewer, invoice_id: str, cursor: str | None, size: int, *, with_timeline: bool
+    connection: sa.Connection, viewer: Viewer, invoice_id: str, cursor: str | None, size: int = MOST_TIMELINES
 ) -> Page:
-    """Return all deliveries of a reference, the newest first.
+    """Return all deliveries of a reference, the newest first, each with its timeline.
 
     Raises:
         CursorError: of the cursor.
@@ -208,8 +210,7 @@ def invoice(
     ]
     order = _Order("ix_deliveries_account_invoice", _BY_TIME)
     page = _page(connection, order, ranges, _decoded(cursor, (int, str)), size)
-    if with_timeline:
-        _add_timelines(connection, page.items)
+    _add_timelines(connection, page.items)
     return page
 
 
