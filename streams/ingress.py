@@ -27,9 +27,10 @@ from streams.settings import Settings
 from streams.web import sends
 from streams.web.certificates import Certificates
 from streams.web.health import HealthServer
-from streams.web.ingress import Endpoint, Handler, Ingress, Limits, PublicServer
-from streams.web.limits import TokenBucket
+from streams.web.ingress import Endpoint, Ingress, Limits
+from streams.web.limits import Handler, TokenBucket
 from streams.web.outbound import GuardedClient
+from streams.web.public import PublicServer
 from streams.web.replay import TokenMemory
 from streams.web.writer import Hooks, RecordWriter
 

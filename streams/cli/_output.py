@@ -7,7 +7,6 @@ operator's terminal, or line breaks that would forge lines.
 
 import re
 import sys
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from rich.text import Text
 
 from streams import codecs
 from streams.cli._kafka import Progress
+from streams.texts import clean as clean  # noqa: PLC0414 - commands take it from here, beside json_line
 
 STATUS_STYLES: Final = {
     "sent": "cyan",
@@ -31,17 +31,7 @@ STATUS_STYLES: Final = {
     "dropped": "magenta",
 }
 
-_SPACES: Final = re.compile(r"[\t\n\r\v\f\x85\u2028\u2029]+")
-_HIDDEN_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
 _HIDDEN_IN_JSON: Final = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
-
-
-def clean(value: object) -> str:
-    """Return a text as one harmless line: line breaks as spaces, no control, format or bidirectional characters."""
-    text = _SPACES.sub(" ", str(value))
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(char for char in text if unicodedata.category(char) not in _HIDDEN_CATEGORIES)
 
 
 def json_line(value: Any) -> None:

@@ -14,6 +14,7 @@ invoices, not to mail administrators.
 from typing import NamedTuple
 
 from streams.domain import smtp
+from streams.domain.deferrals import Ending, Level
 from streams.domain.events import BounceKind, SuppressionList
 from streams.domain.reasons import ReasonClass
 from streams.domain.status import Delivery, Kind, Status, from_micros
@@ -390,15 +391,13 @@ _RAISED_BY_REASON = {
     ReasonClass.PREEMPTIVE: "wait_for_provider",
     ReasonClass.UNKNOWN: "contact_recipient_now",
 }
-_BY_LEVEL = {"escalated": "send_by_another_way", "overdue": "ask_whether_it_arrived"}
-_RESOLVED_BY_OUTCOME: dict[str | None, str] = {
-    outcome: f"resolved_{outcome}" for outcome in ("delivered", "opened", "bounced", "dropped", "sent", "expired")
-}
+_RESOLVED_BY_ENDING: dict[Ending | None, str] = {ending: f"resolved_{ending}" for ending in Ending}
 
-ALERT_ACTIONS: dict[str, tuple[str, ...]] = {
-    "raised": tuple(dict.fromkeys(_RAISED_BY_REASON.values())),
-    **{level: (code,) for level, code in _BY_LEVEL.items()},
-    "resolved": tuple(_RESOLVED_BY_OUTCOME.values()),
+ALERT_ACTIONS: dict[Level, tuple[str, ...]] = {
+    Level.RAISED: tuple(dict.fromkeys(_RAISED_BY_REASON.values())),
+    Level.ESCALATED: ("send_by_another_way",),
+    Level.OVERDUE: ("ask_whether_it_arrived",),
+    Level.RESOLVED: tuple(_RESOLVED_BY_ENDING.values()),
 }
 """The codes that the advice of an alert can have, by its level."""
 
@@ -423,26 +422,26 @@ def advise(delivery: Delivery, *, support_contact: str | None, warn_after_us: in
 
 
 def advise_deferral(
-    level: str, outcome: str | None, reason_class: ReasonClass, *, support_contact: str | None
+    level: Level, ending: Ending | None, reason_class: ReasonClass, *, support_contact: str | None
 ) -> Advice:
     """Return the advice for an alert of the deferral monitor.
 
     Args:
-        level: raised, escalated, overdue or resolved.
-        outcome: What ended the episode, where the level is resolved: delivered, opened, bounced, dropped, sent or
-            expired; else None.
+        level: Of the alert.
+        ending: What ended the episode, where the level is resolved; else None.
         reason_class: Why the message was put off last.
         support_contact: Whom to tell at this account; None: "your support".
 
     Raises:
-        KeyError: The level or the outcome is none of these.
+        KeyError: The level is resolved, and nothing ended it.
     """
-    if level == "resolved":
-        code = _RESOLVED_BY_OUTCOME[outcome]
-    elif level == "raised":
-        code = _RAISED_BY_REASON[reason_class]
-    else:
-        code = _BY_LEVEL[level]
+    match level:
+        case Level.RAISED:
+            code = _RAISED_BY_REASON[reason_class]
+        case Level.ESCALATED | Level.OVERDUE:
+            (code,) = ALERT_ACTIONS[level]
+        case Level.RESOLVED:
+            code = _RESOLVED_BY_ENDING[ending]
     advice = ALERT_ADVICE[code]
     if "{" not in advice.what_to_do:
         return advice

@@ -290,9 +290,8 @@ def fold(delivery: Delivery | None, event: DeliveryEvent, *, delivery_id: str | 
         return Folded(delivery, Outcome.IGNORED, changed=False, refreshed=False, clock_skewed=False)
     received_at = to_micros(event.received_at)
     occurred_at = None if event.occurred_at is None else to_micros(event.occurred_at)
-    believable = occurred_at is not None and received_at - PAST <= occurred_at <= received_at + FUTURE
-    at = occurred_at if believable else None
-    skewed = occurred_at is not None and not believable
+    at = believable(occurred_at, received_at)
+    skewed = at is None and occurred_at is not None
     if delivery is None:
         begun = _begin(event, delivery_id or event.delivery_id, kind, at, occurred_at, received_at)
         return Folded(begun, Outcome.APPLIED, changed=True, refreshed=False, clock_skewed=skewed)
@@ -370,6 +369,13 @@ def fold(delivery: Delivery | None, event: DeliveryEvent, *, delivery_id: str | 
     )
     refreshed = not changed and shows_otherwise(after, delivery)
     return Folded(after, outcome, changed=changed, refreshed=refreshed, clock_skewed=skewed)
+
+
+def believable(occurred_at: int | None, received_at: int) -> int | None:
+    """Return an event's own time; None where there is none, or where the clock that told it must be wrong."""
+    if occurred_at is None or not received_at - PAST <= occurred_at <= received_at + FUTURE:
+        return None
+    return occurred_at
 
 
 def shows_otherwise(one: Delivery, other: Delivery) -> bool:

@@ -14,21 +14,19 @@ everything to whoever reaches it.
 
 import base64
 import binascii
-import hmac
 import ipaddress
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Final
 
 from aiohttp import web
 
 from streams.settings import Settings
+from streams.web.keys import Keys, credential
+from streams.web.proxies import trusts
 
 REALM: Final = 'Basic realm="Sending History", charset="UTF-8"'
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _FORWARDED: Final = ("X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Forwarded")
-_KEY_BYTES: Final = 512
-"""A key longer than this is none."""
 _EVERYTHING: Final = "*"
 
 
@@ -48,12 +46,8 @@ class Access:
 
     def __init__(self, settings: Settings) -> None:
         own = settings.history
-        self._digests = [
-            (name, digest.lower().encode())
-            for name, account in settings.accounts.items()
-            for digest in account.history_keys
-        ]
-        self._proxies = [ipaddress.ip_network(network) for network in own.trusted_proxies]
+        self._keys = Keys({name: account.history_keys for name, account in settings.accounts.items()})
+        self._trusted = trusts(own.trusted_proxies)
         self._header = own.accounts_header
         self._public_hosts = frozenset(name.lower() for name in own.public_hosts)
         self._hosts = _LOOPBACK_NAMES | {own.host.lower()} | self._public_hosts
@@ -62,7 +56,7 @@ class Access:
     @property
     def is_open(self) -> bool:
         """Whether everybody on this machine sees everything, as no proof is set up."""
-        return not self._digests and not self._proxies
+        return not self._keys and self._trusted is None
 
     def problems(self) -> list[str]:
         """Return why it must not be served as it is set up; nothing when it may."""
@@ -84,7 +78,7 @@ class Access:
 
     def serves(self, request: web.BaseRequest) -> bool:
         """Tell whether we are called by a name of ours."""
-        if self._digests and not self._proxies and not self._public_hosts:
+        if self._keys and self._trusted is None and not self._public_hosts:
             return True  # a stranger's page that gets here has no key to show
         host = request.headers.get("Host", "").lower()
         name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
@@ -116,30 +110,18 @@ class Access:
         return None
 
     def _by_key(self, request: web.BaseRequest) -> frozenset[str] | None:
-        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        key = given.strip().encode("utf-8", "surrogateescape")
-        if scheme.lower() == "basic":  # a browser asks for a user too, who does not matter
+        scheme, key = credential(request)
+        if scheme == "basic":  # a browser asks for a user too, who does not matter
             try:
                 key = base64.b64decode(key, validate=True).partition(b":")[2]
             except binascii.Error:
                 return None
-        elif scheme.lower() != "bearer":
+        elif scheme != "bearer":
             return None
-        if not 0 < len(key) <= _KEY_BYTES:
-            return None
-        digest = sha256(key).hexdigest().encode()
-        # Every key is compared, each in constant time: how long it takes tells nothing.
-        matched = [account for account, ours in self._digests if hmac.compare_digest(ours, digest)]
-        return frozenset(matched) or None
+        return self._keys.accounts_of(key) or None
 
     def _is_proxy(self, remote: str | None) -> bool:
-        try:
-            address = ipaddress.ip_address(remote or "")
-        except ValueError:
-            return False
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        return any(address in network for network in self._proxies)
+        return self._trusted is not None and self._trusted(remote or "")
 
 
 def _is_loopback(host: str) -> bool:

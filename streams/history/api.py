@@ -36,7 +36,6 @@ from streams.history.timeline import Entry
 from streams.history.words import machine_time
 
 PREFIX: Final = "/api/v1"
-MOST_TIMELINES: Final = 20
 
 
 def openapi() -> dict[str, Any]:
@@ -163,12 +162,7 @@ def _events(news: Sequence[Touched], missed: bool) -> bytes:
 
 
 async def _history(request: web.Request, name: str, cursor: str | None) -> web.Response:
-    page = await ask(
-        request,
-        lambda connection, viewer: queries.invoice(
-            connection, viewer, name, cursor, MOST_TIMELINES, with_timeline=True
-        ),
-    )
+    page = await ask(request, lambda connection, viewer: queries.invoice(connection, viewer, name, cursor))
     if not page.items:
         not_found("invoice")
     return _json({"invoice_id": page.items[0].invoice_id, "reference": page.items[0].reference, **_page(page)})

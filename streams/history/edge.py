@@ -23,7 +23,6 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 from sqlalchemy.exc import SQLAlchemyError
 
-from streams import codecs
 from streams.history.access import REALM, VIEWER, Access, Viewer
 from streams.history.database import Database, TooSlowError
 from streams.history.live import FullError, Hub, share
@@ -32,6 +31,7 @@ from streams.history.subscriber import State
 from streams.metrics import HistoryMetrics
 from streams.settings import Settings
 from streams.web.connections import described
+from streams.web.problems import problem
 
 logger = logging.getLogger(__name__)
 
@@ -258,21 +258,11 @@ _OF_OURS: Final[Mapping[type[Exception], Callable[[], Refused]]] = {
 
 def answer_of(request: web.Request, refused: Refused) -> web.Response:
     """Return a refusal in the words that the asker reads: JSON or HTML."""
-    headers = dict(refused.headers)
     if request.path.startswith(API):
-        body: dict[str, Any] = {
-            "type": "about:blank",
-            "title": refused.status.phrase,
-            "status": refused.status.value,
-            "detail": refused.detail,
-        }
-        if refused.errors:
-            body["errors"] = list(refused.errors)
-        answer = web.Response(
-            status=refused.status, body=codecs.encode(body), content_type="application/problem+json", headers=headers
-        )
+        answer = problem(refused.status, refused.detail, errors=refused.errors, headers=refused.headers)
     else:
         text = request.app[SERVICE].error_page(request, refused)
+        headers = dict(refused.headers)
         answer = web.Response(status=refused.status, text=text, content_type="text/html", headers=headers)
     if refused.closes:
         answer.force_close()

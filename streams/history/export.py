@@ -18,7 +18,8 @@ from streams.history import queries
 from streams.history.access import Viewer
 from streams.history.edge import SERVICE, ask, cut, form_of, query_of, write
 from streams.history.queries import Filter, Item, Page
-from streams.history.words import harmless, machine_time
+from streams.history.words import machine_time
+from streams.texts import clean
 
 AT_ONCE: Final = 500
 """Deliveries of one question to the database."""
@@ -138,7 +139,7 @@ def row_of(item: Item) -> list[str]:
 def safe(value: object) -> str:
     """Return a cell that no spreadsheet calculates."""
     text = "" if value is None else str(value)
-    cell = harmless(text)
+    cell = clean(text)
     return f"'{cell}" if text.startswith(_FORMULA) or cell.lstrip().startswith(_FORMULA) else cell
 
 

@@ -34,11 +34,10 @@ from streams.history.live import Interest
 from streams.history.projection import invoice_id
 from streams.history.queries import Filter
 from streams.history.sse import stream
+from streams.texts import clean
 
 AWAY_S: Final = 20.0
 """Without a word from the broker for so long a page says that it may be old."""
-MOST_TIMELINES: Final = 20
-"""Deliveries on an invoice's page, each with its timeline."""
 CALM_S: Final = 0.5
 """A page is asked to renew itself at most so often."""
 
@@ -70,6 +69,11 @@ class _Environment(Environment):
         return super().getattr(obj, attribute)
 
 
+def _harmless(value: object) -> str:
+    """Return what is shown of a value that came from outside; escaping is the template's."""
+    return "" if value is None else clean(value)
+
+
 def _environment() -> Environment:
     environment = _Environment(
         loader=PackageLoader("streams.history"),
@@ -79,7 +83,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "harmless": words.harmless,
+        "harmless": _harmless,
         "micros": words.micros,
         "machine_time": words.machine_time,
         "exact": words.exact,
@@ -220,12 +224,7 @@ async def invoice(request: web.Request) -> web.Response:
     cursor = asked.text("cursor")
     asked.done()
     name = request.match_info["invoice_id"]
-    page = await ask(
-        request,
-        lambda connection, viewer: queries.invoice(
-            connection, viewer, name, cursor, MOST_TIMELINES, with_timeline=True
-        ),
-    )
+    page = await ask(request, lambda connection, viewer: queries.invoice(connection, viewer, name, cursor))
     if not page.items:
         not_found("invoice")
     return _render(request, "invoice.html", page=page, cursor=cursor, invoice_id=name)

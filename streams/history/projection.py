@@ -14,7 +14,6 @@ and in nobody's way.
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from enum import StrEnum
 from hashlib import blake2b
 from itertools import islice
@@ -24,15 +23,15 @@ import sqlalchemy as sa
 
 from streams import codecs, records, topics
 from streams.domain.events import normalised_recipient
-from streams.domain.status import to_micros
+from streams.domain.status import Status
 from streams.history import schema
 from streams.history.database import Database
 from streams.history.timeline import deferral_of
+from streams.history.words import micros
 
 TOPICS: Final = (topics.STATUS_CHANGED, topics.EVENTS, topics.DEFERRAL_ALERTS)
 """What the history is made of."""
 
-DEFERRED: Final = "deferred"
 LONGEST_KEY: Final = 200
 """Characters of a column that has an index: in four bytes each they fit into a page of PostgreSQL's."""
 DAY: Final = 24 * 3600 * 1_000_000
@@ -223,7 +222,7 @@ class _News:
         )
         revision, received_at = _number(fields, "revision"), _time(fields, "received_at")
         reference = _text_or_none(fields, "reference")
-        is_deferred = status == DEFERRED
+        is_deferred = status == Status.DEFERRED
         self.statuses.append(
             {
                 "delivery_id": delivery_id,
@@ -236,7 +235,7 @@ class _News:
                 **_reference_columns(reference),
                 "recipient_key": recipient_key(_text(fields, "recipient")),
                 "deferred_since": _deferred_since(fields, received_at) if is_deferred else None,
-                "episode": revision if is_deferred and fields.get("previous") != DEFERRED else None,
+                "episode": revision if is_deferred and fields.get("previous") != Status.DEFERRED else None,
                 "record": _whole(value),
             }
         )
@@ -320,11 +319,9 @@ def _number(fields: Mapping[str, Any], name: str) -> int:
 
 
 def _time(fields: Mapping[str, Any], name: str) -> int:
-    try:
-        moment = datetime.fromisoformat(fields[name])
-        return to_micros(moment)
-    except (KeyError, TypeError, ValueError):
-        raise _wrong(name) from None
+    if (at := micros(fields.get(name))) is None:
+        raise _wrong(name)
+    return at
 
 
 def _time_or_none(fields: Mapping[str, Any], name: str) -> int | None:
@@ -450,7 +447,9 @@ def _heed_alerts(connection: sa.Connection, news: _News, fresh: Mapping[str, _Ro
             alerts[row.delivery_id].append(codecs.decode(row.record))
         if not alerts:
             continue
-        waiting = sa.select(_table).where(_table.c.delivery_id.in_(sorted(alerts)), _table.c.status == DEFERRED)
+        waiting = sa.select(_table).where(
+            _table.c.delivery_id.in_(sorted(alerts)), _table.c.status == Status.DEFERRED.value
+        )
         for row in connection.execute(waiting).all():
             found = deferral_of(alerts[row.delivery_id], first_received_at=row.first_received_at, episode=row.episode)
             said = _deferred_since(codecs.decode(row.record), row.received_at)

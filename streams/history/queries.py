@@ -22,18 +22,22 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from streams import codecs
+from streams.domain.events import EventType
+from streams.domain.status import Status, believable
 from streams.history import schema
 from streams.history.access import Viewer
-from streams.history.projection import DAY, DEFERRED, event_key, key_of, recipient_key, reference_key
-from streams.history.timeline import Change, Entry, attempts_of, believable, deferral_of, last_deferral, timeline
+from streams.history.projection import DAY, event_key, key_of, recipient_key, reference_key
+from streams.history.timeline import Change, Entry, attempts_of, deferral_of, last_deferral, timeline
 from streams.history.words import micros
 
-STATUSES: Final = ("sent", "delivered", "opened", "bounced", "deferred", "dropped")
+STATUSES: Final = tuple(status.value for status in Status)
 MOST_EVENTS: Final = 500
 """Events of a delivery that are shown; an image may be loaded 100,000 times."""
-MACHINE_OPEN: Final = "machine_open"
-_THINNED: Final = ("open", "click", MACHINE_OPEN)
+MACHINE_OPEN: Final = EventType.MACHINE_OPEN.value
+_THINNED: Final = (EventType.OPEN.value, EventType.CLICK.value, MACHINE_OPEN)
 """Events that are left out first; but not those that made a change of status."""
+MOST_TIMELINES: Final = 20
+"""Deliveries on one page of an invoice."""
 SHORTEST_PREFIX: Final = 2
 LONGEST_SEARCH: Final = 1000
 WINDOW: Final = 1000
@@ -193,9 +197,9 @@ def search(
 
 
 def invoice(
-    connection: sa.Connection, viewer: Viewer, invoice_id: str, cursor: str | None, size: int, *, with_timeline: bool
+    connection: sa.Connection, viewer: Viewer, invoice_id: str, cursor: str | None, size: int = MOST_TIMELINES
 ) -> Page:
-    """Return all deliveries of a reference, the newest first.
+    """Return all deliveries of a reference, the newest first, each with its timeline.
 
     Raises:
         CursorError: of the cursor.
@@ -206,8 +210,7 @@ def invoice(
     ]
     order = _Order("ix_deliveries_account_invoice", _BY_TIME)
     page = _page(connection, order, ranges, _decoded(cursor, (int, str)), size)
-    if with_timeline:
-        _add_timelines(connection, page.items)
+    _add_timelines(connection, page.items)
     return page
 
 
@@ -233,7 +236,7 @@ def _waiting(
     kinds: list[list[sa.ColumnElement[bool]]] = [[]]
     if chosen.provider is not None or _accounts(viewer, chosen) is not None:
         index = "ix_deliveries_deferred_kind"
-        kinds = _of_kinds(connection, viewer, replace(chosen, statuses=(DEFERRED,)), with_status=False)
+        kinds = _of_kinds(connection, viewer, replace(chosen, statuses=(Status.DEFERRED,)), with_status=False)
     return index, [[*each, _table.c.deferred_since.is_not(None)] for each in kinds]
 
 
@@ -459,7 +462,7 @@ def _is_text(part: str) -> bool:
 
 
 def _items(connection: sa.Connection, rows: Sequence[Any]) -> list[Item]:
-    alerts = _alerts(connection, [row.delivery_id for row in rows if row.status == DEFERRED])
+    alerts = _alerts(connection, [row.delivery_id for row in rows if row.status == Status.DEFERRED])
     items = []
     for row in rows:
         record = codecs.decode(row.record)
@@ -500,7 +503,7 @@ def _add_attempts(connection: sa.Connection, items: Sequence[Item]) -> None:
     found: dict[str, list[Mapping[str, Any]]] = {}
     began = {item.delivery_id: item.first_received_at for item in items}
     query = sa.select(table.c.delivery_id, table.c.received_at, table.c.record).where(
-        table.c.delivery_id.in_(began), table.c.type == "deferred"
+        table.c.delivery_id.in_(began), table.c.type == EventType.DEFERRED.value
     )
     for row in connection.execute(query):
         if row.received_at >= began[row.delivery_id]:  # else it is a former life's

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from streams.domain.deferrals import Ending
-from streams.domain.status import FUTURE, PAST, later, to_micros
+from streams.domain.deferrals import Ending, Level
+from streams.domain.events import EventType
+from streams.domain.status import believable, later
+from streams.history.words import micros
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,7 @@ def timeline(
                 Entry(at=change.received_at if at is None else at, received_at=change.received_at, changes=[change])
             )
     for alert in alerts:
-        at = _micros(alert.get("due_at")) or 0
+        at = micros(alert.get("due_at")) or 0
         entries.append(Entry(at=at, received_at=at, alert=alert))
     entries.sort(key=lambda entry: (entry.at, entry.received_at))
     return entries
@@ -71,14 +72,14 @@ def attempts_of(events: Iterable[Mapping[str, Any]], said: int) -> int:
 
     The events are those of the delivery's present life: a former one's attempts were others.
     """
-    deferrals = [event for event in events if event.get("type") == "deferred"]
+    deferrals = [event for event in events if event.get("type") == EventType.DEFERRED]
     counted = [number for event in deferrals if isinstance(number := event.get("attempt"), int)]
     return max(said, len(deferrals), *counted, 0)
 
 
 def last_deferral(events: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """Return the newest deferred event: its answer is the one that counts."""
-    entries = _of_events(event for event in events if event.get("type") == "deferred")
+    entries = _of_events(event for event in events if event.get("type") == EventType.DEFERRED)
     return max(entries, key=lambda entry: (entry.at, entry.received_at)).event if entries else None
 
 
@@ -87,7 +88,7 @@ def _of_events(events: Iterable[Mapping[str, Any]]) -> list[Entry]:
     latest: int | None = None
     for event in sorted(events, key=_received):
         received_at = _received(event)[0]
-        at = believable(_micros(event.get("occurred_at")), received_at)
+        at = believable(micros(event.get("occurred_at")), received_at)
         entries.append(
             Entry(at=received_at if at is None else at, received_at=received_at, late=later(latest, at), event=event)
         )
@@ -97,24 +98,10 @@ def _of_events(events: Iterable[Mapping[str, Any]]) -> list[Entry]:
 
 
 def _received(event: Mapping[str, Any]) -> tuple[int, str]:
-    return _micros(event.get("received_at")) or 0, str(event.get("event_id"))
+    return micros(event.get("received_at")) or 0, str(event.get("event_id"))
 
 
-def believable(occurred_at: int | None, received_at: int) -> int | None:
-    """Return the provider's time unless its clock must be wrong: the rule of ``domain.status``."""
-    if occurred_at is None or not received_at - PAST <= occurred_at <= received_at + FUTURE:
-        return None
-    return occurred_at
-
-
-def _micros(text: Any) -> int | None:
-    try:
-        return to_micros(datetime.fromisoformat(text))
-    except (TypeError, ValueError):
-        return None
-
-
-_LEVELS = {"raised": 1, "escalated": 2, "overdue": 3, "resolved": 4}
+_LEVELS: Final = {level.value: place for place, level in enumerate(Level)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +127,7 @@ def deferral_of(alerts: Iterable[Mapping[str, Any]], *, first_received_at: int, 
     here = [
         alert
         for alert in alerts
-        if _micros(alert.get("first_received_at")) == first_received_at
+        if micros(alert.get("first_received_at")) == first_received_at
         and isinstance(alert.get("episode"), int)
         and alert.get("level") in _LEVELS
         and (episode is None or alert["episode"] >= episode)
@@ -148,8 +135,8 @@ def deferral_of(alerts: Iterable[Mapping[str, Any]], *, first_received_at: int, 
     if not here:
         return Deferral()
     newest = max(here, key=lambda alert: (alert["episode"], _LEVELS[alert["level"]]))
-    known = (_micros(alert.get("deferred_since")) for alert in here if alert["episode"] == newest["episode"])
-    is_over = newest["level"] == "resolved"
+    known = (micros(alert.get("deferred_since")) for alert in here if alert["episode"] == newest["episode"])
+    is_over = newest["level"] == Level.RESOLVED
     return Deferral(
         alert=None if is_over else newest,
         forgotten=newest if is_over and newest.get("outcome") == Ending.EXPIRED else None,

@@ -1,7 +1,5 @@
-"""Words for people: what an event, a list, a level is called; when something was; and texts from outside made harmless."""
+"""Words for people: what an event, a list, a level is called; and when something was."""
 
-import re
-import unicodedata
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -57,28 +55,13 @@ OPENED: Final = (
 MACHINE_OPENED: Final = "A machine, such as a privacy proxy or a mail gateway, loaded the image too. That alone proves delivery, not reading."
 ONLY_MACHINE_OPENED: Final = "A machine, such as a privacy proxy or a mail gateway, loaded the tracking image. That proves delivery, not reading."
 
-_SPACES: Final = re.compile(r"[\t\n\r\v\f\x85\u2028\u2029]+")
-_HIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
 _MINUTE, _HOUR, _DAY = 60, 3600, 24 * 3600
 
 
-def harmless(value: object) -> str:
-    """Return a text from outside as one line without characters that nobody sees.
-
-    Control, format and bidirectional ones could reorder or forge what stands around it. Escaping is the template's.
-    """
-    text = _SPACES.sub(" ", "" if value is None else str(value))
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(char for char in text if unicodedata.category(char) not in _HIDDEN)
-
-
-def micros(value: Any) -> int | None:
-    """Return the µs of a time: of RFC 3339 text, or as they are; None for anything else."""
-    if isinstance(value, int):
-        return value
+def micros(text: Any) -> int | None:
+    """Return the µs of a record's time, RFC 3339 text with its zone; None for anything else."""
     try:
-        return to_micros(datetime.fromisoformat(value))
+        return to_micros(datetime.fromisoformat(text))
     except (TypeError, ValueError):
         return None
 

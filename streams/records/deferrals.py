@@ -11,7 +11,7 @@ from typing import Any
 
 from streams.codecs import DecodeError, decode, encode, typed_decoder
 from streams.domain.advice import advise_deferral
-from streams.domain.deferrals import Alert, Deferral, Episode, Level, Told
+from streams.domain.deferrals import Alert, Deferral, Episode, Told
 from streams.domain.reasons import ReasonClass
 from streams.domain.status import Delivery, Fact, Kind, Status
 from streams.records._shared import (
@@ -184,9 +184,8 @@ def encode_alert(alert: Alert, *, support_contact: str | None) -> bytes:
         support_contact: Whom the advice names at this account.
     """
     episode = alert.episode
-    level: Level = alert.level
-    advice = advise_deferral(level, alert.ending, episode.reason_class, support_contact=support_contact)
-    what = f"{episode.delivery_id}/{episode.first_received_at}/{episode.number}/{level}"
+    advice = advise_deferral(alert.level, alert.ending, episode.reason_class, support_contact=support_contact)
+    what = f"{episode.delivery_id}/{episode.first_received_at}/{episode.number}/{alert.level}"
     duration = alert.duration
     return encode(
         {
@@ -199,7 +198,7 @@ def encode_alert(alert: Alert, *, support_contact: str | None) -> bytes:
             "reference": episode.reference,
             "first_received_at": rfc3339(episode.first_received_at),
             "episode": episode.number,
-            "level": level,
+            "level": alert.level,
             "due_at": rfc3339(alert.due_at),
             "destination": episode.destination,
             "deferred_since": rfc3339(episode.since),

@@ -18,30 +18,27 @@ Nothing of a request is ever logged or answered: no body, no header, no address.
 our own settings and reasons from closed sets.
 """
 
-import asyncio
 import contextlib
-import ipaddress
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any, Final
 
-from aiohttp import StreamReader, web
+from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.http_parser import RawRequestMessage
 from prometheus_client import Counter
 
 from streams import records
 from streams.metrics import IngressMetrics
-from streams.providers import Provider, Refusal, Verification, VerificationError, WebhookRequest
+from streams.providers import UNKNOWN, Provider, Refusal, Verification, VerificationError, WebhookRequest
 from streams.web.certificates import Certificates
-from streams.web.connections import SERVER, SilentConnection, described
+from streams.web.connections import SERVER, described
 from streams.web.limits import (
     BrokenBodyError,
+    Handler,
     NoRoomError,
     Place,
     Room,
@@ -51,6 +48,7 @@ from streams.web.limits import (
     read_body,
 )
 from streams.web.outbound import FetchError, GuardedClient
+from streams.web.proxies import trusts
 from streams.web.replay import TokenMemory, Use
 from streams.web.writer import NotWrittenError, RecordWriter
 
@@ -59,15 +57,11 @@ logger = logging.getLogger(__name__)
 PREFIX: Final = "/webhooks/"
 RETRY_AFTER_S: Final = 10
 """Told with 503: long enough for a broker to restart, short enough for the most impatient provider."""
-UNKNOWN: Final = "unknown"
-"""The label of requests that belong to no provider."""
-MAX_HEAD_BYTES: Final = 16_384
-"""Of a request line and its headers together: providers send less than 2 KB, proxies add as much. With
-``ingress.max_connections`` it bounds what connections hold that have not asked anything yet."""
 COMPLAIN_S: Final = 60.0
 """The same complaint is logged once in so long."""
 
-_UNAUTHORIZED, _FORBIDDEN, _UNAVAILABLE, _TOO_MANY, _HEAD_TOO_LARGE = 401, 403, 503, 429, 431
+HEAD_TOO_LARGE: Final = 431
+_UNAUTHORIZED, _FORBIDDEN, _UNAVAILABLE, _TOO_MANY = 401, 403, 503, 429
 _INSTEAD_OF: Final[Mapping[str, Mapping[int, int]]] = {
     # https://postmarkapp.com/support/article/understanding-inbound-webhook-retries-in-postmark
     "postmark": {_FORBIDDEN: _UNAUTHORIZED},
@@ -117,8 +111,6 @@ _MAX_KEPT: Final = 1024
 """Characters of a header that are kept: together they fit into a record beside the largest body."""
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]{1,253}(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::[0-9]{1,5})?")
 _MAX_URL: Final = 4096
-
-_NETWORKS = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class _RefusedError(Exception):
@@ -171,11 +163,6 @@ class Limits:
     max_memory_bytes: int
 
 
-ReadBody = Callable[[int], Awaitable[bytes]]
-"""Reads the request's body, of at most so many bytes; raises TooLargeError, NoRoomError or TimeoutError."""
-Handler = Callable[[web.BaseRequest, ReadBody], Awaitable[web.StreamResponse]]
-
-
 class Ingress:
     """Answers the requests of the public port.
 
@@ -212,7 +199,7 @@ class Ingress:
         self._client = client
         self._metrics = metrics
         self._public_url = public_url
-        self._is_proxy = _trusts(trusted_proxies)
+        self._is_proxy = trusts(trusted_proxies)
         self._complaints: dict[tuple[str, str, str], tuple[float, int]] = {}
         names = {UNKNOWN, *(one.provider.name for one in endpoints)}
         self._seconds = {name: metrics.request_seconds.labels(name) for name in names}
@@ -344,11 +331,11 @@ class Ingress:
         if len(webhook.body) <= _PING_BYTES and webhook.body.strip() in _PINGS:
             self._metrics.unrecorded.labels(endpoint.provider.name, "ping").inc()
             return endpoint.provider.answer(webhook) or b""
-        token = verification.replay_token if verification is not None else None
-        if token is None:
-            await self._write(endpoint, webhook, verification)
-        else:
-            await self._write_once(endpoint, webhook, verification, token)
+        with self._once(endpoint, webhook, verification) as new:
+            if new:
+                await self._write(endpoint, webhook, verification)
+                if verification is not None:
+                    await self._confirm(endpoint, webhook)
         self._accepted[endpoint.provider.name].set_to_current_time()
         return self._consent(endpoint, webhook, verification) or endpoint.provider.answer(webhook) or b""
 
@@ -379,18 +366,27 @@ class Ingress:
             self._certificates.proved(url)
         return verification
 
-    async def _write_once(
-        self, endpoint: Endpoint, webhook: WebhookRequest, verification: Verification | None, token: str
-    ) -> None:
+    @contextlib.contextmanager
+    def _once(self, endpoint: Endpoint, webhook: WebhookRequest, verification: Verification | None) -> Iterator[bool]:
+        """Use up a webhook's token, if it has one, unless something is raised within; tell whether it is new.
+
+        Raises:
+            _RefusedError: the token was used for something else.
+        """
+        token = verification.replay_token if verification is not None else None
+        if token is None:
+            yield True
+            return
         use = endpoint.tokens.begin(token, endpoint.account, webhook.body, time.monotonic())
         if use is Use.REPEATED:
             self._metrics.unrecorded.labels(endpoint.provider.name, "repeated").inc()
+            yield False
             return
         if use is Use.FORGED:
             raise _RefusedError(_FORBIDDEN, "replayed")
         accepted = False
         try:
-            await self._write(endpoint, webhook, verification)
+            yield True
             accepted = True
         finally:
             endpoint.tokens.end(token, endpoint.account, time.monotonic(), accepted=accepted)
@@ -412,11 +408,13 @@ class Ingress:
             await self._writer.write(endpoint.topic, webhook.body, headers)
         except NotWrittenError:
             raise _RefusedError(_UNAVAILABLE, "broker", retry_after_s=RETRY_AFTER_S) from None
-        if verification is not None:
-            await self._confirm(endpoint, webhook)
 
     async def _confirm(self, endpoint: Endpoint, webhook: WebhookRequest) -> None:
-        """Confirm a subscription, or say how to. Its topic is allowed: ``verify`` has checked that."""
+        """Confirm a subscription, or say how to. Its topic is allowed: ``verify`` has checked that.
+
+        Raises:
+            _RefusedError: it could not be confirmed; the provider comes again, and its record is written twice.
+        """
         try:
             handshake = endpoint.provider.handshake(webhook)
         except VerificationError as error:
@@ -508,7 +506,7 @@ class Ingress:
     def count_broken(self, code: int) -> None:
         """Count a request that is no HTTP at all (400), or whose head is too large (431)."""
         self._count(UNKNOWN, code)
-        self._metrics.rejected.labels(UNKNOWN, "head_too_large" if code == _HEAD_TOO_LARGE else "broken").inc()
+        self._metrics.rejected.labels(UNKNOWN, "head_too_large" if code == HEAD_TOO_LARGE else "broken").inc()
 
     def _complain(self, endpoint: Endpoint, reason: str) -> None:
         self._say(endpoint, reason, "refused: %s", reason)
@@ -526,219 +524,7 @@ class Ingress:
         logger.warning("%s%s/%s: %s%s", PREFIX, *place[:2], text % values, more)
 
 
-def _trusts(networks: Sequence[str]) -> Callable[[str], bool] | None:
-    """Return what tells whether an address is a trusted proxy's; None where there is none."""
-    if not networks:
-        return None
-    parsed: list[_NETWORKS] = [ipaddress.ip_network(network) for network in networks]
-
-    @lru_cache(maxsize=1024)
-    def trusted(address: str) -> bool:
-        with contextlib.suppress(ValueError):
-            found = ipaddress.ip_address(address)
-            if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
-                found = found.ipv4_mapped
-            return any(found in network for network in parsed)
-        return False
-
-    return trusted
-
-
 def _peer(request: web.BaseRequest) -> str:
     """Return the address at the other end of the connection."""
     name = request.transport.get_extra_info("peername") if request.transport is not None else None
     return str(name[0]) if isinstance(name, tuple) else ""
-
-
-class Connection(SilentConnection):
-    """One connection of the public port: silent about what it was sent, and bounded.
-
-    What a stranger can make it hold before we look at a request is bounded in bytes and in time, for the first request
-    and for each that follows: aiohttp bounds a head's lines, which together could be half a megabyte, and the time for
-    none of them.
-
-    It does not wait for a client that does not read. While an answer cannot be written no other timer runs, and a
-    closed transport too lives on until its last byte is read: both times it is cut after a while, else a few clients
-    could hold all connections for as long as they like.
-    """
-
-    __slots__ = ("_content", "_head_bytes", "_head_timer", "_unread_timer", "_wire", "head_too_large")
-
-    def __init__(self, manager: "PublicServer", **options: Any) -> None:
-        super().__init__(manager, **options)
-        self._head_timer: asyncio.TimerHandle | None = None
-        self._unread_timer: asyncio.TimerHandle | None = None
-        self._wire: asyncio.Transport | None = None  # aiohttp forgets its own once it is closing
-        self._content: StreamReader | None = None  # the body of the request that is answered
-        self._head_bytes = 0
-        self.head_too_large = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin; a connection too many is closed at once, a silent one before long."""
-        super().connection_made(transport)
-        self._wire = self.transport
-        manager = self._manager
-        assert isinstance(manager, PublicServer)
-        manager.open_connections += 1
-        if manager.open_connections > manager.max_connections:
-            self.force_close()
-            return
-        self._start_head_timer()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """End."""
-        if isinstance(self._manager, PublicServer):
-            self._manager.open_connections -= 1
-        self._wire = None
-        self._stop_head_timer()
-        self._stop_unread_timer()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        """Take bytes: of a body, or of a head, whose bytes are counted."""
-        if self._content is not None and not self._content.is_eof():
-            super().data_received(data)
-            return
-        heads = self._request_count
-        super().data_received(data)
-        self._head_bytes += len(data)
-        if self._request_count != heads:
-            self._heads_ended(self._request_count - heads)
-        elif self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse_head()
-        elif data and self._head_timer is None:
-            self._start_head_timer()
-
-    def _heads_ended(self, count: int) -> None:
-        self._stop_head_timer()
-        came, self._head_bytes = self._head_bytes, 0
-        message, self._content = self._messages[-1]
-        if came <= MAX_HEAD_BYTES or not isinstance(message, RawRequestMessage):
-            return
-        # some of it is body, or the next request; what a head has is counted only here, where it may be too much
-        own = _head_bytes(message)
-        self.head_too_large = self.head_too_large or own > MAX_HEAD_BYTES
-        if count == 1 and self._content.is_eof():  # of several aiohttp keeps the rest for later, in one piece
-            self._head_bytes = max(came - own - self._content.total_bytes, 0)
-
-    def pause_writing(self) -> None:
-        """Write no more for now: the client does not read. It has some time to."""
-        super().pause_writing()
-        self._start_unread_timer()
-
-    def resume_writing(self) -> None:
-        """Go on: the client has read."""
-        if self._wire is None or not self._wire.is_closing():
-            self._stop_unread_timer()
-        super().resume_writing()
-
-    async def start(self) -> None:
-        """Answer one request after the other; then what is still unread has some time to be read."""
-        try:
-            await super().start()
-        finally:
-            self._start_unread_timer()
-
-    def force_close(self) -> None:
-        """Close, once what was answered is read or its time is over."""
-        super().force_close()
-        self._start_unread_timer()
-
-    def _start_unread_timer(self) -> None:
-        """Cut the connection in a while; the first such while counts."""
-        manager = self._manager
-        if self._unread_timer is None and self._wire is not None and isinstance(manager, PublicServer):
-            self._unread_timer = asyncio.get_running_loop().call_later(manager.unread_timeout_s, self._wire.abort)
-
-    def _stop_unread_timer(self) -> None:
-        if self._unread_timer is not None:
-            self._unread_timer.cancel()
-            self._unread_timer = None
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """Count what is no HTTP, and answer without quoting it."""
-        if isinstance(self._manager, PublicServer):
-            self._manager.told_broken()
-        return super().handle_error(request, status, exc, message)
-
-    def _refuse_head(self) -> None:
-        """Say that a head is too large before it ends, and close."""
-        manager = self._manager
-        if isinstance(manager, PublicServer):
-            manager.told_broken(_HEAD_TOO_LARGE)
-        if self._wire is not None and self._current_request is None:  # else this would stand within its answer
-            self._wire.write(b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\n\r\n")
-        self.force_close()
-
-    def _start_head_timer(self) -> None:
-        manager = self._manager
-        assert isinstance(manager, PublicServer)
-        self._head_timer = asyncio.get_running_loop().call_later(manager.head_timeout_s, self._close_if_silent)
-
-    def _stop_head_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _close_if_silent(self) -> None:
-        self._head_timer = None
-        if self._current_request is None:
-            self.force_close()
-        else:  # what is half there was sent too early: its time begins when its turn comes
-            self._start_head_timer()
-
-
-class PublicServer(web.Server):
-    """The protocol factory of the public port.
-
-    Args:
-        ingress: what answers.
-        head_timeout_s: a request's head must come within so long of its first byte, the first one's of the connection.
-        keepalive_timeout_s: an idle connection is closed after so long.
-        max_connections: further ones are closed at once.
-    """
-
-    def __init__(
-        self, ingress: Ingress, *, head_timeout_s: float, keepalive_timeout_s: float, max_connections: int
-    ) -> None:
-        super().__init__(self._handle, request_factory=None)
-        self.head_timeout_s = head_timeout_s
-        self.unread_timeout_s = ingress.limits.read_timeout_s
-        self.max_connections = max_connections
-        self.open_connections = 0
-        self._ingress = ingress
-        self._connection_options: dict[str, Any] = {
-            "keepalive_timeout": keepalive_timeout_s,
-            "access_log": None,
-            "auto_decompress": False,  # ours stops at the limit
-            "max_line_size": 4096,
-            "max_field_size": 8190,
-            "max_headers": 64,
-            "lingering_time": 1.0,  # so that a refused client gets to read its answer
-        }
-
-    def __call__(self) -> web.RequestHandler:
-        """Return the handler of a new connection."""
-        return Connection(self, loop=asyncio.get_running_loop(), **self._connection_options)
-
-    def told_broken(self, code: int = 400) -> None:
-        """Count a request that is no HTTP, or whose head is too large."""
-        self._ingress.count_broken(code)
-
-    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        if isinstance(request.protocol, Connection) and request.protocol.head_too_large:
-            self.told_broken(_HEAD_TOO_LARGE)
-            answer = web.Response(status=_HEAD_TOO_LARGE, text="head_too_large\n", headers={"Server": SERVER})
-            answer.force_close()
-            return answer
-        return await self._ingress.handle(request)
-
-
-def _head_bytes(message: RawRequestMessage) -> int:
-    return len(message.path) + sum(len(name) + len(text) + 4 for name, text in message.raw_headers)

@@ -10,11 +10,16 @@ out has to send all that memory anew in the time that a body of theirs needs.
 import asyncio
 import math
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from aiohttp import StreamReader
+from aiohttp import StreamReader, web
+
+ReadBody = Callable[[int], Awaitable[bytes]]
+"""Reads the request's body, of at most so many bytes; raises TooLargeError, NoRoomError or TimeoutError."""
+Handler = Callable[[web.BaseRequest, ReadBody], Awaitable[web.StreamResponse]]
+"""Answers a request whose body is read within limits."""
 
 _ENCODINGS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 _DEFLATE = 8

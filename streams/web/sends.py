@@ -10,13 +10,11 @@
 Errors are ``application/problem+json`` (RFC 9457). They name fields, never values.
 """
 
-import hmac
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from hashlib import sha256
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any, Final
@@ -26,7 +24,9 @@ from aiokafka.errors import KafkaError
 
 from streams import codecs, records
 from streams.domain.events import Send
-from streams.web.limits import NoRoomError, TokenBucket, TooLargeError
+from streams.web.keys import Keys, credential
+from streams.web.limits import Handler, NoRoomError, ReadBody, TokenBucket, TooLargeError
+from streams.web.problems import problem
 
 PATH: Final = "/sends"
 MOST_SENDS: Final = 1000
@@ -36,8 +36,6 @@ MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 RETRY_AFTER_S: Final = 10
 _MOST_ERRORS: Final = 20
 """Bad elements that an answer names."""
-_KEY_BYTES: Final = 512
-"""A key longer than this is none."""
 
 
 class Outcome(StrEnum):
@@ -61,9 +59,6 @@ Publish = Callable[[Sequence[tuple[bytes, bytes]]], Awaitable[None]]
 when all in-sync replicas have all of them. Raises KafkaError, OSError or TimeoutError when they do not; a part may have
 been written then."""
 
-ReadBody = Callable[[int], Awaitable[bytes]]
-"""Reads the request's body, of at most so many bytes; raises TooLargeError, NoRoomError or TimeoutError (``limits``)."""
-Handler = Callable[[web.BaseRequest, ReadBody], Awaitable[web.StreamResponse]]
 Told = Callable[[Outcome, int], None]
 """Called once a request with what became of it and how many sends were accepted."""
 
@@ -102,14 +97,12 @@ def handler(
         buckets: Account -> what bounds the rate of its requests, if anything does.
         told: Told what became of each request, for metrics.
     """
-    digests = [(account, digest.lower()) for account, found in keys.items() for digest in found]
-    return _Sends(digests=digests, publish=publish, buckets=buckets, told=told).post
+    return _Sends(keys=Keys(keys), publish=publish, buckets=buckets, told=told).post
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Sends:
-    digests: Sequence[tuple[str, str]]
-    """(account, SHA-256 of a key in hexadecimal)."""
+    keys: Keys
     publish: Publish
     buckets: Mapping[str, TokenBucket]
     told: Told
@@ -130,19 +123,16 @@ class _Sends:
 
     def _accounts(self, request: web.BaseRequest) -> frozenset[str]:
         """Return the accounts that the request's key may speak for."""
-        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-        given = key.strip().encode("utf-8", "surrogateescape")
-        digest = sha256(given).hexdigest().encode()
-        # Every key is compared, each in constant time: how long it takes tells nothing.
-        matched = [account for account, ours in self.digests if hmac.compare_digest(ours.encode(), digest)]
-        if scheme.lower() != "bearer" or not 0 < len(given) <= _KEY_BYTES or not matched:
+        scheme, key = credential(request)
+        accounts = self.keys.accounts_of(key)
+        if scheme != "bearer" or not accounts:
             raise _RefusedError(
                 Outcome.UNAUTHENTICATED,
                 HTTPStatus.UNAUTHORIZED,
                 "an API key of an account is needed: Authorization: Bearer KEY",
                 headers={"WWW-Authenticate": 'Bearer realm="mailstreams"'},
             )
-        return frozenset(matched)
+        return accounts
 
     def _hold_to_rate(self, accounts: frozenset[str]) -> None:
         """Count a request, after its key, so that nobody else can use up an account's rate."""
@@ -251,20 +241,7 @@ def _too_large() -> _RefusedError:
 
 
 def _problem(refused: _RefusedError) -> web.Response:
-    body: dict[str, Any] = {
-        "type": "about:blank",
-        "title": refused.status.phrase,
-        "status": refused.status.value,
-        "detail": str(refused),
-    }
-    if refused.errors:
-        body["errors"] = refused.errors
-    answer = web.Response(
-        status=refused.status,
-        body=codecs.encode(body),
-        content_type="application/problem+json",
-        headers=dict(refused.headers),
-    )
+    answer = problem(refused.status, str(refused), errors=refused.errors, headers=refused.headers)
     if refused.outcome in {Outcome.TOO_LARGE, Outcome.TOO_SLOW}:
         answer.force_close()  # the rest of the body is not read
     return answer

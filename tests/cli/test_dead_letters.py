@@ -7,7 +7,7 @@ import pytest
 
 from streams import codecs, records, topics
 from tests.cli.conftest import Cluster, Invoke
-from tests.cli.test_output import HOSTILE
+from tests.test_texts import HOSTILE
 
 TOPIC = "mail.raw.postmark"
 

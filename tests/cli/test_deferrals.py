@@ -31,7 +31,7 @@ from streams.domain.reasons import ReasonClass
 from streams.kafka.lanes import POSITION_KEY
 from streams.settings import load
 from tests.cli.conftest import Cluster, Invoke, environment, spawn
-from tests.cli.test_output import HOSTILE
+from tests.test_texts import HOSTILE
 
 MINUTE = 60 * 1_000_000
 HOUR = 60 * MINUTE

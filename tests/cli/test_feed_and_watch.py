@@ -17,7 +17,7 @@ from streams.domain.events import DeliveryEvent, EventType
 from streams.domain.status import Delivery, fold
 from streams.providers import PROVIDERS
 from tests.cli.conftest import Cluster, Invoke, spawn
-from tests.cli.test_output import HOSTILE
+from tests.test_texts import HOSTILE
 
 RECEIVED = datetime(2026, 11, 22, 10, tzinfo=UTC)
 

@@ -12,7 +12,7 @@ from streams.domain.events import BounceKind, DeliveryEvent, EventType
 from streams.domain.reasons import ReasonClass
 from tests.cli.conftest import Cluster, Invoke
 from tests.cli.test_feed_and_watch import RECEIVED, event, status_record
-from tests.cli.test_output import HOSTILE
+from tests.test_texts import HOSTILE
 
 
 def event_record(one: DeliveryEvent) -> dict[str, Any]:

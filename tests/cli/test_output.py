@@ -9,25 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.cli._output import clean, json_line, plural, shortened, time_of_ms, time_text
-
-HOSTILE = "\x1b]0;owned\x07\x1b[2J550 no\r\nforged: line\x9b31m \u202eevil\u2066 \u200bzero\u2028new\x00\x7f"
-
-
-def test_escape_sequences_and_line_breaks_of_others_are_taken_out() -> None:
-    assert clean(HOSTILE) == "]0;owned[2J550 no forged: line31m evil zero new"
-
-
-@given(st.text())
-def test_no_text_reaches_the_terminal_with_a_character_that_it_obeys(text: str) -> None:
-    categories = {unicodedata.category(char) for char in clean(text)}
-
-    assert not categories & {"Cc", "Cf", "Cs", "Zl", "Zp"}
-
-
-@given(st.text(alphabet=st.characters(categories=["L", "N", "P", "S"])))
-def test_letters_and_signs_of_every_script_stay(text: str) -> None:
-    assert clean(text) == text
+from streams.cli._output import json_line, plural, shortened, time_of_ms, time_text
 
 
 @given(st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=4))

@@ -9,7 +9,7 @@ from aiokafka.structs import OffsetAndMetadata
 from streams import codecs, records, topics
 from streams.kafka.poison import Poison, Position
 from tests.cli.conftest import Cluster, Invoke
-from tests.cli.test_output import HOSTILE
+from tests.test_texts import HOSTILE
 
 _Consumer: Any = AIOKafkaConsumer
 TOPIC = "mail.raw.mailgun"

@@ -162,45 +162,45 @@ def test_a_deferral_after_a_bounce_does_not_change_what_the_bounce_means() -> No
 
 
 def alert_advice(
-    level: str,
+    level: Level,
     reason_class: ReasonClass = ReasonClass.UNKNOWN,
-    outcome: str | None = None,
+    ending: Ending | None = None,
     support: str | None = "billing support (room 12)",
 ) -> Advice:
-    return advise_deferral(level, outcome, reason_class, support_contact=support)
+    return advise_deferral(level, ending, reason_class, support_contact=support)
 
 
-ALERTS: list[tuple[str, str, ReasonClass, str | None]] = [
-    ("contact_recipient_held_back", "raised", ReasonClass.RATE_LIMITED, None),
-    ("contact_recipient_greylisted", "raised", ReasonClass.GREYLISTED, None),
-    ("contact_recipient_mailbox_full", "raised", ReasonClass.MAILBOX_FULL, None),
-    ("contact_recipient_held_back", "raised", ReasonClass.REPUTATION, None),
-    ("contact_recipient_unreachable", "raised", ReasonClass.DNS, None),
-    ("contact_recipient_encryption", "raised", ReasonClass.TLS, None),
-    ("contact_recipient_unreachable", "raised", ReasonClass.TIMEOUT, None),
-    ("contact_recipient_now", "raised", ReasonClass.POLICY, None),
-    ("mend_authentication_now", "raised", ReasonClass.AUTH, None),
-    ("contact_recipient_now", "raised", ReasonClass.CONTENT, None),
-    ("wait_for_provider", "raised", ReasonClass.PREEMPTIVE, None),
-    ("contact_recipient_now", "raised", ReasonClass.UNKNOWN, None),
-    ("send_by_another_way", "escalated", ReasonClass.RATE_LIMITED, None),
-    ("ask_whether_it_arrived", "overdue", ReasonClass.UNKNOWN, None),
-    ("resolved_delivered", "resolved", ReasonClass.TIMEOUT, "delivered"),
-    ("resolved_opened", "resolved", ReasonClass.TIMEOUT, "opened"),
-    ("resolved_bounced", "resolved", ReasonClass.TIMEOUT, "bounced"),
-    ("resolved_dropped", "resolved", ReasonClass.TIMEOUT, "dropped"),
-    ("resolved_sent", "resolved", ReasonClass.TIMEOUT, "sent"),
-    ("resolved_expired", "resolved", ReasonClass.TIMEOUT, "expired"),
+ALERTS: list[tuple[str, Level, ReasonClass, Ending | None]] = [
+    ("contact_recipient_held_back", Level.RAISED, ReasonClass.RATE_LIMITED, None),
+    ("contact_recipient_greylisted", Level.RAISED, ReasonClass.GREYLISTED, None),
+    ("contact_recipient_mailbox_full", Level.RAISED, ReasonClass.MAILBOX_FULL, None),
+    ("contact_recipient_held_back", Level.RAISED, ReasonClass.REPUTATION, None),
+    ("contact_recipient_unreachable", Level.RAISED, ReasonClass.DNS, None),
+    ("contact_recipient_encryption", Level.RAISED, ReasonClass.TLS, None),
+    ("contact_recipient_unreachable", Level.RAISED, ReasonClass.TIMEOUT, None),
+    ("contact_recipient_now", Level.RAISED, ReasonClass.POLICY, None),
+    ("mend_authentication_now", Level.RAISED, ReasonClass.AUTH, None),
+    ("contact_recipient_now", Level.RAISED, ReasonClass.CONTENT, None),
+    ("wait_for_provider", Level.RAISED, ReasonClass.PREEMPTIVE, None),
+    ("contact_recipient_now", Level.RAISED, ReasonClass.UNKNOWN, None),
+    ("send_by_another_way", Level.ESCALATED, ReasonClass.RATE_LIMITED, None),
+    ("ask_whether_it_arrived", Level.OVERDUE, ReasonClass.UNKNOWN, None),
+    ("resolved_delivered", Level.RESOLVED, ReasonClass.TIMEOUT, Ending.DELIVERED),
+    ("resolved_opened", Level.RESOLVED, ReasonClass.TIMEOUT, Ending.OPENED),
+    ("resolved_bounced", Level.RESOLVED, ReasonClass.TIMEOUT, Ending.BOUNCED),
+    ("resolved_dropped", Level.RESOLVED, ReasonClass.TIMEOUT, Ending.DROPPED),
+    ("resolved_sent", Level.RESOLVED, ReasonClass.TIMEOUT, Ending.SENT),
+    ("resolved_expired", Level.RESOLVED, ReasonClass.TIMEOUT, Ending.EXPIRED),
 ]
 
 
 @pytest.mark.parametrize(
-    ("code", "level", "reason_class", "outcome"), ALERTS, ids=[f"{level}-{why}-{end}" for _, level, why, end in ALERTS]
+    ("code", "level", "reason_class", "ending"), ALERTS, ids=[f"{level}-{why}-{end}" for _, level, why, end in ALERTS]
 )
-def test_the_level_the_reason_and_the_outcome_choose_the_advice_of_an_alert(
-    code: str, level: str, reason_class: ReasonClass, outcome: str | None
+def test_the_level_the_reason_and_the_ending_choose_the_advice_of_an_alert(
+    code: str, level: Level, reason_class: ReasonClass, ending: Ending | None
 ) -> None:
-    assert alert_advice(level, reason_class, outcome).code == code
+    assert alert_advice(level, reason_class, ending).code == code
 
 
 def test_every_advice_of_an_alert_can_be_reached() -> None:
@@ -218,10 +218,9 @@ def test_every_alert_that_there_can_be_has_advice_without_a_hole(
         assert_has_no_hole(alert_advice(Level.RESOLVED, reason_class, ending, support))
 
 
-def test_a_level_or_an_outcome_that_there_is_not_is_refused() -> None:
-    for level, outcome in (("annulled", None), ("resolved", None), ("resolved", "deferred")):
-        with pytest.raises(KeyError):
-            alert_advice(level, outcome=outcome)
+def test_a_resolved_alert_that_nothing_ended_is_refused() -> None:
+    with pytest.raises(KeyError):
+        alert_advice(Level.RESOLVED)
 
 
 def test_no_code_stands_in_both_tables() -> None:
@@ -231,21 +230,21 @@ def test_no_code_stands_in_both_tables() -> None:
 
 
 def test_only_the_providers_own_throttling_tells_to_wait_when_an_alert_is_raised() -> None:
-    waits = [why for why in ReasonClass if alert_advice("raised", why).what_to_do.startswith("Wait")]
+    waits = [why for why in ReasonClass if alert_advice(Level.RAISED, why).what_to_do.startswith("Wait")]
     assert waits == [ReasonClass.PREEMPTIVE]
 
 
 def test_near_the_end_the_sender_is_told_to_use_another_way_whatever_the_reason() -> None:
-    assert {alert_advice("escalated", why).code for why in ReasonClass} == {"send_by_another_way"}
-    assert "last chance" in alert_advice("escalated").meaning
+    assert {alert_advice(Level.ESCALATED, why).code for why in ReasonClass} == {"send_by_another_way"}
+    assert "last chance" in alert_advice(Level.ESCALATED).meaning
 
 
 def test_an_overdue_alert_claims_neither_that_it_arrived_nor_that_it_did_not() -> None:
-    assert "is not known" in alert_advice("overdue").meaning
-    assert alert_advice("overdue").what_to_do.startswith("Ask the recipient")
+    assert "is not known" in alert_advice(Level.OVERDUE).meaning
+    assert alert_advice(Level.OVERDUE).what_to_do.startswith("Ask the recipient")
 
 
 def test_an_alert_names_the_accounts_contact() -> None:
-    assert "Tell billing support (room 12) now" in alert_advice("raised", ReasonClass.AUTH).what_to_do
-    assert "Tell your support now" in alert_advice("raised", ReasonClass.AUTH, support=None).what_to_do
-    assert "Tell {since} now" in alert_advice("raised", ReasonClass.AUTH, support="{since}").what_to_do
+    assert "Tell billing support (room 12) now" in alert_advice(Level.RAISED, ReasonClass.AUTH).what_to_do
+    assert "Tell your support now" in alert_advice(Level.RAISED, ReasonClass.AUTH, support=None).what_to_do
+    assert "Tell {since} now" in alert_advice(Level.RAISED, ReasonClass.AUTH, support="{since}").what_to_do

@@ -109,7 +109,7 @@ BOUNDED: Mapping[str, tuple[Question, int]] = {
     "a small account's reference": (found(SMALL, reference="inv-1"), 7),
     "a large account's recipients": (found(recipient="payer", prefix=True), SIZE),
     "a small account's invoice": (
-        lambda connection: queries.invoice(connection, SMALL, invoice_id("INV-1"), None, SIZE, with_timeline=False),
+        lambda connection: queries.invoice(connection, SMALL, invoice_id("INV-1"), None, SIZE),
         7,
     ),
     "what is deferred of a small account": (
@@ -151,9 +151,7 @@ def test_what_costs_too_much_is_seen(histories: tuple[Kept, Kept]) -> None:
         ),
         lambda cursor: found(recipient="payer", prefix=True, cursor=cursor),
         lambda cursor: found(reference="inv-1", cursor=cursor),
-        lambda cursor: (
-            lambda connection: queries.invoice(connection, ALL, invoice_id("INV-1"), cursor, SIZE, with_timeline=False)
-        ),
+        lambda cursor: lambda connection: queries.invoice(connection, ALL, invoice_id("INV-1"), cursor, SIZE),
         lambda cursor: lambda connection: queries.deferred(connection, ALL, Filter(), cursor, SIZE),
     ],
     ids=["newest", "filtered", "beginning", "reference", "invoice", "deferred"],

@@ -27,9 +27,10 @@ from streams.records import Headers
 from streams.settings import Ingress as IngressSettings
 from streams.settings import load
 from streams.web.certificates import KEEP_STALE_S, Certificates
-from streams.web.ingress import Endpoint, Handler, Ingress, Limits, PublicServer, ReadBody
-from streams.web.limits import TokenBucket
+from streams.web.ingress import Endpoint, Ingress, Limits
+from streams.web.limits import Handler, ReadBody, TokenBucket
 from streams.web.outbound import FetchError, GuardedClient
+from streams.web.public import PublicServer
 from streams.web.replay import TokenMemory
 from streams.web.writer import NotWrittenError, RecordWriter
 from tests.providers import signing

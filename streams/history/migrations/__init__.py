@@ -1,1 +1,1 @@
-"""The database's versions, oldest first; run at each start by ``database.migrate``."""
+"""The database's versions, oldest first; run at each start by ``Database.open``."""

@@ -1,4 +1,4 @@
-"""Run by Alembic: the migrations, on the connection that ``database.migrate`` brings."""
+"""Run by Alembic: the migrations, on the connection that ``Database.open`` brings."""
 
 from alembic import context
 
