@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import signal
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
@@ -19,6 +18,7 @@ from streams.cli._ingress import NOBODY, SECRETS, ingress_url, settings_text, to
 from streams.cli._kafka import partitions_of, producer, run
 from streams.cli._numbers import RATE, SECONDS
 from streams.cli._output import clean, json_line, note
+from streams.process import stop_by_signals
 from streams.settings import Settings
 from streams.simulate import signing
 from streams.simulate.driving import (
@@ -197,10 +197,7 @@ class _World:
 
     async def play(self, ledger: Any) -> bool:
         """Send it all; return whether it was ended by a signal."""
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
+        stop = stop_by_signals()
         async with self._deliverer() as deliver:
             if self.news:
                 note(f"simulating {self.rate:g} messages/s to {self.url or 'Kafka'}; Ctrl-C ends it")
