@@ -9,19 +9,15 @@ import asyncio
 import contextlib
 import logging
 import resource
-import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import uvloop
-from aiokafka.errors import KafkaError
 from prometheus_client import CollectorRegistry
 
 from streams import __version__, topics
-from streams.brokers import RefusedError
-from streams.logs import configure
 from streams.metrics import IngressMetrics
+from streams.process import EXIT_CANNOT_START, EXIT_CRASHED, EXIT_OK, run, stop_by_signals, topic_problems
 from streams.providers import PROVIDERS, Provider
 from streams.settings import Settings
 from streams.web import sends
@@ -36,8 +32,6 @@ from streams.web.writer import Hooks, RecordWriter
 
 logger = logging.getLogger(__name__)
 
-EXIT_OK, EXIT_CRASHED, EXIT_CANNOT_START = 0, 1, 2
-BROKER_RETRY_S = 2.0
 _BACKLOG = 1024
 _TLS_HANDSHAKE_S = 10.0
 _LOOK_S = 0.02
@@ -47,10 +41,7 @@ _OTHER_FILES = 128
 
 def run_ingress(settings: Settings) -> int:
     """Run the ingress and return its exit status: 0 after an orderly stop, 1 after a crash, 2 when it cannot start."""
-    configure(settings)
-    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-    with asyncio.Runner() as runner:
-        return runner.run(_run(settings))
+    return run(settings, lambda: _run(settings))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,10 +196,7 @@ def _others(settings: Settings, writer: RecordWriter, metrics: IngressMetrics) -
 
 
 async def _run(settings: Settings) -> int:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = stop_by_signals()
     tls = settings.ingress.tls_context()
     built = build(settings)
     _say_what_is_served(settings)
@@ -217,7 +205,7 @@ async def _run(settings: Settings) -> int:
     try:
         admin_port = await built.health.start()
         place = (own.host, own.port)
-        server = await loop.create_server(
+        server = await asyncio.get_running_loop().create_server(
             built.public,
             own.host,
             own.port,
@@ -247,15 +235,7 @@ async def _run(settings: Settings) -> int:
 async def _write(built: Built) -> int:
     """Keep the writer connected, once the topics are there. Ends with an exit status where they are not."""
     while True:
-        try:
-            problems = await topics.check(built.settings, lambda spec: spec.name in _written(built.settings))
-        except RefusedError as error:
-            problems = [str(error)]
-        except (KafkaError, OSError, TimeoutError) as error:
-            servers = built.settings.kafka.bootstrap_servers
-            logger.warning("waiting for the broker at %s: %s", servers, type(error).__name__)
-            await asyncio.sleep(BROKER_RETRY_S)
-            continue
+        problems = await topic_problems(built.settings, lambda spec: spec.name in _written(built.settings))
         for problem in problems:
             logger.error("%s", problem)
         if problems:

@@ -479,9 +479,15 @@ class Worker(_Section):
         ge=1024,
         le=7 * _MEBIBYTE,
     )
-    log_level: LogLevel = _setting(LogLevel.INFO, "debug, info, warning, error", "The least severe line written.")
+    log_level: LogLevel = _setting(
+        LogLevel.INFO,
+        "debug, info, warning, error",
+        "The least severe line written, by every process: ingress and history, too.",
+    )
     log_format: LogFormat = _setting(
-        LogFormat.CONSOLE, "console, json", "Lines for people, or one JSON object a line for a log collector."
+        LogFormat.CONSOLE,
+        "console, json",
+        "Lines for people, or one JSON object a line for a log collector; of every process: ingress and history, too.",
     )
 
     @field_validator("poison_minimum")
@@ -495,7 +501,7 @@ class Worker(_Section):
 
 
 class Web(_Section):
-    """The worker's own endpoints: `/metrics`, `/livez`, `/readyz`."""
+    """The endpoints of the worker: `/metrics`, `/livez`, `/readyz`. Ingress and history have theirs at their `admin_port`."""
 
     host: Annotated[str, StringConstraints(min_length=1)] = _setting(
         "127.0.0.1",

@@ -11,43 +11,32 @@ import faulthandler
 import gc
 import logging
 import os
-import signal
 import sys
 from collections.abc import Coroutine
 from typing import Any, NoReturn
 
-import uvloop
-from aiokafka.errors import KafkaError
-
-from streams import topics
 from streams.app import Worker, build, nothing_reached
-from streams.brokers import NOT_ALLOWED, RefusedError
-from streams.logs import configure
+from streams.brokers import NOT_ALLOWED
 from streams.observe import Reached
+from streams.process import EXIT_CANNOT_START, EXIT_CRASHED, EXIT_OK, run, stop_by_signals, topic_problems
 from streams.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-EXIT_OK, EXIT_CRASHED, EXIT_CANNOT_START, EXIT_STALLED = 0, 1, 2, 75
+EXIT_STALLED = 75
 LEAVE_TIMEOUT_S = 3.0
-BROKER_RETRY_S = 2.0
 GC_THRESHOLD = (100_000, 50, 100)
 
 
 def run_worker(settings: Settings, *, reached: Reached = nothing_reached) -> int:
     """Run a worker and return its exit status: 0 after an orderly stop, 1 after a crash, 2 when it cannot start."""
-    configure(settings)
     gc.freeze()  # what start-up made lives for ever, and a batch makes thousands of objects without a cycle:
     gc.set_threshold(*GC_THRESHOLD)  # looking for garbage at the default pace is wasted
-    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # also for the consumer's thread, which makes its own loop
-    with asyncio.Runner() as runner:
-        return runner.run(_run(settings, reached))
+    return run(settings, lambda: _run(settings, reached))
 
 
 async def _run(settings: Settings, reached: Reached) -> int:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = stop_by_signals()
     worker = build(settings, reached=reached)
     try:
         port = await worker.health_server.start()
@@ -55,7 +44,7 @@ async def _run(settings: Settings, reached: Reached) -> int:
         logger.error("cannot listen on %s:%s: %s", settings.web.host, settings.web.port, error.strerror)  # noqa: TRY400 - one line says it all
         return EXIT_CANNOT_START
     logger.info("http://%s:%d/metrics /livez /readyz", settings.web.host, port)
-    problems = await _unless(stop, _topic_problems(settings))
+    problems = await _unless(stop, topic_problems(settings))
     if problems:
         for problem in problems:
             logger.error("%s", problem)
@@ -83,19 +72,6 @@ async def _work(worker: Worker, stop: asyncio.Event) -> int:
     if stop.is_set():
         return await _stop(worker)
     return await _end(worker, _reason(done))
-
-
-async def _topic_problems(settings: Settings) -> list[str]:
-    """Return what is wrong with the topics or our access; while no broker answers, wait: a restart brings none back."""
-    while True:
-        try:
-            return await topics.check(settings)
-        except RefusedError as error:
-            return [str(error)]
-        except (KafkaError, OSError, TimeoutError) as error:
-            servers = settings.kafka.bootstrap_servers
-            logger.warning("waiting for the broker at %s: %s", servers, type(error).__name__)
-            await asyncio.sleep(BROKER_RETRY_S)
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, list[str]]) -> list[str]:

@@ -169,6 +169,7 @@ def _introduce(stack: Stack) -> None:
         "alerts": f"not watched: apt-get install {watchers.PACKAGES}",
         "history": f"{stack.pages.admin}/metrics /livez /readyz",
         "logs": f"{_shown(stack.worker_log)}, {stack.ingress_log.name}, {stack.history_log.name}",
+        "ask it": f"{_shown(Path(sys.executable).with_name('mailstreams'))} --config {_shown(stack.settings)} deferrals",
     }
     if stack.watchers:
         lines["alerts"] = f"{stack.watchers.prometheus}/alerts, {stack.watchers.alertmanager}"

@@ -6,7 +6,9 @@ Everything is done by the public command line, in processes of their own. Whatev
 
 import contextlib
 import fcntl
+import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -39,6 +41,7 @@ __all__ = [
     "Stack",
     "environment",
     "interrupts",
+    "toml",
     "variables",
 ]
 
@@ -141,6 +144,8 @@ class Stack:
         self.history_log = folder / "history.log"
         self.secrets = folder / "simulate"
         """What the simulated providers sign with."""
+        self.settings = folder / "mailstreams.toml"
+        """The settings that all processes have in common, for whoever asks from another terminal; made by ``start``."""
         self._web_port = web_port
         self._env = dict(env)
         self._say = say
@@ -174,14 +179,16 @@ class Stack:
             ports.check(self.watchers.alertmanager_port, "ALERTMANAGER_PORT")
         if isinstance(self.cluster, Broker):
             self.cluster.start()
+        self._write_settings()
         self._env |= {
+            "MAILSTREAMS_CONFIG": str(self.settings.absolute()),
             "MAILSTREAMS_KAFKA__BOOTSTRAP_SERVERS": self.bootstrap,
             "MAILSTREAMS_WEB__HOST": ports.HOST,
             "MAILSTREAMS_WEB__PORT": str(self._web_port),
             "MAILSTREAMS_WORKER__DATADIR": str(self.folder / "store"),
         }
         self.call("topics", "create")
-        self._serve("worker", self.web, self.worker_log, self._demo_settings() | self._env)
+        self._serve("worker", self.web, self.worker_log, self._env)
         if self.edge:
             self._serve("ingress", self.edge.admin, self.ingress_log, self._env | self._ingress_settings(self.edge))
         if self.pages:
@@ -292,12 +299,35 @@ class Stack:
         )
         thread.start()
 
-    def _demo_settings(self) -> dict[str, str]:
+    def _write_settings(self) -> None:
+        """Write the file: the demo's policy below, the user's own file on it, the broker's address above all.
+
+        Raises:
+            LocalError: the user's own file cannot be read.
+        """
+        own: Mapping[str, Any] = {}
+        named = self._env.get("MAILSTREAMS_CONFIG")
+        path = Path(named or "mailstreams.toml")
+        if named or path.is_file():
+            try:
+                own = tomllib.loads(path.read_text(encoding="utf-8"))
+            except OSError as error:
+                message = f"{path}: {error.strerror or error}"
+                raise LocalError(message) from None
+            except ValueError as error:  # not TOML, or not even UTF-8
+                message = f"{path}: not TOML: {error}"
+                raise LocalError(message) from None
+        settings = _merged(_merged(self._demo_settings(), own), {"kafka": {"bootstrap_servers": self.bootstrap}})
+        lines = ["# Written at each start: what all processes of this run have in common.", *toml(settings)]
+        self.settings.unlink(missing_ok=True)
+        self.settings.touch(mode=0o600)  # the user's own file may hold secrets
+        self.settings.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def _demo_settings(self) -> dict[str, Any]:
         """Return the policy of the simulated account: nobody who tries this waits for an hour."""
         if not (self.edge and self.edge.simulated):
             return {}
-        deferrals = dict.fromkeys(demo.PROVIDERS, demo.DEFERRALS)
-        return variables({"accounts": {demo.ACCOUNT: {"deferrals": deferrals}}})
+        return {"accounts": {demo.ACCOUNT: {"deferrals": dict.fromkeys(demo.PROVIDERS, demo.DEFERRALS)}}}
 
     def _history_settings(self, pages: Pages) -> dict[str, str]:
         """Return what holds unless the environment says otherwise: another database may be wanted."""
@@ -318,7 +348,7 @@ class Stack:
         }
         if not edge.simulated:
             return own
-        # As variables and in no file: whatever settings file holds, holds beside them.
+        # As variables, and not in the file: it is for everybody, and these are the ingress's.
         shown = self.call("simulate", "--show-settings", "--account", demo.ACCOUNT, "--secrets", self.secrets)
         return own | variables(tomllib.loads(shown))
 
@@ -424,6 +454,29 @@ def variables(settings: Mapping[str, Any], *above: str) -> dict[str, str]:
             text = ",".join(value) if isinstance(value, list) else str(value)
             found[f"MAILSTREAMS_{'__'.join(path).upper()}"] = text
     return found
+
+
+def toml(settings: Mapping[str, Any], *above: str) -> Iterator[str]:
+    """Yield settings, nested as in the file, as lines of TOML.
+
+    Args:
+        settings: The contents of a section, or all of them.
+        above: The names of the sections around it, as they are written.
+    """
+    for name, value in settings.items():
+        path = (*above, name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False))
+        if isinstance(value, Mapping) and value:
+            yield from toml(value, *path)
+        else:  # JSON's texts, numbers and lists are TOML's, too; what JSON has not is no setting
+            yield f"{'.'.join(path)} = {json.dumps(value, ensure_ascii=False, default=str)}"
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for name, value in above.items():
+        old = merged.get(name)
+        merged[name] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
 
 
 def environment(*, with_settings: bool) -> dict[str, str]:

@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -22,7 +23,7 @@ from streams.brokers import NOT_ALLOWED, RefusedError
 from streams.cli import Failure
 from streams.settings import Settings
 
-Progress = Callable[[int, int], None]
+TellProgress = Callable[[int, int], None]
 """Told how many offsets were read, of how many."""
 
 _Result = TypeVar("_Result")
@@ -158,25 +159,51 @@ async def consumer(settings: Settings, *names: str) -> AsyncIterator[Any]:
         await _stop(client)
 
 
-async def read_to_end(settings: Settings, topic: str, progress: Progress | None = None) -> AsyncIterator[Sequence[Any]]:
-    """Yield what a topic holds now, in lists of records of one partition each, and end there.
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """What a topic held when it was asked: each partition from its start up to its end, which is not included.
 
-    The end goes by the consumer's position, because the last offset may be a commit marker that is never delivered.
+    How far a reader is goes by its position, because the last offset may be a commit marker that is never delivered.
     """
+
+    starts: Mapping[TopicPartition, int]
+    ends: Mapping[TopicPartition, int]
+
+    @property
+    def total(self) -> int:
+        """How many offsets it is."""
+        return self.done(self.ends)
+
+    def done(self, positions: Mapping[TopicPartition, int]) -> int:
+        """Return how many of its offsets lie before these positions."""
+        return sum(max(0, min(positions[each], end) - self.starts[each]) for each, end in self.ends.items())
+
+
+async def _seek_to_start(client: Any) -> _Span:
+    """Let a consumer begin with the oldest record; return what there is to read now."""
+    partitions = list(client.assignment())
+    span = _Span(await client.beginning_offsets(partitions), await client.end_offsets(partitions))
+    for partition, offset in span.starts.items():
+        client.seek(partition, offset)
+    return span
+
+
+async def _positions(client: Any) -> Mapping[TopicPartition, int]:
+    return {partition: await client.position(partition) for partition in client.assignment()}
+
+
+async def read_to_end(
+    settings: Settings, topic: str, progress: TellProgress | None = None
+) -> AsyncIterator[Sequence[Any]]:
+    """Yield what a topic holds now, in lists of records of one partition each, and end there."""
     async with consumer(settings, topic) as client:
-        partitions = list(client.assignment())
-        starts = await client.beginning_offsets(partitions)
-        ends = await client.end_offsets(partitions)
-        total = sum(max(0, ends[partition] - starts[partition]) for partition in partitions)
-        for partition in partitions:
-            client.seek(partition, starts[partition])
+        span = await _seek_to_start(client)
         last_step, read = asyncio.get_running_loop().time(), -1
         while True:
-            positions = {partition: await client.position(partition) for partition in partitions}
-            done = sum(min(positions[partition], ends[partition]) - starts[partition] for partition in partitions)
+            done = span.done(await _positions(client))
             if progress is not None:
-                progress(done, total)
-            if all(positions[partition] >= ends[partition] for partition in partitions):
+                progress(done, span.total)
+            if done == span.total:
                 return
             now = asyncio.get_running_loop().time()
             if done > read:
@@ -185,7 +212,7 @@ async def read_to_end(settings: Settings, topic: str, progress: Progress | None 
                 message = f"nothing more of {topic} was read for {_STALL_TIMEOUT_S:g} s"
                 raise KafkaTimeoutError(message)
             for partition, records in (await client.getmany(timeout_ms=_POLL_MS, max_records=_MAX_RECORDS)).items():
-                yield [record for record in records if record.offset < ends[partition]]
+                yield [record for record in records if record.offset < span.ends[partition]]
 
 
 async def read_on(settings: Settings, *names: str, from_beginning: bool) -> AsyncIterator[Sequence[Any]]:
@@ -204,7 +231,7 @@ async def read_on(settings: Settings, *names: str, from_beginning: bool) -> Asyn
 
 
 async def read_and_follow(
-    settings: Settings, topic: str, progress: Progress | None = None
+    settings: Settings, topic: str, progress: TellProgress | None = None
 ) -> AsyncIterator[Sequence[Any] | None]:
     """Yield what a topic holds, then None, then what is committed from then on, and None again at each pause.
 
@@ -214,12 +241,7 @@ async def read_and_follow(
         aiokafka.errors.KafkaError: the brokers are gone.
     """
     async with consumer(settings, topic) as client:
-        partitions = list(client.assignment())
-        starts = await client.beginning_offsets(partitions)
-        ends = await client.end_offsets(partitions)
-        total = sum(max(0, ends[partition] - starts[partition]) for partition in partitions)
-        for partition in partitions:
-            client.seek(partition, starts[partition])
+        span = await _seek_to_start(client)
         loop = asyncio.get_running_loop()
         caught_up, proven = False, loop.time()
         while True:
@@ -229,13 +251,13 @@ async def read_and_follow(
             if found:
                 proven = loop.time()
             elif loop.time() - proven > _PROOF_S:
-                await client.end_offsets(partitions)
+                await client.end_offsets(list(span.ends))
                 proven = loop.time()
             if not caught_up:
-                positions = {partition: await client.position(partition) for partition in partitions}
-                caught_up = all(positions[partition] >= ends[partition] for partition in partitions)
+                done = span.done(await _positions(client))
+                caught_up = done == span.total
                 if progress is not None:
-                    progress(sum(min(positions[each], ends[each]) - starts[each] for each in partitions), total)
+                    progress(done, span.total)
             if caught_up:
                 yield None
 

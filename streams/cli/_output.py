@@ -14,12 +14,11 @@ from typing import Any, Final
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as ProgressBar
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from streams import codecs
-from streams.cli._kafka import Progress
+from streams.cli._kafka import TellProgress
 from streams.texts import clean as clean  # noqa: PLC0414 - commands take it from here, beside json_line
 
 STATUS_STYLES: Final = {
@@ -87,13 +86,13 @@ def plural(count: int, noun: str) -> str:
 
 
 @contextmanager
-def progress(text: str) -> Iterator[Progress]:
+def progress(text: str) -> Iterator[TellProgress]:
     """Show on standard error how much of a topic was read, where that is a terminal."""
     stderr = Console(stderr=True)
     if not stderr.is_terminal:
         yield lambda _done, _total: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with ProgressBar(*columns, console=stderr, transient=True) as bar:
+    with Progress(*columns, console=stderr, transient=True) as bar:
         task = bar.add_task(text, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -17,8 +17,8 @@ from typing import Final
 import click
 
 from streams.cli import NOTHING_FOUND, Failure, Invocation, json_option, pass_invocation
+from streams.cli._ingress import SECRETS, TIMEOUT_S, ingress_url
 from streams.cli._output import clean, json_line, shortened
-from streams.cli.simulate import SECRETS, TIMEOUT_S, ingress_url
 from streams.domain.events import EventType
 from streams.providers import Refusal
 from streams.settings import Settings

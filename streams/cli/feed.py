@@ -99,16 +99,8 @@ async def _send(settings: Settings, provider: str, account: str, bodies: Sequenc
 
 
 def _headers(provider: str, account: str, body: bytes) -> list[tuple[str, bytes]]:
-    content_type = _content_type(body)
     return records.encode_raw_headers(
-        provider=provider,
-        account=account,
-        received_at=datetime.now(UTC),
-        content_type=content_type,
-        url="",
-        verified=False,
-        key_id=None,
-        http_headers={"content-type": content_type},
+        provider=provider, account=account, received_at=datetime.now(UTC), content_type=_content_type(body)
     )
 
 

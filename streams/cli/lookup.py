@@ -17,7 +17,7 @@ from rich.text import Text
 
 from streams import codecs, topics
 from streams.cli import NOTHING_FOUND, WRONG_USE, Failure, Invocation, json_option, pass_invocation
-from streams.cli._kafka import Progress, read_to_end, run
+from streams.cli._kafka import TellProgress, read_to_end, run
 from streams.cli._output import clean, console, json_line, note, progress, status_text, time_text
 from streams.domain.events import DeliveryEvent, normalised_recipient
 from streams.records import RecordError, decode_alert, decode_event, decode_status
@@ -179,7 +179,7 @@ async def _search(settings: Settings, question: _Question) -> list[_Found]:
     return sorted(found.values(), key=lambda delivery: (delivery.last_received_at, delivery.delivery_id))
 
 
-async def _read_statuses(settings: Settings, question: _Question, found: dict[str, _Found], tell: Progress) -> None:
+async def _read_statuses(settings: Settings, question: _Question, found: dict[str, _Found], tell: TellProgress) -> None:
     needles = question.needles()
     async for batch in read_to_end(settings, topics.STATUS, tell):
         for record in batch:
@@ -196,7 +196,7 @@ async def _read_statuses(settings: Settings, question: _Question, found: dict[st
                 found[status["delivery_id"]] = _Found(status["delivery_id"], status)
 
 
-async def _read_events(settings: Settings, question: _Question, found: dict[str, _Found], tell: Progress) -> None:
+async def _read_events(settings: Settings, question: _Question, found: dict[str, _Found], tell: TellProgress) -> None:
     needles = question.needles()
     keys = {delivery_id.encode() for delivery_id in found}
     async for batch in read_to_end(settings, topics.EVENTS, tell):
@@ -215,7 +215,7 @@ async def _read_events(settings: Settings, question: _Question, found: dict[str,
                 delivery.events[event.event_id] = event
 
 
-async def _read_alerts(settings: Settings, found: dict[str, _Found], tell: Progress) -> None:
+async def _read_alerts(settings: Settings, found: dict[str, _Found], tell: TellProgress) -> None:
     keys = {delivery_id.encode(): delivery for delivery_id, delivery in found.items()}
     async for batch in read_to_end(settings, topics.DEFERRAL_ALERTS, tell):
         for record in batch:

@@ -2,22 +2,23 @@
 
 import asyncio
 import re
-import signal
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from streams import codecs, records, topics
+from streams import records, topics
 from streams.cli import INTERRUPTED, NOTHING_FOUND, WRONG_USE, Failure, Invocation, json_option, pass_invocation
+from streams.cli._ingress import NOBODY, SECRETS, ingress_url, settings_text, to_ingress
 from streams.cli._kafka import partitions_of, producer, run
 from streams.cli._numbers import RATE, SECONDS
 from streams.cli._output import clean, json_line, note
+from streams.process import stop_by_signals
 from streams.settings import Settings
 from streams.simulate import signing
 from streams.simulate.driving import (
@@ -33,13 +34,8 @@ from streams.simulate.driving import (
 from streams.simulate.story import PROFILES, PROVIDERS, SENDS, arrivals
 
 ACCOUNT: Final = "demo"
-SECRETS: Final = Path("var/simulate")
-TIMEOUT_S: Final = 15.0
-_CONNECTIONS: Final = 200
 _NEWS_EVERY_S: Final = 10.0
 _REFUSED: Final = frozenset({401, 403, 404})
-_SENDS_PATH: Final = "/sends"
-_NOBODY: Final = "no answer from {}: is the ingress running there? (mailstreams ingress)"
 
 
 @click.command("simulate")
@@ -178,95 +174,53 @@ def _is_name(account: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9._-]{1,64}", account) is not None
 
 
-def ingress_url(settings: Settings) -> str:
-    """Return where the ingress of these settings listens, seen from this machine."""
-    own = settings.ingress
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(own.host, own.host)  # noqa: S104 - the name of "everywhere" is looked for
-    scheme = "http" if own.tls_certfile is None else "https"
-    return f"{scheme}://{f'[{host}]' if ':' in host and '[' not in host else host}:{own.port}"
-
-
-def settings_text(secrets: signing.Secrets, folder: Path, account: str) -> str:
-    """Return the settings, in TOML, with which an ingress takes what is simulated."""
-    quoted = codecs.encode(str((folder / signing.CERTIFICATES).absolute())).decode()
-    lines = [
-        "# For simulation only: whoever has these secrets can forge what this account reports.",
-        "[ingress]",
-        f"certificates_dir = {quoted}",
-        "",
-        f"[accounts.{codecs.encode(account).decode()}]",
-        f'api_keys = ["{sha256(secrets.send_key.encode()).hexdigest()}"]',
-    ]
-    for provider, secret in secrets.for_ingress().items():
-        lines += [
-            "",
-            f"[accounts.{codecs.encode(account).decode()}.webhooks.{provider}.secrets]",
-            f"{signing.KEY_ID} = {codecs.encode(secret).decode()}",
-        ]
-    return "\n".join(lines) + "\n"
-
-
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _World:
     """One run."""
 
-    def __init__(
-        self,
-        *,
-        settings: Settings,
-        url: str | None,
-        secrets: signing.Secrets,
-        account: str,
-        providers: Sequence[str],
-        profile: str,
-        rate: float,
-        seed: int,
-        messages: int | None,
-        duration: float | None,
-        summary: Summary,
-        news: bool,
-    ) -> None:
-        self._settings = settings
-        self._url = url
-        self._secrets = secrets
-        self._account = account
-        self._providers = providers
-        self._profile = profile
-        self._rate = rate
-        self._seed = seed
-        self._messages = messages
-        self._duration = duration
-        self._summary = summary
-        self._news = news
+    settings: Settings
+    url: str | None
+    """Of the ingress; None: past it, to Kafka."""
+    secrets: signing.Secrets
+    account: str
+    providers: Sequence[str]
+    profile: str
+    rate: float
+    seed: int
+    messages: int | None
+    duration: float | None
+    """In seconds."""
+    summary: Summary
+    """Filled while it runs."""
+    news: bool
+    """Whether it is said now and then how far it is."""
 
     async def play(self, ledger: Any) -> bool:
         """Send it all; return whether it was ended by a signal."""
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
+        stop = stop_by_signals()
         async with self._deliverer() as deliver:
-            if self._news:
-                note(f"simulating {self._rate:g} messages/s to {self._url or 'Kafka'}; Ctrl-C ends it")
+            if self.news:
+                note(f"simulating {self.rate:g} messages/s to {self.url or 'Kafka'}; Ctrl-C ends it")
             news = asyncio.create_task(self._tell_news())
             start = datetime.now(UTC)
             try:
                 await drive(
                     arrivals(
-                        seed=self._seed,
+                        seed=self.seed,
                         start=start,
-                        rate=self._rate,
-                        profile=PROFILES[self._profile],
-                        account=self._account,
-                        providers=self._providers,
-                        messages=self._messages,
-                        until=None if self._duration is None else start + timedelta(seconds=self._duration),
+                        rate=self.rate,
+                        profile=PROFILES[self.profile],
+                        account=self.account,
+                        providers=self.providers,
+                        messages=self.messages,
+                        until=None if self.duration is None else start + timedelta(seconds=self.duration),
                     ),
                     start=start,
-                    account=self._account,
-                    signers=signing.signers(self._secrets),
+                    account=self.account,
+                    signers=signing.signers(self.secrets),
                     deliver=deliver,
                     stop=stop,
-                    summary=self._summary,
+                    summary=self.summary,
                     record=(lambda _line: None) if ledger is None else (lambda line: ledger.write(ledger_line(line))),
                 )
             finally:
@@ -275,55 +229,20 @@ class _World:
 
     @asynccontextmanager
     async def _deliverer(self) -> AsyncIterator[Deliver]:
-        if self._url is None:
-            async with _to_kafka(self._settings, self._providers) as deliver:
+        if self.url is None:
+            async with _to_kafka(self.settings, self.providers) as deliver:
                 yield deliver
         else:
-            async with to_ingress(self._url, send_key=self._secrets.send_key) as deliver:
+            async with to_ingress(self.url, send_key=self.secrets.send_key) as deliver:
                 yield deliver
 
     async def _tell_news(self) -> None:
-        summary, begun = self._summary, time.monotonic()
+        summary, begun = self.summary, time.monotonic()
         while True:
             await asyncio.sleep(_NEWS_EVERY_S)
-            if self._news:
+            if self.news:
                 refused = f", {sum(summary.refused.values()):,} refused" if summary.refused else ""
                 note(f"{time.monotonic() - begun:6.0f} s  {summary.accepted:,} requests accepted{refused}")
-
-
-@asynccontextmanager
-async def to_ingress(url: str, *, send_key: str | None) -> AsyncIterator[Deliver]:
-    """Yield what sends requests to an ingress."""
-    import aiohttp  # noqa: PLC0415 - for this way only
-
-    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-    connector = aiohttp.TCPConnector(limit=_CONNECTIONS)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as session:
-        try:  # whether anything is there: said at once, and not after all attempts
-            async with session.head(url + "/", allow_redirects=False):
-                pass
-        except aiohttp.InvalidURL:
-            message = f"{clean(url)} is no URL"
-            raise Failure(message, exit_code=WRONG_USE) from None
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            raise Failure(_NOBODY.format(clean(url))) from None
-
-        async def deliver(request: Outgoing) -> Answer:
-            path, headers = f"/webhooks/{request.target}/{request.account}", dict(request.headers)
-            if request.target == SENDS:
-                path = _SENDS_PATH
-                headers["Authorization"] = f"Bearer {send_key}"
-            try:
-                # as providers do: a redirect is not followed, it is no success
-                async with session.post(
-                    url + path, data=request.body, headers=headers, allow_redirects=False
-                ) as answer:
-                    await answer.read()
-                    return Answer(answer.status, _seconds(answer.headers.get("Retry-After")))
-            except (aiohttp.ClientError, TimeoutError, OSError):
-                return Answer(NO_ANSWER)
-
-        yield deliver
 
 
 @asynccontextmanager
@@ -359,17 +278,8 @@ def _headers(request: Outgoing) -> list[tuple[str, bytes]]:
         received_at=datetime.now(UTC),
         content_type=lower.pop("content-type"),
         url=f"simulated:/webhooks/{request.target}/{request.account}",
-        verified=False,
-        key_id=None,
         http_headers=lower,
     )
-
-
-def _seconds(header: str | None) -> float | None:
-    """Return a Retry-After in seconds; none for a date, which no ingress of ours sends."""
-    with suppress(TypeError, ValueError):
-        return min(max(float(header or ""), 0.0), 60.0)
-    return None
 
 
 def _tell(summary: Summary, *, as_json: bool) -> None:
@@ -399,7 +309,7 @@ def _advice(summary: Summary, url: str | None, folder: Path, account: str) -> li
         return ["the broker did not take everything"]
     lines = []
     if summary.refused[NO_ANSWER]:
-        lines.append(_NOBODY.format(clean(url)))
+        lines.append(NOBODY.format(clean(url)))
     if any(summary.refused[status] for status in _REFUSED):
         options = f"--secrets {folder} --account {account} --show-settings"
         lines.append(f"the ingress does not know the account or its secrets: mailstreams simulate {options}")

@@ -6,14 +6,12 @@ orderly stop finishes the requests in work and the transaction in work, and ends
 
 import asyncio
 import logging
-import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
-import uvloop
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import DBAPIError
@@ -27,15 +25,14 @@ from streams.history.edge import Service, application
 from streams.history.live import Hub
 from streams.history.projection import Applied, MovedError
 from streams.history.subscriber import Progress, SourceError, Subscriber
-from streams.logs import configure
 from streams.metrics import HistoryMetrics
+from streams.process import EXIT_CANNOT_START, EXIT_CRASHED, EXIT_OK, run, stop_by_signals
 from streams.settings import Settings
 from streams.web.connections import SilentRunner
 from streams.web.health import HealthServer
 
 logger = logging.getLogger(__name__)
 
-EXIT_OK, EXIT_CRASHED, EXIT_CANNOT_START = 0, 1, 2
 FORGET_EVERY_S: Final = 3600.0
 STRAYS_EVERY: Final = 24
 """Every so many times events without a delivery are looked for, too: that reads all of them."""
@@ -45,10 +42,7 @@ _KEEPALIVE_S: Final = 75.0
 
 def run_history(settings: Settings) -> int:
     """Run the history and return its exit status: 0 after an orderly stop, 1 after a crash, 2 when it cannot start."""
-    configure(settings)
-    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-    with asyncio.Runner() as runner:
-        return runner.run(_run(settings))
+    return run(settings, lambda: _run(settings))
 
 
 async def rebuild(settings: Settings, progress: Progress) -> None:
@@ -169,10 +163,7 @@ def runner_of(built: Built) -> web.AppRunner:
 
 
 async def _run(settings: Settings) -> int:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = stop_by_signals()
     problems = Access(settings).problems()
     for problem in problems:
         logger.error("%s", problem)

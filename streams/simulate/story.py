@@ -257,7 +257,6 @@ def arrivals(
     providers: Sequence[str] = PROVIDERS,
     messages: int | None = None,
     until: datetime | None = None,
-    tell_sends: bool = True,
 ) -> Iterator[Arrival]:
     """Yield every request in the order in which it is due: a schedule that is fixed before the first one is sent.
 
@@ -270,7 +269,6 @@ def arrivals(
         providers: Which of them send; one message each in turn of chance.
         messages: How many are sent; without it and ``until`` there is no end.
         until: Nothing that is due later is told.
-        tell_sends: The application tells its sends to providers that report none.
     """
     waiting: list[tuple[datetime, int, str, Happening]] = []
     order = count()
@@ -282,8 +280,6 @@ def arrivals(
         for happening in life(
             seed=seed, number=number, sent_at=sent_at, profile=profile, account=account, providers=providers
         ).happenings:
-            if happening.by_application and not tell_sends:
-                continue
             provider = happening.message.provider
             due = happening.arrives_at
             if provider in _BATCHING:

@@ -21,7 +21,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deploy.local import demo
 from deploy.local.broker import Broker
+from deploy.local.stack import Edge, Stack
 from streams import codecs, records, topics
 from streams.cli import _kafka
 from streams.cli._open_deferrals import duration_text
@@ -148,6 +150,22 @@ def test_the_settings_of_an_account_say_when_its_provider_gives_up(
 
     assert 1700 < left["delivery-ours"] <= 1800
     assert left["delivery-theirs"] > 70 * 3600
+
+
+def test_with_the_file_of_make_run_the_demos_deadline_is_shown(
+    invoke: Invoke, changelog: Changelog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    changelog.opened(episode("demo", MINUTE, account=demo.ACCOUNT), episode("ours", MINUTE))
+    bootstrap = os.environ["MAILSTREAMS_KAFKA__BOOTSTRAP_SERVERS"]
+    monkeypatch.delenv("MAILSTREAMS_KAFKA__BOOTSTRAP_SERVERS")
+    stack = Stack(tmp_path, cluster=bootstrap, web_port=1, edge=Edge(simulated=True), env={}, say=print)
+    stack._write_settings()
+
+    result = invoke("--config", stack.settings, "deferrals", "--json")
+
+    left = {one["delivery_id"]: one["retry_left_s"] for one in map(codecs.decode, result.stdout.splitlines())}
+    assert 0 < left["delivery-demo"] <= demo.DEFERRALS["retry_window_s"] - 60
+    assert left["delivery-ours"] > 70 * 3600
 
 
 def test_what_was_closed_or_aborted_is_not_shown_and_the_newest_row_counts(

@@ -64,6 +64,7 @@ def test_a_body_arrives_as_it_is_with_the_headers_of_the_ingress(
     assert (request.account, request.headers["content-type"]) == ("billing", "application/json")
     assert abs(datetime.now(UTC) - request.received_at) < timedelta(minutes=1)
     assert headers_of(record)["verified"] == "false"
+    assert not [name for name in headers_of(record) if name.startswith(records.RAW_HTTP)]
     assert record.key is None
 
 

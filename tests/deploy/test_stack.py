@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local import ROOT, LocalError, ports, processes, run, watchers
+from deploy.local import ROOT, LocalError, demo, ports, processes, run, watchers
 from deploy.local.stack import COMMAND as REAL
-from deploy.local.stack import Edge, Pages, Stack, environment, variables
+from deploy.local.stack import Edge, Pages, Stack, environment, toml, variables
 from deploy.local.watchers import Watchers
 from streams import settings
 from streams.providers import PROVIDERS
@@ -153,21 +153,85 @@ def test_the_ingress_has_a_log_and_ports_of_its_own_and_is_waited_for(place: Pla
     assert given["MAILSTREAMS_KAFKA__BOOTSTRAP_SERVERS"] == CLUSTER
 
 
-def test_the_worker_of_a_simulation_is_impatient_with_the_simulated_account_unless_told_otherwise(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+def read(place: Place, process: str) -> settings.Settings:
+    """Return what the command line reads where a process was started."""
+    return settings.load(None, place.settings_of(process))
+
+
+def test_all_processes_of_a_simulation_have_one_file_with_the_demos_policy_and_the_brokers_address(
+    place: Place,
 ) -> None:
-    name = "MAILSTREAMS_ACCOUNTS__DEMO__DEFERRALS__MAILGUN__WARN_AFTER_S"
-    place.stack(edge=place.edge(simulated=True)).start()
-    assert place.settings_of("worker")[name] == "20"
-    place.stacks.pop().stop()
-    place.stack(edge=place.edge()).start()
-    assert name not in place.settings_of("worker")
-    place.stacks.pop().stop()
-    monkeypatch.setenv(name, "7")
+    stack = place.stack(edge=place.edge(simulated=True), pages=place.pages())
 
-    place.stack(edge=place.edge(simulated=True)).start()
+    stack.start()
 
-    assert place.settings_of("worker")[name] == "7"
+    for process in ("worker", "ingress", "history"):
+        assert place.settings_of(process)["MAILSTREAMS_CONFIG"] == str(stack.settings)
+    found = settings.load(stack.settings, {})  # as from another terminal
+    assert found.kafka.bootstrap_servers == CLUSTER
+    assert found.accounts["demo"].deferrals == read(place, "worker").accounts["demo"].deferrals
+    assert set(found.accounts["demo"].deferrals) == set(PROVIDERS)
+    assert all(one.model_dump() == demo.DEFERRALS for one in found.accounts["demo"].deferrals.values())
+    assert not found.accounts["demo"].webhooks
+
+
+def test_without_a_simulation_the_file_has_the_address_only(place: Place) -> None:
+    stack = place.stack(edge=place.edge())
+
+    stack.start()
+
+    assert tomllib.loads(stack.settings.read_text()) == {"kafka": {"bootstrap_servers": CLUSTER}}
+
+
+@pytest.mark.parametrize("by", ["file", "variable"])
+def test_the_users_own_settings_win_over_the_demos_policy_and_lose_against_the_brokers_address(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    own = {
+        "kafka": {"bootstrap_servers": "elsewhere.example.net:9092"},
+        "accounts": {"demo": {"deferrals": {"mailgun": {"warn_after_s": 7}}}, "billing": {"support_contact": "ä"}},
+    }
+    if by == "file":
+        (tmp_path / "own.toml").write_text("\n".join(toml(own)), encoding="utf-8")
+        monkeypatch.setenv("MAILSTREAMS_CONFIG", str(tmp_path / "own.toml"))
+    else:
+        for name, value in variables(own).items():
+            monkeypatch.setenv(name, value)
+    stack = place.stack(edge=place.edge(simulated=True))
+
+    stack.start()
+
+    found = read(place, "worker")
+    assert found.kafka.bootstrap_servers == CLUSTER
+    assert found.accounts["billing"].support_contact == "ä"
+    policy = found.accounts["demo"].deferrals["mailgun"]
+    assert (policy.warn_after_s, policy.retry_window_s) == (7, demo.DEFERRALS["retry_window_s"])
+    assert stack.settings.stat().st_mode & 0o077 == 0  # it may hold the user's secrets
+
+
+@pytest.mark.parametrize(("text", "said"), [(None, "No such file"), ("a = ", "not TOML"), ("a = '\xff'", "not TOML")])
+def test_an_own_file_that_cannot_be_read_is_told_before_anything_starts(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, said: str
+) -> None:
+    own = tmp_path / "own.toml"
+    if text is not None:
+        own.write_bytes(text.encode("latin-1"))
+    monkeypatch.setenv("MAILSTREAMS_CONFIG", str(own))
+
+    with pytest.raises(LocalError, match=f"own.toml: {said}"):
+        place.stack().start()
+
+    assert not place.calls
+
+
+def test_settings_survive_being_written_as_toml() -> None:
+    whole = {
+        "ingress": {"certificates_dir": 'a "b"\\c', "max_requests": 5, "reuse_port": True, "shutdown_s": 2.5},
+        "delivery": {"reference_keys": ["a", "ß", "🎈"]},
+        "accounts": {"with.dot": {"deferrals": {}}, "empty": {}, "": {"api_keys": []}},
+    }
+
+    assert tomllib.loads("\n".join(toml(whole))) == whole
 
 
 def test_what_is_not_needed_is_missed_once_and_all_else_goes_on(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,6 +417,7 @@ def test_run_ends_well_and_leaves_nothing_behind_when_it_is_interrupted(
     assert f"http://127.0.0.1:{cluster_place.ingress_port}/webhooks/PROVIDER/ACCOUNT" in output
     assert f"http://127.0.0.1:{cluster_place.admin_port}/metrics" in output
     assert f"http://127.0.0.1:{cluster_place.history_port}/  (Sending History)" in output
+    assert f"mailstreams --config {cluster_place.folder / 'mailstreams.toml'} deferrals\n" in output
     assert CLUSTER in output
     assert output.endswith("stopping ...\nstopped\n")
 

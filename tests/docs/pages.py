@@ -108,16 +108,20 @@ def wrong_use(command: str) -> str | None:
     while words:
         word = words.pop(0)
         if word.startswith("-"):
-            options = {name for each in here.params for name in (*each.opts, *each.secondary_opts)}
-            if word.partition("=")[0] not in {*options, "--help", "-h"}:
+            options = {name: each for each in here.params for name in (*each.opts, *each.secondary_opts)}
+            name, assigned, _ = word.partition("=")
+            if name not in {*options, "--help", "-h"}:
                 return f"{command}: no option {word}"
+            option = options.get(name)
+            if isinstance(option, click.Option) and not (assigned or option.is_flag):
+                del words[:1]  # its value
         elif isinstance(here, click.Group):
             name = word.partition("|")[0]
             found = here.get_command(context, name)
             if found is None:
                 return f"{command}: no command {word}"
             here = found
-        # else: an argument, or an option's value
+        # else: an argument
     return None
 
 

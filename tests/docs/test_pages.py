@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
 from deploy.local import ROOT
-from streams import cli, ingress, records, topics, worker
+from streams import cli, process, records, topics, worker
 from streams.cli.watch import change_line
 from streams.collectors import BulkHistogram, OpenDeferrals
 from streams.domain.status import Status
@@ -109,17 +109,17 @@ def test_every_documented_make_target_and_variable_exists() -> None:
 def test_the_documented_exit_codes_are_the_programs() -> None:
     rows = [(int(code), of) for code, of, *_ in OPERATIONS.table("Exit codes")]
     assert [code for code, of in rows if of == "worker"] == [
-        worker.EXIT_OK,
-        worker.EXIT_CRASHED,
-        worker.EXIT_CANNOT_START,
+        process.EXIT_OK,
+        process.EXIT_CRASHED,
+        process.EXIT_CANNOT_START,
         worker.EXIT_STALLED,
     ]
     assert [code for code, of in rows if of == "ingress"] == [
-        ingress.EXIT_OK,
-        ingress.EXIT_CRASHED,
-        ingress.EXIT_CANNOT_START,
+        process.EXIT_OK,
+        process.EXIT_CRASHED,
+        process.EXIT_CANNOT_START,
     ]
-    assert worker.EXIT_CANNOT_START == ingress.EXIT_CANNOT_START == cli.WRONG_USE
+    assert process.EXIT_CANNOT_START == cli.WRONG_USE
     assert [code for code, of in rows if of == "other commands"] == [
         cli.OK,
         cli.NOTHING_FOUND,

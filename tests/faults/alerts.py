@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from hashlib import blake2b
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -37,6 +38,27 @@ Told = Mapping[str, Any]
 """An alert, decoded."""
 Between = Callable[[int, int], bool]
 """(from, until) -> whether the clock came by in between, ``until`` not included."""
+
+
+class Fault(StrEnum):
+    """What is wrong with what was told."""
+
+    MISSED = "missed"  # demanded, and not told
+    FALSE = "false"  # told, and forbidden
+    DOUBLED = "doubled"
+    WRONG_ID = "wrong id"
+    WRONG = "wrong"  # told rightly, with wrong words
+    OUT_OF_ORDER = "out of order"
+
+
+class Problem(NamedTuple):
+    """One thing that was not told as the history demands."""
+
+    kind: Fault
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.what}"
 
 
 class Known(NamedTuple):
@@ -73,7 +95,7 @@ class Episode:
 
 def problems(
     history: Sequence[Known], told: Sequence[Told], policy: Policy, sure: Between, possible: Between
-) -> list[str]:
+) -> list[Problem]:
     """Compare what was told of one delivery with what its history demands and forbids; nothing found: an empty list.
 
     Args:
@@ -85,9 +107,11 @@ def problems(
     """
     episodes = list(_episodes(history))
     numbers = {episode.number for episode in episodes}
-    found = [f"false: {_name(alert)} is of no episode" for alert in told if alert["episode"] not in numbers]
-    found += [f"doubled: {name}" for name, n in Counter(map(_name, told)).items() if n > 1]
-    found += [f"wrong id: {_name(alert)}" for alert in told if alert["id"] != _id(alert)]
+    found = [
+        Problem(Fault.FALSE, f"{_name(alert)} is of no episode") for alert in told if alert["episode"] not in numbers
+    ]
+    found += [Problem(Fault.DOUBLED, name) for name, n in Counter(map(_name, told)).items() if n > 1]
+    found += [Problem(Fault.WRONG_ID, _name(alert)) for alert in told if alert["id"] != _id(alert)]
     for episode in episodes:
         of_it = [alert for alert in told if alert["episode"] == episode.number]
         for level in LEVELS:
@@ -121,7 +145,7 @@ def deadline(state: State, since: int, level: str, policy: Policy) -> int | None
 
 def _of_level(  # noqa: PLR0917 - one question, all of its facts
     episode: Episode, level: str, told: Sequence[Told], policy: Policy, sure: Between, possible: Between
-) -> Iterator[str]:
+) -> Iterator[Problem]:
     allowed: list[tuple[int, int]] = []
     must = False
     for state in episode.states:
@@ -134,23 +158,24 @@ def _of_level(  # noqa: PLR0917 - one question, all of its facts
             must = True
             break  # from here on it is told, and never again
     if must and not told:
-        yield f"missed: {level} of episode {episode.number}"
+        yield Problem(Fault.MISSED, f"{level} of episode {episode.number}")
     for alert in told:
         if not any(first <= micros(alert["due_at"]) <= last for first, last in allowed):
-            yield f"false: {_name(alert)} at {alert['due_at']}"
+            yield Problem(Fault.FALSE, f"{_name(alert)} at {alert['due_at']}")
 
 
-def _of_end(episode: Episode, told: Sequence[Told]) -> Iterator[str]:
+def _of_end(episode: Episode, told: Sequence[Told]) -> Iterator[Problem]:
     levels = [alert["level"] for alert in told]
     if episode.end is None or set(levels) <= {"resolved"}:
         if "resolved" in levels:
-            yield f"false: resolved of episode {episode.number}, {'which is open' if episode.end is None else 'of which nothing was told'}"
+            why = "which is open" if episode.end is None else "of which nothing was told"
+            yield Problem(Fault.FALSE, f"resolved of episode {episode.number}, {why}")
         return
     if "resolved" not in levels:
-        yield f"missed: resolved of episode {episode.number}"
+        yield Problem(Fault.MISSED, f"resolved of episode {episode.number}")
         return
     if levels[-1] != "resolved":
-        yield f"out of order: {levels} of episode {episode.number}"
+        yield Problem(Fault.OUT_OF_ORDER, f"{levels} of episode {episode.number}")
     resolved = told[levels.index("resolved")]
     after = episode.end.delivery
     ended_at = after.received_at if after.effective_at is None else after.effective_at
@@ -158,7 +183,7 @@ def _of_end(episode: Episode, told: Sequence[Told]) -> Iterator[str]:
     said = (resolved["outcome"], micros(resolved["due_at"]), resolved["annulled"])
     right = (after.status.value, ended_at, ended_at < first_due)
     if said != right:
-        yield f"wrong: resolved of episode {episode.number} says {said}, right is {right}"
+        yield Problem(Fault.WRONG, f"resolved of episode {episode.number} says {said}, right is {right}")
 
 
 def _episodes(history: Sequence[Known]) -> Iterator[Episode]:

@@ -58,7 +58,8 @@ class Kinds(StrEnum):
     """How something differs from the model."""
 
     LOST = "lost"  # the model has it, the system has not
-    WRONG = "wrong"  # the system has something that the model has not
+    WRONG = "wrong"  # the system has something else than the model
+    SURPLUS = "surplus"  # the system has something that the model has not: wrong, and more
     REPEATED = "repeated"  # the system has it more often than the model
 
 
@@ -71,7 +72,8 @@ class Difference:
     what: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what} ({self.kind})"
+        kind = Kinds.WRONG if self.kind is Kinds.SURPLUS else self.kind  # as it is counted
+        return f"{self.where}: {self.what} ({kind})"
 
 
 @dataclass
@@ -127,7 +129,7 @@ class Verdict:
         """Kafka's own words for the outcome. They speak of numbers only: a wrong value is a difference all the same."""
         if self.lost:
             return LESS
-        return MORE if self.repeated or any("too many" in one.what for one in self.differences) else ALL_DELIVERED
+        return MORE if self._count(Kinds.REPEATED, Kinds.SURPLUS) else ALL_DELIVERED
 
     @property
     def lost(self) -> int:
@@ -135,14 +137,14 @@ class Verdict:
 
     @property
     def wrong(self) -> int:
-        return self._count(Kinds.WRONG)
+        return self._count(Kinds.WRONG, Kinds.SURPLUS)
 
     @property
     def repeated(self) -> int:
         return self._count(Kinds.REPEATED)
 
-    def _count(self, kind: Kinds) -> int:
-        return sum(one.kind is kind for one in self.differences)
+    def _count(self, *kinds: Kinds) -> int:
+        return sum(one.kind in kinds for one in self.differences)
 
     @property
     def right(self) -> bool:
@@ -405,7 +407,7 @@ def _sequences(
         for value in lost.elements():
             yield Difference(Kinds.LOST, where, f"{key!r} {name(value)} is missing")
         for value in extra.elements():
-            kind = Kinds.REPEATED if value in want else Kinds.WRONG
+            kind = Kinds.REPEATED if value in want else Kinds.SURPLUS
             yield Difference(kind, where, f"{key!r} {name(value)} is too many")
         if not lost and not extra:
             yield Difference(Kinds.WRONG, where, f"{key!r} is out of order: {[name(value) for value in have]}")
@@ -424,7 +426,7 @@ def _status(log: Log, expected: Expected) -> Iterable[Difference]:
         if not have:
             yield Difference(Kinds.LOST, "status", f"{key!r} is missing")
         elif not want:
-            yield Difference(Kinds.WRONG, "status", f"{key!r} is too many")
+            yield Difference(Kinds.SURPLUS, "status", f"{key!r} is too many")
         elif have[-1] != want[-1]:
             kind = Kinds.LOST if have[-1] in want else Kinds.WRONG
             yield Difference(kind, "status", f"the newest of {key!r} differs")
@@ -446,7 +448,7 @@ def _rows(
     for key in expected.keys() - found.keys():
         yield Difference(Kinds.LOST, where, f"the row of {key!r} is missing")
     for key in found.keys() - expected.keys():
-        yield Difference(Kinds.WRONG, where, f"the row of {key!r} is too many")
+        yield Difference(Kinds.SURPLUS, where, f"the row of {key!r} is too many")
     for key in expected.keys() & found.keys():
         if expected[key] != found[key] and comparable(expected[key]) != comparable(found[key]):
             yield Difference(Kinds.WRONG, where, f"the row of {key!r} differs")
@@ -623,11 +625,11 @@ def _alerts(
         first = history[0].event if history else None
         policy = policies(first.account, first.provider) if first else policies.other
         for problem in alerts.problems(history, told.get(key, []), policy, sure, possible):
-            yield Difference(_KIND_OF_PROBLEM.get(problem.split(":")[0], Kinds.WRONG), "alerts", f"{key!r} {problem}")
+            yield Difference(_KIND_OF_FAULT.get(problem.kind, Kinds.WRONG), "alerts", f"{key!r} {problem}")
 
 
 _CLOCK_MARGIN_US = 60_000_000
-_KIND_OF_PROBLEM = {"missed": Kinds.LOST, "doubled": Kinds.REPEATED}
+_KIND_OF_FAULT = {alerts.Fault.MISSED: Kinds.LOST, alerts.Fault.DOUBLED: Kinds.REPEATED}
 
 
 def _dead_letters(log: Log, expected: Expected) -> Iterable[Difference]:
@@ -639,7 +641,7 @@ def _dead_letters(log: Log, expected: Expected) -> Iterable[Difference]:
     for origin in expected.dead_letters.keys() - found.keys():
         yield Difference(Kinds.LOST, "dead-letters", f"{origin} is missing")
     for origin in found.keys() - expected.dead_letters.keys():
-        yield Difference(Kinds.WRONG, "dead-letters", f"{origin} is too many")
+        yield Difference(Kinds.SURPLUS, "dead-letters", f"{origin} is too many")
     for origin in expected.dead_letters.keys() & found.keys():
         whole, kept = expected.dead_letters[origin], found[origin]
         if kept != whole and (kept is None or whole is None or not whole.startswith(kept)):

@@ -145,11 +145,11 @@ def test_a_right_worker_is_right(right: tuple[Written, Settings]) -> None:
 
 SEEN: Mapping[str, tuple[Kinds, str]] = {
     "dropped-commit": (Kinds.LOST, "status-changed"),
-    "double-emission": (Kinds.WRONG, "status-changed"),
+    "double-emission": (Kinds.SURPLUS, "status-changed"),
     "swallowed-exception": (Kinds.WRONG, "changelog of deliveries"),
     "swallowed-poison": (Kinds.LOST, "dead-letters"),
     "skipped-tombstone": (Kinds.LOST, "status"),
-    "skipped-changelog-tombstone": (Kinds.WRONG, "changelog of deliveries"),
+    "skipped-changelog-tombstone": (Kinds.SURPLUS, "changelog of deliveries"),
     "stale-changelog": (Kinds.WRONG, "changelog of deliveries"),
     "committed-over": (Kinds.LOST, "status-changed"),
     "offset-before-outputs": (Kinds.LOST, "events"),
@@ -327,10 +327,11 @@ def test_the_words_are_kafkas() -> None:
     expected = oracle.Expected()
     lost, more, other = (
         oracle.Difference(Kinds.LOST, "", "is missing"),
-        oracle.Difference(Kinds.WRONG, "", "is too many"),
-        oracle.Difference(Kinds.WRONG, "", "differs"),
+        oracle.Difference(Kinds.SURPLUS, "", "is too many"),
+        oracle.Difference(Kinds.WRONG, "", "too many words decide nothing"),
     )
     assert oracle.Verdict([], expected).word == "ALL-RECORDS-DELIVERED"
     assert oracle.Verdict([other], expected).word == "ALL-RECORDS-DELIVERED"
     assert oracle.Verdict([more], expected).word == "PROCESSED-MORE-THAN-GENERATED"
     assert oracle.Verdict([more, lost], expected).word == "PROCESSED-LESS-THAN-GENERATED"
+    assert (oracle.Verdict([more, other], expected).wrong, str(more)) == (2, ": is too many (wrong)")
