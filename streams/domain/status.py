@@ -255,11 +255,10 @@ class Delivery:
 
     def shown(self) -> tuple[object, ...]:
         """Return what ``mail.status`` shows, its advice included, beside the last change."""
-        answer = self.answer
         return (
             self.recipient[2],
             None if self.reference is None else self.reference[2],
-            (None, None, None) if answer is None else (answer.reason, answer.smtp_code, answer.enhanced_code),
+            _said(self.answer),
             self.attempts,
             self.machine_opened,
             self.because if self.status in _TOLD_APART else None,
@@ -402,20 +401,18 @@ def shows_otherwise(one: Delivery, other: Delivery) -> bool:
 
 def _facts_show_otherwise(one: Delivery, other: Delivery) -> bool:
     answer, other_answer = one.answer, other.answer
-    if answer is not other_answer:
-        if answer is None or other_answer is None:
-            return True
-        if answer.reason != other_answer.reason:
-            return True
-        if answer.smtp_code != other_answer.smtp_code or answer.enhanced_code != other_answer.enhanced_code:
-            return True
     return (
-        one.machine_opened is not other.machine_opened
+        (answer is not other_answer and _said(answer) != _said(other_answer))
+        or one.machine_opened is not other.machine_opened
         or (one.because is not other.because and one.status in _TOLD_APART)
         or one.accepted_after_refusal is not other.accepted_after_refusal
         or one.deferred_since != other.deferred_since
         or one.dropped_since != other.dropped_since
     )
+
+
+def _said(answer: Fact | None) -> tuple[str | None, int | None, str | None]:
+    return (None, None, None) if answer is None else (answer.reason, answer.smtp_code, answer.enhanced_code)
 
 
 def _value(said: Said[_T] | None) -> _T | None:

@@ -436,6 +436,11 @@ def test_news_that_changes_the_advice_only_is_shown_and_no_change() -> None:
         assert (folded.changed, folded.shown) == (False, True)
 
 
+def test_a_delivered_that_says_nothing_is_not_shown_of_what_was_opened() -> None:
+    folded = fold(fold_all([event(EventType.OPEN, 0)]), event(EventType.DELIVERED, 60))
+    assert (folded.changed, folded.shown) == (False, False)
+
+
 def test_another_open_is_neither_a_change_nor_shown() -> None:
     folded = fold(fold_all([event(EventType.OPEN, 0)]), event(EventType.OPEN, 60))
     assert (folded.outcome, folded.changed, folded.shown) == (Outcome.APPLIED, False, False)
