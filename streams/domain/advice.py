@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from streams.domain import smtp
 from streams.domain.events import BounceKind, SuppressionList
-from streams.domain.reasons import ReasonClass
-from streams.domain.status import Delivery, Kind, Status, from_micros
+from streams.domain.reasons import ReasonClass, classify
+from streams.domain.status import Delivery, Fact, Kind, Status, from_micros
 
 
 class Advice(NamedTuple):
@@ -118,6 +118,12 @@ _TABLE = (
         "The recipient's mail server could not be reached. The message was given up.",
         "Check the spelling of the part after the @. If it is right, send again later or ask the recipient whether "
         "their mail works.",
+    ),
+    Advice(
+        "put_off_too_long",
+        "The recipient's mail server put the message off, or was not reached, until the time to try was over. The "
+        "message was given up.",
+        "Send again later. If it happens again, ask the recipient whether their mail works and whether they block us.",
     ),
     Advice(
         "authentication_refused",
@@ -346,6 +352,8 @@ _BOUNCED_BY_CODE = {
     "2.3": "message_too_large",
     "3.4": "message_too_large",  # RFC 3463: too big for the system, not for the mailbox
     "4.4": "no_such_domain",  # no route: in practice no DNS records for it
+    "4.7": "put_off_too_long",
+    "4.300": "put_off_too_long",  # Exchange Online
     "4": "unreachable",
     "6": "blocked",  # what is in the message
     "7": "blocked",
@@ -367,6 +375,15 @@ _BOUNCED_BY_KIND = {
     BounceKind.BLOCK: "blocked",
     BounceKind.UNDETERMINED: "refused_unknown_why",
     None: "refused_unknown_why",
+}
+_EXPIRED_BY_REASON = {  # by the last answer before: to retry was in vain for the same cause each time
+    ReasonClass.MAILBOX_FULL: "mailbox_full",
+    ReasonClass.REPUTATION: "blocked",
+    ReasonClass.POLICY: "blocked",
+    ReasonClass.CONTENT: "blocked",
+    ReasonClass.AUTH: "authentication_refused",
+    ReasonClass.DNS: "unreachable",
+    ReasonClass.TIMEOUT: "unreachable",
 }
 _DROPPED_BY_LIST = {
     SuppressionList.BOUNCE: "dropped_bounced_before",
@@ -482,7 +499,15 @@ def _bounced(delivery: Delivery) -> str:
     answer = delivery.answer
     if answer is not None and smtp.names_no_recipient(answer.enhanced_code, answer.reason):
         return "no_such_address"
-    return _by_code(delivery, _BOUNCED_BY_CODE) or _BOUNCED_BY_KIND[delivery.bounce_kind]
+    code = _by_code(delivery, _BOUNCED_BY_CODE) or _BOUNCED_BY_KIND[delivery.bounce_kind]
+    return _expired(answer) if code == "put_off_too_long" else code
+
+
+def _expired(answer: Fact | None) -> str:
+    """Return what kept the message waiting until its time ran out, where the report quotes the server's last answer."""
+    quoted = None if answer is None else smtp.quoted_answer(answer.reason or "")
+    why = ReasonClass.UNKNOWN if quoted is None else classify(quoted, *smtp.parse_reply(quoted))
+    return _EXPIRED_BY_REASON.get(why, "put_off_too_long")
 
 
 def _by_code(delivery: Delivery, table: dict[str, str]) -> str | None:

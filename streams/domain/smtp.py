@@ -72,6 +72,16 @@ def parse_reply(text: str) -> Reply:
     return NO_REPLY if found is None or found["alone"][0] == "2" else Reply(None, _canonical(found["alone"]))
 
 
+# SES: "... unable to deliver in 840 minutes.<452 4.2.2 full>"; Exchange Online: "Message expired -> 421 4.4.1 ...".
+_QUOTED_WHOLE = re.compile(rf"(?:<|->)\s{{0,2}}(?P<answer>[45][0-5]\d(?!\w|[.,:]\d){_NO_UNIT}.*)", _FLAGS | re.DOTALL)
+
+
+def quoted_answer(text: str) -> str | None:
+    """Return the server's own answer, within the text of whoever gave the message up; ``None``: it quotes none."""
+    found = _QUOTED_WHOLE.search(text[:LOOKED_AT])
+    return None if found is None else found["answer"]
+
+
 def reply_code(value: object) -> int | None:
     """Return a number (or its digits) as an RFC 5321 reply code; ``None`` for anything else, such as a provider's own 605."""
     if isinstance(value, bool):

@@ -32,6 +32,8 @@ def drop(by: SuppressionList | None) -> list[DeliveryEvent]:
     return [event(DROPPED, 5, suppression_list=by)]
 
 
+EXPIRED = "smtp; 550 4.4.7 Message expired: unable to deliver in 840 minutes."  # SES; the last answer follows
+
 CASES: list[tuple[str, list[DeliveryEvent]]] = [
     ("wait_for_answer", [event(SENT)]),
     ("auto_reply_only", [event(EventType.AUTO_REPLY)]),
@@ -61,7 +63,20 @@ CASES: list[tuple[str, list[DeliveryEvent]]] = [
     ("mailbox_full", bounce(SOFT, "4.2.2")),
     ("message_too_large", bounce(SOFT, "5.2.3")),
     ("message_too_large", bounce(SOFT, "5.3.4")),
-    ("unreachable", bounce(SOFT, "4.4.7")),
+    ("put_off_too_long", bounce(SOFT, "4.4.7")),
+    ("put_off_too_long", bounce(SOFT, "5.4.7", "smtp; 5.4.7 - Delivery expired (message too old)")),
+    ("put_off_too_long", bounce(SOFT, "5.4.300", "550 5.4.300 Message expired -> 421 4.3.2 not accepting messages")),
+    ("put_off_too_long", bounce(SOFT, "4.4.7", f"{EXPIRED}<451 4.7.1 Greylisted, try again>")),
+    ("put_off_too_long", bounce(SOFT, "4.4.7", f"{EXPIRED}<450 4.2.1 is receiving mail too quickly>")),
+    ("put_off_too_long", bounce(SOFT, "4.4.7", "550 4.4.7 Message expired: timed out in the queue")),
+    ("mailbox_full", bounce(SOFT, "4.4.7", f"{EXPIRED}<452 4.2.2 The email account that you tried is over quota>")),
+    ("mailbox_full", bounce(SOFT, "4.4.7", f"{EXPIRED}<452 mailbox full>")),
+    ("mailbox_full", bounce(SOFT, "5.4.300", "550 5.4.300 Message expired -> 452 4.2.2 Mailbox full")),
+    ("authentication_refused", bounce(SOFT, "4.4.7", f"{EXPIRED}<421-4.7.26 rate limited, it is unauthenticated>")),
+    ("blocked", bounce(SOFT, "4.4.7", f"{EXPIRED}<451 4.7.650 temporarily rate limited due to IP reputation>")),
+    ("unreachable", bounce(SOFT, "4.4.7", f"{EXPIRED}<421 4.4.1 Failed to establish connection>")),
+    ("unreachable", bounce(SOFT, "5.4.7", f"{EXPIRED}<421 4.4.0 Unable to lookup DNS for mail.example>")),
+    ("put_off_too_long", bounce(SOFT, "4.4.7", "550 4.4.7 expired, <ann@b.example> <https://b.example/550>")),
     ("unreachable", bounce(SOFT, "4.4.1")),
     ("authentication_refused", bounce(BLOCK, "5.7.26")),
     ("blocked", bounce(BLOCK, "5.7.1")),
