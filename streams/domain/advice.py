@@ -364,10 +364,8 @@ _DEFERRED_BY_CODE = {
     "4": "deferred_unreachable",
     "7": "deferred_rate_or_reputation",
 }
-# RFC 7372 and its neighbours in the registry: DKIM (20-22), SPF (23, 24), reverse DNS (25), several (26), ARC (29).
-for _detail in (20, 21, 22, 23, 24, 25, 26, 29):
-    _BOUNCED_BY_CODE[f"7.{_detail}"] = "authentication_refused"
-    _DEFERRED_BY_CODE[f"7.{_detail}"] = "deferred_authentication"
+_BOUNCED_BY_CODE |= dict.fromkeys(smtp.AUTHENTICATION, "authentication_refused")
+_DEFERRED_BY_CODE |= dict.fromkeys(smtp.AUTHENTICATION, "deferred_authentication")
 
 _BOUNCED_BY_KIND = {
     BounceKind.HARD: "refused_address",
@@ -375,6 +373,11 @@ _BOUNCED_BY_KIND = {
     BounceKind.BLOCK: "blocked",
     BounceKind.UNDETERMINED: "refused_unknown_why",
     None: "refused_unknown_why",
+}
+_WORDS_SAY_MORE = frozenset({"", "0", "7"})
+"""Subjects of codes beside which the words of a refusal are read: none, undefined, and policy of any sort."""
+_BOUNCED_BY_REASON = {
+    ReasonClass.AUTH: "authentication_refused",
 }
 _EXPIRED_BY_REASON = {  # by the last answer before: to retry was in vain for the same cause each time
     ReasonClass.MAILBOX_FULL: "mailbox_full",
@@ -499,8 +502,14 @@ def _bounced(delivery: Delivery) -> str:
     answer = delivery.answer
     if answer is not None and smtp.names_no_recipient(answer.enhanced_code, answer.reason):
         return "no_such_address"
-    code = _by_code(delivery, _BOUNCED_BY_CODE) or _BOUNCED_BY_KIND[delivery.bounce_kind]
-    return _expired(answer) if code == "put_off_too_long" else code
+    cause = "" if answer is None else (answer.enhanced_code or "").partition(".")[2]  # "5.1.10" -> "1.10"
+    subject = cause.partition(".")[0]
+    code = _BOUNCED_BY_CODE.get(cause) or _BOUNCED_BY_CODE.get(subject)
+    if code == "put_off_too_long":
+        return _expired(answer)
+    if answer is not None and cause not in _BOUNCED_BY_CODE and subject in _WORDS_SAY_MORE:
+        code = _BOUNCED_BY_REASON.get(classify(answer.reason, None, None)) or code
+    return code or _BOUNCED_BY_KIND[delivery.bounce_kind]
 
 
 def _expired(answer: Fact | None) -> str:

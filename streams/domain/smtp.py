@@ -131,6 +131,17 @@ def _canonical(code: str) -> str:
 
 # --- why it was refused ---
 
+AUTHENTICATION = frozenset(
+    f"7.{detail}" for detail in (20, 21, 22, 23, 24, 25, 26, 27, 30, 31, 32, 40, 509, 515)
+)  # fmt: skip
+"""The last two numbers of the codes that say: it could not be verified that the message comes from us.
+
+RFC 7372: DKIM (20-22), SPF (23, 24), reverse DNS (25), several (26); RFC 7505: the sender's domain takes no mail (27).
+Gmail, "SMTP errors and codes": none of all (26), SPF (27), DKIM (30), DMARC (31, 40), alignment (32). Microsoft, "NDR
+error codes in Exchange Online" and "Fix NDR error 550 5.7.515": SPF (23), DMARC (509), all three (515).
+Not 29: ARC in the registry, "not sent over TLS" at Gmail, which is the one that sends it.
+"""
+
 _HARD, _SOFT, _BLOCK, _UNDETERMINED = BounceKind.HARD, BounceKind.SOFT, BounceKind.BLOCK, BounceKind.UNDETERMINED
 
 _BY_DETAIL: dict[str, BounceKind] = {

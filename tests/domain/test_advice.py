@@ -7,6 +7,7 @@ from streams.domain.advice import ADVICE, ALERT_ADVICE, Advice, advise, advise_d
 from streams.domain.deferrals import Ending, Level
 from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
 from streams.domain.reasons import ReasonClass
+from streams.domain.smtp import AUTHENTICATION
 from streams.domain.status import Status
 from tests.domain.deliveries import event, fold_all, histories
 
@@ -79,6 +80,15 @@ CASES: list[tuple[str, list[DeliveryEvent]]] = [
     ("put_off_too_long", bounce(SOFT, "4.4.7", "550 4.4.7 expired, <ann@b.example> <https://b.example/550>")),
     ("unreachable", bounce(SOFT, "4.4.1")),
     ("authentication_refused", bounce(BLOCK, "5.7.26")),
+    *(("authentication_refused", bounce(BLOCK, f"5.{cause}")) for cause in sorted(AUTHENTICATION)),
+    ("authentication_refused", bounce(BLOCK, "5.7.27", "550-5.7.27 blocked because SPF authentication didn't pass")),
+    ("authentication_refused", bounce(BLOCK, "5.7.515", "550 5.7.515 Access denied, sending domain does not meet")),
+    ("authentication_refused", bounce(BLOCK, "5.7.1", "smtp;550 5.7.1 DMARC policy of the domain")),
+    ("authentication_refused", bounce(BLOCK, None, "Rejected by the From domain's DMARC policy")),
+    ("authentication_refused", bounce(HARD, "5.0.0", "550 Sender verify failed")),
+    ("blocked", bounce(BLOCK, "5.7.29", "550-5.7.29 this message wasn't sent over a TLS connection")),
+    ("blocked", bounce(BLOCK, "5.7.1", "550 5.7.1 blocked using zen.spamhaus.org")),
+    ("no_such_address", bounce(HARD, "5.1.1", "550 5.1.1 unknown; our DMARC policy is at mail.example")),
     ("blocked", bounce(BLOCK, "5.7.1")),
     ("blocked", bounce(HARD, "5.7.1")),
     ("blocked", bounce(HARD, "5.1.8")),
@@ -94,7 +104,7 @@ CASES: list[tuple[str, list[DeliveryEvent]]] = [
     ("deferred_mailbox_full", deferral("4.2.2")),
     ("deferred_rate_or_reputation", deferral("4.7.0")),
     ("deferred_rate_or_reputation", deferral("4.7.28")),
-    ("deferred_authentication", deferral("4.7.26")),
+    *(("deferred_authentication", deferral(f"4.{cause}")) for cause in sorted(AUTHENTICATION)),
     ("deferred_unreachable", deferral("4.4.1")),
     ("deferred_server_trouble", deferral("4.3.2")),
     ("dropped_bounced_before", drop(SuppressionList.BOUNCE)),

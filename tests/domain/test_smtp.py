@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from streams.domain.events import BounceKind
 from streams.domain.smtp import (
+    AUTHENTICATION,
     LOOKED_AT,
     bounce_kind_of,
     enhanced_code,
@@ -200,6 +201,14 @@ def test_a_field_with_an_enhanced_code_is_read_whole(value: object, code: str | 
 )
 def test_the_code_that_says_more_wins(first: str | None, second: str | None, expected: str | None) -> None:
     assert more_specific(first, second) == expected
+
+
+def test_the_codes_of_authentication_are_those_that_the_receivers_document() -> None:
+    gmail = {"7.26", "7.27", "7.30", "7.31", "7.32", "7.40"}
+    microsoft = {"7.23", "7.509", "7.515"}
+    registry = {f"7.{detail}" for detail in range(20, 28)}
+    assert registry | gmail | microsoft == AUTHENTICATION
+    assert "7.29" not in AUTHENTICATION  # Gmail: not sent over TLS
 
 
 @pytest.mark.parametrize(
