@@ -2,8 +2,8 @@
 
 One table, ``ADVICE``, in our own words; below it the causes that choose from
 it. The receiving server's own code (RFC 3463, and the registry that RFC 5248
-began) tells more than the provider's kind of bounce, so it is asked first. A
-second table, ``ALERT_ADVICE``, is for the alerts of the deferral monitor: there
+began) tells more than the provider's kind of bounce, so it is asked first; why
+a message is put off, ``reasons`` tells, for status and alert alike. A second table, ``ALERT_ADVICE``, is for the alerts of the deferral monitor: there
 the time to wait is over. No code stands in both.
 
 A ``code`` is part of the public contract: it is never renamed or given another
@@ -183,6 +183,19 @@ _TABLE = (
         "the recipient whether their mail works.",
     ),
     Advice(
+        "deferred_unencrypted",
+        "No encrypted connection with the recipient's mail server comes about just now, and without one the message is "
+        "not handed over. It is tried again.",
+        "Give it time. If it is still deferred at {contact_from}, tell {support}, and ask the recipient whether their "
+        "mail works.",
+    ),
+    Advice(
+        "deferred_held_by_provider",
+        "Our e-mail provider holds the message back itself for now, to send no faster than the recipient's side likes. "
+        "Nobody has refused it.",
+        "Wait. If it is still deferred at {contact_from}, tell {support} that we may send too much at once.",
+    ),
+    Advice(
         "deferred_server_trouble",
         "The recipient's mail server has trouble of its own just now. The message is tried again.",
         "Give it time. If it is still deferred at {contact_from}, ask the recipient whether their mail works.",
@@ -358,14 +371,7 @@ _BOUNCED_BY_CODE = {
     "6": "blocked",  # what is in the message
     "7": "blocked",
 }
-_DEFERRED_BY_CODE = {
-    "2.2": "deferred_mailbox_full",
-    "3": "deferred_server_trouble",
-    "4": "deferred_unreachable",
-    "7": "deferred_rate_or_reputation",
-}
 _BOUNCED_BY_CODE |= dict.fromkeys(smtp.AUTHENTICATION, "authentication_refused")
-_DEFERRED_BY_CODE |= dict.fromkeys(smtp.AUTHENTICATION, "deferred_authentication")
 
 _BOUNCED_BY_KIND = {
     BounceKind.HARD: "refused_address",
@@ -388,6 +394,22 @@ _EXPIRED_BY_REASON = {  # by the last answer before: to retry was in vain for th
     ReasonClass.DNS: "unreachable",
     ReasonClass.TIMEOUT: "unreachable",
 }
+_DEFERRED_BY_REASON = {  # the alerts of the monitor go by the same class, so that the two do not contradict each other
+    ReasonClass.RATE_LIMITED: "deferred_rate_or_reputation",
+    ReasonClass.GREYLISTED: "deferred_rate_or_reputation",
+    ReasonClass.MAILBOX_FULL: "deferred_mailbox_full",
+    ReasonClass.REPUTATION: "deferred_rate_or_reputation",
+    ReasonClass.DNS: "deferred_unreachable",
+    ReasonClass.TLS: "deferred_unencrypted",
+    ReasonClass.TIMEOUT: "deferred_unreachable",
+    ReasonClass.POLICY: "deferred_rate_or_reputation",
+    ReasonClass.AUTH: "deferred_authentication",
+    ReasonClass.CONTENT: "deferred_rate_or_reputation",
+    ReasonClass.PREEMPTIVE: "deferred_held_by_provider",
+    ReasonClass.UNKNOWN: "deferred",
+}
+_SERVER_TROUBLE = frozenset({"3", "4", "7"})
+"""Subjects of codes that say so where the class is unknown: the system; network and policy with words that say so."""
 _DROPPED_BY_LIST = {
     SuppressionList.BOUNCE: "dropped_bounced_before",
     SuppressionList.SPAM: "dropped_spam_report",
@@ -478,7 +500,7 @@ def _code(delivery: Delivery) -> str:
         case Status.BOUNCED:
             return _bounced(delivery)
         case Status.DEFERRED:
-            return _by_code(delivery, _DEFERRED_BY_CODE) or "deferred"
+            return _deferred(delivery)
         case Status.DROPPED:
             return _DROPPED_BY_LIST[delivery.suppressed_by]
 
@@ -519,12 +541,12 @@ def _expired(answer: Fact | None) -> str:
     return _EXPIRED_BY_REASON.get(why, "put_off_too_long")
 
 
-def _by_code(delivery: Delivery, table: dict[str, str]) -> str | None:
-    answer = delivery.answer
-    if answer is None or answer.enhanced_code is None:
-        return None
-    cause = answer.enhanced_code.partition(".")[2]  # "5.1.10" -> "1.10"
-    return table.get(cause) or table.get(cause.partition(".")[0])
+def _deferred(delivery: Delivery) -> str:
+    answer = delivery.facts[Kind.DEFERRED]
+    why = classify(answer.reason, answer.smtp_code, answer.enhanced_code)
+    if why is ReasonClass.UNKNOWN and (answer.enhanced_code or "")[2:3] in _SERVER_TROUBLE:
+        return "deferred_server_trouble"
+    return _DEFERRED_BY_REASON[why]
 
 
 def _minute(micros: int | None, after: int = 0) -> str:

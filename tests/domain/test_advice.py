@@ -6,9 +6,9 @@ from hypothesis import given
 from streams.domain.advice import ADVICE, ALERT_ADVICE, Advice, advise, advise_deferral
 from streams.domain.deferrals import Ending, Level
 from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
-from streams.domain.reasons import ReasonClass
+from streams.domain.reasons import ReasonClass, classify
 from streams.domain.smtp import AUTHENTICATION
-from streams.domain.status import Status
+from streams.domain.status import Kind, Status
 from tests.domain.deliveries import event, fold_all, histories
 
 HOUR = 3_600_000_000
@@ -25,8 +25,8 @@ def bounce(kind: BounceKind, code: str | None = None, reason: str | None = None)
     return [event(SENT), event(BOUNCE, 5, kind=kind, enhanced_code=code, reason=reason)]
 
 
-def deferral(code: str | None = None) -> list[DeliveryEvent]:
-    return [event(SENT), event(DEFERRED, 5, enhanced_code=code)]
+def deferral(code: str | None = None, reason: str | None = None) -> list[DeliveryEvent]:
+    return [event(SENT), event(DEFERRED, 5, enhanced_code=code, reason=reason)]
 
 
 def drop(by: SuppressionList | None) -> list[DeliveryEvent]:
@@ -107,6 +107,26 @@ CASES: list[tuple[str, list[DeliveryEvent]]] = [
     *(("deferred_authentication", deferral(f"4.{cause}")) for cause in sorted(AUTHENTICATION)),
     ("deferred_unreachable", deferral("4.4.1")),
     ("deferred_server_trouble", deferral("4.3.2")),
+    ("deferred_server_trouble", deferral("4.3.1", "452 4.3.1 Insufficient system resources")),
+    ("deferred_server_trouble", deferral("4.7.0", "421 4.7.0 Temporary System Problem. Try again later.")),
+    ("deferred_mailbox_full", deferral(None, "MailboxFull")),  # SES
+    ("deferred_mailbox_full", deferral(None, "452 mailbox full")),
+    ("deferred_held_by_provider", deferral(None, "SendingDeferral")),  # SES
+    ("deferred_held_by_provider", deferral(None, 'deferred: ["IPs reached ISP-suggested hourly limits: ..."]')),
+    ("deferred_authentication", deferral(None, "BYOIPHostNameLookupUnavailable")),  # SES
+    ("deferred_authentication", deferral("4.7.0", "421-4.7.0 rate limited because it is unauthenticated")),
+    ("deferred_authentication", deferral("4.1.8", "450 4.1.8 Sender address rejected: Domain not found")),
+    ("deferred_unreachable", deferral(None, "TransientCommunicationFailure")),  # SES
+    ("deferred_unreachable", deferral(None, "No MX for mail.example")),
+    ("deferred_unencrypted", deferral("4.7.0", "421 4.7.0 TLS required for RCPT domain, closing connection.")),
+    ("deferred_unencrypted", deferral("4.7.29")),
+    ("deferred_rate_or_reputation", deferral("4.2.0", "450 4.2.0 Recipient address rejected: Greylisted")),
+    ("deferred_rate_or_reputation", deferral("4.2.1", "450 4.2.1 The user is receiving mail too quickly.")),
+    ("deferred_rate_or_reputation", deferral(None, "IPFailure")),  # SES
+    ("deferred_rate_or_reputation", deferral("4.4.5", "421 4.4.5 Server busy, try again later.")),
+    ("deferred_rate_or_reputation", deferral("4.6.0")),
+    ("deferred", deferral(None, "Undetermined")),  # SES
+    ("deferred", deferral(None, "451 Temporary local problem - please try later")),
     ("dropped_bounced_before", drop(SuppressionList.BOUNCE)),
     ("dropped_spam_report", drop(SuppressionList.SPAM)),
     ("dropped_unsubscribed", drop(SuppressionList.UNSUBSCRIBE)),
@@ -153,6 +173,32 @@ def test_advice_never_repeats_an_address_or_what_a_server_said(history: list[Del
     given_advice = advice(*history)
     assert "@example.com" not in given_advice.meaning + given_advice.what_to_do
     assert "Grüße" not in given_advice.meaning + given_advice.what_to_do
+
+
+@pytest.mark.parametrize("reason_class", ReasonClass)
+def test_a_status_and_an_alert_about_one_deferral_do_not_contradict_each_other(reason_class: ReasonClass) -> None:
+    together = {
+        "contact_recipient_held_back": {"deferred_rate_or_reputation"},
+        "contact_recipient_greylisted": {"deferred_rate_or_reputation"},
+        "contact_recipient_mailbox_full": {"deferred_mailbox_full"},
+        "contact_recipient_unreachable": {"deferred_unreachable"},
+        "contact_recipient_encryption": {"deferred_unencrypted"},
+        "contact_recipient_now": {"deferred", "deferred_server_trouble", "deferred_rate_or_reputation"},
+        "mend_authentication_now": {"deferred_authentication"},
+        "wait_for_provider": {"deferred_held_by_provider"},
+    }
+    told = {
+        code
+        for code, history in CASES
+        if fold_all(history).status is Status.DEFERRED and reason_class_of(history) is reason_class
+    }
+    assert told
+    assert told <= together[alert_advice("raised", reason_class).code]
+
+
+def reason_class_of(history: list[DeliveryEvent]) -> ReasonClass:
+    fact = fold_all(history).facts[Kind.DEFERRED]
+    return classify(fact.reason, fact.smtp_code, fact.enhanced_code)
 
 
 def test_a_deferral_says_from_when_on_to_contact_the_recipient() -> None:
