@@ -3,8 +3,9 @@
 One table, ``ADVICE``, in our own words; below it the causes that choose from
 it. The receiving server's own code (RFC 3463, and the registry that RFC 5248
 began) tells more than the provider's kind of bounce, so it is asked first; why
-a message is put off, ``reasons`` tells, for status and alert alike. A second table, ``ALERT_ADVICE``, is for the alerts of the deferral monitor: there
-the time to wait is over. No code stands in both.
+a message is put off, ``reasons`` tells, for the status and for alerts alike.
+A second table, ``ALERT_ADVICE``, is for the alerts of the deferral monitor:
+there the time to wait is over. No code stands in both.
 
 A ``code`` is part of the public contract: it is never renamed or given another
 meaning. The prose may change. Everything here is shown to people who send
@@ -383,7 +384,16 @@ _BOUNCED_BY_KIND = {
 _WORDS_SAY_MORE = frozenset({"", "0", "7"})
 """Subjects of codes beside which the words of a refusal are read: none, undefined, and policy of any sort."""
 _BOUNCED_BY_REASON = {
+    ReasonClass.MAILBOX_FULL: "mailbox_full",
     ReasonClass.AUTH: "authentication_refused",
+}
+_BOUNCED_BY_WORD = {  # what SES says where no server said anything
+    "MailboxFull": "mailbox_full",
+    "MessageTooLarge": "message_too_large",
+    "AttachmentRejected": "blocked",
+    "ContentRejected": "blocked",
+    "CustomTimeoutExceeded": "put_off_too_long",
+    "NoEmail": "no_such_address",
 }
 _EXPIRED_BY_REASON = {  # by the last answer before: to retry was in vain for the same cause each time
     ReasonClass.MAILBOX_FULL: "mailbox_full",
@@ -530,7 +540,8 @@ def _bounced(delivery: Delivery) -> str:
     if code == "put_off_too_long":
         return _expired(answer)
     if answer is not None and cause not in _BOUNCED_BY_CODE and subject in _WORDS_SAY_MORE:
-        code = _BOUNCED_BY_REASON.get(classify(answer.reason, None, None)) or code
+        reason = answer.reason or ""
+        code = _BOUNCED_BY_WORD.get(reason) or _BOUNCED_BY_REASON.get(classify(reason, None, None)) or code
     return code or _BOUNCED_BY_KIND[delivery.bounce_kind]
 
 

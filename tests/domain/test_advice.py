@@ -94,6 +94,17 @@ CASES: list[tuple[str, list[DeliveryEvent]]] = [
     ("blocked", bounce(HARD, "5.1.8")),
     ("blocked", bounce(HARD, "5.6.0")),
     ("blocked", bounce(BLOCK)),
+    # SES, where there is no report of a server
+    ("message_too_large", bounce(SOFT, None, "MessageTooLarge")),
+    ("blocked", bounce(SOFT, None, "AttachmentRejected")),
+    ("blocked", bounce(SOFT, None, "ContentRejected")),
+    ("mailbox_full", bounce(SOFT, None, "MailboxFull")),
+    ("put_off_too_long", bounce(SOFT, None, "CustomTimeoutExceeded")),
+    ("no_such_address", bounce(HARD, None, "NoEmail")),
+    # without an enhanced code, or with an undefined one
+    ("mailbox_full", bounce(SOFT, None, "552 mailbox full")),
+    ("mailbox_full", bounce(HARD, "5.0.0", "550 5.0.0 over quota")),
+    ("refused_address", bounce(HARD, "5.0.0", "550 5.0.0 no such user, see https://spam.mail.example")),
     ("refused_address", bounce(HARD)),
     ("refused_address", bounce(HARD, "5.0.0")),
     ("refused_this_message", bounce(SOFT)),
