@@ -366,6 +366,7 @@ _BOUNCED_BY_CODE = {
     "2.3": "message_too_large",
     "3.4": "message_too_large",  # RFC 3463: too big for the system, not for the mailbox
     "4.4": "no_such_domain",  # no route: in practice no DNS records for it
+    "4.310": "no_such_domain",  # Exchange Online: "DNS domain ... does not exist"
     "4.7": "put_off_too_long",
     "4.300": "put_off_too_long",  # Exchange Online
     "4": "unreachable",

@@ -402,6 +402,7 @@ _BY_DETAIL: dict[str, ReasonClass] = {
     "4.3": ReasonClass.DNS,  # "directory server failure"
     "4.4": ReasonClass.DNS,  # unable to route: no DNS records for the domain
     "4.5": ReasonClass.RATE_LIMITED,  # congestion; Gmail: "Server busy"
+    "4.310": ReasonClass.DNS,  # Microsoft: the domain does not exist
     "4.316": ReasonClass.TIMEOUT,  # Microsoft: connection refused
     "5.3": ReasonClass.RATE_LIMITED,  # too many recipients
     "7.5": ReasonClass.TLS,  # cryptographic failure; Microsoft: the certificate

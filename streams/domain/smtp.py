@@ -149,6 +149,7 @@ _BY_DETAIL: dict[str, BounceKind] = {
     "1.8": _BLOCK,  # our sender's domain is refused
     "1.9": _SOFT,  # relayed to a mailer that cannot report back
     "4.4": _HARD,  # unable to route: the address' domain has no host
+    "4.310": _HARD,  # Exchange Online: "DNS domain ... does not exist"
     "7.17": _HARD,  # RFC 7293: the mailbox has another owner now; about the address, although filed under policy
 }
 

@@ -51,6 +51,7 @@ CASES: list[tuple[str, list[DeliveryEvent]]] = [
     ("no_such_domain", bounce(HARD, "5.1.2")),
     ("no_such_domain", bounce(HARD, "5.1.10")),
     ("no_such_domain", bounce(SOFT, "5.4.4")),
+    ("no_such_domain", bounce(HARD, "5.4.310", "550 5.4.310 DNS domain mail.example does not exist")),
     (
         "no_such_address",
         bounce(HARD, "5.1.10", "550 5.1.10 RESOLVER.ADR.RecipientNotFound; not found by SMTP address lookup"),

@@ -224,6 +224,7 @@ CODES: list[tuple[int | None, str | None, ReasonClass]] = [
     (451, "4.4.3", DNS),
     (451, "4.4.4", DNS),
     (421, "4.4.5", RATE),
+    (450, "4.4.310", DNS),
     (452, "4.5.3", RATE),
     (451, "4.6.0", CONTENT),
     (421, "4.7.0", POLICY),
