@@ -15,7 +15,9 @@ Read in the order of the data's way:
     the sender looks
 11. ``cli``       the command line; ``simulate`` plays the providers
 
-Beside the way: ``logs``; ``acls``, who may do what in Kafka; ``brokers``, why none lets us in.
+Beside the way: ``logs``; ``process``, what the three processes have in common; ``texts``, how what strangers wrote
+is shown; ``acls``, who may do what in Kafka; ``brokers``, why none
+lets us in.
 """
 
 __version__ = "0.1.0"

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -321,7 +322,7 @@ OF_VERSION_1 = (
 """As the version before `watch_at` and `judged` wrote it."""
 
 
-def test_a_row_of_version_1_is_read_and_becomes_version_2_when_it_is_written_again() -> None:
+def test_a_row_of_version_1_is_read_and_becomes_the_newest_version_when_it_is_written_again() -> None:
     history = [
         event(EventType.SENT, 0, event_id="e1", reference="4711", tags=("invoice",), metadata={"customer": "7"}),
         event(
@@ -351,8 +352,23 @@ def test_a_row_of_version_1_is_read_and_becomes_version_2_when_it_is_written_aga
     assert (delivery.judged, delivery.watch_at, watch_of_row(OF_VERSION_1)) == (False, None, None)
     assert due_of_row(OF_VERSION_1) == to_micros(at(122))
     again = encode_row(delivery)
-    assert again[0] == 2
+    assert again[0] == 3
     assert decode_row(again) == delivery
+
+
+@given(histories, st.booleans(), st.none() | st.integers(1, 2**62))
+def test_a_row_of_version_2_is_read_and_its_last_event_is_the_one_that_spoke(
+    history: list[DeliveryEvent], judged: bool, watch_at: int | None
+) -> None:
+    delivery = replace(fold_all(history), judged=judged, watch_at=watch_at)
+    spoken = {kind: replace(fact, said_at=None) for kind, fact in delivery.facts.items()}
+    fields = msgspec.msgpack.decode(encode_row(delivery)[17:])
+    fields[4] = [fact[:-1] for fact in fields[4]]
+    of_version_2 = b"\x02" + encode_row(delivery)[1:17] + msgspec.msgpack.encode(fields)
+
+    assert decode_row(of_version_2) == replace(delivery, facts=spoken)
+    assert (due_of_row(of_version_2), watch_of_row(of_version_2)) == (delivery.last_received_at, watch_at)
+    assert decode_row(encode_row(decode_row(of_version_2))) == replace(delivery, facts=spoken)
 
 
 @given(histories, st.booleans(), st.none() | st.integers(1, 2**62))
@@ -370,7 +386,7 @@ def test_rows_sort_by_their_last_receipt_byte_by_byte() -> None:
     assert early[:9] < late[:9]
 
 
-@pytest.mark.parametrize("head", [b"", b"\x00", b"\x03", b"{"])
+@pytest.mark.parametrize("head", [b"", b"\x00", b"\x04", b"{"])
 def test_a_row_of_another_version_is_refused_as_such(head: bytes) -> None:
     with pytest.raises(RowVersionError, match="version"):
         decode_row(head + encode_row(fold_all([event(EventType.SENT)]))[1:] if head else b"")

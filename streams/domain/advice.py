@@ -2,9 +2,10 @@
 
 One table, ``ADVICE``, in our own words; below it the causes that choose from
 it. The receiving server's own code (RFC 3463, and the registry that RFC 5248
-began) tells more than the provider's kind of bounce, so it is asked first. A
-second table, ``ALERT_ADVICE``, is for the alerts of the deferral monitor: there
-the time to wait is over. No code stands in both.
+began) tells more than the provider's kind of bounce, so it is asked first; why
+a message is put off, ``reasons`` tells, for the status and for alerts alike.
+A second table, ``ALERT_ADVICE``, is for the alerts of the deferral monitor:
+there the time to wait is over. No code stands in both.
 
 A ``code`` is part of the public contract: it is never renamed or given another
 meaning. The prose may change. Everything here is shown to people who send
@@ -16,8 +17,8 @@ from typing import NamedTuple
 from streams.domain import smtp
 from streams.domain.deferrals import Ending, Level
 from streams.domain.events import BounceKind, SuppressionList
-from streams.domain.reasons import ReasonClass
-from streams.domain.status import Delivery, Kind, Status, from_micros
+from streams.domain.reasons import ReasonClass, classify
+from streams.domain.status import Delivery, Fact, Kind, Status, from_micros
 
 
 class Advice(NamedTuple):
@@ -121,6 +122,12 @@ _TABLE = (
         "their mail works.",
     ),
     Advice(
+        "put_off_too_long",
+        "The recipient's mail server put the message off, or was not reached, until the time to try was over. The "
+        "message was given up.",
+        "Send again later. If it happens again, ask the recipient whether their mail works and whether they block us.",
+    ),
+    Advice(
         "authentication_refused",
         "The recipient's mail server could not verify that the message comes from us, and refused it.",
         "Tell {support}: the sending domain's SPF, DKIM, DMARC or reverse DNS needs mending. The address may be fine.",
@@ -176,6 +183,19 @@ _TABLE = (
         "The recipient's mail server cannot be reached just now. The message is tried again.",
         "Give it time. If it is still deferred at {contact_from}, check the part of the address after the @ and ask "
         "the recipient whether their mail works.",
+    ),
+    Advice(
+        "deferred_unencrypted",
+        "No encrypted connection with the recipient's mail server comes about just now, and without one the message is "
+        "not handed over. It is tried again.",
+        "Give it time. If it is still deferred at {contact_from}, tell {support}, and ask the recipient whether their "
+        "mail works.",
+    ),
+    Advice(
+        "deferred_held_by_provider",
+        "Our e-mail provider holds the message back itself for now, to send no faster than the recipient's side likes. "
+        "Nobody has refused it.",
+        "Wait. If it is still deferred at {contact_from}, tell {support} that we may send too much at once.",
     ),
     Advice(
         "deferred_server_trouble",
@@ -347,20 +367,14 @@ _BOUNCED_BY_CODE = {
     "2.3": "message_too_large",
     "3.4": "message_too_large",  # RFC 3463: too big for the system, not for the mailbox
     "4.4": "no_such_domain",  # no route: in practice no DNS records for it
+    "4.310": "no_such_domain",  # Exchange Online: "DNS domain ... does not exist"
+    "4.7": "put_off_too_long",
+    "4.300": "put_off_too_long",  # Exchange Online
     "4": "unreachable",
     "6": "blocked",  # what is in the message
     "7": "blocked",
 }
-_DEFERRED_BY_CODE = {
-    "2.2": "deferred_mailbox_full",
-    "3": "deferred_server_trouble",
-    "4": "deferred_unreachable",
-    "7": "deferred_rate_or_reputation",
-}
-# RFC 7372 and its neighbours in the registry: DKIM (20-22), SPF (23, 24), reverse DNS (25), several (26), ARC (29).
-for _detail in (20, 21, 22, 23, 24, 25, 26, 29):
-    _BOUNCED_BY_CODE[f"7.{_detail}"] = "authentication_refused"
-    _DEFERRED_BY_CODE[f"7.{_detail}"] = "deferred_authentication"
+_BOUNCED_BY_CODE |= dict.fromkeys(smtp.AUTHENTICATION, "authentication_refused")
 
 _BOUNCED_BY_KIND = {
     BounceKind.HARD: "refused_address",
@@ -369,6 +383,45 @@ _BOUNCED_BY_KIND = {
     BounceKind.UNDETERMINED: "refused_unknown_why",
     None: "refused_unknown_why",
 }
+_WORDS_SAY_MORE = frozenset({"", "0", "7"})
+"""Subjects of codes beside which the words of a refusal are read: none, undefined, and policy of any sort."""
+_BOUNCED_BY_REASON = {
+    ReasonClass.MAILBOX_FULL: "mailbox_full",
+    ReasonClass.AUTH: "authentication_refused",
+}
+_BOUNCED_BY_WORD = {  # what SES says where no server said anything
+    "MailboxFull": "mailbox_full",
+    "MessageTooLarge": "message_too_large",
+    "AttachmentRejected": "blocked",
+    "ContentRejected": "blocked",
+    "CustomTimeoutExceeded": "put_off_too_long",
+    "NoEmail": "no_such_address",
+}
+_EXPIRED_BY_REASON = {  # by the last answer before: to retry was in vain for the same cause each time
+    ReasonClass.MAILBOX_FULL: "mailbox_full",
+    ReasonClass.REPUTATION: "blocked",
+    ReasonClass.POLICY: "blocked",
+    ReasonClass.CONTENT: "blocked",
+    ReasonClass.AUTH: "authentication_refused",
+    ReasonClass.DNS: "unreachable",
+    ReasonClass.TIMEOUT: "unreachable",
+}
+_DEFERRED_BY_REASON = {  # the alerts of the monitor go by the same class, so that the two do not contradict each other
+    ReasonClass.RATE_LIMITED: "deferred_rate_or_reputation",
+    ReasonClass.GREYLISTED: "deferred_rate_or_reputation",
+    ReasonClass.MAILBOX_FULL: "deferred_mailbox_full",
+    ReasonClass.REPUTATION: "deferred_rate_or_reputation",
+    ReasonClass.DNS: "deferred_unreachable",
+    ReasonClass.TLS: "deferred_unencrypted",
+    ReasonClass.TIMEOUT: "deferred_unreachable",
+    ReasonClass.POLICY: "deferred_rate_or_reputation",
+    ReasonClass.AUTH: "deferred_authentication",
+    ReasonClass.CONTENT: "deferred_rate_or_reputation",
+    ReasonClass.PREEMPTIVE: "deferred_held_by_provider",
+    ReasonClass.UNKNOWN: "deferred",
+}
+_SERVER_TROUBLE = frozenset({"3", "4", "7"})
+"""Subjects of codes that say so where the class is unknown: the system; network and policy with words that say so."""
 _DROPPED_BY_LIST = {
     SuppressionList.BOUNCE: "dropped_bounced_before",
     SuppressionList.SPAM: "dropped_spam_report",
@@ -457,7 +510,7 @@ def _code(delivery: Delivery) -> str:
         case Status.BOUNCED:
             return _bounced(delivery)
         case Status.DEFERRED:
-            return _by_code(delivery, _DEFERRED_BY_CODE) or "deferred"
+            return _deferred(delivery)
         case Status.DROPPED:
             return _DROPPED_BY_LIST[delivery.suppressed_by]
 
@@ -481,15 +534,30 @@ def _bounced(delivery: Delivery) -> str:
     answer = delivery.answer
     if answer is not None and smtp.names_no_recipient(answer.enhanced_code, answer.reason):
         return "no_such_address"
-    return _by_code(delivery, _BOUNCED_BY_CODE) or _BOUNCED_BY_KIND[delivery.bounce_kind]
+    cause = "" if answer is None else (answer.enhanced_code or "").partition(".")[2]  # "5.1.10" -> "1.10"
+    subject = cause.partition(".")[0]
+    code = _BOUNCED_BY_CODE.get(cause) or _BOUNCED_BY_CODE.get(subject)
+    if code == "put_off_too_long":
+        return _expired(answer)
+    if answer is not None and cause not in _BOUNCED_BY_CODE and subject in _WORDS_SAY_MORE:
+        reason = answer.reason or ""
+        code = _BOUNCED_BY_WORD.get(reason) or _BOUNCED_BY_REASON.get(classify(reason, None, None)) or code
+    return code or _BOUNCED_BY_KIND[delivery.bounce_kind]
 
 
-def _by_code(delivery: Delivery, table: dict[str, str]) -> str | None:
-    answer = delivery.answer
-    if answer is None or answer.enhanced_code is None:
-        return None
-    cause = answer.enhanced_code.partition(".")[2]  # "5.1.10" -> "1.10"
-    return table.get(cause) or table.get(cause.partition(".")[0])
+def _expired(answer: Fact | None) -> str:
+    """Return what kept the message waiting until its time ran out, where the report quotes the server's last answer."""
+    quoted = None if answer is None else smtp.quoted_answer(answer.reason or "")
+    why = ReasonClass.UNKNOWN if quoted is None else classify(quoted, *smtp.parse_reply(quoted))
+    return _EXPIRED_BY_REASON.get(why, "put_off_too_long")
+
+
+def _deferred(delivery: Delivery) -> str:
+    answer = delivery.facts[Kind.DEFERRED]
+    why = classify(answer.reason, answer.smtp_code, answer.enhanced_code)
+    if why is ReasonClass.UNKNOWN and (answer.enhanced_code or "")[2:3] in _SERVER_TROUBLE:
+        return "deferred_server_trouble"
+    return _DEFERRED_BY_REASON[why]
 
 
 def _minute(micros: int | None, after: int = 0) -> str:

@@ -106,7 +106,7 @@ class Deferral:
     """The last drop, where there was one: deferrals later than it are another episode's."""
     attempts: int
     reason: str | None
-    """This and the two codes are the last deferral's."""
+    """This and the two codes are those of the deferral that speaks, the last one that gave an answer."""
     smtp_code: int | None
     enhanced_code: str | None
     retry_until: int | None

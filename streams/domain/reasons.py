@@ -21,7 +21,7 @@ import re
 from enum import StrEnum
 from functools import lru_cache
 
-from streams.domain.smtp import LOOKED_AT
+from streams.domain.smtp import AUTHENTICATION, LOOKED_AT
 
 
 class ReasonClass(StrEnum):
@@ -402,16 +402,16 @@ _BY_DETAIL: dict[str, ReasonClass] = {
     "4.3": ReasonClass.DNS,  # "directory server failure"
     "4.4": ReasonClass.DNS,  # unable to route: no DNS records for the domain
     "4.5": ReasonClass.RATE_LIMITED,  # congestion; Gmail: "Server busy"
+    "4.310": ReasonClass.DNS,  # Microsoft: the domain does not exist
     "4.316": ReasonClass.TIMEOUT,  # Microsoft: connection refused
     "5.3": ReasonClass.RATE_LIMITED,  # too many recipients
     "7.5": ReasonClass.TLS,  # cryptographic failure; Microsoft: the certificate
     "7.10": ReasonClass.TLS,  # encryption needed
+    "7.29": ReasonClass.TLS,  # Gmail; ARC in the registry
     "7.28": ReasonClass.RATE_LIMITED,  # mail flood
     "7.500": ReasonClass.RATE_LIMITED,  # Microsoft: server busy
 }
-# RFC 7372 and its neighbours: DKIM (20-22), SPF (23, 24), reverse DNS (25), several (26), the sender's null MX (27),
-# ARC (29; Gmail means TLS, and says so). Gmail: DKIM (30), DMARC (31, 32, 40).
-_BY_DETAIL |= {f"7.{detail}": ReasonClass.AUTH for detail in (20, 21, 22, 23, 24, 25, 26, 27, 29, 30, 31, 32, 40)}
+_BY_DETAIL |= dict.fromkeys(AUTHENTICATION, ReasonClass.AUTH)
 # Microsoft: STARTTLS, DANE and MTA-STS (321-325); rate limits by the address' reputation (650, 651) and by the number
 # of connections (652).
 _BY_DETAIL |= {f"7.{detail}": ReasonClass.TLS for detail in (321, 322, 323, 324, 325)}

@@ -72,6 +72,16 @@ def parse_reply(text: str) -> Reply:
     return NO_REPLY if found is None or found["alone"][0] == "2" else Reply(None, _canonical(found["alone"]))
 
 
+# SES: "... unable to deliver in 840 minutes.<452 4.2.2 full>"; Exchange Online: "Message expired -> 421 4.4.1 ...".
+_QUOTED_WHOLE = re.compile(rf"(?:<|->)\s{{0,2}}(?P<answer>[45][0-5]\d(?!\w|[.,:]\d){_NO_UNIT}.*)", _FLAGS | re.DOTALL)
+
+
+def quoted_answer(text: str) -> str | None:
+    """Return the server's own answer, within the text of whoever gave the message up; ``None``: it quotes none."""
+    found = _QUOTED_WHOLE.search(text[:LOOKED_AT])
+    return None if found is None else found["answer"]
+
+
 def reply_code(value: object) -> int | None:
     """Return a number (or its digits) as an RFC 5321 reply code; ``None`` for anything else, such as a provider's own 605."""
     if isinstance(value, bool):
@@ -121,6 +131,17 @@ def _canonical(code: str) -> str:
 
 # --- why it was refused ---
 
+AUTHENTICATION = frozenset(
+    f"7.{detail}" for detail in (20, 21, 22, 23, 24, 25, 26, 27, 30, 31, 32, 40, 509, 515)
+)  # fmt: skip
+"""The last two numbers of the codes that say: it could not be verified that the message comes from us.
+
+RFC 7372: DKIM (20-22), SPF (23, 24), reverse DNS (25), several (26); RFC 7505: the sender's domain takes no mail (27).
+Gmail, "SMTP errors and codes": none of all (26), SPF (27), DKIM (30), DMARC (31, 40), alignment (32). Microsoft, "NDR
+error codes in Exchange Online" and "Fix NDR error 550 5.7.515": SPF (23), DMARC (509), all three (515).
+Not 29: ARC in the registry, "not sent over TLS" at Gmail, which is the one that sends it.
+"""
+
 _HARD, _SOFT, _BLOCK, _UNDETERMINED = BounceKind.HARD, BounceKind.SOFT, BounceKind.BLOCK, BounceKind.UNDETERMINED
 
 _BY_DETAIL: dict[str, BounceKind] = {
@@ -128,6 +149,7 @@ _BY_DETAIL: dict[str, BounceKind] = {
     "1.8": _BLOCK,  # our sender's domain is refused
     "1.9": _SOFT,  # relayed to a mailer that cannot report back
     "4.4": _HARD,  # unable to route: the address' domain has no host
+    "4.310": _HARD,  # Exchange Online: "DNS domain ... does not exist"
     "7.17": _HARD,  # RFC 7293: the mailbox has another owner now; about the address, although filed under policy
 }
 

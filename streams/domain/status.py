@@ -114,11 +114,13 @@ class Fact:
     ids: tuple[int, ...]
     """The smallest ``IDS_KEPT`` 64-bit hashes of the ids of its events, ascending; a full tuple means "64 or more"."""
     event_id: str
-    """The last event: the greatest by (time, unknown being before all others; event id)."""
+    """The event that speaks: the greatest by (how much it says; time, unknown being before all others; event id)."""
     reason: str | None
-    """This and the two codes are those of the last event."""
+    """This and the two codes are what it says: an event without an answer does not take one back."""
     smtp_code: int | None
     enhanced_code: str | None
+    said_at: int | None = None
+    """Its time, if that is not ``last_at``; -1: unknown, while ``last_at`` is known."""
 
     @property
     def began(self) -> int:
@@ -395,20 +397,18 @@ def shows_otherwise(one: Delivery, other: Delivery) -> bool:
 
 def _facts_show_otherwise(one: Delivery, other: Delivery) -> bool:
     answer, other_answer = one.answer, other.answer
-    if answer is not other_answer:
-        if answer is None or other_answer is None:
-            return True
-        if answer.reason != other_answer.reason:
-            return True
-        if answer.smtp_code != other_answer.smtp_code or answer.enhanced_code != other_answer.enhanced_code:
-            return True
     return (
-        one.machine_opened is not other.machine_opened
+        (answer is not other_answer and _said(answer) != _said(other_answer))
+        or one.machine_opened is not other.machine_opened
         or (one.because is not other.because and one.status in _TOLD_APART)
         or one.accepted_after_refusal is not other.accepted_after_refusal
         or one.deferred_since != other.deferred_since
         or one.dropped_since != other.dropped_since
     )
+
+
+def _said(answer: Fact | None) -> tuple[str | None, int | None, str | None]:
+    return (None, None, None) if answer is None else (answer.reason, answer.smtp_code, answer.enhanced_code)
 
 
 def _value(said: Said[_T] | None) -> _T | None:
@@ -573,23 +573,30 @@ def _merge(fact: Fact, event: DeliveryEvent, at: int | None, received_at: int, d
         place = bisect_left(ids, digest)
         ids = (*ids[:place], digest, *ids[place:])[:IDS_KEPT]
     first_received_at = min(fact.first_received_at, received_at)
-    if _is_after(event, at, fact):
-        last = (event.event_id, event.reason, event.smtp_code, event.enhanced_code)
+    rank = -1 if at is None else at
+    said_at = (-1 if fact.last_at is None else fact.last_at) if fact.said_at is None else fact.said_at
+    if _speaks(event, rank, fact, said_at):
+        said_at = rank
+        said = (event.event_id, event.reason, event.smtp_code, event.enhanced_code)
     elif (first_at, last_at, first_received_at, ids) == (fact.first_at, fact.last_at, fact.first_received_at, fact.ids):
         return fact
     else:
-        last = (fact.event_id, fact.reason, fact.smtp_code, fact.enhanced_code)
-    return Fact(first_at, last_at, first_received_at, ids, *last)
+        said = (fact.event_id, fact.reason, fact.smtp_code, fact.enhanced_code)
+    is_last = said_at == (-1 if last_at is None else last_at)
+    return Fact(first_at, last_at, first_received_at, ids, *said, None if is_last else said_at)
 
 
-def _is_after(event: DeliveryEvent, at: int | None, fact: Fact) -> bool:
-    """Tell whether the event is after the fact's last one, an unknown time being before all others.
+def _speaks(event: DeliveryEvent, rank: int, fact: Fact, said_at: int) -> bool:
+    """Tell whether the event, and no more the one before, speaks for all of its kind.
 
     Two copies of one event may differ in their text; then the text decides, so that the order of arrival does not.
     """
-    rank, last = -1 if at is None else at, -1 if fact.last_at is None else fact.last_at
-    if rank != last:
-        return rank > last
+    weight = _weight(event.reason, event.smtp_code, event.enhanced_code)
+    before = _weight(fact.reason, fact.smtp_code, fact.enhanced_code)
+    if weight != before:
+        return weight > before
+    if rank != said_at:
+        return rank > said_at
     if event.event_id != fact.event_id:
         return event.event_id > fact.event_id
     return (event.reason or "", event.smtp_code or 0, event.enhanced_code or "") > (
@@ -597,6 +604,15 @@ def _is_after(event: DeliveryEvent, at: int | None, fact: Fact) -> bool:
         fact.smtp_code or 0,
         fact.enhanced_code or "",
     )
+
+
+def _weight(reason: str | None, smtp_code: int | None, enhanced_code: str | None) -> int:
+    """Return how much an answer says: 0 nothing, 1 that it is for now or for good, 2 a cause."""
+    if reason:
+        return 2
+    if enhanced_code:
+        return 1 if enhanced_code.endswith(".0.0") else 2  # x.0.0 is "undefined" (RFC 3463)
+    return 1 if smtp_code else 0
 
 
 def _last_said(old: Said[_T] | None, rank: int, event_id: str, value: _T | None) -> Said[_T] | None:

@@ -114,6 +114,8 @@ _BOUNCES: dict[str, BounceKind] = {
     "Undetermined/Undetermined": BounceKind.UNDETERMINED,
 }
 
+_SAYS_NOTHING = frozenset({"", "General", "Undetermined"})  # subtypes that name no cause
+
 _BOUNCE_TYPES: dict[str, BounceKind] = {  # for subtypes of tomorrow
     "Permanent": BounceKind.HARD,
     "Transient": BounceKind.SOFT,
@@ -355,6 +357,9 @@ def _event(facts: _Facts, entry: Any, *, alone: bool, named: bool) -> DeliveryEv
         event_type = EventType.BOUNCE_OR_AUTO_REPLY if alone else EventType.OTHER
         suppression_list = None
     kind = _kind_of(detail, smtp.bounce_kind_of(enhanced, code, reason)) if event_type is EventType.BOUNCE else None
+    if kind is not None and reason is None and (enhanced or ".0.0").endswith(".0.0"):
+        said = detail.partition("/")[2]  # no server said anything; SES may
+        reason = None if said in _SAYS_NOTHING else said
 
     occurred_at = fields.iso_moment(about.get("timestamp")) or fields.iso_moment(mail.get("timestamp"))
     feedback_id = fields.identifier(about.get("feedbackId"))

@@ -64,6 +64,8 @@ _BOUNCES: dict[str, tuple[EventType, BounceKind | SuppressionList | None]] = {
     "Unknown": (EventType.OTHER, None),  # Postmark could not classify the answer
 }
 
+_DMARC = "Bounce/DMARCPolicy"
+
 _SUPPRESSIONS: dict[str, tuple[EventType, BounceKind | None]] = {  # why the recipient went on the list
     "HardBounce": (EventType.BOUNCE, BounceKind.HARD),  # the message bounced; the Bounce webhook says so too
     "SpamComplaint": (EventType.COMPLAINT, None),  # broadcast streams report complaints only here
@@ -116,6 +118,8 @@ def normalise(request: WebhookRequest) -> list[DeliveryEvent]:
 
     reason = fields.text(get("Details"), fields.REASON_LIMIT) or fields.text(get("Description"), fields.REASON_LIMIT)
     reply = smtp.parse_reply(reason) if reason is not None else smtp.NO_REPLY
+    if provider_event == _DMARC and "dmarc" not in (reason or "").lower():
+        reason = f"DMARCPolicy: {reason}"[: fields.REASON_LIMIT] if reason else "DMARCPolicy"  # else nobody says why
     tags = fields.tags(get("Tag"))
     occurred_at = fields.iso_moment(get(time_field))
     given = get("ID")

@@ -2,8 +2,9 @@
 
 Byte 0 is the version; bytes 1-8 are ``last_received_at`` and bytes 9-16
 ``watch_at`` (0: none), big-endian, so that the indexes are made without decoding;
-then MessagePack. Version 1 was JSON, and lacked ``watch_at`` and ``judged``; it is
-still read, and becomes version 2 when its delivery changes.
+then MessagePack. Older versions are still read, and become this one when their
+delivery changes: version 2 lacked the ``said_at`` of its facts, because the last
+event spoke; version 1 was JSON, and lacked ``watch_at`` and ``judged`` too.
 """
 
 from collections.abc import Callable
@@ -16,8 +17,8 @@ from streams.domain.events import BounceKind, SuppressionList
 from streams.domain.status import Delivery, Fact, Kind, Status
 from streams.records._shared import RowError, RowVersionError
 
-_VERSION = 2
-_HEADS = {1: 9, 2: 17}
+_VERSION = 3
+_HEADS = {1: 9, 2: 17, 3: 17}
 """Bytes before the body, by version."""
 _head = Struct(">BQQ").pack
 
@@ -41,6 +42,7 @@ def encode_row(delivery: Delivery) -> bytes:
                     fact.reason,
                     fact.smtp_code,
                     fact.enhanced_code,
+                    fact.said_at,
                 )
                 for kind, fact in delivery.facts.items()
             ],
@@ -87,7 +89,7 @@ def decode_row(row: bytes) -> Delivery:
             delivery_id, account, provider, message_id, facts, recipient, reference, tags, metadata, suppression_list,
             attempt, retry_until, because, first_received_at, status, bounce_kind, complained, unsubscribed, revision,
             previous, cause_event_id, effective_at, occurred_at, received_at, late, judged,
-        ) = _unpack(body) if version == _VERSION else (*_decode_1(body), False)  # fmt: skip
+        ) = _unpack(body) if version == _VERSION else _older(version, body)  # fmt: skip
     except ValueError as error:
         message = f"a row of `deliveries` is damaged ({type(error).__name__})"
         raise RowError(message) from None
@@ -123,6 +125,10 @@ def decode_row(row: bytes) -> Delivery:
     )
 
 
+def _older(version: int, body: bytes) -> tuple[Any, ...]:
+    return _unpack_2(body) if version == 2 else (*_decode_1(body), False)  # noqa: PLR2004 (the version before)
+
+
 def due_of_row(row: bytes) -> int:
     """Return the ``last_received_at`` of a row, in microseconds since 1970, without decoding the rest."""
     return int.from_bytes(row[1:9], "big")
@@ -134,20 +140,27 @@ def watch_of_row(row: bytes) -> int | None:
 
 
 # The body of a row, by position: the fields of Delivery in their order, but for the two that are in the head; of each
-# fact its kind and then its own fields. Version 1 lacks the last one.
-_FACT = tuple[Kind, int | None, int | None, int, tuple[int, ...], str, str | None, int | None, str | None]
+# fact its kind and then its own fields. Version 2 lacks the last one of each fact, version 1 the last one of all too.
+_FACT_2: Any = (Kind, int | None, int | None, int, tuple[int, ...], str, str | None, int | None, str | None)
+_FACT: Any = (*_FACT_2, int | None)
 
 
 def _said(type_: Any) -> Any:
     return GenericAlias(tuple, (int, str, type_))
 
 
-_FIELDS: tuple[Any, ...] = (
-    str, str, str, str, tuple[_FACT, ...], _said(str), _said(str) | None, _said(tuple[str, ...]) | None,
-    _said(tuple[tuple[str, str], ...]) | None, _said(SuppressionList) | None, int, int | None, Kind, int, Status,
-    BounceKind | None, bool, bool, int, Status | None, str, int | None, int | None, int, bool, bool,
-)  # fmt: skip
-_BODY: Any = GenericAlias(tuple, _FIELDS)
-_BODY_1: Any = GenericAlias(tuple, _FIELDS[:-1])
-_decode_1: Callable[[bytes], tuple[Any, ...]] = typed_decoder(_BODY_1)
+def _fields(fact: Any) -> tuple[Any, ...]:
+    return (
+        str, str, str, str, GenericAlias(tuple, (GenericAlias(tuple, fact), ...)), _said(str), _said(str) | None,
+        _said(tuple[str, ...]) | None, _said(tuple[tuple[str, str], ...]) | None, _said(SuppressionList) | None, int,
+        int | None, Kind, int, Status, BounceKind | None, bool, bool, int, Status | None, str, int | None, int | None,
+        int, bool, bool,
+    )  # fmt: skip
+
+
+_BODY: Any = GenericAlias(tuple, _fields(_FACT))
+_BODY_2: Any = GenericAlias(tuple, _fields(_FACT_2))
+_BODY_1: Any = GenericAlias(tuple, _fields(_FACT_2)[:-1])
 _unpack: Callable[[bytes], tuple[Any, ...]] = typed_unpacker(_BODY)
+_unpack_2: Callable[[bytes], tuple[Any, ...]] = typed_unpacker(_BODY_2)
+_decode_1: Callable[[bytes], tuple[Any, ...]] = typed_decoder(_BODY_1)

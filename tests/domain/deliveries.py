@@ -77,12 +77,17 @@ _SECONDS = st.none() | st.sampled_from([0, 30, 60, 61, 90, 121, 200, 3_600, 700,
 _RECEIVED = st.sampled_from([0, 50, 100, 250, 400, 3_700]) | st.integers(0, 4_000)
 _IDS = st.integers(0, 12).map("id-{}".format)
 _TEXTS = st.none() | st.sampled_from(["no", "later", "Grüße \N{GRINNING FACE}"])
+_REPLIES = st.none() | st.sampled_from([250, 421, 550])
+_CODES = st.none() | st.sampled_from(["2.0.0", "4.0.0", "4.2.2", "4.7.1", "5.1.1", "5.7.26"])
+# Every third event says nothing: then the one that does is not the last one.
+_ANSWERS = st.just((None, None, None)) | st.tuples(_TEXTS, _REPLIES, _CODES) | st.tuples(st.none(), _REPLIES, _CODES)
 
 
 @st.composite
 def events(draw: st.DrawFn, types: Sequence[EventType] = SAYING) -> DeliveryEvent:
     """Draw an event of one and the same delivery; a few ids, so that copies which differ occur too."""
     type_ = draw(st.sampled_from(types))
+    reason, smtp_code, enhanced_code = draw(_ANSWERS)
     return event(
         type_,
         draw(_SECONDS),
@@ -91,9 +96,9 @@ def events(draw: st.DrawFn, types: Sequence[EventType] = SAYING) -> DeliveryEven
         event_id=draw(_IDS),
         recipient=draw(st.sampled_from(["anna@example.com", "Anna@Example.com"])),
         reference=draw(st.none() | st.sampled_from(["4711", "4712"])),
-        reason=draw(_TEXTS),
-        smtp_code=draw(st.none() | st.sampled_from([250, 421, 550])),
-        enhanced_code=draw(st.none() | st.sampled_from(["2.0.0", "4.2.2", "4.7.1", "5.1.1", "5.7.26"])),
+        reason=reason,
+        smtp_code=smtp_code,
+        enhanced_code=enhanced_code,
         attempt=draw(st.none() | st.integers(1, 5)),
         tags=draw(st.sampled_from([(), ("invoice",), ("invoice", "march")])),
         metadata=draw(st.sampled_from([{}, {"customer": "7"}, {"customer": "8", "a": "b"}])),

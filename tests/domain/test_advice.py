@@ -6,8 +6,9 @@ from hypothesis import given
 from streams.domain.advice import ADVICE, ALERT_ADVICE, Advice, advise, advise_deferral
 from streams.domain.deferrals import Ending, Level
 from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
-from streams.domain.reasons import ReasonClass
-from streams.domain.status import Status
+from streams.domain.reasons import ReasonClass, classify
+from streams.domain.smtp import AUTHENTICATION
+from streams.domain.status import Kind, Status
 from tests.domain.deliveries import event, fold_all, histories
 
 HOUR = 3_600_000_000
@@ -24,13 +25,15 @@ def bounce(kind: BounceKind, code: str | None = None, reason: str | None = None)
     return [event(SENT), event(BOUNCE, 5, kind=kind, enhanced_code=code, reason=reason)]
 
 
-def deferral(code: str | None = None) -> list[DeliveryEvent]:
-    return [event(SENT), event(DEFERRED, 5, enhanced_code=code)]
+def deferral(code: str | None = None, reason: str | None = None) -> list[DeliveryEvent]:
+    return [event(SENT), event(DEFERRED, 5, enhanced_code=code, reason=reason)]
 
 
 def drop(by: SuppressionList | None) -> list[DeliveryEvent]:
     return [event(DROPPED, 5, suppression_list=by)]
 
+
+EXPIRED = "smtp; 550 4.4.7 Message expired: unable to deliver in 840 minutes."  # SES; the last answer follows
 
 CASES: list[tuple[str, list[DeliveryEvent]]] = [
     ("wait_for_answer", [event(SENT)]),
@@ -48,6 +51,7 @@ CASES: list[tuple[str, list[DeliveryEvent]]] = [
     ("no_such_domain", bounce(HARD, "5.1.2")),
     ("no_such_domain", bounce(HARD, "5.1.10")),
     ("no_such_domain", bounce(SOFT, "5.4.4")),
+    ("no_such_domain", bounce(HARD, "5.4.310", "550 5.4.310 DNS domain mail.example does not exist")),
     (
         "no_such_address",
         bounce(HARD, "5.1.10", "550 5.1.10 RESOLVER.ADR.RecipientNotFound; not found by SMTP address lookup"),
@@ -61,14 +65,47 @@ CASES: list[tuple[str, list[DeliveryEvent]]] = [
     ("mailbox_full", bounce(SOFT, "4.2.2")),
     ("message_too_large", bounce(SOFT, "5.2.3")),
     ("message_too_large", bounce(SOFT, "5.3.4")),
-    ("unreachable", bounce(SOFT, "4.4.7")),
+    ("put_off_too_long", bounce(SOFT, "4.4.7")),
+    ("put_off_too_long", bounce(SOFT, "5.4.7", "smtp; 5.4.7 - Delivery expired (message too old)")),
+    ("put_off_too_long", bounce(SOFT, "5.4.300", "550 5.4.300 Message expired -> 421 4.3.2 not accepting messages")),
+    ("put_off_too_long", bounce(SOFT, "4.4.7", f"{EXPIRED}<451 4.7.1 Greylisted, try again>")),
+    ("put_off_too_long", bounce(SOFT, "4.4.7", f"{EXPIRED}<450 4.2.1 is receiving mail too quickly>")),
+    ("put_off_too_long", bounce(SOFT, "4.4.7", "550 4.4.7 Message expired: timed out in the queue")),
+    ("mailbox_full", bounce(SOFT, "4.4.7", f"{EXPIRED}<452 4.2.2 The email account that you tried is over quota>")),
+    ("mailbox_full", bounce(SOFT, "4.4.7", f"{EXPIRED}<452 mailbox full>")),
+    ("mailbox_full", bounce(SOFT, "5.4.300", "550 5.4.300 Message expired -> 452 4.2.2 Mailbox full")),
+    ("authentication_refused", bounce(SOFT, "4.4.7", f"{EXPIRED}<421-4.7.26 rate limited, it is unauthenticated>")),
+    ("blocked", bounce(SOFT, "4.4.7", f"{EXPIRED}<451 4.7.650 temporarily rate limited due to IP reputation>")),
+    ("unreachable", bounce(SOFT, "4.4.7", f"{EXPIRED}<421 4.4.1 Failed to establish connection>")),
+    ("unreachable", bounce(SOFT, "5.4.7", f"{EXPIRED}<421 4.4.0 Unable to lookup DNS for mail.example>")),
+    ("put_off_too_long", bounce(SOFT, "4.4.7", "550 4.4.7 expired, <ann@b.example> <https://b.example/550>")),
     ("unreachable", bounce(SOFT, "4.4.1")),
     ("authentication_refused", bounce(BLOCK, "5.7.26")),
+    *(("authentication_refused", bounce(BLOCK, f"5.{cause}")) for cause in sorted(AUTHENTICATION)),
+    ("authentication_refused", bounce(BLOCK, "5.7.27", "550-5.7.27 blocked because SPF authentication didn't pass")),
+    ("authentication_refused", bounce(BLOCK, "5.7.515", "550 5.7.515 Access denied, sending domain does not meet")),
+    ("authentication_refused", bounce(BLOCK, "5.7.1", "smtp;550 5.7.1 DMARC policy of the domain")),
+    ("authentication_refused", bounce(BLOCK, None, "Rejected by the From domain's DMARC policy")),
+    ("authentication_refused", bounce(HARD, "5.0.0", "550 Sender verify failed")),
+    ("blocked", bounce(BLOCK, "5.7.29", "550-5.7.29 this message wasn't sent over a TLS connection")),
+    ("blocked", bounce(BLOCK, "5.7.1", "550 5.7.1 blocked using zen.spamhaus.org")),
+    ("no_such_address", bounce(HARD, "5.1.1", "550 5.1.1 unknown; our DMARC policy is at mail.example")),
     ("blocked", bounce(BLOCK, "5.7.1")),
     ("blocked", bounce(HARD, "5.7.1")),
     ("blocked", bounce(HARD, "5.1.8")),
     ("blocked", bounce(HARD, "5.6.0")),
     ("blocked", bounce(BLOCK)),
+    # SES, where there is no report of a server
+    ("message_too_large", bounce(SOFT, None, "MessageTooLarge")),
+    ("blocked", bounce(SOFT, None, "AttachmentRejected")),
+    ("blocked", bounce(SOFT, None, "ContentRejected")),
+    ("mailbox_full", bounce(SOFT, None, "MailboxFull")),
+    ("put_off_too_long", bounce(SOFT, None, "CustomTimeoutExceeded")),
+    ("no_such_address", bounce(HARD, None, "NoEmail")),
+    # without an enhanced code, or with an undefined one
+    ("mailbox_full", bounce(SOFT, None, "552 mailbox full")),
+    ("mailbox_full", bounce(HARD, "5.0.0", "550 5.0.0 over quota")),
+    ("refused_address", bounce(HARD, "5.0.0", "550 5.0.0 no such user, see https://spam.mail.example")),
     ("refused_address", bounce(HARD)),
     ("refused_address", bounce(HARD, "5.0.0")),
     ("refused_this_message", bounce(SOFT)),
@@ -79,9 +116,29 @@ CASES: list[tuple[str, list[DeliveryEvent]]] = [
     ("deferred_mailbox_full", deferral("4.2.2")),
     ("deferred_rate_or_reputation", deferral("4.7.0")),
     ("deferred_rate_or_reputation", deferral("4.7.28")),
-    ("deferred_authentication", deferral("4.7.26")),
+    *(("deferred_authentication", deferral(f"4.{cause}")) for cause in sorted(AUTHENTICATION)),
     ("deferred_unreachable", deferral("4.4.1")),
     ("deferred_server_trouble", deferral("4.3.2")),
+    ("deferred_server_trouble", deferral("4.3.1", "452 4.3.1 Insufficient system resources")),
+    ("deferred_server_trouble", deferral("4.7.0", "421 4.7.0 Temporary System Problem. Try again later.")),
+    ("deferred_mailbox_full", deferral(None, "MailboxFull")),  # SES
+    ("deferred_mailbox_full", deferral(None, "452 mailbox full")),
+    ("deferred_held_by_provider", deferral(None, "SendingDeferral")),  # SES
+    ("deferred_held_by_provider", deferral(None, 'deferred: ["IPs reached ISP-suggested hourly limits: ..."]')),
+    ("deferred_authentication", deferral(None, "BYOIPHostNameLookupUnavailable")),  # SES
+    ("deferred_authentication", deferral("4.7.0", "421-4.7.0 rate limited because it is unauthenticated")),
+    ("deferred_authentication", deferral("4.1.8", "450 4.1.8 Sender address rejected: Domain not found")),
+    ("deferred_unreachable", deferral(None, "TransientCommunicationFailure")),  # SES
+    ("deferred_unreachable", deferral(None, "No MX for mail.example")),
+    ("deferred_unencrypted", deferral("4.7.0", "421 4.7.0 TLS required for RCPT domain, closing connection.")),
+    ("deferred_unencrypted", deferral("4.7.29")),
+    ("deferred_rate_or_reputation", deferral("4.2.0", "450 4.2.0 Recipient address rejected: Greylisted")),
+    ("deferred_rate_or_reputation", deferral("4.2.1", "450 4.2.1 The user is receiving mail too quickly.")),
+    ("deferred_rate_or_reputation", deferral(None, "IPFailure")),  # SES
+    ("deferred_rate_or_reputation", deferral("4.4.5", "421 4.4.5 Server busy, try again later.")),
+    ("deferred_rate_or_reputation", deferral("4.6.0")),
+    ("deferred", deferral(None, "Undetermined")),  # SES
+    ("deferred", deferral(None, "451 Temporary local problem - please try later")),
     ("dropped_bounced_before", drop(SuppressionList.BOUNCE)),
     ("dropped_spam_report", drop(SuppressionList.SPAM)),
     ("dropped_unsubscribed", drop(SuppressionList.UNSUBSCRIBE)),
@@ -128,6 +185,32 @@ def test_advice_never_repeats_an_address_or_what_a_server_said(history: list[Del
     given_advice = advice(*history)
     assert "@example.com" not in given_advice.meaning + given_advice.what_to_do
     assert "Grüße" not in given_advice.meaning + given_advice.what_to_do
+
+
+@pytest.mark.parametrize("reason_class", ReasonClass)
+def test_a_status_and_an_alert_about_one_deferral_do_not_contradict_each_other(reason_class: ReasonClass) -> None:
+    together = {
+        "contact_recipient_held_back": {"deferred_rate_or_reputation"},
+        "contact_recipient_greylisted": {"deferred_rate_or_reputation"},
+        "contact_recipient_mailbox_full": {"deferred_mailbox_full"},
+        "contact_recipient_unreachable": {"deferred_unreachable"},
+        "contact_recipient_encryption": {"deferred_unencrypted"},
+        "contact_recipient_now": {"deferred", "deferred_server_trouble", "deferred_rate_or_reputation"},
+        "mend_authentication_now": {"deferred_authentication"},
+        "wait_for_provider": {"deferred_held_by_provider"},
+    }
+    told = {
+        code
+        for code, history in CASES
+        if fold_all(history).status is Status.DEFERRED and reason_class_of(history) is reason_class
+    }
+    assert told
+    assert told <= together[alert_advice("raised", reason_class).code]
+
+
+def reason_class_of(history: list[DeliveryEvent]) -> ReasonClass:
+    fact = fold_all(history).facts[Kind.DEFERRED]
+    return classify(fact.reason, fact.smtp_code, fact.enhanced_code)
 
 
 def test_a_deferral_says_from_when_on_to_contact_the_recipient() -> None:

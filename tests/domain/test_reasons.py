@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from streams.domain import reasons
 from streams.domain.reasons import ReasonClass, classify
-from streams.domain.smtp import LOOKED_AT, parse_reply
+from streams.domain.smtp import AUTHENTICATION, LOOKED_AT, parse_reply
 
 RATE, GREY, FULL, REPUTATION = (
     ReasonClass.RATE_LIMITED,
@@ -224,12 +224,13 @@ CODES: list[tuple[int | None, str | None, ReasonClass]] = [
     (451, "4.4.3", DNS),
     (451, "4.4.4", DNS),
     (421, "4.4.5", RATE),
+    (450, "4.4.310", DNS),
     (452, "4.5.3", RATE),
     (451, "4.6.0", CONTENT),
     (421, "4.7.0", POLICY),
     (451, "4.7.10", TLS),
-    (421, "4.7.23", AUTH),
-    (421, "4.7.26", AUTH),
+    (421, "4.7.29", TLS),
+    *((421, f"4.{cause}", AUTH) for cause in sorted(AUTHENTICATION)),
     (421, "4.7.28", RATE),
     (450, "4.7.325", TLS),
     (451, "4.7.650", REPUTATION),

@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.domain.events import BounceKind
-from streams.domain.smtp import LOOKED_AT, bounce_kind_of, enhanced_code, more_specific, parse_reply, reply_code
+from streams.domain.smtp import (
+    AUTHENTICATION,
+    LOOKED_AT,
+    bounce_kind_of,
+    enhanced_code,
+    more_specific,
+    parse_reply,
+    quoted_answer,
+    reply_code,
+)
 
 ANSWERS: list[tuple[str, int | None, str | None]] = [
     ("550 5.1.1 The email account that you tried to reach does not exist", 550, "5.1.1"),
@@ -67,6 +76,24 @@ def test_an_answer_is_read_where_servers_put_codes(text: str, code: int | None, 
     assert parse_reply(text) == (code, enhanced)
 
 
+@pytest.mark.parametrize(
+    ("text", "quoted"),
+    [
+        ("smtp; 550 4.4.7 Message expired: unable to deliver in 840 minutes.<452 4.2.2 full>", "452 4.2.2 full>"),
+        ("550 5.4.300 Message expired -> 421 4.4.1 Connection timed out", "421 4.4.1 Connection timed out"),
+        ("550 4.4.7 expired. <421-4.7.28 unusual rate>", "421-4.7.28 unusual rate>"),
+        ("550 4.4.7 QUEUE.Expired; message expired", None),
+        ("550 4.4.7 expired <ann@customer.example>", None),
+        ("550 4.4.7 expired <250 messages", None),
+        ("550 4.4.7 expired <450 messages", None),
+        ("", None),
+        ("x" * LOOKED_AT + "<452 4.2.2 full>", None),
+    ],
+)
+def test_an_answer_that_is_quoted_within_another_is_found(text: str, quoted: str | None) -> None:
+    assert quoted_answer(text) == quoted
+
+
 def test_codes_beyond_the_looked_at_characters_are_not_seen() -> None:
     assert parse_reply("x" * LOOKED_AT + ": 550 5.1.1 unknown") == (None, None)
 
@@ -100,6 +127,8 @@ HOSTILE = [
     "[<#" * 3_000_000,
     "smtp;" * 2_000_000,
     "550-" * 3_000_000,
+    "<452 " * 2_000_000,
+    "->" * 5_000_000,
 ]
 
 
@@ -108,6 +137,7 @@ def test_ten_million_hostile_characters_take_no_time(text: str) -> None:
     start = time.perf_counter()
     parse_reply(text)
     bounce_kind_of(None, 550, text)
+    quoted_answer(text)
 
     assert time.perf_counter() - start < 0.1
 
@@ -173,12 +203,23 @@ def test_the_code_that_says_more_wins(first: str | None, second: str | None, exp
     assert more_specific(first, second) == expected
 
 
+def test_the_codes_of_authentication_are_those_that_the_receivers_document() -> None:
+    gmail = {"7.26", "7.27", "7.30", "7.31", "7.32", "7.40"}
+    microsoft = {"7.23", "7.509", "7.515"}
+    registry = {f"7.{detail}" for detail in range(20, 28)}
+    assert registry | gmail | microsoft == AUTHENTICATION
+    assert "7.29" not in AUTHENTICATION  # Gmail: not sent over TLS
+
+
 @pytest.mark.parametrize(
     ("enhanced", "code", "text", "kind"),
     [
         ("5.1.1", 550, None, BounceKind.HARD),
         ("5.1.10", 556, None, BounceKind.HARD),
         ("5.4.4", None, None, BounceKind.HARD),
+        ("5.4.310", 550, "550 5.4.310 DNS domain mail.example does not exist", BounceKind.HARD),
+        ("4.4.310", 450, None, BounceKind.SOFT),
+        ("5.4.300", 550, "550 5.4.300 Message expired", BounceKind.SOFT),
         ("5.4.1", 550, "5.4.1 Recipient address rejected: Access denied. AS(201806281)", BounceKind.HARD),
         ("5.4.1", 550, "5.4.1 no answer from host", BounceKind.SOFT),
         ("4.4.1", 450, "4.4.1 Recipient address rejected: Access denied", BounceKind.SOFT),

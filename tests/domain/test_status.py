@@ -2,9 +2,11 @@
 
 from copy import deepcopy
 from dataclasses import replace
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, permutations
 from random import Random
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,15 +57,12 @@ def depends_on_the_set_only(delivery: Delivery) -> tuple[object, ...]:
 
 
 def shown(delivery: Delivery) -> tuple[object, ...]:
-    """Return what ``mail.status`` shows of a delivery, its advice included, beside the last change.
-
-    An answer without a word is told apart from none, though a record shows the two alike: it is written once too often.
-    """
+    """Return what ``mail.status`` shows of a delivery, its advice included, beside the last change."""
     answer = delivery.answer
     return (
         delivery.recipient[2],
         None if delivery.reference is None else delivery.reference[2],
-        None if answer is None else (answer.reason, answer.smtp_code, answer.enhanced_code),
+        (None, None, None) if answer is None else (answer.reason, answer.smtp_code, answer.enhanced_code),
         delivery.attempts,
         delivery.machine_opened,
         delivery.because if delivery.status in {Status.SENT, Status.BOUNCED} else None,
@@ -296,6 +295,26 @@ def test_every_kind_of_fact_alone_has_a_status() -> None:
     assert set(statuses.values()) == set(Status)
 
 
+def what_the_design_lets_be_said(history: list[DeliveryEvent], kind: Kind) -> tuple[object, ...]:
+    """Find the answer among the bare events of a kind, in the words of the design."""
+
+    def rank(one: DeliveryEvent) -> tuple[int, int, str, str, int, str]:
+        words, reply, code = one.reason or "", one.smtp_code or 0, one.enhanced_code or ""
+        weight = 2 if words or (code and not code.endswith(".0.0")) else 1 if code or reply else 0
+        first_at = fold_all([one]).facts[kind].first_at
+        return weight, -1 if first_at is None else first_at, one.event_id, words, reply, code
+
+    last = max((one for one in history if kind in fold_all([one]).facts), key=rank)
+    return last.event_id, last.reason, last.smtp_code, last.enhanced_code
+
+
+@given(histories)
+def test_the_answer_is_the_one_that_the_design_says(history: list[DeliveryEvent]) -> None:
+    for kind, fact in fold_all(history).facts.items():
+        said = fact.event_id, fact.reason, fact.smtp_code, fact.enhanced_code
+        assert said == what_the_design_lets_be_said(history, kind)
+
+
 # --- facts ---
 
 
@@ -321,6 +340,47 @@ def test_a_fact_keeps_the_words_of_its_last_event() -> None:
     ]
     fact = fold_all(history).facts[Kind.DEFERRED]
     assert (fact.reason, fact.smtp_code, fact.enhanced_code) == ("second", 451, "4.7.1")
+
+
+ANSWERED = {"reason": "452 4.2.2 mailbox full", "smtp_code": 452, "enhanced_code": "4.2.2"}
+
+
+@pytest.mark.parametrize(
+    "says_less",
+    [{}, {"smtp_code": 450}, {"enhanced_code": "4.0.0"}, {"smtp_code": 450, "enhanced_code": "4.0.0"}],
+    ids=["nothing", "a bare reply code", "an undefined code", "both"],
+)
+@pytest.mark.parametrize("says_more", [ANSWERED, {"reason": "MailboxFull"}, {"enhanced_code": "4.2.2"}], ids=str)
+@pytest.mark.parametrize("seconds", [None, 0, 30, 900])
+def test_an_event_that_says_less_does_not_erase_an_answer(
+    seconds: float | None, says_more: dict[str, Any], says_less: dict[str, Any]
+) -> None:
+    answer = event(EventType.DEFERRED, 30, event_id="a", **says_more)
+    less = event(EventType.DEFERRED, seconds, received=902, event_id="b", **says_less)
+    for history in ([answer, less], [less, answer], [less, answer, less], [answer, less, answer]):
+        fact = fold_all(history).facts[Kind.DEFERRED]
+        expected = (answer.event_id, answer.reason, answer.smtp_code, answer.enhanced_code)
+        assert (fact.event_id, fact.reason, fact.smtp_code, fact.enhanced_code) == expected
+        assert fact.last_at == to_micros(at(max(30, seconds or 0)))
+        assert len(fact.ids) == 2
+
+
+def test_an_undefined_code_says_more_than_nothing() -> None:
+    history = [event(EventType.DEFERRED, 0, enhanced_code="4.0.0"), event(EventType.DEFERRED, 90)]
+    for each in (history, history[::-1]):
+        assert fold_all(each).facts[Kind.DEFERRED].enhanced_code == "4.0.0"
+
+
+def test_of_two_answers_the_later_one_counts_however_late_an_event_without_one_is() -> None:
+    history = [
+        event(EventType.DEFERRED, 10, reason="421 4.4.1 no answer", smtp_code=421, enhanced_code="4.4.1"),
+        event(EventType.DEFERRED, 50, enhanced_code="4.7.1"),
+        event(EventType.DEFERRED, 900),
+    ]
+    for each in permutations(history):
+        fact = fold_all(each).facts[Kind.DEFERRED]
+        assert (fact.reason, fact.smtp_code, fact.enhanced_code) == (None, None, "4.7.1")
+        assert fact.last_at == to_micros(at(900))
 
 
 def test_of_two_events_of_the_same_time_the_greater_event_id_has_the_last_word() -> None:
@@ -506,6 +566,11 @@ def test_news_that_changes_the_advice_only_is_shown_and_no_change() -> None:
     for first, second in (refused_before, dropped_before, certainly_bounced, sent_as_well):
         folded = fold(fold_all([first]), second)
         assert (folded.changed, folded.refreshed) == (False, True)
+
+
+def test_a_delivered_that_says_nothing_is_not_shown_of_what_was_opened() -> None:
+    folded = fold(fold_all([event(EventType.OPEN, 0)]), event(EventType.DELIVERED, 60))
+    assert (folded.changed, folded.refreshed) == (False, False)
 
 
 def test_another_open_is_neither_a_change_nor_shown() -> None:

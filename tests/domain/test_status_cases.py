@@ -260,3 +260,16 @@ def test_a_time_long_before_its_receipt_does_not_order() -> None:
     hard = event(BOUNCE, -days - 1, received=0, kind=HARD)  # delivered would be later, were it believed
     assert status(event(DELIVERED, 0), hard) == (Status.BOUNCED, HARD)
     assert status(event(DELIVERED, 0), event(BOUNCE, -days, received=0, kind=HARD)) == (Status.DELIVERED, None)
+
+
+# --- what the server said ---
+
+
+def test_a_report_without_an_answer_takes_none_back() -> None:
+    answered = event(BOUNCE, 0, kind=HARD, reason="smtp;550 5.1.1 no such user", smtp_code=550, enhanced_code="5.1.1")
+    listed = event(BOUNCE, 1, kind=HARD)  # Postmark: the SubscriptionChange of the same bounce
+    for order in permutations((answered, listed, listed)):
+        answer = fold_all(order).answer
+        assert answer is not None
+        assert (answer.reason, answer.smtp_code, answer.enhanced_code) == (answered.reason, 550, "5.1.1")
+    assert status(answered, listed) == (Status.BOUNCED, HARD)

@@ -132,9 +132,13 @@ def write_version_1() -> None:
 
 
 def version_1(row: bytes) -> bytes:
-    """Return a row of version 2 as version 1 wrote it: no ``watch_at`` in the head; JSON, with no ``judged`` at its end."""
-    assert row[0] == 2, "the rows have a new version: add what version 2 lacks"
+    """Return a row of version 3 as version 1 wrote it.
+
+    No ``watch_at`` in the head; JSON, with no ``judged`` at its end and no ``said_at`` at the end of a fact.
+    """
+    assert row[0] == 3, "the rows have a new version: add what version 3 lacks"
     *fields, _judged = msgspec.msgpack.decode(row[17:])
+    fields[4] = [fact[:-1] for fact in fields[4]]
     return b"\x01" + row[1:9] + msgspec.json.encode(fields)
 
 
