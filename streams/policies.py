@@ -44,9 +44,7 @@ def policies_of(settings: Settings) -> Policies:
         default={provider: _policy(provider, settings.deferrals) for provider in PROVIDERS},
         other=_policy("", settings.deferrals),
         of_account={
-            (name, provider): _policy(
-                provider, settings.deferrals.model_copy(update=overrides.model_dump(exclude_none=True))
-            )
+            (name, provider): _policy(provider, overrides.over(settings.deferrals))
             for name, account in settings.accounts.items()
             for provider, overrides in account.deferrals.items()
         },

@@ -35,7 +35,7 @@ from pydantic import (
     field_validator,
 )
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails, PydanticUndefined
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, PydanticUndefined
 
 from streams.providers import PROVIDERS
 
@@ -882,6 +882,24 @@ class DeferralOverrides(_Section):
     )
     overdue_slack_s: float | None = _setting(None, "seconds", "Instead of `deferrals.overdue_slack_s`.", ge=0)
 
+    def over(self, common: Deferrals) -> Deferrals:
+        """Return what holds for the account at the provider; the result is not validated."""
+        return common.model_copy(update=self.model_dump(exclude_none=True))
+
+    def fault(self, common: Deferrals) -> tuple[str, str] | None:
+        """Return which of these settings does not go with what holds beside it, and why; ``None`` if all do."""
+        chosen = self.over(common)
+        if chosen.escalate_after_s is None or chosen.escalate_after_s > chosen.warn_after_s:
+            return None
+        if self.escalate_after_s is None:
+            inherited = f"deferrals.escalate_after_s ({chosen.escalate_after_s:g} s)"
+            return "warn_after_s", f"{chosen.warn_after_s:g} s must be below {inherited}"
+        warn_after = "deferrals.warn_after_s" if self.warn_after_s is None else "warn_after_s"
+        return (
+            "escalate_after_s",
+            f"{chosen.escalate_after_s:g} s must be above {warn_after} ({chosen.warn_after_s:g} s)",
+        )
+
 
 class Account(_Section):
     """One account at a provider."""
@@ -954,6 +972,24 @@ class Settings(_Section):
     delivery: Delivery = Delivery()
     deferrals: Deferrals = Deferrals()
     accounts: dict[_AccountName, Account] = Field(default_factory=dict)
+
+    @field_validator("accounts")
+    @classmethod
+    def _check_deferrals(cls, value: dict[str, Account], info: ValidationInfo) -> dict[str, Account]:
+        common = info.data.get("deferrals")
+        faults = [
+            InitErrorDetails(
+                type=PydanticCustomError("value_error", "{fault}", {"fault": fault[1]}),
+                loc=(name, "deferrals", provider, fault[0]),
+                input=None,
+            )
+            for name, account in value.items()
+            for provider, overrides in account.deferrals.items()
+            if common is not None and (fault := overrides.fault(common)) is not None
+        ]
+        if faults:  # one line for each, at its own place, which the text of a ValueError could not give
+            raise ValidationError.from_exception_data(cls.__name__, faults)
+        return value
 
     @field_validator("worker")
     @classmethod

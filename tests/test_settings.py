@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams import settings
+from streams.policies import policies_of
 from streams.providers import PROVIDERS, WebhookRequest
 from streams.settings import Account, Kafka, Settings, SettingsError, Topics, Webhook, load, shown
 from streams.topics import MAX_BODY_BYTES
@@ -264,6 +265,50 @@ def test_insecure_and_a_secret_exclude_each_other() -> None:
 
     assert len(lines) == 1
     assert "accounts.a.webhooks.mailgun.insecure: has no effect beside secrets" in lines[0]
+
+
+OVERRIDES = "MAILSTREAMS_ACCOUNTS__A__DEFERRALS__MAILGUN__"
+
+
+@pytest.mark.parametrize(
+    ("environment", "line"),
+    [
+        (
+            {f"{OVERRIDES}ESCALATE_AFTER_S": "10"},
+            "accounts.a.deferrals.mailgun.escalate_after_s: 10 s must be above deferrals.warn_after_s (3600 s)",
+        ),
+        (
+            {f"{OVERRIDES}WARN_AFTER_S": "72000", "MAILSTREAMS_DEFERRALS__ESCALATE_AFTER_S": "43200"},
+            "accounts.a.deferrals.mailgun.warn_after_s: 72000 s must be below deferrals.escalate_after_s (43200 s)",
+        ),
+        (
+            {f"{OVERRIDES}WARN_AFTER_S": "20", f"{OVERRIDES}ESCALATE_AFTER_S": "20"},
+            "accounts.a.deferrals.mailgun.escalate_after_s: 20 s must be above warn_after_s (20 s)",
+        ),
+    ],
+)
+def test_an_account_too_is_escalated_after_it_is_raised_whatever_it_inherits(
+    environment: dict[str, str], line: str
+) -> None:
+    (found,) = problems(environment)
+
+    assert found.startswith(f"{line} (from {OVERRIDES}")
+
+
+def test_every_account_whose_deferrals_are_wrong_is_said() -> None:
+    lines = problems({f"MAILSTREAMS_ACCOUNTS__{name}__DEFERRALS__SENDGRID__ESCALATE_AFTER_S": "1" for name in "AB"})
+
+    assert [line.partition(":")[0] for line in lines] == [
+        f"accounts.{name}.deferrals.sendgrid.escalate_after_s" for name in "ab"
+    ]
+
+
+def test_an_account_may_be_escalated_where_it_is_raised_sooner() -> None:
+    sooner = {f"{OVERRIDES}WARN_AFTER_S": "5", f"{OVERRIDES}ESCALATE_AFTER_S": "10"}
+
+    policy = policies_of(load(None, sooner))("a", "mailgun")
+
+    assert (policy.warn_after, policy.escalate_after) == (5_000_000, 10_000_000)
 
 
 def test_the_largest_body_of_the_ingress_is_what_fits_into_a_record() -> None:
