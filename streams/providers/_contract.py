@@ -174,7 +174,7 @@ def _none(_request: WebhookRequest) -> None:
     """For a provider without certificates, without a handshake, or content with any 2xx."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Provider:
     """A provider as the rest of the system sees it."""
 

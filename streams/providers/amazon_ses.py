@@ -43,6 +43,7 @@ from streams.providers._contract import (
     BadElement,
     Handshake,
     PoisonError,
+    Provider,
     Refusal,
     Verification,
     VerificationError,
@@ -486,7 +487,7 @@ def _header_reference(request: WebhookRequest, mail: dict[str, Any]) -> str | No
 
 # --- proof ---
 
-REPLAY_WINDOW_S = 7_200
+_REPLAY_WINDOW_S = 7_200
 """Two hours. SNS waits up to 3,600 s in all between its attempts, at most 100 of 15 s each, with the stamp of the first:
 https://docs.aws.amazon.com/sns/latest/dg/sns-message-delivery-retries.html. Credentials have no stamp."""
 
@@ -585,3 +586,16 @@ def answer(request: WebhookRequest) -> bytes | None:
     if not _FIREHOSE_ID.fullmatch(request_id):
         return None
     return codecs.encode({"requestId": request_id, "timestamp": int(request.received_at.timestamp() * 1_000)})
+
+
+PROVIDER = Provider(
+    name=_NAME,
+    normalise=normalise,
+    verify=verify,
+    secret_fault=secret_fault,
+    replay_window_s=_REPLAY_WINDOW_S,
+    read_headers=read_headers,
+    certificate_url=certificate_url,
+    handshake=handshake,
+    answer=answer,
+)

@@ -35,7 +35,7 @@ from streams.domain import smtp
 from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
 from streams.providers import _fields as fields
 from streams.providers import _proof as proof
-from streams.providers._contract import PoisonError, WebhookRequest
+from streams.providers._contract import PoisonError, Provider, WebhookRequest
 
 _NAME = "azure_communication"
 
@@ -176,3 +176,13 @@ def consent(request: WebhookRequest) -> bytes | None:
     if not isinstance(code, str) or not code or len(code) > _CODE_LIMIT:
         return None
     return codecs.encode({"validationResponse": code})
+
+
+PROVIDER = Provider(
+    name=_NAME,
+    normalise=normalise,
+    verify=verify,
+    secret_fault=secret_fault,
+    read_headers=read_headers,
+    consent=consent,
+)

@@ -29,7 +29,14 @@ from streams.domain import smtp
 from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
 from streams.providers import _fields as fields
 from streams.providers import _proof as proof
-from streams.providers._contract import PoisonError, Refusal, Verification, VerificationError, WebhookRequest
+from streams.providers._contract import (
+    PoisonError,
+    Provider,
+    Refusal,
+    Verification,
+    VerificationError,
+    WebhookRequest,
+)
 
 _NAME = "mailgun"
 
@@ -366,7 +373,7 @@ def _header(headers: str | None, name: str) -> Any:
 
 # --- signature ---
 
-REPLAY_WINDOW_S = 43_200
+_REPLAY_WINDOW_S = 43_200
 """Twelve hours. Mailgun tries a webhook again for eight (after 10, 10, 15, 30, 60, 120 and 240 minutes) and does not say
 whether with a new stamp; it warns of further delays. A narrower window could lose all that an outage held up."""
 
@@ -474,3 +481,12 @@ _SIGNATURE_FIELDS = frozenset({"timestamp", "token", "signature", "parent-signat
 
 def _is(value: Any, form: re.Pattern[str]) -> bool:
     return isinstance(value, str) and form.fullmatch(value) is not None
+
+
+PROVIDER = Provider(
+    name=_NAME,
+    normalise=normalise,
+    verify=verify,
+    secret_fault=secret_fault,
+    replay_window_s=_REPLAY_WINDOW_S,
+)

@@ -18,7 +18,7 @@ from streams.domain import smtp
 from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
 from streams.providers import _fields as fields
 from streams.providers import _proof as proof
-from streams.providers._contract import PoisonError, WebhookRequest
+from streams.providers._contract import PoisonError, Provider, WebhookRequest
 
 _NAME = "postmark"
 
@@ -158,3 +158,12 @@ def normalise(request: WebhookRequest) -> list[DeliveryEvent]:
 verify = proof.verify_sender
 read_headers = proof.read_credentials
 secret_fault = proof.credential_fault
+
+
+PROVIDER = Provider(
+    name=_NAME,
+    normalise=normalise,
+    verify=verify,
+    secret_fault=secret_fault,
+    read_headers=read_headers,
+)

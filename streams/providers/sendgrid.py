@@ -37,6 +37,7 @@ from streams.domain.events import BounceKind, DeliveryEvent, EventType, Suppress
 from streams.providers import _fields as fields
 from streams.providers import _proof as proof
 from streams.providers._contract import (
+    Provider,
     Refusal,
     Verification,
     VerificationError,
@@ -320,3 +321,12 @@ def _public_key(secret: str) -> ec.EllipticCurvePublicKey | None:
     except (ValueError, TypeError, UnsupportedAlgorithm):
         return None
     return key if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1) else None
+
+
+PROVIDER = Provider(
+    name=_NAME,
+    normalise=normalise,
+    verify=verify,
+    secret_fault=secret_fault,
+    read_headers=read_headers,
+)
