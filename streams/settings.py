@@ -815,15 +815,6 @@ class Webhook(_Section):
         return value
 
 
-RETRY_WINDOWS_S: Final[Mapping[str, float]] = {
-    "sendgrid": 72 * 3600,
-    "amazon_ses": 14 * 3600,  # the most, and the default, of its MaxDeliverySeconds
-    "mailgun": 8 * 3600,
-}
-"""How long each provider tries again by default, in seconds."""
-OTHER_RETRY_WINDOW_S: Final = 72 * 3600.0
-
-
 class Deferrals(_Section):
     """When the monitor alerts on deliveries that stay deferred, and what "in time" means: docs/deferrals.md."""
 

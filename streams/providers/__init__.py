@@ -7,6 +7,7 @@ their arguments, so the same request always gives the same result. How to add on
 
 from streams.providers import amazon_ses, azure_communication, mailgun, postmark, sendgrid
 from streams.providers._contract import (
+    RETRY_WINDOW_S,
     BadElement,
     Handshake,
     Normalise,
@@ -22,6 +23,7 @@ from streams.providers._contract import (
 
 __all__ = [
     "PROVIDERS",
+    "RETRY_WINDOW_S",
     "UNKNOWN",
     "BadElement",
     "Handshake",

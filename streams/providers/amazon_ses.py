@@ -574,7 +574,8 @@ def handshake(request: WebhookRequest) -> Handshake | None:
     return sns.handshake(message) if message is not None else None
 
 
-_FIREHOSE_ID = re.compile(r"[0-9A-Za-z_-]{1,128}")  # "an opaque GUID"
+_FIREHOSE_ID = "x-amz-firehose-request-id"
+_GUID = re.compile(r"[0-9A-Za-z_-]{1,128}")  # "an opaque GUID"
 
 
 def answer(request: WebhookRequest) -> bytes | None:
@@ -582,8 +583,8 @@ def answer(request: WebhookRequest) -> bytes | None:
 
     https://docs.aws.amazon.com/firehose/latest/dev/httpdeliveryrequestresponse.html: any other answer is a failure.
     """
-    request_id = request.headers.get("x-amz-firehose-request-id", "")
-    if not _FIREHOSE_ID.fullmatch(request_id):
+    request_id = request.headers.get(_FIREHOSE_ID, "")
+    if not _GUID.fullmatch(request_id):
         return None
     return codecs.encode({"requestId": request_id, "timestamp": int(request.received_at.timestamp() * 1_000)})
 
@@ -594,6 +595,19 @@ PROVIDER = Provider(
     verify=verify,
     secret_fault=secret_fault,
     replay_window_s=_REPLAY_WINDOW_S,
+    retry_window_s=14 * 3_600,  # the most, and the default, of its MaxDeliverySeconds
+    content_types=frozenset({"application/json", "text/plain"}),  # SNS sends JSON as text/plain by default
+    kept_headers=frozenset(
+        {
+            _FIREHOSE_ID,
+            "x-amz-firehose-source-arn",
+            "x-amz-sns-message-id",
+            "x-amz-sns-message-type",
+            "x-amz-sns-rawdelivery",
+            "x-amz-sns-subscription-arn",
+            "x-amz-sns-topic-arn",
+        }
+    ),
     read_headers=read_headers,
     certificate_url=certificate_url,
     handshake=handshake,

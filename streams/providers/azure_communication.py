@@ -153,6 +153,7 @@ secret_fault = proof.credential_fault
 
 # --- handshake ---
 
+_EVENT_TYPE = "aeg-event-type"
 _CODE_LIMIT = 512
 """Characters of a validation code; those of the documentation have 36."""
 
@@ -162,7 +163,7 @@ def consent(request: WebhookRequest) -> bytes | None:
 
     It repeats the code of the request, so it is for a request that ``verify`` has taken and for no other.
     """
-    if request.headers.get("aeg-event-type", "").strip().lower() != "subscriptionvalidation":
+    if request.headers.get(_EVENT_TYPE, "").strip().lower() != "subscriptionvalidation":
         return None
     try:
         elements = fields.decode_body(request.body)
@@ -185,4 +186,6 @@ PROVIDER = Provider(
     secret_fault=secret_fault,
     read_headers=read_headers,
     consent=consent,
+    kept_headers=frozenset({_EVENT_TYPE, "aeg-delivery-count", "aeg-subscription-name"}),
+    instead_of={401: 503, 403: 503},  # https://learn.microsoft.com/azure/event-grid/delivery-and-retry
 )

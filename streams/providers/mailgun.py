@@ -489,4 +489,6 @@ PROVIDER = Provider(
     verify=verify,
     secret_fault=secret_fault,
     replay_window_s=_REPLAY_WINDOW_S,
+    retry_window_s=8 * 3_600,
+    content_types=frozenset({"application/json", _URLENCODED, _MULTIPART}),
 )

@@ -166,4 +166,6 @@ PROVIDER = Provider(
     verify=verify,
     secret_fault=secret_fault,
     read_headers=read_headers,
+    # https://postmarkapp.com/support/article/understanding-inbound-webhook-retries-in-postmark
+    instead_of={403: 401},
 )

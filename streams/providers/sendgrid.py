@@ -329,4 +329,6 @@ PROVIDER = Provider(
     verify=verify,
     secret_fault=secret_fault,
     read_headers=read_headers,
+    retry_window_s=72 * 3_600,
+    kept_headers=frozenset({_SIGNATURE, _STAMP}),
 )
