@@ -349,7 +349,7 @@ def _event(facts: _Facts, entry: Any, *, alone: bool, named: bool) -> DeliveryEv
     reason = fields.text(entry.get("diagnosticCode"), fields.REASON_LIMIT)
     if reason is None and word.reason:
         reason = fields.text(about.get(word.reason), fields.REASON_LIMIT)
-    code, enhanced = smtp.parse_reply(reason) if reason is not None else smtp.NO_REPLY
+    code, enhanced = smtp.parse_reply(reason)
     enhanced = smtp.more_specific(smtp.enhanced_code(entry.get("status")), enhanced)
     event_type, detail, suppression_list = _meaning(facts, fields.text(entry.get("action")), alone=alone)
     if not named:

@@ -99,7 +99,7 @@ def _event(element: Any, request: WebhookRequest) -> DeliveryEvent | None:
     moments = (fields.iso_moment(value) for value in (*map(get, _TIMES), element.get("eventTime")))
     occurred_at = next((moment for moment in moments if moment is not None), None)
     reason = fields.text(fields.section(data, "deliveryStatusDetails").get("statusMessage"), fields.REASON_LIMIT)
-    reply = smtp.parse_reply(reason) if reason is not None else smtp.NO_REPLY
+    reply = smtp.parse_reply(reason)
     provider_event = f"{word}/{detail}".rstrip("/")
     return DeliveryEvent(
         event_id=fields.identifier(element.get("id"))

@@ -208,7 +208,7 @@ class _Outcome:
         self.word = word
         self.kind: BounceKind | None = None
         self.suppression_list: SuppressionList | None = None
-        reply = smtp.parse_reply(reason) if reason is not None else smtp.NO_REPLY
+        reply = smtp.parse_reply(reason)
         code = fields.count(status.get("code"))
         self.smtp_code = smtp.reply_code(code) if code is not None else reply.smtp_code
         self.enhanced_code = smtp.more_specific(smtp.enhanced_code(status.get("enhanced-code")), reply.enhanced_code)

@@ -115,7 +115,7 @@ def normalise(request: WebhookRequest) -> list[DeliveryEvent]:
         event_type, kind = _SUPPRESSIONS.get(why, (EventType.UNKNOWN, None))
 
     reason = fields.text(get("Details"), fields.REASON_LIMIT) or fields.text(get("Description"), fields.REASON_LIMIT)
-    reply = smtp.parse_reply(reason) if reason is not None else smtp.NO_REPLY
+    reply = smtp.parse_reply(reason)
     tags = fields.tags(get("Tag"))
     occurred_at = fields.iso_moment(get(time_field))
     given = get("ID")

@@ -121,7 +121,7 @@ def _event(element: Any, request: WebhookRequest) -> DeliveryEvent | None:
     recipient = fields.required(fields.address(get("email")), "no email")
     message_id = fields.required(_message_id(element), "no sg_message_id and no smtp-id")
     reason = fields.text(get("response"), fields.REASON_LIMIT) or fields.text(get("reason"), fields.REASON_LIMIT)
-    code, enhanced = smtp.parse_reply(reason) if reason is not None else smtp.NO_REPLY
+    code, enhanced = smtp.parse_reply(reason)
     if (status := get("status")) is not None:
         enhanced = smtp.more_specific(smtp.enhanced_code(status), enhanced)
     event_type, word, kind, suppression_list = _meaning(element, word, reason, enhanced, code)

@@ -67,6 +67,10 @@ def test_an_answer_is_read_where_servers_put_codes(text: str, code: int | None, 
     assert parse_reply(text) == (code, enhanced)
 
 
+def test_no_answer_says_nothing() -> None:
+    assert parse_reply(None) == (None, None)
+
+
 def test_codes_beyond_the_looked_at_characters_are_not_seen() -> None:
     assert parse_reply("x" * LOOKED_AT + ": 550 5.1.1 unknown") == (None, None)
 
