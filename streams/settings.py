@@ -37,7 +37,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, PydanticUndefined
 
-from streams.providers import PROVIDERS
+from streams.providers import PROVIDERS, Provider
 
 APP_ID: Final = "mailstreams"
 """Names the consumer group, the changelog topics and the transactions: a part of what is stored, so it never changes."""
@@ -396,10 +396,7 @@ class Topics(_Section):
     @classmethod
     def _check_providers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
-            if name not in PROVIDERS:
-                message = f"unknown provider {name!r}{_suggestion(name, PROVIDERS)}"
-
-                raise ValueError(message)
+            _known_provider(name)
         return tuple(dict.fromkeys(value)) or tuple(PROVIDERS)
 
 
@@ -928,19 +925,14 @@ class Account(_Section):
     @classmethod
     def _check_deferrals(cls, value: dict[str, DeferralOverrides]) -> dict[str, DeferralOverrides]:
         for name in value:
-            if name not in PROVIDERS:
-                message = f"unknown provider {name!r}{_suggestion(name, PROVIDERS)}"
-                raise ValueError(message)
+            _known_provider(name)
         return value
 
     @field_validator("webhooks")
     @classmethod
     def _check_webhooks(cls, value: dict[str, Webhook]) -> dict[str, Webhook]:
         for name, webhook in value.items():
-            provider = PROVIDERS.get(name)
-            if provider is None:
-                message = f"unknown provider {name!r}{_suggestion(name, PROVIDERS)}"
-                raise ValueError(message)
+            provider = _known_provider(name)
             for key_id, secret in webhook.secrets.items():
                 if fault := provider.secret_fault(secret.get_secret_value()):
                     message = f"{name}.secrets.{key_id}: {fault}"
@@ -1109,6 +1101,18 @@ def _unknown(location: Sequence[str]) -> str:
             return f"unknown setting; did you mean {other}.{name}?"
     place = ".".join(parents) if nested else parents[0]
     return f"unknown setting; known in {place}: {', '.join(section.model_fields)}"
+
+
+def _known_provider(name: str) -> Provider:
+    """Return the provider of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in PROVIDERS:
+        message = f"unknown provider {name!r}{_suggestion(name, PROVIDERS)}"
+        raise ValueError(message)
+    return PROVIDERS[name]
 
 
 def _suggestion(name: str, known: Mapping[str, Any]) -> str:
