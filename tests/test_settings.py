@@ -1,6 +1,5 @@
 """Settings: where they come from, which wins, and what is said of a wrong one."""
 
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ from hypothesis import strategies as st
 
 from streams import settings
 from streams.policies import policies_of
-from streams.providers import PROVIDERS, WebhookRequest
+from streams.providers import PROVIDERS
 from streams.settings import Account, Kafka, Settings, SettingsError, Topics, Webhook, load, shown
 from streams.topics import MAX_BODY_BYTES
 
@@ -38,12 +37,6 @@ def test_every_default_is_valid() -> None:
 
 def test_all_built_in_providers_are_read_by_default() -> None:
     assert Settings().topics.providers == tuple(PROVIDERS)
-
-
-def test_the_reference_keys_are_those_of_the_providers_contract() -> None:
-    contract = {field.name: field.default for field in fields(WebhookRequest)}
-
-    assert contract["reference_keys"] == Settings().delivery.reference_keys
 
 
 def test_the_file_is_read(tmp_path: Path) -> None:

@@ -29,8 +29,11 @@ class WebhookRequest:
     """Our name for the account at the provider, from the path of the URL."""
     received_at: datetime
     """Aware UTC."""
-    reference_keys: Sequence[str] = ("reference", "invoice", "invoice_id", "invoice_number")
-    """Names of the custom argument, metadata key or tag that holds the invoice's reference; the first found wins."""
+    reference_keys: Sequence[str] = ()
+    """Names of the custom argument, metadata key or tag that holds the invoice's reference; the first found wins.
+
+    ``normalise`` looks for them; who only verifies needs none.
+    """
 
 
 @dataclass(frozen=True, slots=True)
