@@ -117,10 +117,10 @@ def environment_of(broker: Broker, database: Path) -> dict[str, str]:
 
 def rows_of(events: int) -> Iterator[Row]:
     """Yield events, each followed by the change of status that it makes, if any: as a worker writes them."""
-    normalise = PROVIDERS["sendgrid"].normalise
+    normalise, keys = PROVIDERS["sendgrid"].normalise, Settings().delivery.reference_keys
     known: dict[str, Delivery] = {}
     for body in bodies_of(1, events // 10, 10):
-        for event in normalise(WebhookRequest(body, {}, "https://hooks.example.net/", "acme", datetime.now(UTC))):
+        for event in normalise(WebhookRequest(body, {}, "https://hooks.example.net/", "acme", datetime.now(UTC), keys)):
             name = event.delivery_id
             key, old = name.encode(), known.get(name)
             yield topics.EVENTS, key, records.encode_event(event, "bench/0/0", delivery_id=name)

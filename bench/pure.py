@@ -19,13 +19,15 @@ from streams.domain.destinations import destination_of
 from streams.domain.status import Kind
 from streams.kafka.partitioner import partition_of
 from streams.providers import PROVIDERS, WebhookRequest
+from streams.settings import Settings
 
 
 def requests_of(bodies: Sequence[bytes]) -> list[WebhookRequest]:
     """Return the bodies as the normaliser takes them."""
     received_at = datetime.now(UTC)
     url = "https://hooks.example.net/webhooks/sendgrid/acme"
-    return [WebhookRequest(body, {}, url, "acme", received_at) for body in bodies]
+    keys = Settings().delivery.reference_keys
+    return [WebhookRequest(body, {}, url, "acme", received_at, keys) for body in bodies]
 
 
 def events_of(bodies: Sequence[bytes]) -> list[tuple[bytes, bytes]]:

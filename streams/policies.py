@@ -10,8 +10,8 @@ from hashlib import blake2b
 
 from streams.domain.deferrals import Policy
 from streams.domain.status import SECOND
-from streams.providers import PROVIDERS
-from streams.settings import OTHER_RETRY_WINDOW_S, RETRY_WINDOWS_S, Deferrals, Settings
+from streams.providers import PROVIDERS, RETRY_WINDOW_S
+from streams.settings import Deferrals, Settings
 
 HELD_FOR_US = 30_000_000
 """A deadline of a provider of which a partition stands is looked at again after so long."""
@@ -41,20 +41,18 @@ class Policies:
 def policies_of(settings: Settings) -> Policies:
     """Return the policies that the settings ask for."""
     return Policies(
-        default={provider: _policy(provider, settings.deferrals) for provider in PROVIDERS},
-        other=_policy("", settings.deferrals),
+        default={name: _policy(settings.deferrals, provider.retry_window_s) for name, provider in PROVIDERS.items()},
+        other=_policy(settings.deferrals, RETRY_WINDOW_S),
         of_account={
-            (name, provider): _policy(
-                provider, settings.deferrals.model_copy(update=overrides.model_dump(exclude_none=True))
-            )
+            (name, provider): _policy(overrides.over(settings.deferrals), PROVIDERS[provider].retry_window_s)
             for name, account in settings.accounts.items()
             for provider, overrides in account.deferrals.items()
         },
     )
 
 
-def _policy(provider: str, chosen: Deferrals) -> Policy:
-    window_s = chosen.retry_window_s or RETRY_WINDOWS_S.get(provider, OTHER_RETRY_WINDOW_S)
+def _policy(chosen: Deferrals, retry_window_s: float) -> Policy:
+    window_s = chosen.retry_window_s or retry_window_s
     return Policy(
         warn_after=int(chosen.warn_after_s * SECOND),
         escalate_after=None if chosen.escalate_after_s is None else int(chosen.escalate_after_s * SECOND),

@@ -35,9 +35,9 @@ from pydantic import (
     field_validator,
 )
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails, PydanticUndefined
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, PydanticUndefined
 
-from streams.providers import PROVIDERS
+from streams.providers import PROVIDERS, Provider
 
 APP_ID: Final = "mailstreams"
 """Names the consumer group, the changelog topics and the transactions: a part of what is stored, so it never changes."""
@@ -396,10 +396,7 @@ class Topics(_Section):
     @classmethod
     def _check_providers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
-            if name not in PROVIDERS:
-                message = f"unknown provider {name!r}{_suggestion(name, PROVIDERS)}"
-
-                raise ValueError(message)
+            _known_provider(name)
         return tuple(dict.fromkeys(value)) or tuple(PROVIDERS)
 
 
@@ -821,15 +818,6 @@ class Webhook(_Section):
         return value
 
 
-RETRY_WINDOWS_S: Final[Mapping[str, float]] = {
-    "sendgrid": 72 * 3600,
-    "amazon_ses": 14 * 3600,  # the most, and the default, of its MaxDeliverySeconds
-    "mailgun": 8 * 3600,
-}
-"""How long each provider tries again by default, in seconds."""
-OTHER_RETRY_WINDOW_S: Final = 72 * 3600.0
-
-
 class Deferrals(_Section):
     """When the monitor alerts on deliveries that stay deferred, and what "in time" means: docs/deferrals.md."""
 
@@ -888,6 +876,24 @@ class DeferralOverrides(_Section):
     )
     overdue_slack_s: float | None = _setting(None, "seconds", "Instead of `deferrals.overdue_slack_s`.", ge=0)
 
+    def over(self, common: Deferrals) -> Deferrals:
+        """Return what holds for the account at the provider; the result is not validated."""
+        return common.model_copy(update=self.model_dump(exclude_none=True))
+
+    def fault(self, common: Deferrals) -> tuple[str, str] | None:
+        """Return which of these settings does not go with what holds beside it, and why; ``None`` if all do."""
+        chosen = self.over(common)
+        if chosen.escalate_after_s is None or chosen.escalate_after_s > chosen.warn_after_s:
+            return None
+        if self.escalate_after_s is None:
+            inherited = f"deferrals.escalate_after_s ({chosen.escalate_after_s:g} s)"
+            return "warn_after_s", f"{chosen.warn_after_s:g} s must be below {inherited}"
+        warn_after = "deferrals.warn_after_s" if self.warn_after_s is None else "warn_after_s"
+        return (
+            "escalate_after_s",
+            f"{chosen.escalate_after_s:g} s must be above {warn_after} ({chosen.warn_after_s:g} s)",
+        )
+
 
 class Account(_Section):
     """One account at a provider."""
@@ -925,19 +931,14 @@ class Account(_Section):
     @classmethod
     def _check_deferrals(cls, value: dict[str, DeferralOverrides]) -> dict[str, DeferralOverrides]:
         for name in value:
-            if name not in PROVIDERS:
-                message = f"unknown provider {name!r}{_suggestion(name, PROVIDERS)}"
-                raise ValueError(message)
+            _known_provider(name)
         return value
 
     @field_validator("webhooks")
     @classmethod
     def _check_webhooks(cls, value: dict[str, Webhook]) -> dict[str, Webhook]:
         for name, webhook in value.items():
-            provider = PROVIDERS.get(name)
-            if provider is None:
-                message = f"unknown provider {name!r}{_suggestion(name, PROVIDERS)}"
-                raise ValueError(message)
+            provider = _known_provider(name)
             for key_id, secret in webhook.secrets.items():
                 if fault := provider.secret_fault(secret.get_secret_value()):
                     message = f"{name}.secrets.{key_id}: {fault}"
@@ -960,6 +961,24 @@ class Settings(_Section):
     delivery: Delivery = Delivery()
     deferrals: Deferrals = Deferrals()
     accounts: dict[_AccountName, Account] = Field(default_factory=dict)
+
+    @field_validator("accounts")
+    @classmethod
+    def _check_deferrals(cls, value: dict[str, Account], info: ValidationInfo) -> dict[str, Account]:
+        common = info.data.get("deferrals")
+        faults = [
+            InitErrorDetails(
+                type=PydanticCustomError("value_error", "{fault}", {"fault": fault[1]}),
+                loc=(name, "deferrals", provider, fault[0]),
+                input=None,
+            )
+            for name, account in value.items()
+            for provider, overrides in account.deferrals.items()
+            if common is not None and (fault := overrides.fault(common)) is not None
+        ]
+        if faults:  # one line for each, at its own place, which the text of a ValueError could not give
+            raise ValidationError.from_exception_data(cls.__name__, faults)
+        return value
 
     @field_validator("worker")
     @classmethod
@@ -1088,6 +1107,18 @@ def _unknown(location: Sequence[str]) -> str:
             return f"unknown setting; did you mean {other}.{name}?"
     place = ".".join(parents) if nested else parents[0]
     return f"unknown setting; known in {place}: {', '.join(section.model_fields)}"
+
+
+def _known_provider(name: str) -> Provider:
+    """Return the provider of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in PROVIDERS:
+        message = f"unknown provider {name!r}{_suggestion(name, PROVIDERS)}"
+        raise ValueError(message)
+    return PROVIDERS[name]
 
 
 def _suggestion(name: str, known: Mapping[str, Any]) -> str:

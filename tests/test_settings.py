@@ -1,6 +1,5 @@
 """Settings: where they come from, which wins, and what is said of a wrong one."""
 
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams import settings
-from streams.providers import PROVIDERS, WebhookRequest
+from streams.policies import policies_of
+from streams.providers import PROVIDERS
 from streams.settings import Account, Kafka, Settings, SettingsError, Topics, Webhook, load, shown
 from streams.topics import MAX_BODY_BYTES
 
@@ -37,12 +37,6 @@ def test_every_default_is_valid() -> None:
 
 def test_all_built_in_providers_are_read_by_default() -> None:
     assert Settings().topics.providers == tuple(PROVIDERS)
-
-
-def test_the_reference_keys_are_those_of_the_providers_contract() -> None:
-    contract = {field.name: field.default for field in fields(WebhookRequest)}
-
-    assert contract["reference_keys"] == Settings().delivery.reference_keys
 
 
 def test_the_file_is_read(tmp_path: Path) -> None:
@@ -264,6 +258,50 @@ def test_insecure_and_a_secret_exclude_each_other() -> None:
 
     assert len(lines) == 1
     assert "accounts.a.webhooks.mailgun.insecure: has no effect beside secrets" in lines[0]
+
+
+OVERRIDES = "MAILSTREAMS_ACCOUNTS__A__DEFERRALS__MAILGUN__"
+
+
+@pytest.mark.parametrize(
+    ("environment", "line"),
+    [
+        (
+            {f"{OVERRIDES}ESCALATE_AFTER_S": "10"},
+            "accounts.a.deferrals.mailgun.escalate_after_s: 10 s must be above deferrals.warn_after_s (3600 s)",
+        ),
+        (
+            {f"{OVERRIDES}WARN_AFTER_S": "72000", "MAILSTREAMS_DEFERRALS__ESCALATE_AFTER_S": "43200"},
+            "accounts.a.deferrals.mailgun.warn_after_s: 72000 s must be below deferrals.escalate_after_s (43200 s)",
+        ),
+        (
+            {f"{OVERRIDES}WARN_AFTER_S": "20", f"{OVERRIDES}ESCALATE_AFTER_S": "20"},
+            "accounts.a.deferrals.mailgun.escalate_after_s: 20 s must be above warn_after_s (20 s)",
+        ),
+    ],
+)
+def test_an_account_too_is_escalated_after_it_is_raised_whatever_it_inherits(
+    environment: dict[str, str], line: str
+) -> None:
+    (found,) = problems(environment)
+
+    assert found.startswith(f"{line} (from {OVERRIDES}")
+
+
+def test_every_account_whose_deferrals_are_wrong_is_said() -> None:
+    lines = problems({f"MAILSTREAMS_ACCOUNTS__{name}__DEFERRALS__SENDGRID__ESCALATE_AFTER_S": "1" for name in "AB"})
+
+    assert [line.partition(":")[0] for line in lines] == [
+        f"accounts.{name}.deferrals.sendgrid.escalate_after_s" for name in "ab"
+    ]
+
+
+def test_an_account_may_be_escalated_where_it_is_raised_sooner() -> None:
+    sooner = {f"{OVERRIDES}WARN_AFTER_S": "5", f"{OVERRIDES}ESCALATE_AFTER_S": "10"}
+
+    policy = policies_of(load(None, sooner))("a", "mailgun")
+
+    assert (policy.warn_after, policy.escalate_after) == (5_000_000, 10_000_000)
 
 
 def test_the_largest_body_of_the_ingress_is_what_fits_into_a_record() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Protocol, TypeVar
 
 
 class EventType(StrEnum):
@@ -127,11 +128,7 @@ class Send:
     def event_id(self) -> str:
         """A fingerprint: said again in the same words it is the same event, with another reference it is another."""
         at = "" if self.sent_at is None else self.sent_at.astimezone(UTC).isoformat()
-        digest = hashlib.sha256()
-        for part in ("mail.sends", self.delivery_id, at, self.reference or ""):
-            encoded = part.encode("utf-8", "surrogatepass")
-            digest.update(len(encoded).to_bytes(4, "big") + encoded)
-        return digest.hexdigest()
+        return fed(hashlib.sha256(), "mail.sends", self.delivery_id, at, self.reference or "").hexdigest()
 
 
 def normalised_recipient(address: str) -> str:
@@ -143,14 +140,28 @@ def normalised_recipient(address: str) -> str:
     return address.strip().lower()
 
 
+class _Digest(Protocol):
+    def update(self, data: bytes, /) -> None: ...
+
+
+_D = TypeVar("_D", bound=_Digest)
+
+
+def fed(digest: _D, *parts: str) -> _D:
+    """Return a digest that has taken in the parts, of which every id is made: they are persisted, so this never changes.
+
+    Each in UTF-8 with its length before it (4 bytes, big endian), which keeps ``("ab", "c")`` apart from ``("a", "bc")``.
+    """
+    for part in parts:
+        encoded = part.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(4, "big") + encoded)
+    return digest
+
+
 def delivery_id(account: str, provider: str, message_id: str, recipient: str) -> str:
     """Return the 26 characters (BLAKE2b-128, base32, lower case) that name one message to one recipient.
 
     It carries no address, is safe in a URL and in a Kafka key, and spreads evenly over partitions.
     """
-    digest = hashlib.blake2b(digest_size=16)
-    for part in (account, provider, message_id, normalised_recipient(recipient)):
-        encoded = part.encode("utf-8", "surrogatepass")
-        digest.update(len(encoded).to_bytes(4, "big"))  # lengths keep ("ab", "c") apart from ("a", "bc")
-        digest.update(encoded)
+    digest = fed(hashlib.blake2b(digest_size=16), account, provider, message_id, normalised_recipient(recipient))
     return b32encode(digest.digest()).decode("ascii").rstrip("=").lower()

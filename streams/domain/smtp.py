@@ -52,8 +52,10 @@ _QUOTED = re.compile(rf"[:;\])>]\s{{0,2}}(?P<code>{_CODE})(?!\w|[.,:]\d){_NO_UNI
 _IN_TEXT = re.compile(rf"(?<![\w./@])(?<!version )(?<!release )(?P<alone>{_ENHANCED})", _FLAGS)
 
 
-def parse_reply(text: str) -> Reply:
-    """Return the reply code and the enhanced code that an answer carries; never raises."""
+def parse_reply(text: str | None) -> Reply:
+    """Return the reply code and the enhanced code that an answer carries, of no answer ``NO_REPLY``; never raises."""
+    if text is None:
+        return NO_REPLY
     text = text[:LOOKED_AT]
     found = _AT_START.match(text)
     if found is not None:

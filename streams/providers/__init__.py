@@ -1,4 +1,4 @@
-"""The providers: one file each, two pure functions ``normalise`` and ``verify`` each, listed here by hand.
+"""The providers: one file each, which ends in its ``PROVIDER``, listed here by hand.
 
 A provider's ``verify(request, secrets, ...)`` tells whether a webhook request came from it; ``normalise(request)``
 turns the request into the delivery events that it reports. They have no clock, no I/O and no configuration beyond
@@ -7,6 +7,7 @@ their arguments, so the same request always gives the same result. How to add on
 
 from streams.providers import amazon_ses, azure_communication, mailgun, postmark, sendgrid
 from streams.providers._contract import (
+    RETRY_WINDOW_S,
     BadElement,
     Handshake,
     Normalise,
@@ -22,6 +23,7 @@ from streams.providers._contract import (
 
 __all__ = [
     "PROVIDERS",
+    "RETRY_WINDOW_S",
     "UNKNOWN",
     "BadElement",
     "Handshake",
@@ -38,46 +40,14 @@ __all__ = [
 ]
 
 PROVIDERS: dict[str, Provider] = {
-    "sendgrid": Provider(
-        "sendgrid",
-        sendgrid.normalise,
-        sendgrid.verify,
-        sendgrid.secret_fault,
-        read_headers=sendgrid.read_headers,
-    ),
-    "amazon_ses": Provider(
-        "amazon_ses",
-        amazon_ses.normalise,
-        amazon_ses.verify,
-        amazon_ses.secret_fault,
-        replay_window_s=amazon_ses.REPLAY_WINDOW_S,
-        read_headers=amazon_ses.read_headers,
-        certificate_url=amazon_ses.certificate_url,
-        handshake=amazon_ses.handshake,
-        answer=amazon_ses.answer,
-    ),
-    "mailgun": Provider(
-        "mailgun",
-        mailgun.normalise,
-        mailgun.verify,
-        mailgun.secret_fault,
-        replay_window_s=mailgun.REPLAY_WINDOW_S,
-    ),
-    "postmark": Provider(
-        "postmark",
-        postmark.normalise,
-        postmark.verify,
-        postmark.secret_fault,
-        read_headers=postmark.read_headers,
-    ),
-    "azure_communication": Provider(
-        "azure_communication",
-        azure_communication.normalise,
-        azure_communication.verify,
-        azure_communication.secret_fault,
-        read_headers=azure_communication.read_headers,
-        consent=azure_communication.consent,
-    ),
+    provider.name: provider
+    for provider in (
+        sendgrid.PROVIDER,
+        amazon_ses.PROVIDER,
+        mailgun.PROVIDER,
+        postmark.PROVIDER,
+        azure_communication.PROVIDER,
+    )
 }
 """Every provider by the name that URLs, topics and settings use; the names never change."""
 

@@ -29,8 +29,11 @@ class WebhookRequest:
     """Our name for the account at the provider, from the path of the URL."""
     received_at: datetime
     """Aware UTC."""
-    reference_keys: Sequence[str] = ("reference", "invoice", "invoice_id", "invoice_number")
-    """Names of the custom argument, metadata key or tag that holds the invoice's reference; the first found wins."""
+    reference_keys: Sequence[str] = ()
+    """Names of the custom argument, metadata key or tag that holds the invoice's reference; the first found wins.
+
+    ``normalise`` looks for them; who only verifies needs none.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +173,16 @@ class Handshake:
     """Built from the topic's ARN and the token; whoever has it can confirm, so it stays out of logs."""
 
 
+JSON_OR_FORM = frozenset({"application/json", "application/x-www-form-urlencoded", "multipart/form-data"})
+RETRY_WINDOW_S = 72 * 3_600.0
+"""Of a provider that documents none, and of one that is not built in: the longest that any documents."""
+
+
 def _none(_request: WebhookRequest) -> None:
     """For a provider without certificates, without a handshake, or content with any 2xx."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Provider:
     """A provider as the rest of the system sees it."""
 
@@ -185,6 +193,17 @@ class Provider:
     """Why a secret of the settings cannot be used, without quoting it; ``None`` if it can. To be asked at the start."""
     replay_window_s: float | None = None
     """The replay window if the settings name none: wide enough for the provider's own retries."""
+    retry_window_s: float = RETRY_WINDOW_S
+    """How long it tries to deliver a message before it gives up, if the settings name nothing else."""
+    content_types: frozenset[str] = JSON_OR_FORM
+    """Those of its webhooks; any other is answered with 415."""
+    kept_headers: frozenset[str] = frozenset()
+    """HTTP headers, in lower case, that are worth keeping with the record. Never a cookie, never a credential."""
+    instead_of: Mapping[int, int] = field(default_factory=dict)
+    """What a refused request is answered in place of a code that to this provider means "never send this again".
+
+    Else a wrong secret in our settings would lose events.
+    """
     read_headers: ReadHeaders = _the_body_has_to
     """What the headers alone tell of the sender: asked first, so that a stranger's body is not even read."""
     certificate_url: Callable[[WebhookRequest], str | None] = _none

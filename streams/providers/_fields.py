@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from streams import codecs
-from streams.domain.events import DeliveryEvent, normalised_recipient
+from streams.domain.events import DeliveryEvent, fed, normalised_recipient
 from streams.providers._contract import BadElement, PoisonError, WebhookRequest
 
 ID_LIMIT = 512
@@ -302,11 +302,8 @@ def fingerprint(
 ) -> str:
     """Return the event id of an occurrence that its provider does not number; see the top of this file."""
     at = time.isoformat() if time is not None else ""
-    digest = hashlib.sha256()
-    for part in (provider, account, event, message_id, normalised_recipient(recipient), at, detail):
-        encoded = part.encode("utf-8", "surrogatepass")
-        digest.update(len(encoded).to_bytes(4, "big") + encoded)
-    return digest.hexdigest()
+    parts = (provider, account, event, message_id, normalised_recipient(recipient), at, detail)
+    return fed(hashlib.sha256(), *parts).hexdigest()
 
 
 def section(record: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -43,6 +43,7 @@ from streams.providers._contract import (
     BadElement,
     Handshake,
     PoisonError,
+    Provider,
     Refusal,
     Verification,
     VerificationError,
@@ -350,7 +351,7 @@ def _event(facts: _Facts, entry: Any, *, alone: bool, named: bool) -> DeliveryEv
     reason = fields.text(entry.get("diagnosticCode"), fields.REASON_LIMIT)
     if reason is None and word.reason:
         reason = fields.text(about.get(word.reason), fields.REASON_LIMIT)
-    code, enhanced = smtp.parse_reply(reason) if reason is not None else smtp.NO_REPLY
+    code, enhanced = smtp.parse_reply(reason)
     enhanced = smtp.more_specific(smtp.enhanced_code(entry.get("status")), enhanced)
     event_type, detail, suppression_list = _meaning(facts, fields.text(entry.get("action")), alone=alone)
     if not named:
@@ -491,7 +492,7 @@ def _header_reference(request: WebhookRequest, mail: dict[str, Any]) -> str | No
 
 # --- proof ---
 
-REPLAY_WINDOW_S = 7_200
+_REPLAY_WINDOW_S = 7_200
 """Two hours. SNS waits up to 3,600 s in all between its attempts, at most 100 of 15 s each, with the stamp of the first:
 https://docs.aws.amazon.com/sns/latest/dg/sns-message-delivery-retries.html. Credentials have no stamp."""
 
@@ -578,7 +579,8 @@ def handshake(request: WebhookRequest) -> Handshake | None:
     return sns.handshake(message) if message is not None else None
 
 
-_FIREHOSE_ID = re.compile(r"[0-9A-Za-z_-]{1,128}")  # "an opaque GUID"
+_FIREHOSE_ID = "x-amz-firehose-request-id"
+_GUID = re.compile(r"[0-9A-Za-z_-]{1,128}")  # "an opaque GUID"
 
 
 def answer(request: WebhookRequest) -> bytes | None:
@@ -586,7 +588,33 @@ def answer(request: WebhookRequest) -> bytes | None:
 
     https://docs.aws.amazon.com/firehose/latest/dev/httpdeliveryrequestresponse.html: any other answer is a failure.
     """
-    request_id = request.headers.get("x-amz-firehose-request-id", "")
-    if not _FIREHOSE_ID.fullmatch(request_id):
+    request_id = request.headers.get(_FIREHOSE_ID, "")
+    if not _GUID.fullmatch(request_id):
         return None
     return codecs.encode({"requestId": request_id, "timestamp": int(request.received_at.timestamp() * 1_000)})
+
+
+PROVIDER = Provider(
+    name=_NAME,
+    normalise=normalise,
+    verify=verify,
+    secret_fault=secret_fault,
+    replay_window_s=_REPLAY_WINDOW_S,
+    retry_window_s=14 * 3_600,  # the most, and the default, of its MaxDeliverySeconds
+    content_types=frozenset({"application/json", "text/plain"}),  # SNS sends JSON as text/plain by default
+    kept_headers=frozenset(
+        {
+            _FIREHOSE_ID,
+            "x-amz-firehose-source-arn",
+            "x-amz-sns-message-id",
+            "x-amz-sns-message-type",
+            "x-amz-sns-rawdelivery",
+            "x-amz-sns-subscription-arn",
+            "x-amz-sns-topic-arn",
+        }
+    ),
+    read_headers=read_headers,
+    certificate_url=certificate_url,
+    handshake=handshake,
+    answer=answer,
+)

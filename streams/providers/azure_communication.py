@@ -35,7 +35,7 @@ from streams.domain import smtp
 from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
 from streams.providers import _fields as fields
 from streams.providers import _proof as proof
-from streams.providers._contract import PoisonError, WebhookRequest
+from streams.providers._contract import PoisonError, Provider, WebhookRequest
 
 _NAME = "azure_communication"
 
@@ -99,7 +99,7 @@ def _event(element: Any, request: WebhookRequest) -> DeliveryEvent | None:
     moments = (fields.iso_moment(value) for value in (*map(get, _TIMES), element.get("eventTime")))
     occurred_at = next((moment for moment in moments if moment is not None), None)
     reason = fields.text(fields.section(data, "deliveryStatusDetails").get("statusMessage"), fields.REASON_LIMIT)
-    reply = smtp.parse_reply(reason) if reason is not None else smtp.NO_REPLY
+    reply = smtp.parse_reply(reason)
     provider_event = f"{word}/{detail}".rstrip("/")
     return DeliveryEvent(
         event_id=fields.identifier(element.get("id"))
@@ -153,6 +153,7 @@ secret_fault = proof.credential_fault
 
 # --- handshake ---
 
+_EVENT_TYPE = "aeg-event-type"
 _CODE_LIMIT = 512
 """Characters of a validation code; those of the documentation have 36."""
 
@@ -162,7 +163,7 @@ def consent(request: WebhookRequest) -> bytes | None:
 
     It repeats the code of the request, so it is for a request that ``verify`` has taken and for no other.
     """
-    if request.headers.get("aeg-event-type", "").strip().lower() != "subscriptionvalidation":
+    if request.headers.get(_EVENT_TYPE, "").strip().lower() != "subscriptionvalidation":
         return None
     try:
         elements = fields.decode_body(request.body)
@@ -176,3 +177,15 @@ def consent(request: WebhookRequest) -> bytes | None:
     if not isinstance(code, str) or not code or len(code) > _CODE_LIMIT:
         return None
     return codecs.encode({"validationResponse": code})
+
+
+PROVIDER = Provider(
+    name=_NAME,
+    normalise=normalise,
+    verify=verify,
+    secret_fault=secret_fault,
+    read_headers=read_headers,
+    consent=consent,
+    kept_headers=frozenset({_EVENT_TYPE, "aeg-delivery-count", "aeg-subscription-name"}),
+    instead_of={401: 503, 403: 503},  # https://learn.microsoft.com/azure/event-grid/delivery-and-retry
+)

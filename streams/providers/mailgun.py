@@ -19,9 +19,9 @@ a token is accepted once.
 
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote_plus
 
 from streams import codecs
@@ -29,7 +29,14 @@ from streams.domain import smtp
 from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
 from streams.providers import _fields as fields
 from streams.providers import _proof as proof
-from streams.providers._contract import PoisonError, Refusal, Verification, VerificationError, WebhookRequest
+from streams.providers._contract import (
+    PoisonError,
+    Provider,
+    Refusal,
+    Verification,
+    VerificationError,
+    WebhookRequest,
+)
 
 _NAME = "mailgun"
 
@@ -84,6 +91,41 @@ _FORM_LIMIT = 1_000
 _ADDRESS = re.compile(r"[^\s<>\",;@]{1,64}@[^\s<>\",;@]{1,255}")  # RFC 5321, 4.5.3.1: bounds that also bound the search
 
 
+class _Report(NamedTuple):
+    """What a webhook says, in JSON or as a form."""
+
+    word: str
+    message_id: str
+    recipients: Sequence[str]
+    given_id: str | None
+    occurred_at: datetime | None
+    severity: str | None
+    cause: str | None
+    """Mailgun's ``reason``: one word."""
+    cause_in_word: bool
+    """A bounce is told apart by its cause, as in the legacy forms, and not by its severity."""
+    reason: str | None
+    """The server's answer, else what Mailgun writes instead."""
+    status: Mapping[str, Any]
+    """``delivery-status``, or the part of it that a form has."""
+    bot: bool
+    variables: Any
+    labels: tuple[str, ...]
+    url: str | None
+    user_agent: str | None
+
+
+class _Meaning(NamedTuple):
+    """What an event word means once severity, cause and codes are read."""
+
+    type: EventType
+    word: str
+    smtp_code: int | None
+    enhanced_code: str | None
+    kind: BounceKind | None = None
+    suppression_list: SuppressionList | None = None
+
+
 def normalise(request: WebhookRequest) -> list[DeliveryEvent]:
     """Return the event of one request; a rejected message without ``recipient`` gives one for each in ``To``.
 
@@ -92,19 +134,108 @@ def normalise(request: WebhookRequest) -> list[DeliveryEvent]:
     """
     try:
         form = _form(request)
-        if form is not None:
-            return _legacy(form, request)
-        body = fields.decode_body(request.body)
-        data = body.get("event-data", body) if isinstance(body, dict) else None
-        return _current(fields.required(data if isinstance(data, dict) else None, "no event-data"), request)
+        report = _current(fields.decode_body(request.body)) if form is None else _legacy(form)
     except fields.ElementError as error:
         raise PoisonError(str(error)) from None
+    meaning = _meaning(report)
+    return [
+        _event(report, meaning, request, recipient, position) for position, recipient in enumerate(report.recipients)
+    ]
+
+
+def _event(report: _Report, meaning: _Meaning, request: WebhookRequest, recipient: str, position: int) -> DeliveryEvent:
+    return DeliveryEvent(
+        event_id=_event_id(report.given_id, report.occurred_at, position)
+        or fields.fingerprint(
+            provider=_NAME,
+            account=request.account,
+            event=meaning.word,
+            message_id=report.message_id,
+            recipient=recipient,
+            time=report.occurred_at,
+            detail=report.url or report.reason or "",
+        ),
+        provider=_NAME,
+        account=request.account,
+        message_id=report.message_id,
+        recipient=recipient,
+        type=meaning.type,
+        received_at=request.received_at,
+        occurred_at=report.occurred_at,
+        reference=fields.reference(request.reference_keys, report.variables, report.labels),
+        bounce_kind=meaning.kind,
+        reason=report.reason,
+        smtp_code=meaning.smtp_code,
+        enhanced_code=meaning.enhanced_code,
+        attempt=fields.count(report.status.get("attempt-no")),
+        tags=report.labels,
+        metadata=fields.metadata(report.variables),
+        machine=meaning.type is EventType.MACHINE_OPEN,
+        user_agent=report.user_agent,
+        suppression_list=meaning.suppression_list,
+        provider_event=meaning.word,
+    )
+
+
+def _event_id(given: str | None, occurred_at: datetime | None, position: int) -> str | None:
+    """Return Mailgun's id with the day within which it is unique; further recipients of one event get a number."""
+    if given is None:
+        return None
+    day = f"/{occurred_at:%Y-%m-%d}" if occurred_at is not None else ""
+    return fields.identifier(f"{given}{day}{f'#{position}' if position else ''}")
+
+
+# --- meaning ---
+
+
+def _meaning(report: _Report) -> _Meaning:
+    """Return our type, Mailgun's word in full, the codes, and why it bounced or was dropped."""
+    word, cause, severity = report.word, report.cause, report.severity
+    reply = smtp.parse_reply(report.reason)
+    code = fields.count(report.status.get("code"))
+    smtp_code = smtp.reply_code(code) if code is not None else reply.smtp_code
+    enhanced = smtp.more_specific(smtp.enhanced_code(report.status.get("enhanced-code")), reply.enhanced_code)
+    event_type = _EVENTS.get(word, EventType.UNKNOWN)
+    if event_type is not EventType.BOUNCE:
+        # A scanner that follows links proves as little as one that loads images: the message arrived.
+        seen = EventType.MACHINE_OPEN if report.bot and word in _ENGAGEMENT else event_type
+        return _Meaning(seen, word, smtp_code, enhanced)
+    full = f"{word}/{severity}" if severity is not None else word
+    if (cause is not None and cause.startswith("suppress-")) or code in _LIST_CODES:
+        suppression_list = _LISTS.get(cause or "") or _LIST_CODES.get(code or 0)
+        return _Meaning(EventType.DROPPED, full, smtp_code, enhanced, suppression_list=suppression_list)
+    if severity == "temporary" or (severity is None and word == "failed" and _transient(code)):
+        return _Meaning(EventType.DEFERRED, full, smtp_code, enhanced)
+    if report.cause_in_word and cause is not None:
+        full = f"{word}/{cause}"
+    kind = _bounce_kind(
+        fields.text(report.status.get("bounce-type")), cause, smtp.bounce_kind_of(enhanced, smtp_code, report.reason)
+    )
+    return _Meaning(event_type, full, smtp_code, enhanced, kind)
+
+
+_ENGAGEMENT = frozenset({"opened", "clicked"})
+
+
+def _bounce_kind(bounce_type: str | None, cause: str | None, by_code: BounceKind) -> BounceKind:
+    """Return the kind: Mailgun's words decide, and the codes where they say more or it says nothing."""
+    said = _REASONS.get(cause or "") or _BOUNCE_TYPES.get(bounce_type or "")
+    if said is BounceKind.SOFT and by_code is BounceKind.BLOCK:
+        return by_code  # Mailgun has no word for it
+    # Permanent, and nothing says why: Mailgun puts the address on its bounce list.
+    return said or (by_code if by_code is not BounceKind.UNDETERMINED else BounceKind.HARD)
+
+
+def _transient(code: int | None) -> bool:
+    return code is not None and 400 <= code < 500  # noqa: PLR2004 the transient class of RFC 5321
 
 
 # --- JSON ---
 
 
-def _current(data: dict[str, Any], request: WebhookRequest) -> list[DeliveryEvent]:
+def _current(body: Any) -> _Report:
+    data = body.get("event-data", body) if isinstance(body, dict) else None
+    data = fields.required(data if isinstance(data, dict) else None, "no event-data")
     word = fields.required(fields.text(data.get("event")), "no event")
     headers = fields.section(fields.section(data, "message"), "headers")
     message_id = fields.required(_bare(headers.get("message-id")), "no message-id")
@@ -113,69 +244,26 @@ def _current(data: dict[str, Any], request: WebhookRequest) -> list[DeliveryEven
     status = fields.section(data, "delivery-status")
     client = fields.section(data, "client-info")
     cause = fields.text(data.get("reason"))
-    reason = (
-        fields.text(status.get("message"), fields.REASON_LIMIT)
+    return _Report(
+        word=word,
+        message_id=message_id,
+        recipients=recipients,
+        given_id=fields.identifier(data.get("id")),
+        occurred_at=fields.moment(data.get("timestamp")),
+        severity=fields.text(data.get("severity")),
+        cause=cause,
+        cause_in_word=False,
+        reason=fields.text(status.get("message"), fields.REASON_LIMIT)
         or fields.text(status.get("description"), fields.REASON_LIMIT)
         or fields.text(fields.section(data, "reject").get("reason"), fields.REASON_LIMIT)
-        or cause
+        or cause,
+        status=status,
+        bot=fields.text(client.get("bot")) is not None,  # apple, gmail, generic; empty: none seen
+        variables=data.get("user-variables"),
+        labels=fields.tags(data.get("tags")),
+        url=fields.text(data.get("url"), fields.URL_LIMIT),
+        user_agent=fields.text(client.get("user-agent"), fields.USER_AGENT_LIMIT),
     )
-    severity = fields.text(data.get("severity"))
-    outcome = _Outcome(word, severity, cause, reason, status)
-    machine = False
-    if word in _ENGAGEMENT and fields.text(client.get("bot")) is not None:  # apple, gmail, generic; empty: none seen
-        # A scanner that follows links proves as little as one that loads images: the message arrived.
-        outcome.type, machine = EventType.MACHINE_OPEN, True
-
-    variables = data.get("user-variables")
-    labels = fields.tags(data.get("tags"))
-    occurred_at = fields.moment(data.get("timestamp"))
-    given = fields.identifier(data.get("id"))
-    url = fields.text(data.get("url"), fields.URL_LIMIT)
-    return [
-        DeliveryEvent(
-            event_id=_event_id(given, occurred_at, position)
-            or fields.fingerprint(
-                provider=_NAME,
-                account=request.account,
-                event=outcome.word,
-                message_id=message_id,
-                recipient=recipient,
-                time=occurred_at,
-                detail=url or reason or "",
-            ),
-            provider=_NAME,
-            account=request.account,
-            message_id=message_id,
-            recipient=recipient,
-            type=outcome.type,
-            received_at=request.received_at,
-            occurred_at=occurred_at,
-            reference=fields.reference(request.reference_keys, variables, labels),
-            bounce_kind=outcome.kind,
-            reason=reason,
-            smtp_code=outcome.smtp_code,
-            enhanced_code=outcome.enhanced_code,
-            attempt=fields.count(status.get("attempt-no")),
-            tags=labels,
-            metadata=fields.metadata(variables),
-            machine=machine,
-            user_agent=fields.text(client.get("user-agent"), fields.USER_AGENT_LIMIT),
-            suppression_list=outcome.suppression_list,
-            provider_event=outcome.word,
-        )
-        for position, recipient in enumerate(recipients)
-    ]
-
-
-_ENGAGEMENT = frozenset({"opened", "clicked"})
-
-
-def _event_id(given: str | None, occurred_at: Any, position: int) -> str | None:
-    """Return Mailgun's id with the day within which it is unique; further recipients of one event get a number."""
-    if given is None:
-        return None
-    day = f"/{occurred_at:%Y-%m-%d}" if occurred_at is not None else ""
-    return fields.identifier(f"{given}{day}{f'#{position}' if position else ''}")
 
 
 def _recipients(data: dict[str, Any], headers: dict[str, Any]) -> list[str]:
@@ -187,47 +275,6 @@ def _recipients(data: dict[str, Any], headers: dict[str, Any]) -> list[str]:
         if isinstance(source, str) and (found := _ADDRESS.findall(source[: fields.REASON_LIMIT])):
             return list(dict.fromkeys(found))
     return []
-
-
-class _Outcome:
-    """What an event word means once severity, reason and codes are read."""
-
-    __slots__ = ("enhanced_code", "kind", "smtp_code", "suppression_list", "type", "word")
-
-    def __init__(
-        self, word: str, severity: str | None, cause: str | None, reason: str | None, status: dict[str, Any]
-    ) -> None:
-        self.type = _EVENTS.get(word, EventType.UNKNOWN)
-        self.word = word
-        self.kind: BounceKind | None = None
-        self.suppression_list: SuppressionList | None = None
-        reply = smtp.parse_reply(reason) if reason is not None else smtp.NO_REPLY
-        code = fields.count(status.get("code"))
-        self.smtp_code = smtp.reply_code(code) if code is not None else reply.smtp_code
-        self.enhanced_code = smtp.more_specific(smtp.enhanced_code(status.get("enhanced-code")), reply.enhanced_code)
-        if self.type is not EventType.BOUNCE:
-            return
-        if severity is not None:
-            self.word = f"{word}/{severity}"
-        if (cause is not None and cause.startswith("suppress-")) or code in _LIST_CODES:
-            self.type = EventType.DROPPED
-            self.suppression_list = _LISTS.get(cause or "") or _LIST_CODES.get(code or 0)
-        elif severity == "temporary" or (severity is None and word == "failed" and _transient(code)):
-            self.type = EventType.DEFERRED
-        else:
-            self.kind = self._why(fields.text(status.get("bounce-type")), cause, reason)
-
-    def _why(self, bounce_type: str | None, cause: str | None, reason: str | None) -> BounceKind:
-        by_code = smtp.bounce_kind_of(self.enhanced_code, self.smtp_code, reason)
-        said = _REASONS.get(cause or "") or _BOUNCE_TYPES.get(bounce_type or "")
-        if said is BounceKind.SOFT and by_code is BounceKind.BLOCK:
-            return by_code  # Mailgun has no word for it
-        # Permanent, and nothing says why: Mailgun puts the address on its bounce list.
-        return said or (by_code if by_code is not BounceKind.UNDETERMINED else BounceKind.HARD)
-
-
-def _transient(code: int | None) -> bool:
-    return code is not None and 400 <= code < 500  # noqa: PLR2004 the transient class of RFC 5321
 
 
 def _bare(value: Any) -> str | None:
@@ -293,9 +340,8 @@ def _parts(request: WebhookRequest) -> list[tuple[bytes, bytes]]:
     return pairs
 
 
-def _legacy(form: _Form, request: WebhookRequest) -> list[DeliveryEvent]:
+def _legacy(form: _Form) -> _Report:
     own = {name.lower(): values[0] for name, values in form.items() if name.lower() in _FORM_FIELDS}
-    variables = {name: values[0] for name, values in form.items() if name.lower() not in _FORM_FIELDS}
     word = fields.required(fields.text(own.get("event")), "no event")
     recipient = fields.required(fields.address(own.get("recipient")), "no recipient")
     message_id = fields.required(
@@ -303,48 +349,26 @@ def _legacy(form: _Form, request: WebhookRequest) -> list[DeliveryEvent]:
     )
 
     cause = fields.text(own.get("reason"))
-    reason = (
-        fields.text(own.get("error"), fields.REASON_LIMIT)
+    return _Report(
+        word=word,
+        message_id=message_id,
+        recipients=(recipient,),
+        given_id=None,
+        occurred_at=fields.moment(own.get("timestamp")),
+        severity=fields.text(own.get("severity")),
+        cause=cause,
+        cause_in_word=True,
+        reason=fields.text(own.get("error"), fields.REASON_LIMIT)
         or fields.text(own.get("description"), fields.REASON_LIMIT)
         or fields.text(own.get("notification"), fields.REASON_LIMIT)
-        or cause
+        or cause,
+        status={"code": own.get("code")},
+        bot=False,
+        variables={name: values[0] for name, values in form.items() if name.lower() not in _FORM_FIELDS},
+        labels=fields.tags([tag for name, values in form.items() if name.lower() in _TAG_FIELDS for tag in values]),
+        url=fields.text(own.get("url"), fields.URL_LIMIT),
+        user_agent=fields.text(own.get("user-agent"), fields.USER_AGENT_LIMIT),
     )
-    outcome = _Outcome(word, fields.text(own.get("severity")), cause, reason, {"code": own.get("code")})
-    if cause is not None and outcome.type is EventType.BOUNCE:
-        outcome.word = f"{word}/{cause}"
-    labels = fields.tags([tag for name, values in form.items() if name.lower() in _TAG_FIELDS for tag in values])
-    occurred_at = fields.moment(own.get("timestamp"))
-    url = fields.text(own.get("url"), fields.URL_LIMIT)
-    return [
-        DeliveryEvent(
-            event_id=fields.fingerprint(
-                provider=_NAME,
-                account=request.account,
-                event=outcome.word,
-                message_id=message_id,
-                recipient=recipient,
-                time=occurred_at,
-                detail=url or reason or "",
-            ),
-            provider=_NAME,
-            account=request.account,
-            message_id=message_id,
-            recipient=recipient,
-            type=outcome.type,
-            received_at=request.received_at,
-            occurred_at=occurred_at,
-            reference=fields.reference(request.reference_keys, variables, labels),
-            bounce_kind=outcome.kind,
-            reason=reason,
-            smtp_code=outcome.smtp_code,
-            enhanced_code=outcome.enhanced_code,
-            tags=labels,
-            metadata=fields.metadata(variables),
-            user_agent=fields.text(own.get("user-agent"), fields.USER_AGENT_LIMIT),
-            suppression_list=outcome.suppression_list,
-            provider_event=outcome.word,
-        )
-    ]
 
 
 _TAG_FIELDS = frozenset({"tag", "x-mailgun-tag"})
@@ -366,7 +390,7 @@ def _header(headers: str | None, name: str) -> Any:
 
 # --- signature ---
 
-REPLAY_WINDOW_S = 43_200
+_REPLAY_WINDOW_S = 43_200
 """Twelve hours. Mailgun tries a webhook again for eight (after 10, 10, 15, 30, 60, 120 and 240 minutes) and does not say
 whether with a new stamp; it warns of further delays. A narrower window could lose all that an outage held up."""
 
@@ -474,3 +498,14 @@ _SIGNATURE_FIELDS = frozenset({"timestamp", "token", "signature", "parent-signat
 
 def _is(value: Any, form: re.Pattern[str]) -> bool:
     return isinstance(value, str) and form.fullmatch(value) is not None
+
+
+PROVIDER = Provider(
+    name=_NAME,
+    normalise=normalise,
+    verify=verify,
+    secret_fault=secret_fault,
+    replay_window_s=_REPLAY_WINDOW_S,
+    retry_window_s=8 * 3_600,
+    content_types=frozenset({"application/json", _URLENCODED, _MULTIPART}),
+)

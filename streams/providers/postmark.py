@@ -14,11 +14,14 @@ request: https://postmarkapp.com/developer/webhooks/webhooks-overview#protecting
 ``HttpHeaders`` in https://postmarkapp.com/developer/api/webhooks-api. A secret is such a credential: see ``_proof``.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from streams.domain import smtp
 from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
 from streams.providers import _fields as fields
 from streams.providers import _proof as proof
-from streams.providers._contract import PoisonError, WebhookRequest
+from streams.providers._contract import PoisonError, Provider, WebhookRequest
 
 _NAME = "postmark"
 
@@ -30,6 +33,8 @@ _RECORDS: dict[str, tuple[EventType, str]] = {  # what it means, and the field w
     "Click": (EventType.CLICK, "ReceivedAt"),  # a tracked link was followed
     "SubscriptionChange": (EventType.OTHER, "ChangedAt"),  # the recipient went on or off the stream's suppression list
 }
+
+_UNKNOWN = (EventType.UNKNOWN, "")  # a record of tomorrow
 
 _IMPLIED: tuple[tuple[str, str], ...] = (  # older forms, and some samples of today, have no RecordType
     ("DeliveredAt", "Delivery"),
@@ -80,80 +85,79 @@ def normalise(request: WebhookRequest) -> list[DeliveryEvent]:
         PoisonError: the body is no event, or lacks what identifies it.
     """
     record = fields.decode_body(request.body)
+    try:
+        event = _event(record, request)
+    except fields.ElementError as error:
+        raise PoisonError(str(error)) from None
+    return [event] if event is not None else []
+
+
+def _event(record: Any, request: WebhookRequest) -> DeliveryEvent | None:
     if not isinstance(record, dict):
         message = "the body is not an object"
-        raise PoisonError(message)
+        raise fields.ElementError(message)
     get = record.get
     word = fields.text(get("RecordType")) or next((name for key, name in _IMPLIED if key in record), None)
-    if word is None:
-        message = "no RecordType"
-        raise PoisonError(message)
-    message_id = fields.identifier(get("MessageID"))
-    if message_id is None:
-        if word == "SubscriptionChange" and get("MessageID") is None:
-            return []
-        message = "no MessageID"
-        raise PoisonError(message)
-    recipient = fields.address(get("Recipient")) or fields.address(get("Email"))
-    if recipient is None:
-        message = "no Recipient and no Email"
-        raise PoisonError(message)
+    word = fields.required(word, "no RecordType")
+    if word == "SubscriptionChange" and get("MessageID") is None:
+        return None
+    message_id = fields.required(fields.identifier(get("MessageID")), "no MessageID")
+    recipient = fields.required(
+        fields.address(get("Recipient")) or fields.address(get("Email")), "no Recipient and no Email"
+    )
 
-    event_type, time_field = _RECORDS.get(word, (EventType.UNKNOWN, ""))
-    kind: BounceKind | None = None
-    suppression_list: SuppressionList | None = None
-    provider_event = word
-    if event_type is EventType.BOUNCE:
-        bounce_type = fields.text(get("Type")) or ""
-        provider_event = f"{word}/{bounce_type}".rstrip("/")
-        event_type, cause = _BOUNCES.get(bounce_type, (EventType.UNKNOWN, None))
-        if isinstance(cause, BounceKind):
-            kind = cause
-        else:
-            suppression_list = cause
-    elif word == "SubscriptionChange" and get("SuppressSending") is True:
-        why = fields.text(get("SuppressionReason")) or ""
-        provider_event = f"{word}/{why}".rstrip("/")
-        event_type, kind = _SUPPRESSIONS.get(why, (EventType.UNKNOWN, None))
-
+    event_type, provider_event, kind, suppression_list = _meaning(word, record)
     reason = fields.text(get("Details"), fields.REASON_LIMIT) or fields.text(get("Description"), fields.REASON_LIMIT)
-    reply = smtp.parse_reply(reason) if reason is not None else smtp.NO_REPLY
+    reply = smtp.parse_reply(reason)
     if provider_event == _DMARC and "dmarc" not in (reason or "").lower():
         reason = f"DMARCPolicy: {reason}"[: fields.REASON_LIMIT] if reason else "DMARCPolicy"  # else nobody says why
     tags = fields.tags(get("Tag"))
-    occurred_at = fields.iso_moment(get(time_field))
+    occurred_at = fields.iso_moment(get(_RECORDS.get(word, _UNKNOWN)[1]))
     given = get("ID")
-    return [
-        DeliveryEvent(
-            event_id=(fields.identifier(given) if given else None)  # an ID of 0 is none
-            or fields.fingerprint(
-                provider=_NAME,
-                account=request.account,
-                event=provider_event,
-                message_id=message_id,
-                recipient=recipient,
-                time=occurred_at,
-                detail=fields.text(get("OriginalLink"), fields.URL_LIMIT) or reason or "",
-            ),
+    return DeliveryEvent(
+        event_id=(fields.identifier(given) if given else None)  # an ID of 0 is none
+        or fields.fingerprint(
             provider=_NAME,
             account=request.account,
+            event=provider_event,
             message_id=message_id,
             recipient=recipient,
-            type=event_type,
-            received_at=request.received_at,
-            occurred_at=occurred_at,
-            reference=fields.reference(request.reference_keys, get("Metadata"), tags),
-            bounce_kind=kind,
-            reason=reason,
-            smtp_code=reply.smtp_code,
-            enhanced_code=reply.enhanced_code,
-            tags=tags,
-            metadata=fields.metadata(get("Metadata")),
-            user_agent=fields.text(get("UserAgent"), fields.USER_AGENT_LIMIT),
-            suppression_list=suppression_list,
-            provider_event=provider_event,
-        )
-    ]
+            time=occurred_at,
+            detail=fields.text(get("OriginalLink"), fields.URL_LIMIT) or reason or "",
+        ),
+        provider=_NAME,
+        account=request.account,
+        message_id=message_id,
+        recipient=recipient,
+        type=event_type,
+        received_at=request.received_at,
+        occurred_at=occurred_at,
+        reference=fields.reference(request.reference_keys, get("Metadata"), tags),
+        bounce_kind=kind,
+        reason=reason,
+        smtp_code=reply.smtp_code,
+        enhanced_code=reply.enhanced_code,
+        tags=tags,
+        metadata=fields.metadata(get("Metadata")),
+        user_agent=fields.text(get("UserAgent"), fields.USER_AGENT_LIMIT),
+        suppression_list=suppression_list,
+        provider_event=provider_event,
+    )
+
+
+def _meaning(word: str, record: Mapping[str, Any]) -> tuple[EventType, str, BounceKind | None, SuppressionList | None]:
+    """Return our type, Postmark's word in full, and of a bounce its kind, of a drop its list."""
+    event_type, _ = _RECORDS.get(word, _UNKNOWN)
+    if event_type is EventType.BOUNCE:
+        bounce_type = fields.text(record.get("Type")) or ""
+        event_type, cause = _BOUNCES.get(bounce_type, (EventType.UNKNOWN, None))
+        word = f"{word}/{bounce_type}".rstrip("/")
+        return (event_type, word, cause, None) if isinstance(cause, BounceKind) else (event_type, word, None, cause)
+    if word == "SubscriptionChange" and record.get("SuppressSending") is True:
+        why = fields.text(record.get("SuppressionReason")) or ""
+        event_type, kind = _SUPPRESSIONS.get(why, (EventType.UNKNOWN, None))
+        return event_type, f"{word}/{why}".rstrip("/"), kind, None
+    return event_type, word, None, None
 
 
 # --- proof ---
@@ -162,3 +166,14 @@ def normalise(request: WebhookRequest) -> list[DeliveryEvent]:
 verify = proof.verify_sender
 read_headers = proof.read_credentials
 secret_fault = proof.credential_fault
+
+
+PROVIDER = Provider(
+    name=_NAME,
+    normalise=normalise,
+    verify=verify,
+    secret_fault=secret_fault,
+    read_headers=read_headers,
+    # https://postmarkapp.com/support/article/understanding-inbound-webhook-retries-in-postmark
+    instead_of={403: 401},
+)

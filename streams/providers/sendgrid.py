@@ -37,6 +37,7 @@ from streams.domain.events import BounceKind, DeliveryEvent, EventType, Suppress
 from streams.providers import _fields as fields
 from streams.providers import _proof as proof
 from streams.providers._contract import (
+    Provider,
     Refusal,
     Verification,
     VerificationError,
@@ -120,7 +121,7 @@ def _event(element: Any, request: WebhookRequest) -> DeliveryEvent | None:
     recipient = fields.required(fields.address(get("email")), "no email")
     message_id = fields.required(_message_id(element), "no sg_message_id and no smtp-id")
     reason = fields.text(get("response"), fields.REASON_LIMIT) or fields.text(get("reason"), fields.REASON_LIMIT)
-    code, enhanced = smtp.parse_reply(reason) if reason is not None else smtp.NO_REPLY
+    code, enhanced = smtp.parse_reply(reason)
     if (status := get("status")) is not None:
         enhanced = smtp.more_specific(smtp.enhanced_code(status), enhanced)
     event_type, word, kind, suppression_list = _meaning(element, word, reason, enhanced, code)
@@ -320,3 +321,14 @@ def _public_key(secret: str) -> ec.EllipticCurvePublicKey | None:
     except (ValueError, TypeError, UnsupportedAlgorithm):
         return None
     return key if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1) else None
+
+
+PROVIDER = Provider(
+    name=_NAME,
+    normalise=normalise,
+    verify=verify,
+    secret_fault=secret_fault,
+    read_headers=read_headers,
+    retry_window_s=72 * 3_600,
+    kept_headers=frozenset({_SIGNATURE, _STAMP}),
+)

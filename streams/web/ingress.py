@@ -62,15 +62,6 @@ COMPLAIN_S: Final = 60.0
 
 HEAD_TOO_LARGE: Final = 431
 _UNAUTHORIZED, _FORBIDDEN, _UNAVAILABLE, _TOO_MANY = 401, 403, 503, 429
-_INSTEAD_OF: Final[Mapping[str, Mapping[int, int]]] = {
-    # https://postmarkapp.com/support/article/understanding-inbound-webhook-retries-in-postmark
-    "postmark": {_FORBIDDEN: _UNAUTHORIZED},
-    # https://learn.microsoft.com/azure/event-grid/delivery-and-retry
-    "azure_communication": {_UNAUTHORIZED: _UNAVAILABLE, _FORBIDDEN: _UNAVAILABLE},
-}
-"""What a refused provider is answered in place of a code that to it means "never send this again": else a wrong secret
-in our settings would lose events."""
-
 _CODES: Final[Mapping[Refusal, int]] = {
     Refusal.MISSING: _UNAUTHORIZED,
     Refusal.MALFORMED: _UNAUTHORIZED,
@@ -79,34 +70,12 @@ _CODES: Final[Mapping[Refusal, int]] = {
     Refusal.UNTRUSTED: _FORBIDDEN,
     Refusal.UNCONFIGURED: _FORBIDDEN,
 }
-_JSON_OR_FORM: Final = frozenset({"application/json", "application/x-www-form-urlencoded", "multipart/form-data"})
-_CONTENT_TYPES: Final[Mapping[str, frozenset[str]]] = {
-    "amazon_ses": frozenset({"application/json", "text/plain"}),  # SNS sends JSON as text/plain by default
-    "mailgun": _JSON_OR_FORM,  # its legacy webhooks are forms
-}
 _PINGS: Final = frozenset({b"", b"[]", b"{}", b"null"})
 """Bodies that hold no event: a provider's page tries whether the URL answers."""
 _PING_BYTES: Final = 16
 
-_KEPT_HEADERS: Final = frozenset(
-    {
-        "aeg-delivery-count",
-        "aeg-event-type",
-        "aeg-subscription-name",
-        "content-encoding",
-        "user-agent",
-        "x-amz-firehose-request-id",
-        "x-amz-firehose-source-arn",
-        "x-amz-sns-message-id",
-        "x-amz-sns-message-type",
-        "x-amz-sns-rawdelivery",
-        "x-amz-sns-subscription-arn",
-        "x-amz-sns-topic-arn",
-        "x-twilio-email-event-webhook-signature",
-        "x-twilio-email-event-webhook-timestamp",
-    }
-)
-"""HTTP headers that are kept with the record. Never a cookie, never a credential."""
+_KEPT_HEADERS: Final = frozenset({"content-encoding", "user-agent"})
+"""HTTP headers that are kept with the record, whoever the provider is; beside them its own."""
 _MAX_KEPT: Final = 1024
 """Characters of a header that are kept: together they fit into a record beside the largest body."""
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]{1,253}(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::[0-9]{1,5})?")
@@ -148,7 +117,7 @@ class Endpoint:
         credentials = {
             secret.split(":", 2)[1].lower() for secret in self.secrets.values() if secret.startswith("header:")
         }
-        self.kept_headers = _KEPT_HEADERS - credentials
+        self.kept_headers = (_KEPT_HEADERS | self.provider.kept_headers) - credentials
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,8 +234,7 @@ class Ingress:
             return b""
         if request.method != "POST":
             raise _RefusedError(405, "method", headers={"Allow": "POST, HEAD"})
-        name = endpoint.provider.name
-        if request.content_type not in _CONTENT_TYPES.get(name, _JSON_OR_FORM):
+        if request.content_type not in endpoint.provider.content_types:
             raise _RefusedError(415, "content_type")
         if not endpoint.secrets and not endpoint.insecure:
             raise self._refusal(endpoint, Refusal.UNCONFIGURED)
@@ -500,7 +468,7 @@ class Ingress:
     @staticmethod
     def _refusal(endpoint: Endpoint, reason: Refusal) -> _RefusedError:
         code = _CODES[reason]
-        code = _INSTEAD_OF.get(endpoint.provider.name, {}).get(code, code)
+        code = endpoint.provider.instead_of.get(code, code)
         return _RefusedError(code, reason.value, retry_after_s=RETRY_AFTER_S if code == _UNAVAILABLE else None)
 
     def count_broken(self, code: int) -> None:

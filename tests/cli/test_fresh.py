@@ -16,6 +16,7 @@ from streams import codecs
 from streams.cli._fresh import fresh_id, fresh_message_id, freshened, instant, moved
 from streams.domain.events import DeliveryEvent
 from streams.providers import PROVIDERS, PoisonError, WebhookRequest
+from streams.settings import Settings
 
 NOW = datetime(2026, 11, 23, 12, 0, 0, 250_000, tzinfo=UTC)
 DEMO = [(payload.provider, payload.path.read_bytes()) for payload in demo.payloads()]
@@ -27,7 +28,8 @@ def fresh(provider: str, *values: Any, run: str = "run1") -> list[Any]:
 
 
 def events_of(provider: str, body: bytes, headers: dict[str, str] | None = None) -> Sequence[DeliveryEvent]:
-    request = WebhookRequest(body=body, headers=headers or {}, url="", account="a", received_at=NOW)
+    keys = Settings().delivery.reference_keys
+    request = WebhookRequest(body, headers or {}, url="", account="a", received_at=NOW, reference_keys=keys)
     try:
         return PROVIDERS[provider].normalise(request)
     except PoisonError as error:

@@ -11,6 +11,7 @@ from deploy.local.smoke import Outcome, differences
 from streams.domain import status
 from streams.domain.events import DeliveryEvent
 from streams.providers import PROVIDERS, PoisonError, WebhookRequest
+from streams.settings import Settings
 from streams.simulate import story
 
 PAYLOADS = demo.payloads()
@@ -24,6 +25,7 @@ def understood(payload: Payload) -> tuple[list[DeliveryEvent], int]:
         url=f"https://hooks.example.net/{payload.provider}/{demo.ACCOUNT}",
         account=demo.ACCOUNT,
         received_at=datetime(2026, 11, 22, 12, tzinfo=UTC),
+        reference_keys=Settings().delivery.reference_keys,
     )
     try:
         return PROVIDERS[payload.provider].normalise(request), 0

@@ -205,7 +205,7 @@ def test_a_status_and_an_alert_about_one_deferral_do_not_contradict_each_other(r
         if fold_all(history).status is Status.DEFERRED and reason_class_of(history) is reason_class
     }
     assert told
-    assert told <= together[alert_advice("raised", reason_class).code]
+    assert told <= together[alert_advice(Level.RAISED, reason_class).code]
 
 
 def reason_class_of(history: list[DeliveryEvent]) -> ReasonClass:

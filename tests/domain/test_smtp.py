@@ -94,6 +94,10 @@ def test_an_answer_that_is_quoted_within_another_is_found(text: str, quoted: str
     assert quoted_answer(text) == quoted
 
 
+def test_no_answer_says_nothing() -> None:
+    assert parse_reply(None) == (None, None)
+
+
 def test_codes_beyond_the_looked_at_characters_are_not_seen() -> None:
     assert parse_reply("x" * LOOKED_AT + ": 550 5.1.1 unknown") == (None, None)
 

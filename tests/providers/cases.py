@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from streams.domain.events import DeliveryEvent, EventType
 from streams.providers import PROVIDERS, PoisonError, WebhookRequest
+from streams.settings import Settings
 
 PAYLOADS = Path(__file__).parent / "payloads"
 RECEIVED_AT = datetime(2026, 11, 3, 12, 0, tzinfo=UTC)
@@ -60,6 +61,7 @@ def request(provider: str, body: bytes) -> WebhookRequest:
         url=f"https://hooks.sender.example/{provider}/{ACCOUNT}",
         account=ACCOUNT,
         received_at=RECEIVED_AT,
+        reference_keys=Settings().delivery.reference_keys,
     )
 
 

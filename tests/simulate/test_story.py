@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from streams.domain.events import DeliveryEvent, EventType
 from streams.domain.status import Delivery, fold
 from streams.providers import PROVIDERS, WebhookRequest
+from streams.settings import Settings
 from streams.simulate import signing, story
 from streams.simulate.shapes import MESSAGE_IDS, payload, send
 from streams.simulate.story import PROFILES, SENDS, Ending, Life, Plot, arrivals, life
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+REFERENCE_KEYS = Settings().delivery.reference_keys
 SIGNERS = signing.signers(signing.draw())
 
 lives = st.builds(
@@ -43,7 +45,7 @@ def events_of(one: Life) -> list[DeliveryEvent]:
         signed = SIGNERS[provider](payload(provider, [happening]), at=happening.arrives_at)
         headers = {name.lower(): value for name, value in signed.headers.items()}
         (event,) = PROVIDERS[provider].normalise(
-            WebhookRequest(signed.body, headers, "", one.message.account, happening.arrives_at)
+            WebhookRequest(signed.body, headers, "", one.message.account, happening.arrives_at, REFERENCE_KEYS)
         )
         found.append(event)
     return found

@@ -174,6 +174,34 @@ async def make() -> AsyncIterator[Make]:
         await public.shutdown(1)
 
 
+@pytest.mark.parametrize(
+    ("provider", "code", "kind"),
+    [
+        ("sendgrid", 403, "text/plain"),
+        ("amazon_ses", 403, "multipart/form-data"),
+        ("mailgun", 403, "text/plain"),
+        ("postmark", 401, "text/plain"),  # 403 makes it give up the event
+        ("azure_communication", 503, "text/plain"),  # 401 and 403 do
+    ],
+)
+async def test_each_provider_is_refused_by_a_code_after_which_it_comes_again(
+    make: Make, provider: str, code: int, kind: str
+) -> None:
+    here = await make(endpoint(provider, secrets={}))
+
+    assert (await here.post(world.GENUINE[provider]()))[0] == code
+    assert (await here.post(world.GENUINE[provider](), headers={"content-type": kind}))[0] == 415
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_the_headers_of_a_provider_are_kept_and_none_that_carries_a_credential(provider: str) -> None:
+    kept = endpoint(provider).kept_headers
+
+    assert kept == {"content-encoding", "user-agent"} | PROVIDERS[provider].kept_headers
+    assert not kept & {"authorization", "cookie", "proxy-authorization", "x-amz-firehose-access-key"}
+    assert kept == {name.lower() for name in kept}
+
+
 async def test_beyond_its_rate_an_account_gets_429_and_is_told_when_to_come_again(make: Make) -> None:
     here = await make(endpoint(bucket=TokenBucket(0.5, 2)))
 

@@ -1,0 +1,19 @@
+"""Ids are persisted: what they are made of never changes."""
+
+from streams.domain.events import Send, delivery_id
+
+
+def test_the_id_of_a_delivery_is_the_same_in_every_version() -> None:
+    assert delivery_id("billing", "mailgun", "m-1", " Jo@Customer.example") == "xhpsrigz3r4hurjgrlgnymepnq"
+
+
+def test_the_id_of_a_send_is_the_same_in_every_version() -> None:
+    send = Send(
+        account="billing", provider="mailgun", message_id="m-1", recipient="jo@customer.example", reference="4711"
+    )
+
+    assert send.event_id == "40d14e6b8ac586f3463d2f5a2c83b10c867c86e0ac559b206f6bd1bc62764e88"
+
+
+def test_a_letter_that_moves_from_one_part_to_the_next_gives_another_id() -> None:
+    assert delivery_id("ab", "c", "m", "r") != delivery_id("a", "bc", "m", "r")
