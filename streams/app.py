@@ -224,7 +224,7 @@ def _restoring(
                 minimum=settings.worker.poison_minimum,
             ),
             "dead_letters": dead_letters,
-            "resume_commands": ControlTopic(topics.CONTROL, client_options),
+            "resume_commands": ControlTopic(topics.CONTROL, client_options, app_id=app_id),
             "hooks": observer,
             "on_crash": on_crash,
             "fold_turn": asyncio.Lock(),

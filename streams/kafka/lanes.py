@@ -106,8 +106,11 @@ class Hooks(Protocol):
 class ResumeCommands(Protocol):
     """Where a lane that stands looks for the command to go on."""
 
-    async def latest(self, tp: TP) -> tuple[str, int | None] | None:
-        """Return the newest command for ``tp`` as (its id, the offset through which to dead-letter), or None."""
+    async def latest(self, tp: TP, stopped_at: int) -> tuple[str, int | None] | None:
+        """Return the newest command for ``tp``, standing at this offset, or None.
+
+        It is (its id, the offset through which to dead-letter).
+        """
 
 
 class StatefulFold(Protocol):
@@ -309,7 +312,7 @@ class Lane(ABC):
             LaneClosedError: the partition was revoked.
         """
         while True:
-            command = await self._resume_commands.latest(self.tp)
+            command = await self._resume_commands.latest(self.tp, self.poison.stopped_at)
             if command is not None and command[0] != self.poison.resume_id:
                 self.poison.resume(*command)
                 self._hooks.resumed(self.tp)

@@ -501,6 +501,7 @@ async def test_a_partition_whose_cause_was_not_mended_stops_again_and_obeys_no_c
     assert lane.stopped
     assert event.acks == 0
     assert [offsets[(SOURCE.topic, SOURCE.partition)][0] for _, offsets in world.writer.transactions] == [12, 14]
+    assert set(world.commands.stands) == {12, 14}, "each command is asked for by the offset of the stand"
     world.commands.command = ("second", 19)
     await event.acked.wait()
     assert world.writer.transactions[-1][1][(SOURCE.topic, SOURCE.partition)][0] == 20
