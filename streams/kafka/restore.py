@@ -390,6 +390,7 @@ class LaneTableManager(TableManager):
             return
         total = left = sum(ends[changelog] - starts[changelog] for changelog in behind)
         logger.info("restoring %d changelog offsets of %d partitions", total, len(behind))
+        self.app.restoring.hooks.remaining(total)
         consumer.assign([TopicPartition(*changelog) for changelog in behind])
         for changelog in behind:
             consumer.seek(TopicPartition(*changelog), starts[changelog])
