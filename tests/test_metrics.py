@@ -179,6 +179,17 @@ def test_lag_of_partitions_that_moved_away_is_told_no_more() -> None:
     assert b"mailstreams_consumer_lag_records{" not in generate_latest(metrics.registry)
 
 
+def test_what_was_told_of_partitions_ends_when_they_are_given_back_and_not_only_at_the_next_assignment() -> None:
+    metrics = created()
+    watching = observer(metrics)
+    metrics.lag.labels(SOURCE.topic, str(SOURCE.partition)).set(1)
+    watching.ticked(SOURCE, Batch(SOURCE, (), 5, 7), Effects(), 0.1, "monitor")
+    ours = (b"mailstreams_consumer_lag_records{", b"mailstreams_monitor_clock_timestamp_seconds{")
+    assert all(name in generate_latest(metrics.registry) for name in ours)
+    watching.revoked()
+    assert not any(name in generate_latest(metrics.registry) for name in ours)
+
+
 # -- beginning at 0 --------------------------------------------------------------------------------------------------------------------
 
 CLOSED: dict[str, Collection[str]] = {

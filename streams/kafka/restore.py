@@ -103,6 +103,9 @@ class RestoreHooks(Protocol):
     def assigned(self, tps: int) -> None:
         """A new assignment of so many source partitions is being restored."""
 
+    def revoked(self) -> None:
+        """All partitions were given back, and their lanes are closed."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restoring:

@@ -256,3 +256,6 @@ class Fakes(Hooks):
 
     def assigned(self, tps: int) -> None:
         self.told.append(("assigned", tps))
+
+    def revoked(self) -> None:
+        self.told.append(("revoked",))

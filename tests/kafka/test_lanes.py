@@ -785,6 +785,24 @@ async def test_an_opened_lane_takes_its_partitions_batches_until_all_are_closed(
     assert world.crashes == []
 
 
+async def test_a_fold_is_told_once_before_its_partitions_first_batch_and_once_after_its_last(world: World) -> None:
+    """On that hangs that no series of a partition is told by two workers."""
+    lanes = Lanes(close_timeout_s=5, on_crash=world.crashes.append)
+    lanes.open(world.stateful())
+    world.hooks.hold = "folded"
+    lanes.take(cast("Any", Event(batch(record(1, b"1", key=b"a")))))
+    await world.hooks.held.wait()
+    closing = asyncio.create_task(lanes.close())
+    await asyncio.sleep(0.01)
+    assert world.fold.opening == [f"opening {SOURCE.partition} store", "opened"], "not while its batch is in work"
+    world.hooks.go.set()
+    await closing
+    assert world.fold.opening[2:] == [f"closed {SOURCE.partition}"]
+    await lanes.close()
+    assert world.fold.opening[2:] == [f"closed {SOURCE.partition}"]
+    assert world.crashes == []
+
+
 async def test_a_hung_batch_does_not_hold_the_rebalance_but_ends_the_process(world: World) -> None:
     lanes = Lanes(close_timeout_s=0.05, on_crash=world.crashes.append)
     lanes.open(world.stateful())
