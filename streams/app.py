@@ -71,7 +71,7 @@ def build(settings: Settings, *, reached: Reached = nothing_reached) -> Worker:
     app = _faust_app(settings)
     metrics = Metrics.create(CollectorRegistry(), version=__version__)
     for stage in (normalise.STAGE, sends.STAGE, track.STAGE, monitor.STAGE):
-        metrics.dead_letters.labels(stage)  # a series that is born at 20 loses its first step
+        metrics.begin_stage(stage)
     for topic in (*_raw_topics(settings), topics.SENDS, topics.EVENTS, topics.DEFERRALS):
         metrics.skipped_offsets.labels(topic)
     observer = Observer(metrics, reached)
@@ -224,7 +224,7 @@ def _restoring(
                 minimum=settings.worker.poison_minimum,
             ),
             dead_letters=dead_letters,
-            resume_commands=ControlTopic(topics.CONTROL, client_options),
+            resume_commands=ControlTopic(topics.CONTROL, client_options, app_id=app_id),
             hooks=observer,
             on_crash=on_crash,
             fold_turn=asyncio.Lock(),

@@ -146,6 +146,10 @@ class Observer:
         self.stopped_partitions.clear()
         self.metrics.partitions_stopped.clear()
         self._show_standing()
+        self.revoked()
+
+    def revoked(self) -> None:
+        """Tell nothing more of partitions that another worker tells of from now on."""
         self.metrics.lag.clear()
         self.metrics.monitor_clock.clear()
 

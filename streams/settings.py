@@ -48,6 +48,9 @@ DEFAULT_CONFIG: Final = Path("mailstreams.toml")
 _PREFIX: Final = "MAILSTREAMS_"
 _DELIMITER: Final = "__"
 _MEBIBYTE: Final = 1024 * 1024
+_TEN_YEARS_DAYS: Final = 3653  # with their leap days
+"""What is added to a time has an end: no calendar knows the year 30000, and a table holds microseconds in 64 bits."""
+_TEN_YEARS_S: Final = _TEN_YEARS_DAYS * 86_400
 
 
 class SettingsError(Exception):
@@ -364,18 +367,28 @@ class Topics(_Section):
         "days",
         "Of `mail.raw.*` and `mail.sends`: how long webhooks and sends can be processed again after a mistake of ours.",
         gt=0,
+        le=_TEN_YEARS_DAYS,
     )
     events_retention_days: float = _setting(
-        7, "days", "Of `mail.events` and `mail.deferrals`: the timeline that `lookup` can show.", gt=0
+        7,
+        "days",
+        "Of `mail.events` and `mail.deferrals`: the timeline that `lookup` can show.",
+        gt=0,
+        le=_TEN_YEARS_DAYS,
     )
     status_changed_retention_days: float = _setting(
         30,
         "days",
         "Of `mail.status-changed` and `mail.deferral-alerts`: the longest time a subscriber may be away.",
         gt=0,
+        le=_TEN_YEARS_DAYS,
     )
     dead_letter_retention_days: float = _setting(
-        30, "days", "Of `mail.dead-letters`: the time to find, mend and replay what could not be understood.", gt=0
+        30,
+        "days",
+        "Of `mail.dead-letters`: the time to find, mend and replay what could not be understood.",
+        gt=0,
+        le=_TEN_YEARS_DAYS,
     )
     providers: _Names = _setting(
         (),
@@ -720,6 +733,7 @@ class History(_Section):
         "After its last news a delivery is deleted here, with its timeline; a year and a month by default, for the yearly "
         "accounts. It may be longer than the topics keep: then `mailstreams history rebuild` cannot bring back all of it.",
         ge=1,
+        le=_TEN_YEARS_DAYS,
     )
     batch_records: int = _setting(
         5000, "records", "Most records in one transaction; more is faster while catching up.", ge=1, le=50_000
@@ -768,6 +782,7 @@ class Delivery(_Section):
         "After its last event a delivery is forgotten and its record in `mail.status` removed; longer than any "
         "provider reports on a message, so that no late event begins it anew.",
         ge=1,
+        le=_TEN_YEARS_DAYS,
     )
     reference_keys: _Names = _setting(
         ("reference", "invoice", "invoice_id", "invoice_number"),
@@ -827,6 +842,7 @@ class Deferrals(_Section):
         "A delivery deferred for so long is raised on `mail.deferral-alerts`, and its advice says to contact the "
         "recipient from then on; greylisting and short outages are over by then.",
         gt=0,
+        le=_TEN_YEARS_S,
     )
     escalate_after_s: float | None = _setting(
         None,
@@ -834,6 +850,7 @@ class Deferrals(_Section):
         "And escalated after so long. Without it the smaller of 12 h and three quarters of the provider's retry window, "
         "so that there is time to send it by another way.",
         gt=0,
+        le=_TEN_YEARS_S,
     )
     retry_window_s: float | None = _setting(
         None,
@@ -841,12 +858,14 @@ class Deferrals(_Section):
         "How long **every** provider tries again, where it names no end itself; for one of them set that of the account. "
         "Without it what each documents: SendGrid 72 h, Amazon SES 14 h, Mailgun 8 h, else 72 h.",
         gt=0,
+        le=_TEN_YEARS_S,
     )
     overdue_slack_s: float = _setting(
         3600,
         "seconds",
         "The provider's final word may come so long after the end of its retry window; then the delivery is overdue.",
         ge=0,
+        le=_TEN_YEARS_S,
     )
     objective_s: float = _setting(
         900,
@@ -854,6 +873,7 @@ class Deferrals(_Section):
         "A message delivered within so long after the provider took it met the objective; "
         "`mailstreams_objective_total` counts them.",
         gt=0,
+        le=_TEN_YEARS_S,
     )
 
     @field_validator("escalate_after_s")
@@ -869,12 +889,22 @@ class Deferrals(_Section):
 class DeferralOverrides(_Section):
     """What differs from `deferrals` for one account at one provider."""
 
-    warn_after_s: float | None = _setting(None, "seconds", "Instead of `deferrals.warn_after_s`.", gt=0)
-    escalate_after_s: float | None = _setting(None, "seconds", "Instead of `deferrals.escalate_after_s`.", gt=0)
-    retry_window_s: float | None = _setting(
-        None, "seconds", "Instead of `deferrals.retry_window_s`: what is set up at the provider for this account.", gt=0
+    warn_after_s: float | None = _setting(
+        None, "seconds", "Instead of `deferrals.warn_after_s`.", gt=0, le=_TEN_YEARS_S
     )
-    overdue_slack_s: float | None = _setting(None, "seconds", "Instead of `deferrals.overdue_slack_s`.", ge=0)
+    escalate_after_s: float | None = _setting(
+        None, "seconds", "Instead of `deferrals.escalate_after_s`.", gt=0, le=_TEN_YEARS_S
+    )
+    retry_window_s: float | None = _setting(
+        None,
+        "seconds",
+        "Instead of `deferrals.retry_window_s`: what is set up at the provider for this account.",
+        gt=0,
+        le=_TEN_YEARS_S,
+    )
+    overdue_slack_s: float | None = _setting(
+        None, "seconds", "Instead of `deferrals.overdue_slack_s`.", ge=0, le=_TEN_YEARS_S
+    )
 
     def over(self, common: Deferrals) -> Deferrals:
         """Return what holds for the account at the provider; the result is not validated."""

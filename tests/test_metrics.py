@@ -1,7 +1,9 @@
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from itertools import product
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -12,7 +14,13 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
 
 from streams.agents.track import Track
+from streams.app import build
+from streams.domain.advice import ALERT_ACTIONS
+from streams.domain.destinations import DESTINATIONS
 from streams.domain.events import DeliveryEvent, EventType
+from streams.domain.objective import Judgement
+from streams.domain.reasons import ReasonClass
+from streams.domain.status import Outcome, Status
 from streams.kafka.batches import Batch
 from streams.kafka.lanes import Count, Effects
 from streams.metrics import HistoryMetrics, IngressMetrics, Metrics
@@ -189,6 +197,74 @@ def test_lag_of_partitions_that_moved_away_is_told_no_more() -> None:
         metrics.lag.labels(SOURCE.topic, str(partition)).set(1)
     observer(metrics).assigned(0)
     assert b"mailstreams_consumer_lag_records{" not in generate_latest(metrics.registry)
+
+
+def test_what_was_told_of_partitions_ends_when_they_are_given_back_and_not_only_at_the_next_assignment() -> None:
+    metrics = created()
+    watching = observer(metrics)
+    metrics.lag.labels(SOURCE.topic, str(SOURCE.partition)).set(1)
+    watching.ticked(SOURCE, Batch(SOURCE, (), 5, 7), Effects(), 0.1, "monitor")
+    ours = (b"mailstreams_consumer_lag_records{", b"mailstreams_monitor_clock_timestamp_seconds{")
+    assert all(name in generate_latest(metrics.registry) for name in ours)
+    watching.revoked()
+    assert not any(name in generate_latest(metrics.registry) for name in ours)
+
+
+# -- beginning at 0 --------------------------------------------------------------------------------------------------------------------
+
+CLOSED: dict[str, Collection[str]] = {
+    "provider": (*PROVIDERS, "unknown"),
+    "type": tuple(EventType),
+    "status": tuple(Status),
+    "destination": tuple(DESTINATIONS),
+    "reason_class": tuple(ReasonClass),
+    "stage": ("normalise", "sends", "track", "monitor"),
+    "topic": (*(f"mail.raw.{name}" for name in PROVIDERS), "mail.sends", "mail.events", "mail.deferrals"),
+}
+"""Labels of which all values are known beforehand."""
+OUTCOMES: dict[str, Collection[str]] = {"mailstreams_events": tuple(Outcome), "mailstreams_objective": tuple(Judgement)}
+EXCEPTIONS = {
+    "mailstreams_time_to_deliver": "all pairs would make /metrics larger by a third, and no alert reads it",
+    "mailstreams_deferral_alerts": "not every level has every action; those that are possible are looked at below",
+    "mailstreams_deferred_oldest_timestamp": "nothing is open, and 0 would be the year 1970",
+    "mailstreams_deferred_age": "a gauge of what is open now: nothing is lost by its first value",
+    "mailstreams_deferred_stuck": "a gauge of what is open now",
+    "mailstreams_monitor_clock_timestamp": "of the partitions that are owned: of none yet",
+    "mailstreams_consumer_lag": "of the partitions that are owned: of none yet",
+    "mailstreams_partition_stopped": "of the partitions that are owned: of none yet",
+    "mailstreams_build": "its label says which version this is",
+}
+
+
+async def test_every_series_whose_labels_are_known_beforehand_is_there_on_a_new_worker(tmp_path: Path) -> None:
+    worker = build(Settings.model_validate({"worker": {"datadir": tmp_path}}))
+    registry = worker.health_server._registry
+    unexplained = set(EXCEPTIONS)
+    for family in registry.collect():
+        if family.name.startswith("process_"):
+            continue
+        exception = next((name for name in EXCEPTIONS if family.name.startswith(name)), None)
+        if exception is not None:
+            unexplained.discard(exception)
+            continue
+        [*names] = next(
+            getattr(collector, "_labelnames", ())
+            for collector, owned in registry._collector_to_names.items()
+            if family.name in owned
+        )
+        values = [OUTCOMES[family.name] if name == "outcome" else CLOSED[name] for name in names]
+        found = {tuple(sample.labels[name] for name in names) for sample in family.samples}
+        assert found == {tuple(map(str, labels)) for labels in product(*values)}, family.name
+    assert not unexplained, "an exception that is none any more"
+
+
+def test_every_alert_that_can_be_told_is_there_on_a_new_worker() -> None:
+    metrics = created()
+    for provider in CLOSED["provider"]:
+        for level, actions in ALERT_ACTIONS.items():
+            for action in actions:
+                labels = {"provider": provider, "level": level, "action": action}
+                assert metrics.registry.get_sample_value("mailstreams_deferral_alerts_total", labels) == 0
 
 
 # -- bounded labels ------------------------------------------------------------------------------------------------------------------

@@ -630,8 +630,15 @@ def test_what_is_no_dead_letter_is_refused() -> None:
 
 @pytest.mark.parametrize("through", [None, 0, 12])
 def test_a_resume_written_and_read_is_the_same(through: int | None) -> None:
-    value = encode_resume("resume-1", NOON, through)
-    assert decode_resume(value) == Resume(resume_id="resume-1", requested_at=NOON, dead_letter_through=through)
+    value = encode_resume("resume-1", NOON, through, app_id="mailstreams", offset=9)
+    assert decode_resume(value) == Resume(
+        resume_id="resume-1", requested_at=NOON, dead_letter_through=through, app_id="mailstreams", offset=9
+    )
+
+
+def test_a_resume_of_an_older_version_does_not_say_which_stand_it_was_for() -> None:
+    old = decode_resume(b'{"resume_id":"1","requested_at":"2026-11-20T12:00:00Z","dead_letter_through":5123}')
+    assert (old.resume_id, old.app_id, old.offset) == ("1", None, None)
 
 
 @pytest.mark.parametrize(
@@ -643,6 +650,8 @@ def test_a_resume_written_and_read_is_the_same(through: int | None) -> None:
         b'{"resume_id": "1", "requested_at": "noon", "dead_letter_through": null}',
         b'{"resume_id": "1", "requested_at": "2026-11-20T12:00:00Z", "dead_letter_through": "12"}',
         b'{"resume_id": "1", "requested_at": "2026-11-20T12:00:00Z", "dead_letter_through": true}',
+        b'{"resume_id": "1", "requested_at": "2026-11-20T12:00:00Z", "dead_letter_through": null, "offset": "1"}',
+        b'{"resume_id": "1", "requested_at": "2026-11-20T12:00:00Z", "dead_letter_through": null, "app_id": 1}',
     ],
 )
 def test_what_is_no_resume_is_refused(value: bytes | None) -> None:

@@ -6,11 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams import settings
+from streams import records, settings
+from streams.domain import deferrals, status
+from streams.domain.events import EventType
 from streams.policies import policies_of
 from streams.providers import PROVIDERS
 from streams.settings import Account, Kafka, Settings, SettingsError, Topics, Webhook, load, shown
 from streams.topics import MAX_BODY_BYTES
+from tests.domain.deliveries import event
 
 PAGE = Path(__file__).parent.parent / "docs" / "configuration.md"
 
@@ -180,6 +183,60 @@ def test_a_wrong_value_gets_one_line_that_names_it(name: str, value: str, said: 
 
     assert any(said in line for line in lines), lines
     assert "hunter2" not in "".join(lines)
+
+
+DAYS = [
+    "topics.raw_retention_days",
+    "topics.events_retention_days",
+    "topics.status_changed_retention_days",
+    "topics.dead_letter_retention_days",
+    "history.retention_days",
+    "delivery.expire_after_days",
+]
+POLICY = ["warn_after_s", "escalate_after_s", "retry_window_s", "overdue_slack_s"]
+SECONDS = [
+    *(f"deferrals.{name}" for name in (*POLICY, "objective_s")),
+    *(f"accounts.a.deferrals.sendgrid.{name}" for name in POLICY),
+]
+TEN_YEARS_S = 3653 * 86_400
+
+
+@pytest.mark.parametrize("name", [*DAYS, *SECONDS])
+def test_what_is_added_to_times_is_ten_years_at_most(name: str) -> None:
+    most = 3653 if name in DAYS else TEN_YEARS_S
+    variable = f"MAILSTREAMS_{name.replace('.', '__').upper()}"
+    beyond = f"{name}: input should be less than or equal to {most} (from {variable})"
+
+    assert problems({variable: str(most + 1)}) == [beyond]
+    assert problems({variable: "1e12"}) == [beyond]
+    assert load(environment={variable: str(most)})
+
+
+@pytest.mark.parametrize("section", ["topics", "history", "delivery", "deferrals"])
+def test_no_duration_that_is_added_to_times_was_forgotten(section: str) -> None:
+    fields = type(getattr(Settings(), section)).model_fields
+    durations = {f"{section}.{name}" for name in fields if name.endswith("_days")}
+    if section == "deferrals":
+        durations |= {f"{section}.{name}" for name in fields}
+
+    assert durations <= {*DAYS, *SECONDS}
+
+
+@pytest.mark.parametrize("name", POLICY)
+def test_the_longest_times_of_a_policy_can_be_reckoned_with(name: str) -> None:
+    policy = policies_of(Settings.model_validate({"deferrals": {name: TEN_YEARS_S}}))("a", "sendgrid")
+    delivery = status.fold(None, event(EventType.DEFERRED, 0)).delivery
+    assert delivery is not None
+
+    assert records.encode_status(delivery, support_contact=None, warn_after_us=policy.warn_after)
+    deferral = records.decode_deferral(records.encode_deferral(delivery, attempt=True))
+    episode, _ = deferrals.observe(None, deferral, policy)
+    assert episode is not None
+    due = deferrals.next_due(episode, policy)
+    assert due is not None
+    assert 0 < due < 1 << 63
+    for alert in deferrals.elapse(episode, due, policy).alerts:
+        assert records.encode_alert(alert, support_contact=None)
 
 
 def test_a_wrong_value_names_the_variable_that_set_it() -> None:

@@ -207,7 +207,7 @@ def _restoring(
         lane_context=LaneContext(
             limit=PoisonLimit(share=chosen.poison_share, window=chosen.poison_window, minimum=chosen.poison_minimum),
             dead_letters=DeadLetters(topic="unused", partitions=1, max_bytes=1 << 20),
-            resume_commands=ControlTopic("unused", client_options),
+            resume_commands=ControlTopic("unused", client_options, app_id=task.group),
             hooks=observer,
             on_crash=on_crash,
             fold_turn=asyncio.Lock(),

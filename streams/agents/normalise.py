@@ -2,18 +2,20 @@
 
 Without state, and at least once: a repetition is absorbed by the next stage, which
 knows every event's id. One request can hold many events; a bad one among them
-goes to the dead letters without its neighbours.
+goes to the dead letters without its neighbours. Where many are bad, the request
+goes there once, whole: the cost of one record is bounded, whatever it holds.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from streams import records
+from streams.domain.events import DeliveryEvent
 from streams.kafka.batches import Record, Row
 from streams.kafka.dead_letters import DeadLetters
 from streams.kafka.lanes import Effects, PartlyBadError
 from streams.kafka.partitioner import partition_of
-from streams.providers import PoisonError, Provider
+from streams.providers import BadElement, PoisonError, Provider
 
 STAGE = "normalise"
 
@@ -36,14 +38,17 @@ class Normalise:
             PartlyBadError: some of it can.
         """
         request = records.decode_raw(record.value, record.headers, reference_keys=self.reference_keys)
-        bad: list[tuple[int, bytes, str]] = []
+        whole: Exception | None = None
+        """Why the request is kept as one. Replayed, it repeats its good events, which are known by their ids."""
+        bad: Sequence[BadElement] = ()
         try:
-            events = self.provider.normalise(request)
+            events: Sequence[DeliveryEvent] = self.provider.normalise(request)
         except PoisonError as error:
-            if not error.bad:
+            if not error.bad and not error.events:
                 raise
-            events = list(error.events)
-            bad = [(element.index, element.data, element.reason) for element in error.bad]
+            events, bad = error.events, error.bad
+            if not bad:
+                whole = error
         source = f"{record.topic}/{record.partition}/{record.offset}"
         rows: list[tuple[int, Row]] = []
         for event in events:
@@ -51,13 +56,16 @@ class Normalise:
             try:
                 value = records.encode_event(event, source, delivery_id=delivery_id)
             except records.RecordError as error:
-                bad.append((-1, record.value or b"", str(error)))
+                whole = whole or error  # nobody knows any more which element it was
                 continue
             key = delivery_id.encode()
             rows.append((partition_of(key, self.events_partitions), Row(key, value, record.timestamp)))
+        if whole is not None:
+            letters = [self.dead_letters.of_record(record, STAGE, whole)]
+            raise PartlyBadError(str(whole), apply=lambda effects: self._emit(rows, letters, effects))
         if bad:
-            letters = [self.dead_letters.of_element(record, STAGE, data, reason, index) for index, data, reason in bad]
-            raise PartlyBadError(bad[0][2], apply=lambda effects: self._emit(rows, letters, effects))
+            letters = [self.dead_letters.of_element(record, STAGE, it.data, it.reason, it.index) for it in bad]
+            raise PartlyBadError(bad[0].reason, apply=lambda effects: self._emit(rows, letters, effects))
         self._emit(rows, [], effects)
 
     def _emit(self, rows: list[tuple[int, Row]], letters: list[tuple[int, Row]], effects: Effects) -> None:

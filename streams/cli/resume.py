@@ -85,5 +85,11 @@ async def _resume(settings: Settings, topic: str, partition: int, through: int |
     async with producer(settings) as client:
         where = TopicPartition(topics.CONTROL, 0)
         key = f"{topic}/{partition}".encode()
-        value = records.encode_resume(secrets.token_hex(8), datetime.now(UTC), through)
+        value = records.encode_resume(
+            secrets.token_hex(8),
+            datetime.now(UTC),
+            through,
+            app_id=settings.worker.app_id,
+            offset=position.offset,
+        )
         await client.send_and_wait(where.topic, value, key=key, partition=where.partition)

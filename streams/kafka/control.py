@@ -1,5 +1,11 @@
-"""Commands to running workers, on the compacted topic ``mail.control``: for now, resume a partition that stands."""
+"""Commands to running workers, on the compacted topic ``mail.control``: for now, resume a partition that stands.
 
+The rule: a command is for one stand, that of this application at this offset. The
+topic keeps the last command of each partition for ever, and nobody gave it for what
+stops the partition later.
+"""
+
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,22 +13,51 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
 from faust.types import TP
 
-from streams.records import RecordError, decode_resume
+from streams.records import RecordError, Resume, decode_resume
+
+logger = logging.getLogger(__name__)
 
 
 class ControlTopic:
     """Reads the topic when a lane stands, which is rare, and not otherwise."""
 
-    def __init__(self, topic: str, client_options: Mapping[str, Any]) -> None:
+    def __init__(self, topic: str, client_options: Mapping[str, Any], *, app_id: str) -> None:
         self._topic = topic
         self._client_options = client_options
+        self._app_id = app_id
+        self._passed_over: set[str] = set()
+        """Ids of commands for other stands, each of which was told once."""
 
-    async def latest(self, tp: TP) -> tuple[str, int | None] | None:
-        """Return the newest resume command for ``tp`` as (its id, dead-letter through this offset), or None."""
-        key = f"{tp.topic}/{tp.partition}".encode()
+    async def latest(self, tp: TP, stopped_at: int) -> tuple[str, int | None] | None:
+        """Return the newest command for ``tp``, standing at this offset, or None.
+
+        It is (its id, the offset through which to dead-letter).
+
+        Raises:
+            KafkaError, OSError: the broker does not answer, or refuses.
+        """
         found = None
-        async with AIOKafkaConsumer(**self._client_options, isolation_level="read_committed") as consumer:
-            control = TopicPartition(self._topic, 0)
+        for command in await self._commands(f"{tp.topic}/{tp.partition}".encode()):
+            if (command.app_id, command.offset) == (self._app_id, stopped_at):
+                found = (command.resume_id, command.dead_letter_through)
+            elif command.resume_id not in self._passed_over:
+                self._passed_over.add(command.resume_id)
+                logger.info(
+                    "%s/%s stands at offset %d: the command of %s to resume it is not for that, and is not obeyed",
+                    tp.topic,
+                    tp.partition,
+                    stopped_at,
+                    command.requested_at,
+                )
+        return found
+
+    async def _commands(self, key: bytes) -> list[Resume]:
+        """Return all that the topic holds for one partition, oldest first."""
+        found = []
+        control = TopicPartition(self._topic, 0)
+        consumer = AIOKafkaConsumer(**self._client_options, isolation_level="read_committed")
+        try:  # not `async with`, which does not close what did not start
+            await consumer.start()
             consumer.assign([control])
             end = (await consumer.end_offsets([control]))[control]
             # not seek_to_beginning: a reset to the end that is under way after assign can win over it
@@ -32,8 +67,9 @@ class ControlTopic:
                     for record in records:
                         if record.key == key and record.value is not None:
                             try:
-                                command = decode_resume(record.value)
+                                found.append(decode_resume(record.value))
                             except RecordError:
                                 continue  # not a command that this version knows
-                            found = (command.resume_id, command.dead_letter_through)
+        finally:
+            await consumer.stop()
         return found

@@ -26,7 +26,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast
 
-from aiokafka.errors import CommitFailedError
+from aiokafka.errors import CommitFailedError, KafkaError
 from faust.types import TP, EventT
 
 from streams.kafka.batches import Batch, Record, Row, Rows
@@ -49,6 +49,8 @@ SHORT_BATCH = 250
 POSITION_KEY = b"\x00position"
 """The reserved changelog row that holds the source position. No delivery id begins with a zero byte."""
 RESUME_POLL_S = 2.0
+RESUME_TIMEOUT_S = 10.0
+"""A look for a command that takes longer is given up, and made again."""
 NOT_POISON = (MemoryError, RowError, StoreCorruptError)
 """Raised while one record is folded, and yet the fault of the process, the release or the disk: a crash."""
 
@@ -118,8 +120,11 @@ class Hooks(Protocol):
 class ResumeCommands(Protocol):
     """Where a lane that stands looks for the command to go on."""
 
-    async def latest(self, tp: TP) -> tuple[str, int | None] | None:
-        """Return the newest command for ``tp`` as (its id, the offset through which to dead-letter), or None."""
+    async def latest(self, tp: TP, stopped_at: int) -> tuple[str, int | None] | None:
+        """Return the newest command for ``tp``, standing at this offset, or None.
+
+        It is (its id, the offset through which to dead-letter).
+        """
 
 
 class StatefulFold(Protocol):
@@ -182,6 +187,7 @@ class Lane(ABC):
         self._fold_turn = context.fold_turn
         self._inbox: asyncio.Queue[EventT[Any]] = asyncio.Queue()
         self._closing = asyncio.Event()
+        self._control_lost = False
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -321,17 +327,43 @@ class Lane(ABC):
         Raises:
             LaneClosedError: the partition was revoked.
         """
-        while True:
-            command = await self._resume_commands.latest(self.tp)
-            if command is not None and command[0] != self.poison.resume_id:
-                self.poison.resume(*command)
-                self._hooks.resumed(self.tp)
-                return
-            try:
-                await asyncio.wait_for(self._closing.wait(), RESUME_POLL_S)
-            except TimeoutError:
-                continue
-            raise LaneClosedError
+        closing = asyncio.create_task(self._closing.wait())
+        try:
+            while True:
+                looking = asyncio.create_task(self._latest_command())
+                await asyncio.wait({looking, closing}, return_when=asyncio.FIRST_COMPLETED)
+                if closing.done():
+                    looking.cancel()
+                    await asyncio.wait({looking}, timeout=1)
+                    raise LaneClosedError
+                command = looking.result()
+                if command is not None and command[0] != self.poison.resume_id:
+                    self.poison.resume(*command)
+                    self._hooks.resumed(self.tp)
+                    return
+                await asyncio.wait({closing}, timeout=RESUME_POLL_S)
+                if closing.done():
+                    raise LaneClosedError
+        finally:
+            closing.cancel()
+
+    async def _latest_command(self) -> tuple[str, int | None] | None:
+        """Return the newest command; none as long as nobody can be asked: a partition that stands can wait for a broker."""
+        try:
+            async with asyncio.timeout(RESUME_TIMEOUT_S):
+                command = await self._resume_commands.latest(self.tp, self.poison.stopped_at)
+        except (KafkaError, OSError) as error:  # a TimeoutError is an OSError
+            if not self._control_lost:
+                logger.warning(
+                    "%s/%s stands, and the command to go on cannot be looked for: %s. It is tried again until it can",
+                    self.tp.topic,
+                    self.tp.partition,
+                    type(error).__name__,
+                )
+            self._control_lost = True
+            return None
+        self._control_lost = False
+        return command
 
     async def _reach(self, point: str) -> None:
         waited = self._hooks.reached(point, self.tp)

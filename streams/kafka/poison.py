@@ -10,7 +10,7 @@ position, in the same transaction or commit, so that a restart neither forgets
 the share nor starts what was stopped.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from streams import codecs
 
@@ -35,6 +35,8 @@ class Poison:
     bad: int = 0
     stopped: str | None = None
     """Why the partition stands, without personal data; None while it runs."""
+    stopped_at: int = field(default=-1, compare=False)
+    """The offset at which it stands; kept as that of its position, which retention may overtake meanwhile."""
     through: int = -1
     """Bad records up to this offset go to the dead letters without being counted."""
     resume_id: str = ""
@@ -52,6 +54,7 @@ class Poison:
         seen, bad = self.seen + 1, self.bad + 1
         if bad > limit.minimum and bad / seen > limit.share:
             self.stopped = f"{bad} of the last {seen} records are bad: {reason}"
+            self.stopped_at = offset
             return True
         self.seen, self.bad = seen, bad
         self._age(limit)
@@ -60,7 +63,7 @@ class Poison:
     def resume(self, resume_id: str, through: int | None) -> None:
         """Let the partition run again, with a fresh count."""
         self.seen = self.bad = 0
-        self.stopped = None
+        self.stopped, self.stopped_at = None, -1
         self.through = -1 if through is None else through
         self.resume_id = resume_id
 
@@ -111,6 +114,7 @@ class Position:
             seen=value.get("seen", 0),
             bad=value.get("bad", 0),
             stopped=value.get("reason", "stopped") if value.get("stopped") else None,
+            stopped_at=value["offset"] if value.get("stopped") else -1,
             through=value.get("through", -1),
             resume_id=value.get("resume_id", ""),
         )

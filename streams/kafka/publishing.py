@@ -7,6 +7,7 @@ by all in-sync replicas. One idempotent producer serves the whole process.
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,7 +52,11 @@ class Publisher:
         self._replace_after_idle_s = replace_after_idle_s
         self._used_at = 0.0
         self._producer: AIOKafkaProducer | None = None
-        self._retired: list[AIOKafkaProducer] = []
+        self._in_work: Counter[AIOKafkaProducer] = Counter()
+        """How many publications wait for each producer's acknowledgements."""
+        self._retired: set[AIOKafkaProducer] = set()
+        """Replaced, and still waited for."""
+        self._stopping: set[asyncio.Task[None]] = set()
         self._starting = asyncio.Lock()
         self._rows_sent = 0
         self._turns = Turns()
@@ -63,26 +68,48 @@ class Publisher:
             KafkaError: a row was refused. TimeoutError: not acknowledged in time. The process must end.
         """
         producer = await self._current()
+        self._in_work[producer] += 1
         self._rows_sent += sum(map(len, rows.values()))
-        async with asyncio.timeout(self._deadline_s):
-            await send_rows(producer, rows, self._turns)
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                await send_rows(producer, rows, self._turns)
+        finally:
+            self._in_work[producer] -= 1
+            self._stop_idle()
 
     async def _current(self) -> AIOKafkaProducer:
         async with self._starting:
             idle = time.monotonic() - self._used_at >= self._replace_after_idle_s
             if self._producer is None or idle or self._rows_sent >= self._replace_after_rows:
-                if self._producer is not None:
-                    self._retired.append(self._producer)  # others may still wait for its acknowledgements
                 producer = AIOKafkaProducer(**self._options)
                 await producer.start()
+                if self._producer is not None:
+                    self._retired.add(self._producer)  # others may still wait for its acknowledgements
                 self._producer, self._rows_sent = producer, 0
+                self._stop_idle()
             self._used_at = time.monotonic()
             return self._producer
 
+    def _stop_idle(self) -> None:
+        """Stop the producers that were replaced and that nobody waits for any more: each holds connections and tasks."""
+        for producer in [each for each in self._retired if not self._in_work[each]]:
+            self._retired.discard(producer)
+            del self._in_work[producer]
+            task = asyncio.create_task(_stop(producer))
+            self._stopping.add(task)
+            task.add_done_callback(self._stopping.discard)
+
     async def close(self) -> None:
         """Release the connections."""
-        for producer in [*self._retired, *([self._producer] if self._producer else [])]:
-            with contextlib.suppress(Exception):
-                await asyncio.wait_for(producer.stop(), timeout=2)
+        producers = [*self._retired, *([self._producer] if self._producer else [])]
         self._producer = None
-        self._retired = []
+        self._retired = set()
+        for producer in producers:
+            await _stop(producer)
+        if self._stopping:
+            await asyncio.wait(self._stopping)
+
+
+async def _stop(producer: AIOKafkaProducer) -> None:
+    with contextlib.suppress(Exception):
+        await asyncio.wait_for(producer.stop(), timeout=2)

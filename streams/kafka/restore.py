@@ -111,6 +111,9 @@ class RestoreHooks(Protocol):
     def assigned(self, tps: int) -> None:
         """A new assignment of so many source partitions is being restored."""
 
+    def revoked(self) -> None:
+        """All partitions were given back, and their lanes are closed."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restoring:
@@ -398,6 +401,7 @@ class LaneTableManager(TableManager):
             return
         total = left = sum(ends[changelog] - starts[changelog] for changelog in behind)
         logger.info("restoring %d changelog offsets of %d partitions", total, len(behind))
+        self.app.restoring.hooks.remaining(total)
         consumer.assign([TopicPartition(*changelog) for changelog in behind])
         for changelog in behind:
             consumer.seek(TopicPartition(*changelog), starts[changelog])

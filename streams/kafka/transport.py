@@ -344,6 +344,7 @@ class BatchConsumer(driver.Consumer):
         """Finish what is in flight before Faust waits for it without a time limit."""
         self.stop_partitions()
         await self.app.lanes.close()
+        self.app.restoring.hooks.revoked()
         await super().on_partitions_revoked(revoked)
 
     # -- fetch -> backlog -> batch -> lane ----------------------------------------------------------

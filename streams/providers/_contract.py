@@ -36,6 +36,13 @@ class WebhookRequest:
     """
 
 
+MOST_BAD = 20
+"""Bad elements of one body that are told one by one; with more of them it is the body that is bad.
+
+Each becomes a dead letter with all headers of the request, which may be a hundred times as large as the element.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class BadElement:
     """One element of a body that could not be understood."""
@@ -52,8 +59,9 @@ class PoisonError(ValueError):
     """This request, or some of its elements, can never be understood.
 
     ``events`` are the neighbours that could be, ``bad`` the elements that could
-    not. With an empty ``bad`` the whole body is bad. The message never carries
-    an address or a part of the body.
+    not. With an empty ``bad`` the whole body is bad, or more than ``MOST_BAD`` of
+    its elements are: then it is kept once, whole, beside its ``events``. The
+    message never carries an address or a part of the body.
     """
 
     def __init__(

@@ -16,12 +16,13 @@ one: harmless to the status, a small loss to the count.
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from streams import codecs
 from streams.domain.events import DeliveryEvent, fed, normalised_recipient
-from streams.providers._contract import BadElement, PoisonError, WebhookRequest
+from streams.providers._contract import MOST_BAD, BadElement, PoisonError, WebhookRequest
 
 ID_LIMIT = 512
 """Characters of an event id, a message id and a recipient."""
@@ -85,17 +86,34 @@ def decode_body(body: bytes | str) -> Any:
         raise PoisonError(str(error)) from None
 
 
-def bad_element(index: int, element: Any, reason: str) -> BadElement:
-    """Return an element that could not be understood, with its own bytes.
+@dataclass(slots=True)
+class BadElements:
+    """The bad elements of one body: the first ``MOST_BAD`` are kept, the others only counted.
 
-    JSON can be read deeper than it can be written (1,024 levels against 254). What lies so deep is no provider's;
+    A body of single digits has four million elements, and each dead letter carries all of the request's headers.
+    """
+
+    kept: list[BadElement] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, index: int, element: Any, reason: str) -> None:
+        """Add an element with its own bytes; ``element`` is decoded JSON, or bytes that are none."""
+        self.count += 1
+        if self.count <= MOST_BAD:
+            data = element if isinstance(element, bytes) else _encoded(element)
+            self.kept.append(BadElement(index=index, data=data, reason=reason))
+
+
+def _encoded(element: Any) -> bytes:
+    """Return JSON.
+
+    It can be read deeper than it can be written (1,024 levels against 254). What lies so deep is no provider's;
     it is cut, because the alternative, the whole body for each such element, would multiply a hostile body.
     """
     try:
-        data = codecs.encode(element)
+        return codecs.encode(element)
     except TypeError:
-        data = codecs.encode(_cut(element, 64))
-    return BadElement(index=index, data=data, reason=reason)
+        return codecs.encode(_cut(element, 64))
 
 
 def _cut(value: Any, depth: int) -> Any:
@@ -127,23 +145,23 @@ def events_of_each(
         message = "the body is not a list of events"
         raise PoisonError(message)
     events: list[DeliveryEvent] = []
-    bad: list[BadElement] = []
+    bad = BadElements()
     for index, element in enumerate(elements):
         try:
             event = event_of(element, request)
         except ElementError as error:
-            bad.append(bad_element(index, element, str(error)))
+            bad.add(index, element, str(error))
         else:
             if event is not None:
                 events.append(event)
     return result(events, bad)
 
 
-def result(events: list[DeliveryEvent], bad: Sequence[BadElement]) -> list[DeliveryEvent]:
+def result(events: list[DeliveryEvent], bad: BadElements) -> list[DeliveryEvent]:
     """Return the events, or raise the ``PoisonError`` that carries them beside the bad elements."""
-    if bad:
-        message = f"{len(bad)} of {len(bad) + len(events)} elements could not be understood"
-        raise PoisonError(message, events=events, bad=bad)
+    if bad.count:
+        message = f"{bad.count} of {bad.count + len(events)} elements could not be understood"
+        raise PoisonError(message, events=events, bad=bad.kept if bad.count <= MOST_BAD else ())
     return events
 
 

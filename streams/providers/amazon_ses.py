@@ -40,7 +40,6 @@ from streams.providers import _fields as fields
 from streams.providers import _proof as proof
 from streams.providers import _sns as sns
 from streams.providers._contract import (
-    BadElement,
     Handshake,
     PoisonError,
     Provider,
@@ -151,10 +150,10 @@ def normalise(request: WebhookRequest) -> list[DeliveryEvent]:
             for all its bad recipients, or a line that is not JSON; its index counts the records and lines.
     """
     events: list[DeliveryEvent] = []
-    bad: list[BadElement] = []
+    bad = fields.BadElements()
     for index, record in enumerate(_records(request.body)):
         if isinstance(record, _Unreadable):
-            bad.append(record.bad_element(index))
+            bad.add(index, record.part, record.reason)
             continue
         why = None
         for found in _events(record, request):
@@ -163,7 +162,7 @@ def normalise(request: WebhookRequest) -> list[DeliveryEvent]:
             else:
                 events.append(found)
         if why is not None:
-            bad.append(fields.bad_element(index, record, why))
+            bad.add(index, record, why)
     return fields.result(events, bad)
 
 
@@ -175,11 +174,6 @@ class _Unreadable(NamedTuple):
 
     part: Any
     reason: str
-
-    def bad_element(self, index: int) -> BadElement:
-        if isinstance(self.part, bytes):
-            return BadElement(index=index, data=self.part, reason=self.reason)
-        return fields.bad_element(index, self.part, self.reason)
 
 
 def _records(body: bytes) -> Iterator[dict[str, Any] | _Unreadable]:

@@ -17,15 +17,23 @@ class Resume:
     requested_at: datetime
     dead_letter_through: int | None
     """Everything up to this offset goes to the dead letters without another look; None: nothing does."""
+    app_id: str | None
+    """Whose partition it was; None in an order of an older version, which is not obeyed."""
+    offset: int | None
+    """Where it stood: the order is for this stand and for no other. None as above."""
 
 
-def encode_resume(resume_id: str, requested_at: datetime, dead_letter_through: int | None) -> bytes:
+def encode_resume(
+    resume_id: str, requested_at: datetime, dead_letter_through: int | None, *, app_id: str, offset: int
+) -> bytes:
     """Return the value of an order; its key is ``<topic>/<partition>``."""
     return encode(
         {
             "resume_id": resume_id,
             "requested_at": utc(requested_at, "requested_at"),
             "dead_letter_through": dead_letter_through,
+            "app_id": app_id,
+            "offset": offset,
         }
     )
 
@@ -38,11 +46,17 @@ def decode_resume(value: bytes | None) -> Resume:
     """
     fields = json_object(value)
     resume_id, through = fields.get("resume_id"), fields.get("dead_letter_through")
+    app_id, offset = fields.get("app_id"), fields.get("offset")
     if type(resume_id) is not str or type(through) not in {int, NoneType}:
         message = "resume_id or dead_letter_through is missing or has the wrong type"
+        raise RecordError(message)
+    if type(app_id) not in {str, NoneType} or type(offset) not in {int, NoneType}:
+        message = "app_id or offset has the wrong type"
         raise RecordError(message)
     return Resume(
         resume_id=resume_id,
         requested_at=time_of(fields.get("requested_at"), "requested_at"),
         dead_letter_through=through,
+        app_id=app_id,
+        offset=offset,
     )

@@ -16,6 +16,7 @@ from streams.kafka.dead_letters import DeadLetters
 from streams.kafka.lanes import Effects, PartlyBadError
 from streams.kafka.partitioner import partition_of
 from streams.providers import PROVIDERS, PoisonError, WebhookRequest
+from streams.providers._contract import MOST_BAD
 from streams.records import RecordError
 from tests.kafka.fakes import TIME_MS, record
 
@@ -27,7 +28,7 @@ FOLD = Normalise(
     reference_keys=("invoice",),
     events_topic=EVENTS,
     events_partitions=PARTITIONS,
-    dead_letters=DeadLetters(topic=DEAD, partitions=4, max_bytes=100_000),
+    dead_letters=DeadLetters(topic=DEAD, partitions=4, max_bytes=200_000),
 )
 HEADERS = tuple(
     records.encode_raw_headers(
@@ -157,17 +158,50 @@ def test_a_bad_element_goes_to_the_dead_letters_without_its_neighbours() -> None
     assert effects.counts == {("requests", "sendgrid"): 1, ("dead_letters", "normalise"): 2}
 
 
-def test_an_event_that_breaks_the_rules_of_the_wire_is_a_bad_element_and_not_a_lost_request() -> None:
-    def careless(request: WebhookRequest) -> list[DeliveryEvent]:
-        events = PROVIDERS["sendgrid"].normalise(request)
-        return [events[0], replace(events[1], message_id="m" * 2_000)]
-
+def partly_bad(fold: Normalise, request: Record) -> Effects:
     effects = Effects()
     with pytest.raises(PartlyBadError) as caught:
-        replace(FOLD, provider=replace(PROVIDERS["sendgrid"], normalise=careless))(raw(element(1), element(2)), effects)
+        fold(request, effects)
     caught.value.apply(effects)
+    return effects
+
+
+def test_a_request_with_many_bad_elements_is_one_dead_letter_beside_its_good_events() -> None:
+    few = partly_bad(FOLD, raw(element(1), *[1] * MOST_BAD, element(2)))
+    assert [letter.element for letter in letters_of(few)] == [*range(1, MOST_BAD + 1)]
+
+    request = raw(element(1), *[1] * 50_000, element(2))
+    many = partly_bad(FOLD, request)
+
+    assert events_of(many) == events_of(few), "a replay of the letter gives the same events again, by their ids"
+    [letter] = letters_of(many)
+    assert (letter.element, letter.value, letter.truncated) == (None, request.value, False)
+    assert letter.reason == "PoisonError: 50000 of 50002 elements could not be understood"
+    assert many.counts == {("requests", "sendgrid"): 1, ("dead_letters", "normalise"): 1}
+    replayed = events_of(partly_bad(FOLD, record(99, letter.value, tp=RAW, headers=letter.headers)))
+    assert [records.decode_event(row.value) for _, row in replayed] == [
+        records.decode_event(row.value) for _, row in events_of(many)
+    ], "the same occurrences by their ids, which track absorbs"
+
+
+def test_a_request_of_which_nothing_is_good_and_much_is_bad_is_poison_as_a_whole() -> None:
+    effects = Effects()
+    with pytest.raises(PoisonError, match="21 of 21 elements could not be understood"):
+        FOLD(raw(*[1] * (MOST_BAD + 1)), effects)
+    assert effects == Effects()
+
+
+def test_events_that_break_the_rules_of_the_wire_are_one_dead_letter_and_not_a_lost_request() -> None:
+    def careless(request: WebhookRequest) -> list[DeliveryEvent]:
+        first, *others = PROVIDERS["sendgrid"].normalise(request)
+        return [first, *(replace(other, message_id="m" * 2_000) for other in others)]
+
+    request = raw(*(element(n) for n in range(1, 40)))
+    fold = replace(FOLD, provider=replace(PROVIDERS["sendgrid"], normalise=careless))
+    effects = partly_bad(fold, request)
     assert [records.decode_event(row.value).event_id for _, row in events_of(effects)] == ["e1"]
-    assert len(letters_of(effects)) == 1
+    [letter] = letters_of(effects)
+    assert (letter.element, letter.value) == (None, request.value)
 
 
 JSON = st.recursive(

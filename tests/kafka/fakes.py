@@ -107,10 +107,23 @@ class Commands:
 
     command: tuple[str, int | None] | None = None
     asked: int = 0
+    stands: list[int] = field(default_factory=list)
+    fails: BaseException | None = None
+    hangs: bool = False
 
-    async def latest(self, tp: TP) -> tuple[str, int | None] | None:  # noqa: ARG002 - there is one partition
+    async def latest(self, tp: TP, stopped_at: int) -> tuple[str, int | None] | None:  # noqa: ARG002 - there is one partition
         self.asked += 1
+        self.stands.append(stopped_at)
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.fails is not None:
+            raise self.fails
         return self.command
+
+    async def looks(self, count: int) -> None:
+        """Wait until the lane looked so many times more."""
+        asked = self.asked
+        await until(lambda: self.asked >= asked + count)
 
 
 @dataclass
@@ -243,3 +256,6 @@ class Fakes(Hooks):
 
     def assigned(self, tps: int) -> None:
         self.told.append(("assigned", tps))
+
+    def revoked(self) -> None:
+        self.told.append(("revoked",))

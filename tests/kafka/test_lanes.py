@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from aiokafka.errors import CommitFailedError
+from aiokafka.errors import CommitFailedError, KafkaConnectionError, TopicAuthorizationFailedError
 from faust.types import TP
 
 from streams import records
@@ -504,6 +504,7 @@ async def test_a_partition_whose_cause_was_not_mended_stops_again_and_obeys_no_c
     assert lane.stopped
     assert event.acks == 0
     assert [offsets[(SOURCE.topic, SOURCE.partition)][0] for _, offsets in world.writer.transactions] == [12, 14]
+    assert set(world.commands.stands) == {12, 14}, "each command is asked for by the offset of the stand"
     world.commands.command = ("second", 19)
     await event.acked.wait()
     assert world.writer.transactions[-1][1][(SOURCE.topic, SOURCE.partition)][0] == 20
@@ -564,6 +565,52 @@ async def test_a_revoke_ends_the_wait_of_a_partition_that_stands(world: World, l
     assert event.acks == 1
     assert world.crashes == []
     assert len(world.writer.transactions) == 1
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_a_revoke_ends_also_the_look_for_a_command_at_once(
+    world: World, lane: StatefulLane, monkeypatch: pytest.MonkeyPatch, *, hangs: bool
+) -> None:
+    world.commands.hangs = hangs
+    monkeypatch.setattr(module, "RESUME_POLL_S", 30)
+    event = await stopped(world, lane)
+    await until(lambda: world.commands.asked)
+    async with asyncio.timeout(2):
+        await lane.close()
+    assert (event.acks, world.crashes) == (1, [])
+
+
+@pytest.mark.parametrize("error", [KafkaConnectionError(), OSError(), TopicAuthorizationFailedError(), None])
+async def test_a_partition_that_stands_outlives_the_broker_and_says_once_that_it_cannot_look(
+    world: World,
+    lane: StatefulLane,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: BaseException | None,
+) -> None:
+    """None: the broker says nothing at all."""
+    monkeypatch.setattr(module, "RESUME_TIMEOUT_S", 0.01)
+    for outage in (1, 2):
+        world.commands.fails, world.commands.hangs = error, error is None
+        if outage == 1:
+            event = await stopped(world, lane)
+        await world.commands.looks(4)
+        assert len(caplog.messages) == outage, caplog.messages
+        world.commands.fails, world.commands.hangs = None, False
+        await world.commands.looks(2)
+    assert type(error or TimeoutError()).__name__ in caplog.messages[0]
+    world.commands.command = ("first", None)
+    await event.acked.wait()
+    assert world.crashes == []
+
+
+async def test_what_is_no_fault_of_the_broker_is_a_crash_also_while_a_partition_stands(
+    world: World, lane: StatefulLane
+) -> None:
+    world.commands.fails = ZeroDivisionError()
+    await stopped(world, lane)
+    await until(lambda: world.crashes)
+    assert world.crashes == [world.commands.fails]
 
 
 # -- ticks -------------------------------------------------------------------------------------------------------------------
@@ -738,6 +785,24 @@ async def test_an_opened_lane_takes_its_partitions_batches_until_all_are_closed(
     assert set(lanes.by_partition) == set()
     assert world.store.get(b"a") == b"1"
     await lanes.close()  # again is no harm
+    assert world.crashes == []
+
+
+async def test_a_fold_is_told_once_before_its_partitions_first_batch_and_once_after_its_last(world: World) -> None:
+    """On that hangs that no series of a partition is told by two workers."""
+    lanes = Lanes(close_timeout_s=5, on_crash=world.crashes.append)
+    lanes.open(world.stateful())
+    world.hooks.hold = "folded"
+    lanes.take(cast("Any", Event(batch(record(1, b"1", key=b"a")))))
+    await world.hooks.held.wait()
+    closing = asyncio.create_task(lanes.close())
+    await asyncio.sleep(0.01)
+    assert world.fold.opening == [f"opening {SOURCE.partition} store", "opened"], "not while its batch is in work"
+    world.hooks.go.set()
+    await closing
+    assert world.fold.opening[2:] == [f"closed {SOURCE.partition}"]
+    await lanes.close()
+    assert world.fold.opening[2:] == [f"closed {SOURCE.partition}"]
     assert world.crashes == []
 
 

@@ -54,6 +54,7 @@ def test_the_record_that_is_one_too_many_stops_it_and_the_reason_says_how_many()
     poison = Poison()
     assert stopped_at(poison, LIMIT, [False] * 10) == 5
     assert poison.stopped == "6 of the last 6 records are bad: why"
+    assert poison.stopped_at == 5
     assert (poison.seen, poison.bad) == (5, 5), "the record that stopped it was not dealt with and is not counted"
 
 
@@ -140,6 +141,16 @@ def test_counts_survive_also_before_the_first_resume() -> None:
 def test_a_position_without_poison_is_short_and_read_as_clean() -> None:
     assert Position(12).encode() == '{"offset":12,"ts":-1}'
     assert Position.decode('{"offset":12,"ts":-1}') == Position(12, -1, Poison())
+
+
+def test_where_a_partition_stands_is_the_offset_that_was_kept() -> None:
+    kept = Position.decode(Position(7, 8, Poison(stopped="why")).encode())
+    running = Position.decode(Position(7, 8, Poison(seen=1)).encode())
+    assert kept.poison is not None
+    assert running.poison is not None
+    assert (kept.poison.stopped_at, running.poison.stopped_at) == (7, -1)
+    kept.poison.resume("first", None)
+    assert kept.poison.stopped_at == -1
 
 
 def test_a_stopped_partition_stays_stopped_even_without_a_reason() -> None:

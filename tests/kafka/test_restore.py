@@ -1,6 +1,7 @@
 """From an assignment to lanes, against real logs; only the group's assignment itself is not Kafka's here."""
 
 import asyncio
+import re
 import struct
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -372,6 +373,38 @@ async def test_every_partition_is_fenced_before_anything_is_read(world: World) -
     manager._open_store = opened  # type: ignore[method-assign, assignment] # only to see when
     await world.restore(manager)
     assert order == ["fenced", "opened"]
+
+
+async def test_a_restore_tells_from_its_beginning_how_much_is_left_in_the_metric_and_in_the_log(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "streams.kafka.restore")
+    monkeypatch.setattr(restore, "PROGRESS_EVERY_S", 0)
+    await world.fill_sources()
+    for position in range(1, 4):
+        await world.work(position, *((b"%d" % n, row(n, b"x" * 1_000)) for n in range(3_000)))
+    offsets = await end_of(world.broker, world.changelog)
+
+    monkeypatch.setattr("aiokafka.AIOKafkaConsumer.getmany", _a_thousand_at_once)
+    await world.restore()
+
+    told = world.hooks.remaining_offsets
+    assert (told[0], told[-1]) == (offsets, 0), "all of it before the first is read"
+    assert len(set(told)) > 3
+    assert told == sorted(told, reverse=True)
+    begun, *progress = [message for message in caplog.messages if "offsets" in message]
+    assert begun == f"restoring {offsets} changelog offsets of 1 partitions"
+    assert progress[-1] == "restored 100 %, 0 offsets left"
+    assert len(progress) == len(told) - 1
+    assert re.fullmatch(r"restored [1-9]\d? %, \d+ offsets left", progress[0]), progress[0]
+
+
+async def _a_thousand_at_once(self: AIOKafkaConsumer, *partitions: TopicPartition, timeout_ms: int = 0) -> Any:
+    """Read as a changelog is read that is larger than one fetch."""
+    return await _GETMANY(self, *partitions, timeout_ms=timeout_ms, max_records=1_000)
+
+
+_GETMANY: Any = AIOKafkaConsumer.getmany
 
 
 async def test_a_restart_reads_only_what_its_store_lacks(world: World) -> None:

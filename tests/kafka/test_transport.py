@@ -410,11 +410,18 @@ async def test_a_revoke_empties_the_lanes_before_faust_waits(world: World, monke
     async def faust_waits(self: Any, revoked: set[TP]) -> None:  # noqa: ARG001 - Faust's signature
         order.append("faust")
 
+    class Restoring:
+        class hooks:  # noqa: N801 - an attribute
+            @staticmethod
+            def revoked() -> None:
+                order.append("told")
+
     world.app.lanes = cast("Any", Lanes())
+    world.app.restoring = cast("Any", Restoring())
     monkeypatch.setattr("faust.transport.consumer.Consumer.on_partitions_revoked", faust_waits)
     await world.consumer.start_partitions({SOURCE: 10})
     await world.consumer.on_partitions_revoked({SOURCE})
-    assert order == ["lanes", "faust"]
+    assert order == ["lanes", "told", "faust"], "a last tick tells nothing after that"
     assert world.waiting == 0
 
 

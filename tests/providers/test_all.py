@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from streams.domain.events import BounceKind, DeliveryEvent, EventType
 from streams.providers import PROVIDERS, PoisonError
+from streams.providers._contract import MOST_BAD
 from tests.providers.cases import CASES, RECEIVED_AT, Case, Outcome, outcome, request
 
 every_provider = pytest.mark.parametrize("provider", sorted(PROVIDERS))
@@ -315,6 +316,28 @@ def test_one_bad_element_spares_its_neighbours() -> None:
     assert [event.event_id for event in found.events] == [f"id-{n}" for n in range(50) if n != 17]
     assert [index for index, _, _ in found.bad] == [17]
     assert json.loads(found.bad[0][1]) == elements[17]
+
+
+GOOD = {"sendgrid": "delivered", "azure_communication": "report_delivered", "amazon_ses": "delivery"}
+
+
+def several(provider: str, strange: str, count: int) -> bytes:
+    """Return a body of that many strange elements after a good one."""
+    good = next(case.body for case in JSON_CASES if (case.provider, case.path.stem) == (provider, GOOD[provider]))
+    first = good.strip().removeprefix(b"[").removesuffix(b"]")
+    return b"[%s%s]" % (first, f",{strange}".encode() * count)
+
+
+@pytest.mark.parametrize("strange", ["1", "{}"])
+@pytest.mark.parametrize("provider", GOOD)
+def test_of_many_bad_elements_none_is_kept_and_the_good_ones_still_are(provider: str, strange: str) -> None:
+    alone = outcome(provider, several(provider, strange, 0))
+    few = outcome(provider, several(provider, strange, MOST_BAD))
+    many = outcome(provider, several(provider, strange, MOST_BAD + 1))
+
+    assert (few.events, len(few.bad)) == (alone.events, MOST_BAD)
+    assert (many.events, many.bad) == (alone.events, ())
+    assert many.poison == f"{MOST_BAD + 1} of {MOST_BAD + 1 + len(alone.events)} elements could not be understood"
 
 
 def test_a_bad_element_can_be_replayed_alone() -> None:
