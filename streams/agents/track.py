@@ -172,8 +172,6 @@ class Track:
                 effects.watch_added.append((now + HELD_FOR_US, key))
                 continue
             watched = objective.watch(delivery, self.objective_us)
-            if watched is None:
-                continue
             effects.rows[key] = records.encode_row(delivery)
             if delivery.watch_at is not None:
                 effects.watch_added.append((delivery.watch_at, key))

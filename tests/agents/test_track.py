@@ -536,6 +536,38 @@ def test_what_was_held_and_delivered_meanwhile_is_judged_by_its_own_times(store:
     assert store.watched(2**62, 10) == []
 
 
+def test_one_that_was_dropped_at_its_deadline_and_is_deferred_for_ever_after_it_is_counted_once(store: Store) -> None:
+    happened = event(EventType.SENT, 0)
+    put(store, fold(happened, event(EventType.DROPPED, 60)))
+    dropped = tick(store, micros(0) + OBJECTIVE_US)
+    assert judgements(dropped) == {}
+    put(store, dropped)
+    assert store.watched(2**62, 10) == []
+
+    effects = Effects()
+    TRACK.record(of(event(EventType.DEFERRED, 3_600)), PARTITION, store.get, effects)
+    put(store, effects)
+    late = tick(store, micros(3_602))
+    assert judgements(late) == {("objective", "sendgrid", "missed"): 1}
+    put(store, late)
+    assert store.watched(2**62, 10) == []
+
+
+def test_an_objective_that_was_raised_is_the_deadline_of_what_is_under_way_too(store: Store) -> None:
+    raised = replace(TRACK, objective_us=4 * OBJECTIVE_US)
+    put(store, fold(event(EventType.SENT, 0)))
+
+    def tick_at(now: int) -> Effects:
+        effects = Effects()
+        raised.tick(now, PARTITION, store, effects)
+        put(store, effects)
+        return effects
+
+    assert judgements(tick_at(micros(0) + OBJECTIVE_US)) == {}
+    assert tick_at(micros(0) + 4 * OBJECTIVE_US - 1) == Effects()
+    assert judgements(tick_at(micros(0) + 4 * OBJECTIVE_US)) == {("objective", "sendgrid", "missed"): 1}
+
+
 # -- what is counted ---------------------------------------------------------------------------------------------------------
 
 
