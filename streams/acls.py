@@ -225,6 +225,9 @@ def _operator(settings: Settings, user: str) -> Role:
             _on_topics(
                 (topics.SENDS, topics.EVENTS, topics.DEFERRALS), (Operation.WRITE,), "`mailstreams dead-letters replay`"
             ),
+            _on_topics(
+                (topics.STATUS,), (Operation.READ,), "`mailstreams dead-letters replay`: whether one is out of date"
+            ),
             _on_topics((topics.CONTROL,), (Operation.WRITE,), "`mailstreams resume`"),
             Grant(
                 resource=Resource.GROUP,

@@ -118,7 +118,8 @@ class Track:
     def _expire(self, until: int, partition: int, store: Store, effects: Effects) -> None:
         """Forget deliveries whose last event was at ``until`` or before.
 
-        The due index holds the time of some earlier event: a delivery that had a later one moves on in the index.
+        The due index holds the time of some earlier event: a delivery that had a later one moves on in the index. So
+        does one whose provider is held, for a while: its next event may be in what waits.
         """
         for due, key in store.due(until, EXPIRED_PER_TICK):
             effects.due_removed.append((due, key))
@@ -129,11 +130,14 @@ class Track:
             if last_event_at > until:
                 effects.due_added.append((last_event_at, key))
                 continue
+            delivery = records.decode_row(row)
+            if self.held(delivery.provider):
+                effects.due_added.append((until + HELD_FOR_US, key))
+                continue
             effects.rows[key] = None
             expired_at = last_event_at + self.expire_after_us
             effects.emit(self.status_topic, partition, Row(key, None, expired_at // 1000))
             effects.counts["expired",] += 1
-            delivery = records.decode_row(row)
             if delivery.status is Status.DEFERRED:
                 forgotten = records.encode_forgotten(delivery, expired_at)
                 effects.emit(self.deferrals_topic, partition, Row(key, forgotten, expired_at // 1000))
@@ -153,8 +157,6 @@ class Track:
                 effects.watch_added.append((now + HELD_FOR_US, key))
                 continue
             watched = objective.watch(delivery, self.objective_us)
-            if watched is None:
-                continue
             effects.rows[key] = records.encode_row(delivery)
             if delivery.watch_at is not None:
                 effects.watch_added.append((delivery.watch_at, key))

@@ -5,8 +5,9 @@ element of a body was bad, ``#INDEX`` follows.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from hashlib import sha256
 from typing import Any, Final
 
@@ -16,7 +17,8 @@ from streams import topics
 from streams.cli import NOTHING_FOUND, WRONG_USE, Failure, Invocation, json_option, pass_invocation
 from streams.cli._kafka import producer, read_to_end, run
 from streams.cli._output import clean, json_line, note, plural, progress, time_of_ms
-from streams.records import DeadLetter, RecordError, decode_dead_letter
+from streams.domain.status import to_micros
+from streams.records import DeadLetter, RecordError, decode_dead_letter, decode_deferral, decode_status
 from streams.settings import Settings
 
 _ID: Final = re.compile(
@@ -125,8 +127,9 @@ def replay(
 
     Do so after the mistake that made them is mended. They stay in the dead letters until their retention ends; what
     is replayed twice changes nothing, as an event that was seen before is known by its id. A truncated one is
-    refused: replay its original with a consumer, or ask the provider for the event again. Exit code 1: nothing to
-    replay, or some were refused.
+    refused: replay its original with a consumer, or ask the provider for the event again. So is one of mail.deferrals
+    after which something else was said of its delivery; for that mail.status is read. Exit code 1: nothing to replay,
+    or some were refused.
     """
     if bool(origins) == (everything or topic is not None):
         message = "give either the ids of dead letters, or --all, or --topic TOPIC"
@@ -142,6 +145,10 @@ def replay(
         raise Failure(*(f"no dead letter {name}" for name in absent or ["to replay"]))
     ours = {spec.name for spec in topics.all_topics(settings)}
     refused = {_name(letter): why for letter in letters if (why := _refusal(letter, ours))}
+    said = [letter for letter in letters if letter.topic == topics.DEFERRALS and _name(letter) not in refused]
+    if said:
+        now = run(_stand(settings, {letter.key for letter in said}))
+        refused |= {_name(letter): why for letter in said if (why := _superseded(letter, now))}
     accepted = [letter for letter in letters if _name(letter) not in refused]
     if not dry_run and accepted:
         run(_send(settings, accepted))
@@ -175,7 +182,55 @@ async def _read_letters(settings: Settings, is_meant: Callable[[DeadLetter], boo
                     continue
                 if is_meant(letter):
                     letters[_name(letter)] = (record.timestamp, letter)
-    return [letter for _, letter in sorted(letters.values(), key=lambda entry: (entry[0], _name(entry[1])))]
+    return [letter for _, letter in sorted(letters.values(), key=lambda entry: (entry[0], *_place(entry[1])))]
+
+
+def _place(letter: DeadLetter) -> tuple[str, int, int, int]:
+    """Return what orders the letters of one moment as their records are ordered."""
+    return letter.topic, letter.partition, letter.offset, -1 if letter.element is None else letter.element
+
+
+_Word = tuple[int, int, int]
+"""What orders all that is said of a delivery: when it began (µs), its revision, its attempts."""
+
+
+async def _stand(settings: Settings, keys: Collection[bytes | None]) -> dict[bytes | None, _Word]:
+    """Return the newest that ``track`` said of some deliveries; one that is not there is gone."""
+    newest: dict[bytes | None, _Word] = {}
+    with progress("reading mail.status") as tell:
+        async for batch in read_to_end(settings, topics.STATUS, tell):
+            for record in batch:
+                if record.key not in keys:
+                    continue
+                if not record.value:  # a tombstone: the delivery expired
+                    newest.pop(record.key, None)
+                    continue
+                try:
+                    status = decode_status(record.value)
+                    began = to_micros(datetime.fromisoformat(status["first_received_at"]))
+                    newest[record.key] = began, status["revision"], status["attempts"]
+                except (RecordError, KeyError, TypeError, ValueError):
+                    continue  # somebody else's: the worker writes none like it
+    return newest
+
+
+def _superseded(letter: DeadLetter, newest: Mapping[bytes | None, _Word]) -> str | None:
+    """Say why a word about a delivery is not its last one. The monitor cannot know: it keeps open deferrals only.
+
+    ``track`` writes both topics in one transaction, so the last word on mail.deferrals fits the newest status.
+    """
+    try:
+        said = decode_deferral(letter.value)
+    except RecordError as error:
+        return f"it is not understood by this version either: {error}"
+    now = newest.get(letter.key)
+    if said.status is None:
+        return None if now is None else "its delivery was forgotten, and has begun anew since"
+    if now is None:
+        return "its delivery is gone"
+    if now != (said.first_received_at, said.revision, said.attempts):
+        return f"something newer was said of its delivery, which has revision {now[1]} and {plural(now[2], 'attempt')}"
+    return None
 
 
 async def _send(settings: Settings, letters: Sequence[DeadLetter]) -> None:

@@ -171,7 +171,13 @@ class Step(NamedTuple):
 
 
 def observe(episode: Episode | None, deferral: Deferral, policy: Policy) -> Step:
-    """Take in what track says of the delivery. Never raises an alert: only time does."""
+    """Take in what track says of the delivery. Never raises an alert: only time does.
+
+    What was said before the open episode's last word, and comes once more, changes nothing. Where none is open nobody
+    here knows that it is old: who says it again has to (``mailstreams dead-letters replay``).
+    """
+    if episode is not None and _is_old(episode, deferral):
+        return Step(episode)
     if deferral.status is not Status.DEFERRED:
         return Step(None) if episode is None else _close(episode, deferral, policy)
     if episode is None:
@@ -259,19 +265,27 @@ def _since(deferral: Deferral, otherwise: int) -> int:
     return deferral.first_at if dropped_at is None or later(deferral.first_at, dropped_at) else otherwise
 
 
+def _is_old(episode: Episode, deferral: Deferral) -> bool:
+    """Tell whether it was said before the episode opened, or before its last attempt: in a life both only grow."""
+    if deferral.first_received_at != episode.first_received_at:
+        return deferral.first_received_at < episode.first_received_at
+    return deferral.revision < episode.number or deferral.attempts < episode.attempts
+
+
 def _renewed(episode: Episode, deferral: Deferral) -> Episode:
     """Return the episode with all that is known of it now: an attempt that came late counts, too."""
+    known = [until for until in (episode.retry_until, deferral.retry_until) if until is not None]
     return replace(
         episode,
         recipient=deferral.recipient,
-        reference=deferral.reference,
+        reference=deferral.reference or episode.reference,
         since=min(episode.since, _since(deferral, episode.since)),
         attempts=deferral.attempts,
         reason=deferral.reason,
         smtp_code=deferral.smtp_code,
         enhanced_code=deferral.enhanced_code,
         reason_class=classify(deferral.reason, deferral.smtp_code, deferral.enhanced_code),
-        retry_until=deferral.retry_until,
+        retry_until=max(known, default=None),
     )
 
 

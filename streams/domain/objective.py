@@ -71,27 +71,34 @@ class Watched(NamedTuple):
     """What the clock found."""
 
     judgement: Judgement | None
+    """None: there is nothing to count, or not yet."""
     without_word: bool
     """The provider has said nothing since it took the message."""
 
 
-def watch(delivery: Delivery, objective: int) -> Watched | None:
-    """Look at a delivery whose ``watch_at`` has come; None: there is nothing to count and nothing changed.
+def watch(delivery: Delivery, objective: int) -> Watched:
+    """Look at a delivery whose ``watch_at`` has come.
 
     ``judged`` and ``watch_at`` are set. One that was opened, or complained about, was delivered before that, though
-    nobody said so.
+    nobody said so. One that was refused or dropped is not counted: ``judge`` sets when to look again if more becomes
+    of it. Where the objective was shorter when ``watch_at`` was set, it is moved to the deadline of today.
     """
     if delivery.judged:
         delivery.watch_at = None
         return Watched(None, without_word=delivery.status is Status.SENT)
     began = delivery.facts[Kind.SENT].began
+    deadline = began + objective
+    if delivery.watch_at is not None and delivery.watch_at < deadline:
+        delivery.watch_at = deadline
+        return Watched(None, without_word=False)
     if delivery.status is Status.OPENED or delivery.status is Status.DELIVERED:
         seen = min((delivery.facts[kind].began for kind in _PROOFS if kind in delivery.facts), default=None)
-        judgement = Judgement.MET if seen is not None and seen <= began + objective else Judgement.MISSED
+        judgement = Judgement.MET if seen is not None and seen <= deadline else Judgement.MISSED
     elif delivery.status is Status.SENT or delivery.status is Status.DEFERRED:
         judgement = Judgement.MISSED
     else:
-        return None
+        delivery.watch_at = None
+        return Watched(None, without_word=False)
     delivery.judged = True
     delivery.watch_at = began + WORD_WITHIN if delivery.status is Status.SENT else None
     return Watched(judgement, without_word=False)

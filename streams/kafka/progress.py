@@ -3,7 +3,8 @@
 The rule for a tick's time: everything that the broker took before it has been
 processed, through all stages before the tick's own and that one too. So catching
 up on a two-hour backlog raises no false alarm, and silence still raises a true
-one: with nothing to read it is the wall clock. It never goes back.
+one: with nothing to read it is the wall clock. It never goes back, unless
+the wall clock was set: what was concluded from a wrong one is forgotten.
 
 - Of the topics at the source of all, the broker's own clock tells: what was not
   processed is not older than the record processed last. Where all is processed it
@@ -39,6 +40,9 @@ from faust.types import TP
 from streams.kafka.poison import Position
 
 logger = logging.getLogger(__name__)
+
+CLOCK_STEP_S = 5.0
+"""The wall clock was set, or the host slept, when between two looks it went so much further than the monotonic one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,10 @@ class Progress:
         self._held: dict[str, int] = {}
         self._now: dict[TP, int] = {}
         self._looked_at: float | None = None
+        self._clocks: tuple[int, float] | None = None
+        """The wall clock (µs) and the monotonic one (s) at the last look."""
+        self._clock_was_set = False
+        """Since the last look: the next one makes no time."""
         self.on_look: list[Callable[[Mapping[TP, Standing]], Awaitable[None] | None]] = []
 
     def now(self, tp: TP) -> int | None:
@@ -162,6 +170,7 @@ class Progress:
     async def _look(self) -> None:
         consumer, admin = await self._clients()
         wall_us = time.time_ns() // 1000
+        self._read_clocks(wall_us, time.monotonic())
         standings: dict[TP, Standing] = {}
         # In the order of the data's way, and of each topic the end before the position: what was appended before
         # `wall_us` is then either behind a position or seen as lag.
@@ -190,14 +199,36 @@ class Progress:
                 )
         self._saw(wall_us, standings)
 
+    def _read_clocks(self, wall_us: int, monotonic_s: float) -> None:
+        """Forget what was concluded from the wall clock if it was set since the last look.
+
+        A host that boots with a clock that is ahead would otherwise go by that one until the right one has come as far.
+        One that slept is right, and loses one look.
+        """
+        before, self._clocks = self._clocks, (wall_us, monotonic_s)
+        if before is None:
+            return
+        step_s = (wall_us - before[0]) / 1e6 - (monotonic_s - before[1])
+        if abs(step_s) <= CLOCK_STEP_S:
+            return
+        logger.warning(
+            "the wall clock was set by %+.0f s, or the host slept: what time it is is found out anew", step_s
+        )
+        self._clock_was_set = True
+        self._now.clear()
+        self._passed.clear()
+        self._barriers.clear()
+        self._held = dict.fromkeys(self._held, wall_us)
+
     def _saw(self, wall_us: int, standings: dict[TP, Standing]) -> None:
         """Conclude from a look how far each stage has come, and which topics are held."""
         self._standings = standings
         # Of the look before: the group's offsets can show a transaction a moment before its topics do.
         passed_before = dict(self._passed)
+        clock_was_set, self._clock_was_set = self._clock_was_set, False
         for source, upstream in self._upstream_topics.items():
             for tp, standing in standings.items():
-                if tp.topic == source:
+                if tp.topic == source and not clock_was_set:
                     self._pass(tp, standing, self._time_before(wall_us, tp, upstream, passed_before))
         for topic in self._shared_topics:
             if any(standing.stopped for tp, standing in standings.items() if tp.topic == topic):

@@ -326,6 +326,45 @@ def test_an_event_after_the_expiry_begins_the_delivery_anew(store: Store) -> Non
     assert effects.due_added == [(micros(91 * 86_400 + 2), happened.delivery_id.encode())]
 
 
+def test_a_delivery_does_not_expire_while_its_provider_is_held_and_does_after_it(store: Store) -> None:
+    """A partition of its webhooks stands: its next event may be in there."""
+    held = {"sendgrid"}
+    holding = replace(TRACK, held=held.__contains__)
+    waits, goes = event(EventType.DEFERRED, 0), replace(event(EventType.DELIVERED, 0), provider="postmark")
+    put(store, fold(waits, goes))
+    due = micros(2) + 90 * DAY_US
+
+    def tick_at(now: int) -> Effects:
+        effects = Effects()
+        holding.tick(now, PARTITION, store, effects)
+        put(store, effects)
+        return effects
+
+    first = tick_at(due)
+    assert first.rows == {goes.delivery_id.encode(): None}
+    assert {row.key for rows in first.outputs.values() for row in rows} == {goes.delivery_id.encode()}
+    assert tick_at(due + HELD_FOR_US - 1) == Effects()
+    assert tick_at(due + HELD_FOR_US).only_indexes
+    held.clear()
+    last = tick_at(due + 2 * HELD_FOR_US)
+    assert last.rows == {waits.delivery_id.encode(): None}
+    assert told(last, STATUS) == [Row(waits.delivery_id.encode(), None, due // 1000)], "as when it fell due"
+    assert store.due(2**62, 10) == []
+
+
+def test_an_event_that_a_standing_partition_held_back_keeps_its_delivery(store: Store) -> None:
+    happened = event(EventType.DEFERRED, 0)
+    put(store, fold(happened))
+    due = micros(2) + 90 * DAY_US
+    effects = Effects()
+    replace(TRACK, held=lambda _provider: True).tick(due, PARTITION, store, effects)
+    put(store, effects)
+    put(store, fold(event(EventType.DELIVERED, 30 * 86_400), effects=Effects(rows=dict(store.rows()))))
+
+    put(store, tick(store, due + HELD_FOR_US))
+    assert [at for at, _ in store.due(2**62, 10)] == [micros(30 * 86_400 + 2)]
+
+
 # -- what the monitor has to know ----------------------------------------------------------------------------------------------
 
 
@@ -495,6 +534,38 @@ def test_what_was_held_and_delivered_meanwhile_is_judged_by_its_own_times(store:
     assert judgements(late) == {}
     put(store, late)
     assert store.watched(2**62, 10) == []
+
+
+def test_one_that_was_dropped_at_its_deadline_and_is_deferred_for_ever_after_it_is_counted_once(store: Store) -> None:
+    happened = event(EventType.SENT, 0)
+    put(store, fold(happened, event(EventType.DROPPED, 60)))
+    dropped = tick(store, micros(0) + OBJECTIVE_US)
+    assert judgements(dropped) == {}
+    put(store, dropped)
+    assert store.watched(2**62, 10) == []
+
+    effects = Effects()
+    TRACK.record(of(event(EventType.DEFERRED, 3_600)), PARTITION, store.get, effects)
+    put(store, effects)
+    late = tick(store, micros(3_602))
+    assert judgements(late) == {("objective", "sendgrid", "missed"): 1}
+    put(store, late)
+    assert store.watched(2**62, 10) == []
+
+
+def test_an_objective_that_was_raised_is_the_deadline_of_what_is_under_way_too(store: Store) -> None:
+    raised = replace(TRACK, objective_us=4 * OBJECTIVE_US)
+    put(store, fold(event(EventType.SENT, 0)))
+
+    def tick_at(now: int) -> Effects:
+        effects = Effects()
+        raised.tick(now, PARTITION, store, effects)
+        put(store, effects)
+        return effects
+
+    assert judgements(tick_at(micros(0) + OBJECTIVE_US)) == {}
+    assert tick_at(micros(0) + 4 * OBJECTIVE_US - 1) == Effects()
+    assert judgements(tick_at(micros(0) + 4 * OBJECTIVE_US)) == {("objective", "sendgrid", "missed"): 1}
 
 
 # -- what is counted ---------------------------------------------------------------------------------------------------------

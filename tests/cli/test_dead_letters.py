@@ -1,15 +1,21 @@
 """Dead letters are listed, shown and replayed."""
 
 import secrets
+import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from streams import codecs, records, topics
+from streams.domain.events import EventType
+from streams.domain.status import Delivery, fold
 from tests.cli.conftest import Cluster, Invoke
+from tests.domain.deliveries import event
 from tests.test_texts import HOSTILE
 
 TOPIC = "mail.raw.postmark"
+NOW_MS = round(time.time() * 1000)
 
 
 def write(cluster: Cluster, value: bytes | None, *, limit: int = 1000, **changes: Any) -> records.DeadLetter:
@@ -23,9 +29,10 @@ def write(cluster: Cluster, value: bytes | None, *, limit: int = 1000, **changes
         "reason": "no RecordType",
         "headers": [("account", b"billing"), ("received-at", b"2026-11-22T10:00:00Z")],
     }
+    written_at = {"timestamp_ms": at} if (at := changes.pop("written_at", None)) else {}
     letter = records.dead_letter(value, **(origin | changes))
     kept, headers = records.encode_dead_letter(letter, limit=limit)
-    cluster.produce(topics.DEAD_LETTERS, {"value": kept, "headers": headers})
+    cluster.produce(topics.DEAD_LETTERS, {"value": kept, "headers": headers, **written_at})
     return letter
 
 
@@ -172,6 +179,125 @@ def test_all_of_a_topic_are_replayed_and_the_refused_are_counted(invoke: Invoke,
     assert result.stderr.splitlines()[-1].startswith(f"{len(kept) - cut} dead letter")
     assert result.stderr.rstrip().endswith(f"{cut} refused")
     assert len(cluster.consume(topic)) - before == len(kept) - cut
+
+
+def test_they_are_sent_in_the_order_of_their_offsets(invoke: Invoke, cluster: Cluster) -> None:
+    topic, value = "mail.raw.azure_communication", secrets.token_bytes(8)
+    letters = [
+        write(
+            cluster,
+            value + b"%d" % n,
+            topic=topic,
+            partition=0,
+            offset=offset,
+            element=element,
+            key=b"one",
+            written_at=NOW_MS,
+        )
+        for n, (offset, element) in enumerate([(10, None), (9, 11), (9, 2), (100, None), (9, None)])
+    ]
+    in_order = [letters[n] for n in (4, 2, 1, 0, 3)]
+
+    listed = invoke("dead-letters", "list", "--topic", topic, "--json").stdout.splitlines()
+    invoke("dead-letters", "replay", "--topic", topic)
+
+    assert [codecs.decode(line)["id"] for line in listed] == [name_of(letter) for letter in in_order]
+    sent = [record.value for record in cluster.consume(topic) if record.value.startswith(value)]
+    assert sent == [letter.value for letter in in_order]
+
+
+class Word:
+    """A delivery of which ``track`` said several things; a dead letter of each."""
+
+    def __init__(self, cluster: Cluster, *types: EventType) -> None:
+        self.cluster = cluster
+        self.message_id = secrets.token_hex(8)
+        self.deliveries: list[Delivery] = []
+        delivery: Delivery | None = None
+        for n, type_ in enumerate(types):
+            delivery = fold(delivery, replace(event(type_, n * 600), message_id=self.message_id)).delivery
+            assert delivery is not None
+            self.deliveries.append(delivery)
+            value = records.encode_status(delivery, support_contact=None, warn_after_us=1)
+            cluster.produce(topics.STATUS, {"key": self.key, "value": value})
+
+    @property
+    def key(self) -> bytes:
+        return self.deliveries[0].delivery_id.encode()
+
+    def letter(self, n: int) -> records.DeadLetter:
+        value = records.encode_deferral(self.deliveries[n], attempt=self.deliveries[n].status == "deferred")
+        return self._write(value)
+
+    def forgotten(self, n: int) -> records.DeadLetter:
+        self.cluster.produce(topics.STATUS, {"key": self.key, "value": None})
+        return self._write(records.encode_forgotten(self.deliveries[n], 1))
+
+    def _write(self, value: bytes) -> records.DeadLetter:
+        return write(self.cluster, value, topic=topics.DEFERRALS, key=self.key, headers=[])
+
+    def sent(self) -> list[bytes]:
+        return [record.value for record in self.cluster.consume(topics.DEFERRALS) if record.key == self.key]
+
+
+DEFERRED, DELIVERED = EventType.DEFERRED, EventType.DELIVERED
+
+
+def test_a_deferral_is_not_said_again_after_the_delivery_has_ended(invoke: Invoke, cluster: Cluster) -> None:
+    """The monitor would open an episode that nothing ends."""
+    word = Word(cluster, DEFERRED, DEFERRED, DELIVERED)
+    first, second, last = (word.letter(n) for n in range(3))
+
+    result = invoke("dead-letters", "replay", name_of(first), name_of(second), name_of(last))
+
+    assert result.exit_code == 1
+    why = "something newer was said of its delivery, which has revision 2 and 2 attempts"
+    assert f"refused {name_of(first)}: {why}" in result.stderr
+    assert f"refused {name_of(second)}: {why}" in result.stderr
+    assert "1 dead letter replayed, 2 refused" in result.stderr
+    assert word.sent() == [last.value]
+
+
+def test_of_the_deferrals_of_one_that_waits_only_the_last_is_said_again(invoke: Invoke, cluster: Cluster) -> None:
+    word = Word(cluster, DEFERRED, DEFERRED)
+    first, last = word.letter(0), word.letter(1)
+
+    result = invoke("dead-letters", "replay", name_of(first), name_of(last), "--dry-run")
+
+    assert result.stdout == f"would replay {name_of(last)}\n"
+    assert "something newer was said of its delivery, which has revision 1 and 2 attempts" in result.stderr
+    assert word.sent() == []
+
+
+def test_of_a_delivery_that_is_gone_only_that_it_was_forgotten_is_said_again(invoke: Invoke, cluster: Cluster) -> None:
+    word = Word(cluster, DEFERRED)
+    waiting, forgotten = word.letter(0), word.forgotten(0)
+
+    result = invoke("dead-letters", "replay", name_of(waiting), name_of(forgotten))
+
+    assert f"refused {name_of(waiting)}: its delivery is gone" in result.stderr
+    assert word.sent() == [forgotten.value]
+
+
+def test_that_a_delivery_was_forgotten_is_not_said_of_one_that_began_anew(invoke: Invoke, cluster: Cluster) -> None:
+    word = Word(cluster, DEFERRED)
+    forgotten = word.forgotten(0)
+    anew = records.encode_status(word.deliveries[0], support_contact=None, warn_after_us=1)
+    cluster.produce(topics.STATUS, {"key": word.key, "value": anew})
+
+    result = invoke("dead-letters", "replay", name_of(forgotten))
+
+    assert f"refused {name_of(forgotten)}: its delivery was forgotten, and has begun anew since" in result.stderr
+    assert word.sent() == []
+
+
+def test_a_word_about_a_delivery_that_is_still_not_understood_is_refused(invoke: Invoke, cluster: Cluster) -> None:
+    letter = write(cluster, b"{}", topic=topics.DEFERRALS, key=b"its-key")
+
+    result = invoke("dead-letters", "replay", name_of(letter))
+
+    assert result.exit_code == 1
+    assert f"refused {name_of(letter)}: it is not understood by this version either: " in result.stderr
 
 
 @pytest.mark.parametrize("arguments", [[], ["--all", f"{TOPIC}/0/1"]])

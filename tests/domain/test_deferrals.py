@@ -21,8 +21,10 @@ from streams.domain.deferrals import (
     observe,
 )
 from streams.domain.destinations import destination_of
+from streams.domain.events import DeliveryEvent, EventType
 from streams.domain.reasons import ReasonClass
-from streams.domain.status import SECOND, Status
+from streams.domain.status import SECOND, Delivery, Kind, Status, fold
+from streams.records import decode_deferral, encode_deferral
 from tests.domain.deferrals import (
     DEFERRALS,
     GREYLISTED,
@@ -38,6 +40,7 @@ from tests.domain.deferrals import (
     said,
     us,
 )
+from tests.domain.deliveries import event
 
 
 def opened(deferral: Deferral | None = None, policy: Policy = POLICY) -> Episode:
@@ -261,8 +264,8 @@ def test_annulled_is_measured_by_the_first_deadline_of_which_was_told() -> None:
     """Not by today's: that an earlier deferral became known later makes a right alert no wrong one."""
     episode = after(raised(), deferred(-1_800, 0, attempts=2))
 
-    assert resolved(episode, said(Status.DELIVERED, 45 * MINUTE)).annulled
-    assert not resolved(episode, said(Status.DELIVERED, HOUR)).annulled
+    assert resolved(episode, said(Status.DELIVERED, 45 * MINUTE, attempts=2)).annulled
+    assert not resolved(episode, said(Status.DELIVERED, HOUR, attempts=2)).annulled
 
 
 def test_an_end_that_was_before_the_beginning_has_no_negative_duration() -> None:
@@ -291,6 +294,45 @@ def test_an_attempt_in_the_second_episode_does_not_give_it_the_age_of_the_first(
 
 def test_a_drop_before_all_deferrals_leaves_the_age_alone() -> None:
     assert opened(deferred(0, HOUR, dropped_at=-HOUR)).since == us(0)
+
+
+# -- what was said earlier and comes once more -------------------------------------------------------------------------------------
+
+
+def test_what_was_said_before_the_episode_opened_does_not_end_it() -> None:
+    """A dead letter replayed after the delivery went on: the drop of revision 3, while that of 4 is deferred again."""
+    second, _ = at(opened(deferred(0, 30 * HOUR, dropped_at=3 * HOUR, revision=4)), 31 * HOUR)
+
+    assert observe(second, said(Status.DROPPED, 3 * HOUR, revision=3), POLICY) == (second, ())
+    assert observe(second, deferred(0, revision=2, **THROTTLED), POLICY) == (second, ())
+
+
+def test_what_was_said_in_an_earlier_life_of_the_delivery_does_not_end_its_episode() -> None:
+    episode = raised(deferred(revision=1, first_received_at=us(-5)))
+
+    assert observe(episode, said(None, HOUR, revision=7, first_received_at=us(-500)), POLICY) == (episode, ())
+    assert resolved(episode, said(None, 2 * HOUR, revision=1, first_received_at=us(-5))).ending is Ending.EXPIRED
+
+
+def test_an_attempt_that_was_said_already_does_not_lower_their_number_or_bring_an_older_answer_back() -> None:
+    episode = after(opened(deferred(0, **THROTTLED)), deferred(0, 1_200, attempts=2, **GREYLISTED))
+
+    assert observe(episode, deferred(0, **THROTTLED), POLICY) == (episode, ())
+
+
+def test_an_end_that_more_attempts_followed_does_not_end_it() -> None:
+    """The end was not understood, so the episode is one with the next; its replay says nothing of what came after it."""
+    episode = after(opened(deferred(0, revision=2)), deferred(0, 9_000, dropped_at=60, attempts=2, revision=4))
+
+    assert observe(episode, said(Status.DROPPED, 60, revision=3), POLICY) == (episode, ())
+
+
+def test_what_is_said_again_without_what_is_known_since_leaves_the_deadline_and_the_reference() -> None:
+    known = opened(deferred(attempts=64, retry_until=4 * HOUR, reference="4711"))
+
+    again = after(known, deferred(attempts=64, retry_until=2 * HOUR, reference=None))
+    assert (again.retry_until, again.reference) == (us(4 * HOUR), "4711")
+    assert after(known, deferred(attempts=64)).retry_until == us(4 * HOUR)
 
 
 # -- properties -------------------------------------------------------------------------------------------------------------------
@@ -398,3 +440,35 @@ def test_annulled_is_told_only_of_what_ended_before_the_first_deadline_told(
         first.setdefault(number, alert.due_at)
         if alert.level is Level.RESOLVED:
             assert alert.annulled == (alert.due_at < first[number])
+
+
+UNENDED = st.lists(
+    st.builds(
+        event,
+        st.sampled_from([EventType.SENT, EventType.DEFERRED, EventType.DEFERRED, EventType.DROPPED]),
+        st.integers(0, 20).map(lambda n: n * 50),
+        attempt=st.none() | st.integers(1, 5),
+    ),
+    max_size=10,
+)
+
+
+@given(UNENDED)
+def test_whatever_was_said_before_makes_no_difference_to_an_open_episode(history: list[DeliveryEvent]) -> None:
+    """``dead-letters replay`` may say any of it once more; what is alike in revision and attempts is the same episode."""
+    delivery: Delivery | None = None
+    episode: Episode | None = None
+    words: list[Deferral] = []
+    for each in history:
+        delivery = fold(delivery, each).delivery
+        if delivery is None or Kind.DEFERRED not in delivery.facts:
+            continue
+        words.append(decode_deferral(encode_deferral(delivery, attempt=each.type is EventType.DEFERRED)))
+        episode = observe(episode, words[-1], POLICY).episode
+        if episode is not None:
+            now = (words[-1].revision, words[-1].attempts)
+            for old in words:
+                again = observe(episode, old, POLICY)
+                assert again.episode is not None
+                assert again == (episode, ()) or (old.revision, old.attempts) == now
+                assert next_due(again.episode, POLICY) == next_due(episode, POLICY)

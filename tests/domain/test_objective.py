@@ -80,7 +80,39 @@ def test_a_message_of_which_nobody_knows_when_it_was_taken_is_not_counted() -> N
 
 def test_one_that_was_refused_is_no_matter_of_lateness() -> None:
     delivery, found = judged([event(SENT, 0), event(EventType.BOUNCE, 5, kind=BounceKind.HARD)])
-    assert (found, watch(delivery, OBJECTIVE)) == ([], None)
+    assert (found, watch(delivery, OBJECTIVE)) == ([], Watched(None, without_word=False))
+    assert (delivery.judged, delivery.watch_at) == (False, None)
+
+
+@pytest.mark.parametrize("end", [EventType.DELIVERED, None])
+def test_one_that_was_dropped_at_its_deadline_and_is_released_is_counted_after_all(end: EventType | None) -> None:
+    dropped, _ = judged([event(SENT, 0), event(EventType.DROPPED, 60)])
+    watch(dropped, OBJECTIVE)
+    released = fold(dropped, event(end or DEFERRED, 3_600)).delivery
+    assert released is not None
+    counted = judge(dropped, released, OBJECTIVE)
+    if end is not None:
+        assert counted == Judged(Judgement.MISSED, 3_600 * SECOND)
+    else:
+        assert (counted, released.watch_at) == (None, us(900)), "it is over, so the next tick counts it"
+        assert watch(released, OBJECTIVE) == Watched(Judgement.MISSED, without_word=False)
+
+
+def test_an_objective_that_was_raised_holds_for_what_is_under_way() -> None:
+    """The index has the deadline of before: the restart does not make it anew."""
+    delivery, _ = judged([event(SENT, 0)])
+    assert watch(delivery, 4 * OBJECTIVE) == Watched(None, without_word=False)
+    assert (delivery.judged, delivery.watch_at) == (False, us(3_600))
+
+    arrived = fold(delivery, event(DELIVERED, 1_200)).delivery
+    assert arrived is not None
+    assert judge(delivery, arrived, 4 * OBJECTIVE) == Judged(Judgement.MET, 1_200 * SECOND)
+    assert watch(delivery, 4 * OBJECTIVE) == Watched(Judgement.MISSED, without_word=False)
+
+
+def test_an_objective_that_was_lowered_counts_what_is_under_way_at_the_deadline_of_before() -> None:
+    delivery, _ = judged([event(SENT, 0)])
+    assert watch(delivery, OBJECTIVE // 3) == Watched(Judgement.MISSED, without_word=False)
 
 
 def test_a_provider_that_names_no_time_is_measured_by_when_we_heard_of_it() -> None:
@@ -139,8 +171,8 @@ def test_a_look_at_the_deadline_counts_what_is_still_on_its_way_and_only_once(
         if number == cut and delivery is not None and delivery.watch_at is not None:
             on_its_way = delivery.status in {Status.SENT, Status.DEFERRED, Status.OPENED, Status.DELIVERED}
             watched = watch(delivery, OBJECTIVE)
-            assert (watched is not None) == on_its_way
-            counted += watched is not None and watched.judgement is not None
+            assert (watched.judgement is not None) == on_its_way == delivery.judged
+            counted += watched.judgement is not None
         folded = fold(delivery, each)
         if folded.delivery is not None and folded.delivery is not delivery:
             judgement = judge(delivery, folded.delivery, OBJECTIVE)

@@ -307,6 +307,103 @@ def test_a_provider_is_held_until_all_that_its_partition_held_back_has_come_thro
     assert held == [True, True, True, True, False, False]
 
 
+# -- a wall clock that is set ---------------------------------------------------------------------------------------------------
+
+
+class Clocks:
+    """The two clocks of a host, of which the wall's can be set."""
+
+    def __init__(self, progress: Progress, monotonic: list[float]) -> None:
+        self.progress = progress
+        self.monotonic = monotonic
+        self.wall_us = WALL
+
+    def look(self, standings: Standings, *, set_by: float = 0, after: float = 1) -> None:
+        """Look again, so many seconds after the last time; in between, somebody set the wall clock."""
+        self.monotonic[0] += after
+        self.wall_us += round((after + set_by) * SECOND)
+        self.progress._read_clocks(self.wall_us, self.monotonic[0])
+        saw(self.progress, standings, self.wall_us)
+
+
+@pytest.fixture
+def clocks(clock: list[float]) -> Clocks:
+    return Clocks(progress_of(), clock)
+
+
+def test_a_clock_that_was_ahead_for_a_moment_is_not_believed_any_longer(clocks: Clocks) -> None:
+    """A host that boots two hours ahead, until NTP sets it right: for two hours every deferral was raised at once."""
+    for _ in range(3):
+        clocks.look(all_read())
+    assert clocks.progress.now(DEFERRALS) == clocks.wall_us - SECOND
+
+    clocks.look(all_read(), set_by=-7_200)
+    assert clocks.progress.now(EVENTS) is clocks.progress.now(DEFERRALS) is None
+    clocks.look(all_read())
+    clocks.look(all_read())
+    assert clocks.progress.now(EVENTS) == clocks.wall_us
+    assert clocks.progress.now(DEFERRALS) == clocks.wall_us - SECOND
+
+
+def test_a_barrier_of_the_wrong_time_is_taken_down(clocks: Clocks) -> None:
+    clocks.look(all_read(events=Standing(end=100, position=50, timestamp_ms=1)))
+    clocks.look(all_read(events=Standing(end=100, position=90, timestamp_ms=1)), set_by=-7_200)
+    clocks.look(all_read(events=Standing(end=200, position=101, timestamp_ms=1)))
+    assert clocks.progress.now(EVENTS) is None
+    clocks.look(all_read(events=Standing(end=300, position=201, timestamp_ms=1)))
+    assert clocks.progress.now(EVENTS) == clocks.wall_us - SECOND
+
+
+def test_a_provider_is_not_held_for_as_long_as_the_clock_was_ahead(clocks: Clocks) -> None:
+    clocks.look(all_read(raw=STANDS))
+    clocks.look(all_read(raw=STANDS), set_by=86_400)
+    clocks.look(all_read(deferrals=behind(1)), set_by=-86_400)
+    assert clocks.progress.held("raw.a")
+    held = []
+    for standings in (all_read(deferrals=behind(1)), all_read(deferrals=behind(1)), all_read(), all_read(), all_read()):
+        clocks.look(standings)
+        held.append(clocks.progress.held("raw.a"))
+    assert held[-1] is False
+
+
+def test_a_clock_that_is_set_while_a_provider_is_held_lets_nothing_pass_that_is_not_processed(clocks: Clocks) -> None:
+    clocks.look(all_read(raw=STANDS))
+    clocks.look(all_read(raw=STANDS), set_by=-3_600)
+    for _ in range(4):
+        clocks.look(all_read(raw=behind(2)))
+        assert clocks.progress.held("raw.a")
+        now = clocks.progress.now(DEFERRALS)
+        assert now is None or now <= WALL - 2 * HOUR
+
+
+def test_a_host_that_slept_loses_one_look(clocks: Clocks) -> None:
+    """The monotonic clock stands still while a virtual machine is suspended: the wall is right."""
+    clocks.look(all_read())
+    clocks.look(all_read(), set_by=3_600)
+    assert clocks.progress.now(EVENTS) is None
+    clocks.look(all_read())
+    assert clocks.progress.now(EVENTS) == clocks.wall_us
+
+
+def test_a_slow_look_and_a_clock_that_is_drawn_near_slowly_are_no_step(
+    clocks: Clocks, caplog: pytest.LogCaptureFixture
+) -> None:
+    clocks.look(all_read())
+    for after, set_by in ((60, 0), (1, 4.9), (1, -4.9), (1, 0.1)):
+        clocks.look(all_read(), after=after, set_by=set_by)
+        assert clocks.progress.now(EVENTS) is not None
+    assert caplog.messages == []
+
+
+def test_that_the_clock_was_set_is_logged_once_with_by_how_much(
+    clocks: Clocks, caplog: pytest.LogCaptureFixture
+) -> None:
+    for set_by in (0, 0, -7_200, 0, 0):
+        clocks.look(all_read(), set_by=set_by)
+    [message] = caplog.messages
+    assert "-7200 s" in message
+
+
 def test_without_a_fresh_look_there_is_no_time(clock: list[float]) -> None:
     progress = progress_of(all_read())
     assert progress.fresh
