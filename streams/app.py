@@ -17,7 +17,7 @@ from streams.domain.status import SECOND
 from streams.kafka.application import BatchedApp
 from streams.kafka.control import ControlTopic
 from streams.kafka.dead_letters import DeadLetters
-from streams.kafka.lanes import LaneContext, Lanes
+from streams.kafka.lanes import FoldTurn, LaneContext, Lanes
 from streams.kafka.poison import PoisonLimit
 from streams.kafka.progress import Progress
 from streams.kafka.publishing import Publisher
@@ -227,7 +227,7 @@ def _restoring(
             resume_commands=ControlTopic(topics.CONTROL, client_options, app_id=app_id),
             hooks=observer,
             on_crash=on_crash,
-            fold_turn=asyncio.Lock(),
+            fold_turn=FoldTurn(),
         ),
         on_crash=on_crash,
         hooks=observer,

@@ -202,5 +202,8 @@ class Health:
             owned - self.observer.stopped_partitions.keys(),
             excused=excused,
             restore=self.tables.steps if self.tables.restoring else None,
+            queued={
+                tp: lane.turns_passed for tp, lane in self.lanes.by_partition.items() if lane.turns_passed is not None
+            },
         )
         self.metrics.restore_idle.set(self.watchdog.restore_idle_s)

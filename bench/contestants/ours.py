@@ -27,7 +27,7 @@ from streams.kafka.application import BatchedApp
 from streams.kafka.batches import Record, Row, Rows
 from streams.kafka.control import ControlTopic
 from streams.kafka.dead_letters import DeadLetters
-from streams.kafka.lanes import Effects, LaneContext, Lanes, StatefulFold
+from streams.kafka.lanes import Effects, FoldTurn, LaneContext, Lanes, StatefulFold
 from streams.kafka.poison import PoisonLimit
 from streams.kafka.progress import Progress
 from streams.kafka.publishing import Publisher
@@ -210,7 +210,7 @@ def _restoring(
             resume_commands=ControlTopic("unused", client_options, app_id=task.group),
             hooks=observer,
             on_crash=on_crash,
-            fold_turn=asyncio.Lock(),
+            fold_turn=FoldTurn(),
         ),
         on_crash=on_crash,
         hooks=observer,

@@ -158,6 +158,19 @@ class LaneClosedError(Exception):
     """The partition was revoked while the lane waited."""
 
 
+class FoldTurn(asyncio.Lock):
+    """Lets one lane fold a long batch at a time, in the order in which they ask."""
+
+    taken = 0
+    """How many had their turn so far. Whoever waits gets on as long as this grows."""
+
+    async def acquire(self) -> Literal[True]:
+        """Wait for one's turn, and take it."""
+        await super().acquire()
+        self.taken += 1
+        return True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneContext:
     """What all lanes of a process have in common."""
@@ -167,8 +180,8 @@ class LaneContext:
     resume_commands: ResumeCommands
     hooks: Hooks
     on_crash: Callable[[BaseException], None]
-    fold_turn: asyncio.Lock
-    """One for all: whoever folds a long batch holds it."""
+    fold_turn: FoldTurn
+    """One for all."""
 
 
 class Lane(ABC):
@@ -189,11 +202,17 @@ class Lane(ABC):
         self._closing = asyncio.Event()
         self._control_lost = False
         self._task: asyncio.Task[None] | None = None
+        self._in_queue = False
 
     @property
     def stopped(self) -> str | None:
         """Why the partition stands, or None."""
         return self.poison.stopped
+
+    @property
+    def turns_passed(self) -> int | None:
+        """While its batch waits for its turn to be folded, how many others had theirs so far; else None."""
+        return self._fold_turn.taken if self._in_queue else None
 
     def start(self) -> None:
         """Begin to take batches."""
@@ -277,7 +296,9 @@ class Lane(ABC):
         """
         if len(batch.records) <= SHORT_BATCH:
             return await self._fold(batch, effects)
+        self._in_queue = True
         async with self._fold_turn:
+            self._in_queue = False
             if self._closing.is_set():
                 raise LaneClosedError
             return await self._fold(batch, effects)

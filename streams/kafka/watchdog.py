@@ -4,6 +4,8 @@ The rule: records wait, the broker answers, no restore runs and the partition wa
 not stopped on purpose, and yet nothing was committed for ``limit_s``: then the
 process is of no use, and its supervisor starts another. A restore excuses for as
 long as it gets on: one that does nothing for ``limit_s`` is a standstill, too.
+So does a queue: whose batch waits behind those of other partitions gets on with
+each that is done, however long a slow machine takes to come round.
 While no broker answers nothing ends: a restart would not help.
 
 A thread of its own watches the event loop itself, because a loop that hangs
@@ -32,7 +34,7 @@ class Watchdog:
     def __init__(self, *, limit_s: float, on_stall: Callable[[BaseException], None]) -> None:
         self._limit_s = limit_s
         self._on_stall = on_stall
-        self._seen: dict[TP, tuple[int, float]] = {}
+        self._seen: dict[TP, tuple[tuple[int, int | None], float]] = {}
         self._restore: tuple[int, float] | None = None
         self._looked_at = time.monotonic()
         self._loop_seen = time.monotonic()
@@ -42,7 +44,13 @@ class Watchdog:
         """For how long the restore that runs has done nothing."""
 
     def look(
-        self, standings: Mapping[TP, Standing], owned: set[TP], *, excused: bool, restore: int | None = None
+        self,
+        standings: Mapping[TP, Standing],
+        owned: set[TP],
+        *,
+        excused: bool,
+        restore: int | None = None,
+        queued: Mapping[TP, int] | None = None,
     ) -> None:
         """Compare positions with those of the last look.
 
@@ -51,6 +59,7 @@ class Watchdog:
             owned: Those that this worker is to work on now: assigned, restored, not stopped.
             excused: A restore or a rebalance runs.
             restore: How many steps the restore that runs has made; None: none runs.
+            queued: Partitions whose batch waits for its turn, with the number of turns that others had so far.
         """
         now = self._loop_seen = time.monotonic()
         away, self._looked_at = now - self._looked_at > self._limit_s / 2, now
@@ -67,9 +76,10 @@ class Watchdog:
             standing = standings.get(tp)
             if standing is None:
                 continue
-            position, since = self._seen.get(tp, (-1, now))
-            if standing.lag == 0 or standing.position != position:
-                self._seen[tp] = (standing.position, now)
+            reached = (standing.position, (queued or {}).get(tp))
+            before, since = self._seen.get(tp, (None, now))
+            if standing.lag == 0 or reached != before:
+                self._seen[tp] = (reached, now)
             elif now - since > self._limit_s:
                 self._stall(
                     f"{tp.topic}/{tp.partition} stands at {standing.position} with {standing.lag} offsets to go "

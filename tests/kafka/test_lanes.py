@@ -16,6 +16,7 @@ from streams.kafka.dead_letters import DeadLetters
 from streams.kafka.lanes import (
     POSITION_KEY,
     Effects,
+    FoldTurn,
     Lane,
     LaneContext,
     Lanes,
@@ -114,8 +115,8 @@ class Seen(list[int]):
 class World:
     """A lane and everything around it."""
 
-    def __init__(self, folder: Path, *, position: Position | None = None, turn: asyncio.Lock | None = None) -> None:
-        self.turn = turn or asyncio.Lock()
+    def __init__(self, folder: Path, *, position: Position | None = None, turn: FoldTurn | None = None) -> None:
+        self.turn = turn or FoldTurn()
         self.order: list[str] = []
         self.hooks = Hooks(self.order)
         self.commands = Commands()
@@ -326,7 +327,7 @@ async def test_other_partitions_get_their_turn_during_a_long_batch(
 
 
 async def test_of_long_batches_one_is_folded_at_a_time_while_others_are_committed(tmp_path: Path) -> None:
-    turn, long = asyncio.Lock(), module.SHORT_BATCH * 3
+    turn, long = FoldTurn(), module.SHORT_BATCH * 3
     seen: list[int] = []
     worlds = [World(tmp_path / str(number), turn=turn) for number in range(3)]
     lanes = [each.stateful() for each in worlds]
@@ -347,7 +348,7 @@ async def test_of_long_batches_one_is_folded_at_a_time_while_others_are_committe
 
 
 async def test_a_short_batch_does_not_wait_for_a_long_one_to_be_folded(tmp_path: Path) -> None:
-    world = World(tmp_path, turn=asyncio.Lock())
+    world = World(tmp_path, turn=FoldTurn())
     lane = world.stateful()
     lane.start()
     assert world.turn is not None
@@ -358,8 +359,29 @@ async def test_a_short_batch_does_not_wait_for_a_long_one_to_be_folded(tmp_path:
     world.store.close()
 
 
+async def test_whose_batch_waits_for_its_turn_tells_how_many_had_theirs(tmp_path: Path) -> None:
+    world = World(tmp_path, turn=FoldTurn())
+    lane = world.stateful()
+    lane.start()
+    long = batch(*(record(n, b"1") for n in range(module.SHORT_BATCH + 1)))
+    assert lane.turns_passed is None
+    async with world.turn:
+        event = Event(long)
+        lane.take(cast("Any", event))
+        await asyncio.sleep(0.01)
+        assert lane.turns_passed == 1
+    await event.acked.wait()
+    assert lane.turns_passed is None
+    async with world.turn:
+        lane.take(cast("Any", Event(long)))
+        await asyncio.sleep(0.01)
+        assert lane.turns_passed == 3
+    await lane.close()
+    world.store.close()
+
+
 async def test_a_batch_whose_turn_comes_when_its_partition_is_revoked_is_not_folded(tmp_path: Path) -> None:
-    world = World(tmp_path, turn=asyncio.Lock())
+    world = World(tmp_path, turn=FoldTurn())
     lane = world.stateful()
     lane.start()
     assert world.turn is not None

@@ -20,7 +20,7 @@ from streams.kafka import restore
 from streams.kafka.application import BatchedApp
 from streams.kafka.batches import Row
 from streams.kafka.dead_letters import DeadLetters
-from streams.kafka.lanes import POSITION_KEY, Lane, LaneContext, StatefulLane, StatelessLane
+from streams.kafka.lanes import POSITION_KEY, FoldTurn, Lane, LaneContext, StatefulLane, StatelessLane
 from streams.kafka.poison import Poison, PoisonLimit, Position
 from streams.kafka.restore import LaneTableManager, RestoreError, Restoring, StatefulStage, StatelessStage
 from streams.kafka.store import CONDEMNED, SUSPECT, Budget, Changes, Store
@@ -99,7 +99,7 @@ class World:
                 resume_commands=Commands(),
                 hooks=self.hooks,
                 on_crash=self.hooks.crashes.append,
-                fold_turn=asyncio.Lock(),
+                fold_turn=FoldTurn(),
             ),
             on_crash=self.hooks.crashes.append,
             hooks=self.hooks,

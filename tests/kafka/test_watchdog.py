@@ -65,6 +65,35 @@ def test_progress_however_slow_is_no_stall(watchdog: Watchdog, clock: Clock, sta
     assert stalls == []
 
 
+def test_a_partition_whose_batch_waits_for_its_turn_gets_on_with_every_turn_of_another(
+    watchdog: Watchdog, clock: Clock, stalls: list[BaseException]
+) -> None:
+    for turns in range(20):  # a slow machine that owns many partitions takes minutes to come round
+        for _ in range(10):
+            clock.seconds += 1
+            watchdog.look({FIRST: at(4)}, {FIRST}, excused=False, queued={FIRST: turns})
+    assert stalls == []
+
+
+def test_a_queue_in_which_nobody_has_a_turn_is_a_stall(
+    watchdog: Watchdog, clock: Clock, stalls: list[BaseException]
+) -> None:
+    for _ in range(40):
+        clock.seconds += 1
+        watchdog.look({FIRST: at(4)}, {FIRST}, excused=False, queued={FIRST: 7})
+    assert len(stalls) == 1
+
+
+def test_turns_of_others_excuse_nobody_who_is_not_in_the_queue(
+    watchdog: Watchdog, clock: Clock, stalls: list[BaseException]
+) -> None:
+    for turns in range(40):
+        clock.seconds += 1
+        watchdog.look({FIRST: at(4), SECOND: at(turns, 99)}, {FIRST, SECOND}, excused=False, queued={SECOND: turns})
+    assert len(stalls) == 1
+    assert "mail.events/0 " in str(stalls[0])
+
+
 def test_the_limit_runs_from_the_first_new_record_after_silence(
     watchdog: Watchdog, clock: Clock, stalls: list[BaseException]
 ) -> None:
