@@ -10,7 +10,7 @@ import contextlib
 import random
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -65,6 +65,23 @@ def pulses(seed: int, partitions: int) -> Iterator[tuple[int, bytes]]:
         del known[:-500]
         number += 1
         yield partition, codecs.encode(events)
+
+
+def waiting(kind: str, messages: Iterable[int]) -> bytes:
+    """Return a body of events of messages that have been put off for two hours."""
+    now = int(time.time())
+    return codecs.encode(
+        [
+            {
+                "email": f"payer@customer{number}.example",
+                "timestamp": now - 7200 + number if kind == "deferred" else now,
+                "event": kind,
+                "sg_event_id": f"{kind}-{number}",
+                "sg_message_id": f"waiting{number}.filter0001.16648.5515E0B88.0",
+            }
+            for number in messages
+        ]
+    )
 
 
 class Traffic:

@@ -130,7 +130,7 @@ class World:
         self.subscriber.watching = False
         await self.traffic.stop()
         await self.caught_up()
-        ticked_us = await self._ticked() if alerts else None
+        ticked_us = await self.ticked() if alerts else None
         await self._release_keeper()
         owners = self._owners()
         await self.stop_all()
@@ -304,16 +304,17 @@ class World:
 
     # -- the judgement ----------------------------------------------------------------------------------------
 
-    async def _ticked(self) -> int:
+    async def ticked(self) -> int:
         """Wait until the monitor has looked at everything that is open, several times; return since when (µs)."""
         async with asyncio.timeout(PATIENCE_S):
             told = -1
-            while told != (told := len(await self._alerts())):
+            while told != (told := len(await self.alerts())):
                 since_us = time.time_ns() // 1000
                 await asyncio.sleep(5)
         return since_us
 
-    async def _alerts(self) -> list[harness.Record]:
+    async def alerts(self) -> list[harness.Record]:
+        """Return what was told on ``mail.deferral-alerts``."""
         log = await harness.read_all(self.broker, topics.DEFERRAL_ALERTS, self.settings.topics.partitions)
         return [record for found in log.values() for record in found]
 
