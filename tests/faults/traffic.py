@@ -67,16 +67,16 @@ def pulses(seed: int, partitions: int) -> Iterator[tuple[int, bytes]]:
         yield partition, codecs.encode(events)
 
 
-def waiting(kind: str, messages: Iterable[int]) -> bytes:
-    """Return a body of events of messages that have been put off for two hours."""
+def waiting(kind: str, messages: Iterable[int], *, again: int = 0) -> bytes:
+    """Return a body of events of messages that have been put off for two hours; ``again`` tells it from those before."""
     now = int(time.time())
     return codecs.encode(
         [
             {
                 "email": f"payer@customer{number}.example",
-                "timestamp": now - 7200 + number if kind == "deferred" else now,
+                "timestamp": now - 7200 + number + again if kind == "deferred" else now,
                 "event": kind,
-                "sg_event_id": f"{kind}-{number}",
+                "sg_event_id": f"{kind}-{number}-{again}",
                 "sg_message_id": f"waiting{number}.filter0001.16648.5515E0B88.0",
             }
             for number in messages

@@ -73,19 +73,27 @@ class World:
     """A broker, or a cluster, of its own in a folder of its own; ``open`` it, play, ``settle``, ``close``."""
 
     def __init__(
-        self, folder: Path, *, seed: int, kafka: str = KAFKA_VERSION, proxied: bool = False, cluster: bool = False
+        self,
+        folder: Path,
+        *,
+        seed: int,
+        kafka: str = KAFKA_VERSION,
+        proxied: bool = False,
+        cluster: bool = False,
+        broker: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.seed = seed
         self.chance = random.Random(seed)
+        """``broker``: settings of the one broker."""
         self.outcome = Outcome()
         self.members: dict[str, Member] = {}
         self.foreign: list[bytes | None] = []
         """What the scenario itself put on ``mail.events``."""
         port, controller_port, workers_port, proxy_port = ports.find(4)
-        properties = {}
+        properties = dict(broker or {})
         if proxied:  # a second listener, for the workers alone, that says the proxy's address
-            properties = {
+            properties |= {
                 "listeners": f"PLAINTEXT://127.0.0.1:{port},BAD://127.0.0.1:{workers_port},CONTROLLER://127.0.0.1:{controller_port}",
                 "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port},BAD://127.0.0.1:{proxy_port}",
                 "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,BAD:PLAINTEXT,CONTROLLER:PLAINTEXT",
