@@ -6,7 +6,8 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ from deploy.local import ports
 from deploy.local.broker import Broker
 from deploy.local.jars import KAFKA_VERSION
 from streams import topics
+from streams.domain.events import Send
+from streams.kafka.partitioner import partition_of
 from streams.settings import Settings
 from tests.broker import harness
 from tests.faults import oracle
 from tests.faults.cluster import Cluster
 from tests.faults.proxy import Proxy
-from tests.faults.traffic import Subscriber, Traffic
+from tests.faults.traffic import Subscriber, Traffic, send_record
 
 PLAIN = (sys.executable, "-m", "streams", "worker")
 FAULTY = (sys.executable, "-m", "tests.faults.worker")
@@ -59,7 +62,7 @@ class Outcome:
     complaints: list[str] = field(default_factory=list)
     """What was promised and did not hold, beside the verdict."""
     recoveries_s: list[float] = field(default_factory=list)
-    """From each fault to the first webhook after it that came through each partition."""
+    """From each fault to the first input after it that came through each partition."""
     notes: list[str] = field(default_factory=list)
     duplicates: int = 0
     """Revisions that the subscriber saw again."""
@@ -82,10 +85,10 @@ class World:
         cluster: bool = False,
         broker: Mapping[str, str] | None = None,
     ) -> None:
+        """``broker``: settings of the one broker."""
         self.folder = folder
         self.seed = seed
         self.chance = random.Random(seed)
-        """``broker``: settings of the one broker."""
         self.outcome = Outcome()
         self.members: dict[str, Member] = {}
         self.foreign: list[bytes | None] = []
@@ -243,7 +246,7 @@ class World:
     async def measure(
         self, fault: Callable[[], Awaitable[object] | object], *, patience_s: float = PATIENCE_S
     ) -> float:
-        """Do harm; return the seconds until webhooks that came after it have passed through every partition."""
+        """Do harm; return the seconds until webhooks and sends that came after it have passed through every partition."""
         began, since_ms = time.monotonic(), int(time.time() * 1000) + 1
         result = fault()
         if isinstance(result, Awaitable):
@@ -254,7 +257,7 @@ class World:
         return took
 
     async def flowing(self) -> None:
-        """Wait until webhooks pass through every partition."""
+        """Wait until webhooks and sends pass through every partition."""
         await self.subscriber.recovered(int(time.time() * 1000), PATIENCE_S)
 
     async def feed(self, bodies: Sequence[bytes | None], *, provider: str = "sendgrid") -> None:
@@ -263,6 +266,15 @@ class World:
         headers = harness.raw_headers(provider)
         rows = [(number % count, None, body, headers) for number, body in enumerate(bodies)]
         await harness.send(self.broker, topics.raw_topic(provider), rows)
+
+    async def feed_sends(self, sends: Iterable[Send]) -> None:
+        """Put sends on ``mail.sends``, each in the partition of its key."""
+        partitions = self.settings.topics.partitions
+        records = map(send_record, sends)
+        rows: list[tuple[int, bytes, bytes, list[object]]] = [
+            (partition_of(key, partitions), key, value, []) for key, value in records
+        ]
+        await harness.send(self.broker, topics.SENDS, rows)
 
     async def backlog(self, count: int = 500) -> None:
         """Put ten times ``count`` events in at once, so that the next batches are large."""
@@ -340,8 +352,9 @@ class World:
         self.expect(same, "the subscriber did not see what the model says")
 
     async def _compare_edge(self) -> None:
-        """Whatever was acknowledged to the provider is in the raw topic."""
-        raw = await harness.read_all(self.broker, topics.raw_topic("sendgrid"), self.settings.topics.partitions)
-        there = {record.value for found in raw.values() for record in found}
-        missing = sum(body not in there for body in self.traffic.acknowledged)
-        self.expect(not missing, f"{missing} acknowledged webhooks are not in the raw topic")
+        """Whatever was acknowledged, to the provider or to the application, is in its topic."""
+        names = (topics.raw_topic("sendgrid"), topics.SENDS)
+        logs = await harness.read_topics(self.broker, names, self.settings.topics.partitions)
+        there = {(name, record.value) for name, log in logs.items() for found in log.values() for record in found}
+        missing = Counter(topic for topic, value in self.traffic.acknowledged if (topic, value) not in there)
+        self.expect(not missing, f"what was acknowledged is not there: {dict(missing)}")

@@ -8,6 +8,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.structs import TopicPartition
 
 from streams import topics
+from streams.domain.events import Send
 from tests.broker import harness
 from tests.faults import oracle
 from tests.faults.scenarios.registry import Play, Scene, scenario
@@ -16,6 +17,10 @@ from tests.faults.world import Member
 
 WAITING = 100
 """So many messages have been deferred for long."""
+SENT = [
+    Send(account="acme", provider="postmark", message_id=f"sent-{number}", recipient=f"payer{number}@customer.example")
+    for number in range(100)
+]
 
 
 async def _worked(world: Scene) -> Member:
@@ -24,6 +29,7 @@ async def _worked(world: Scene) -> Member:
     worker.kept = False
     await world.start(worker)
     await world.backlog(100)
+    await world.feed_sends(SENT)
     await world.caught_up()
     return worker
 
@@ -143,33 +149,33 @@ for _topic in (topics.EVENTS, topics.DEFERRALS):
     )(_made_anew(_topic))
 
 
-async def _raw_made_anew(world: Scene) -> None:
-    """What was in it counts as put on ``mail.events`` by ourselves: its source is gone."""
+async def _sources_made_anew(world: Scene) -> None:
+    """What was in them counts as put on ``mail.events`` by ourselves: its source is gone."""
     events = await harness.read_all(world.broker, topics.EVENTS, world.settings.topics.partitions)
     world.foreign += [record.value for found in events.values() for record in found]
-    await harness.delete_topic(world.broker, topics.raw_topic("sendgrid"))
+    for topic in (topics.raw_topic("sendgrid"), topics.SENDS):
+        await harness.delete_topic(world.broker, topic)
     await topics.create(world.settings)
 
 
 @scenario(
-    "a raw topic is deleted and made anew while no worker runs: Kafka forgot the position, it is read from its start"
+    "a raw topic and mail.sends are deleted and made anew while no worker runs: Kafka forgot the position, they are read "
+    "from their start"
 )
-async def raw_made_anew(world: Scene) -> None:
+async def sources_made_anew(world: Scene) -> None:
     worker = await _at_rest(world)
-    await _raw_made_anew(world)
+    await _sources_made_anew(world)
     await world.start(worker)
     worker.kept = True
     world.traffic.start()
     await world.flowing()
 
 
-@scenario("a raw topic is deleted and made anew under a working worker")
-async def raw_made_anew_under_a_worker(world: Scene) -> None:
-    worker = world.member("worker", static=True)
-    await world.start(worker)
-    await world.backlog(100)
-    await world.caught_up()
-    await _raw_made_anew(world)
+@scenario("a raw topic and mail.sends are deleted and made anew under a working worker")
+async def sources_made_anew_under_a_worker(world: Scene) -> None:
+    worker = await _worked(world)
+    worker.kept = True
+    await _sources_made_anew(world)
     world.traffic.start()
     await world.measure(lambda: None, patience_s=400)  # the client looks for new topics each 30 s
     world.outcome.notes.append(f"{worker.restarts} restarts")
