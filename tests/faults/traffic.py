@@ -11,7 +11,7 @@ import random
 import re
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -187,7 +187,8 @@ class Subscriber:
     def __init__(self, bootstrap: str, settings: Settings) -> None:
         self._bootstrap = bootstrap
         self._partitions = range(settings.topics.partitions)
-        self._task: asyncio.Task[None] | None = None
+        self._monitor = topics.changelog_topic(settings.worker.app_id, topics.OPEN_DEFERRALS_TABLE)
+        self._tasks: list[asyncio.Task[None]] = []
         self._next: dict[int, int] = dict.fromkeys(self._partitions, 0)
         self._last: dict[tuple[bytes, str], int] = {}
         self._arrived: dict[int, float] = {}
@@ -198,19 +199,22 @@ class Subscriber:
         self.out_of_order: list[str] = []
         """Revisions that came before their turn: one is missing, or late."""
         self.processed_ms: dict[tuple[str, int], int] = {}
-        """The newest input seen, by its broker timestamp, for each partition of a source ("raw" or "sends", n) and each
-        of the output ("told", n)."""
+        """The newest input seen, by its broker timestamp, for each partition of a source ("raw" or "sends", n), of the
+        output ("told", n) and of the monitor ("watched", n)."""
         self.longest_silence_s = 0.0
         """Between two records of a partition, while ``watching``."""
         self.watching = False
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="subscriber")
+        self._tasks = [
+            asyncio.create_task(self._run(read), name=f"subscriber {read.__name__}")
+            for read in (self._read, self._watch)
+        ]
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def caught_up_with(self, log: dict[int, list[Record]], timeout_s: float = 60) -> None:
         """Wait until it has seen the last record of every partition."""
@@ -219,29 +223,40 @@ class Subscriber:
                 await asyncio.sleep(0.05)
 
     async def recovered(self, since_ms: int, timeout_s: float) -> None:
-        """Wait until webhooks and sends that came after ``since_ms`` have passed through every partition."""
-        wanted = [(kind, partition) for kind in ("raw", "sends", "told") for partition in self._partitions]
+        """Wait until webhooks and sends that came after ``since_ms`` have passed through every partition of every stage."""
+        kinds = ("raw", "sends", "told", "watched")
+        wanted = [(kind, partition) for kind in kinds for partition in self._partitions]
         async with asyncio.timeout(timeout_s):
             while any(self.processed_ms.get(one, 0) < since_ms for one in wanted):
                 await asyncio.sleep(0.02)
 
-    async def _run(self) -> None:
+    @staticmethod
+    async def _run(read: Callable[[], Awaitable[None]]) -> None:
         while True:
             with contextlib.suppress(KafkaError, OSError, TimeoutError):
-                await self._read()
+                await read()
             await asyncio.sleep(0.2)
 
-    async def _read(self) -> None:
+    @contextlib.asynccontextmanager
+    async def _consumer(self, topic: str, reset: str) -> AsyncIterator[AIOKafkaConsumer]:
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self._bootstrap,
             isolation_level="read_committed",
-            auto_offset_reset="none",
+            auto_offset_reset=reset,
             request_timeout_ms=11_000,
             fetch_max_wait_ms=100,
         )
         try:
             await consumer.start()
-            consumer.assign([TopicPartition(topics.STATUS_CHANGED, p) for p in self._partitions])
+            consumer.assign([TopicPartition(topic, p) for p in self._partitions])
+            yield consumer
+        finally:
+            with contextlib.suppress(KafkaError, OSError, TimeoutError):
+                async with asyncio.timeout(5):
+                    await consumer.stop()
+
+    async def _read(self) -> None:
+        async with self._consumer(topics.STATUS_CHANGED, "none") as consumer:
             for partition, offset in self._next.items():
                 consumer.seek(TopicPartition(topics.STATUS_CHANGED, partition), offset)
             while True:
@@ -250,10 +265,13 @@ class Subscriber:
                         self._take(record)
                     self._next[tp.partition] = fetched[-1].offset + 1
                 self._listen()
-        finally:
-            with contextlib.suppress(KafkaError, OSError, TimeoutError):
-                async with asyncio.timeout(5):
-                    await consumer.stop()
+
+    async def _watch(self) -> None:
+        """Follow the monitor by its changelog: what it commits has the timestamp of the last input in it."""
+        async with self._consumer(self._monitor, "earliest") as consumer:
+            while True:
+                for tp, fetched in (await consumer.getmany(timeout_ms=100)).items():
+                    self._mark(("watched", tp.partition), max(record.timestamp for record in fetched))
 
     def _take(self, record: Record) -> None:
         assert record.key is not None
