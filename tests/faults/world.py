@@ -151,6 +151,12 @@ class World:
         await self._compare_witness(verdict)
         await self._compare_edge()
 
+    def hear_subscriber(self) -> None:
+        """Take down what the subscriber complains of."""
+        self.outcome.duplicates = len(self.subscriber.repeated)
+        self.expect(not self.subscriber.repeated, f"the subscriber saw again: {self.subscriber.repeated[:3]}")
+        self.expect(not self.subscriber.out_of_order, f"the subscriber saw a gap: {self.subscriber.out_of_order[:3]}")
+
     async def close(self) -> None:
         """End everything that runs, whatever happened."""
         await self._release_keeper()
@@ -345,9 +351,7 @@ class World:
     async def _compare_witness(self, verdict: oracle.Verdict) -> None:
         log = await harness.read_all(self.broker, topics.STATUS_CHANGED, self.settings.topics.partitions)
         await self.subscriber.caught_up_with(log)
-        self.outcome.duplicates = len(self.subscriber.repeated)
-        self.expect(not self.subscriber.repeated, f"the subscriber saw again: {self.subscriber.repeated[:3]}")
-        self.expect(not self.subscriber.out_of_order, f"the subscriber saw a gap: {self.subscriber.out_of_order[:3]}")
+        self.hear_subscriber()
         same = dict(self.subscriber.seen) == dict(verdict.expected.changes)
         self.expect(same, "the subscriber did not see what the model says")
 
