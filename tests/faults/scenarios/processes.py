@@ -56,6 +56,7 @@ async def kill_at_each_point(world: Scene) -> None:
 
 @scenario("a transaction is left open: the next owner ends it at once, and without one its timeout does")
 async def hanging_transaction(world: Scene) -> None:
+    """The heir has the victim's name: nothing but its own fence is waited for, no session and no timeout."""
     limit_s = world.settings.kafka.transaction_timeout_s + 10  # the broker looks for old ones each 10 s
     for heir_comes in (True, False):
         patience = {"MAILSTREAMS_KAFKA__TRANSACTION_TIMEOUT_S": "300"} if heir_comes else {}
@@ -68,9 +69,9 @@ async def hanging_transaction(world: Scene) -> None:
         if heir_comes:
             heir = world.member("heir", static="one-name")
             heir.start()
-        while await world.undecided():
             await world.said(heir, "/readyz")  # Python has come up; it has yet to join, and to fence
             began = time.monotonic()
+        while await world.undecided():
             await asyncio.sleep(0.2)
         took = time.monotonic() - left_open
         world.outcome.notes.append(f"{'heir' if heir_comes else 'no heir'}: readers held back for {took:.1f} s")
@@ -86,17 +87,28 @@ async def hanging_transaction(world: Scene) -> None:
     await world.start(world.member("last", static="one-name"))
 
 
-@scenario("SIGTERM and start again, one of three static members after the other")
+@scenario(
+    "SIGTERM and start again, one of three static members after the other",
+    settings={"KAFKA__SESSION_TIMEOUT_S": 30, "KAFKA__REQUEST_TIMEOUT_S": 60, "KAFKA__REBALANCE_TIMEOUT_S": 60},
+)
 async def rolling_restart(world: Scene) -> None:
+    """None is away for as long as its session: nobody else is assigned anything anew, so nobody else's partitions stand."""
     workers = await world.at_work(3)
     for worker in workers:
         worker.kept = False
+        others = [other for other in workers if other is not worker]
+        before = [other.metric("mailstreams_rebalances_total") for other in others]
 
         async def restart(worker: Member = worker) -> None:
             await world.stop(worker)
             await world.start(worker)
 
         await world.measure(restart)
+        after = [other.metric("mailstreams_rebalances_total") for other in others]
+        world.outcome.notes.append(f"assignments of the others: {before} before, {after} after")
+        world.expect(
+            after == before, f"when {worker.name} was restarted the others were assigned their partitions anew"
+        )
         world.expect("Traceback" not in worker.log.read_text(), f"{worker.name} wrote a traceback")
 
 
