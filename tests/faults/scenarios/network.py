@@ -40,7 +40,7 @@ ANSWERS: dict[int, Any] = {
     END_TXN: EndTxnResponse_v0,
 }
 """To the requests of a transaction, in the versions that our client speaks."""
-ACCEPTED, INVALID_PRODUCER_EPOCH, PRODUCER_FENCED = 0, 47, 90
+ACCEPTED, INVALID_PRODUCER_EPOCH, CONCURRENT_TRANSACTIONS, PRODUCER_FENCED = 0, 47, 51, 90
 """Error codes."""
 
 
@@ -82,13 +82,18 @@ async def delayed_end_of_transaction(world: Scene) -> None:
 
 
 def _late_end(client: str) -> Play:
+    # before the successor has fenced, while it does, and after
+    allowed = {ACCEPTED, CONCURRENT_TRANSACTIONS, INVALID_PRODUCER_EPOCH, PRODUCER_FENCED}
+
     async def late_end(world: Scene) -> None:
         [worker] = await world.at_work()
         delays = (2.0,) if world.quick else (0.3, 1.0, 2.0, 4.0, 8.0, 14.0)
         for seconds in delays:
             late = Rule(END_TXN, Harm.LATE, seconds, client=client)
             await _harm(world, late)
-            world.outcome.notes.append(f"after {seconds:g} s: error {await _answered(late)}")
+            found = await _answered(late)
+            world.outcome.notes.append(f"after {seconds:g} s: error {found}")
+            world.expect(found and found <= allowed, f"the broker answered {found} to a late EndTxn, not {allowed}")
         world.expect(worker.restarts >= len(delays), f"it was restarted {worker.restarts} times for {len(delays)} cuts")
 
     return late_end
