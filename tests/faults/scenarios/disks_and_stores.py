@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
+from deploy.local.broker import Broker
 from streams import topics
 from tests.broker import harness
 from tests.faults import oracle
@@ -41,12 +42,20 @@ async def disk_full_for_the_store(world: Scene) -> None:
 @scenario("the disk of the broker is full: it ends; then there is space again")
 async def disk_full_for_the_broker(world: Scene) -> None:
     await world.at_work(2)
+    assert isinstance(world.broker, Broker)
     process = world.broker.process
     assert process is not None
-    _no_file_larger(process.pid, 4096)
+    # above its own log, or it could not say why
+    _no_file_larger(process.pid, world.broker.log.stat().st_size + (256 << 10))
+    filling = asyncio.create_task(world.backlog(500))
     async with asyncio.timeout(120):
         while world.broker.process is not None:
             await asyncio.sleep(0.1)
+    filling.cancel()
+    await asyncio.gather(filling, return_exceptions=True)
+    said = world.broker.log.read_text()
+    why = ("java.io.IOException: File too large", "Shutdown broker because all log dirs in ")
+    world.expect(all(words in said for words in why), "it ended and did not say why")
 
     async def start() -> None:
         world.broker.kill()
