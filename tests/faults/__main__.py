@@ -19,6 +19,7 @@ from pathlib import Path
 
 from deploy.local.jars import KAFKA_VERSION
 from tests.faults import oracle
+from tests.faults.origin import first_line
 from tests.faults.scenarios import SCENARIOS, Scenario, play
 from tests.faults.world import Outcome
 
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = [one for one in SCENARIOS.values() if not options.only or one.name in options.only]
     seed = random.SystemRandom().randrange(1 << 30) if options.seed is None else options.seed
     folder = Path(tempfile.mkdtemp(prefix="mailstreams-chaos-"))
-    print(f"seed={seed} kafka={options.kafka} load={os.getloadavg()[0]:.1f} logs in {folder}", flush=True)
+    print(first_line(seed, options.kafka), f"logs in {folder}", flush=True)
     played = [
         _try(one, folder, seed=seed, quick=options.quick, kafka=options.kafka, place=f"{number}/{len(chosen)}")
         for number, one in enumerate(chosen, 1)

@@ -3,20 +3,21 @@
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 
 import pytest
 
 from deploy.local.broker import Broker
-from streams import codecs, records, topics
+from streams import records, topics
 from streams.domain.status import Status
 from streams.settings import Settings
 from tests.broker import harness
 from tests.faults import oracle
 from tests.faults.mutants import MADE, MUTANTS
 from tests.faults.oracle import Kinds, Log, Stored, Written
+from tests.faults.traffic import waiting
 
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(300)]
 
@@ -66,23 +67,6 @@ async def run(broker: Broker, folder: Path, name: str) -> tuple[Written, Setting
     finally:
         assert worker.stop() == 0
     return await oracle.read(broker, settings, [folder / name]), settings
-
-
-def waiting(kind: str, messages: Iterable[int]) -> bytes:
-    """Return a body of events of messages that have been put off for two hours."""
-    now = int(time.time())
-    return codecs.encode(
-        [
-            {
-                "email": f"payer@customer{number}.example",
-                "timestamp": now - 7200 + number if kind == "deferred" else now,
-                "event": kind,
-                "sg_event_id": f"{kind}-{number}",
-                "sg_message_id": f"waiting{number}.filter0001.16648.5515E0B88.0",
-            }
-            for number in messages
-        ]
-    )
 
 
 async def lived(broker: Broker, settings: Settings, ended: Callable[[], bool]) -> None:

@@ -1,4 +1,4 @@
-"""What goes in during a fault, and who reads what comes out: webhooks without a pause, and a subscriber.
+"""What goes in during a fault, and who reads what comes out: webhooks and sends without a pause, and a subscriber.
 
 Both live through everything that happens to the broker. The subscriber is the
 promise's own witness: a ``read_committed`` reader of ``mail.status-changed`` from
@@ -8,9 +8,11 @@ the first record to the last, which checks every revision as it comes.
 import asyncio
 import contextlib
 import random
+import re
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -18,6 +20,9 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
 from streams import codecs, records, topics
+from streams.domain.events import Send
+from streams.kafka.partitioner import partition_of
+from streams.providers import PROVIDERS
 from streams.settings import Settings
 from tests.broker.harness import Record, raw_headers
 
@@ -27,10 +32,22 @@ KINDS = (["processed", "deferred", "delivered", "open", "bounce", "dropped"], [3
 TOPIC = topics.raw_topic("sendgrid")
 
 
-def pulses(seed: int, partitions: int) -> Iterator[tuple[int, bytes]]:
-    """Yield (raw partition, SendGrid body) for ever; half the events of each are of messages never heard of before.
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What comes at once: a webhook, and what the application says of its own sends."""
 
-    The reference names the raw partition, so that a reader of the end of the way knows how it began.
+    partition: int
+    """Of the raw topic."""
+    body: bytes
+    sends: Sequence[tuple[int, Send]]
+    """With the partitions of ``mail.sends``: those of their keys."""
+
+
+def pulses(seed: int, partitions: int) -> Iterator[Pulse]:
+    """Yield pulses for ever; half the events of each webhook are of messages never heard of before.
+
+    The reference names the partition of the source (``R`` of the raw topic, ``S`` of ``mail.sends``) that first spoke of
+    the message, so that a reader of the end of the way knows how it began; whoever speaks of it elsewhere names none.
     """
     chance = random.Random(seed)
     number = 0
@@ -42,7 +59,9 @@ def pulses(seed: int, partitions: int) -> Iterator[tuple[int, bytes]]:
         for place in range(EVENTS_PER_PULSE):
             if known and place % 2:
                 event = dict(chance.choice(known))
-                if chance.random() < 0.2:
+                if not event.get("invoice", "").startswith(f"R{partition}-"):
+                    event.pop("invoice", None)
+                elif chance.random() < 0.5:
                     events.append(event)  # SendGrid repeats itself
                     continue
             else:
@@ -63,8 +82,50 @@ def pulses(seed: int, partitions: int) -> Iterator[tuple[int, bytes]]:
                 event |= {"reason": "550 5.1.1 No such user", "status": "5.1.1", "type": "bounce"}
             events.append(event)
         del known[:-500]
+        yield Pulse(partition, codecs.encode(events), _sends(seed, number, partitions, chance))
         number += 1
-        yield partition, codecs.encode(events)
+
+
+def _sends(seed: int, number: int, partitions: int, chance: random.Random) -> list[tuple[int, Send]]:
+    """One of a message that no provider speaks of, one of a message in this pulse's webhook or in one before."""
+    own = Send(
+        account="acme",
+        provider=chance.choice(sorted(PROVIDERS)),
+        message_id=f"sent{seed}-{number}",
+        recipient=f"payer{number}@customer.example",
+    )
+    partition = partition_of(own.delivery_id.encode(), partitions)
+    own = replace(own, reference=f"S{partition}-{number}")
+    about = max(0, number - chance.randrange(5))
+    shared = Send(
+        account="acme",
+        provider="sendgrid",
+        message_id=f"live{seed}-{about}-0",
+        recipient=f"payer{about}-0@customer0.example",
+    )
+    return [(partition, own), (partition_of(shared.delivery_id.encode(), partitions), shared)]
+
+
+def waiting(kind: str, messages: Iterable[int], *, again: int = 0) -> bytes:
+    """Return a body of events of messages that have been put off for two hours; ``again`` tells it from those before."""
+    now = int(time.time())
+    return codecs.encode(
+        [
+            {
+                "email": f"payer@customer{number}.example",
+                "timestamp": now - 7200 + number + again if kind == "deferred" else now,
+                "event": kind,
+                "sg_event_id": f"{kind}-{number}-{again}",
+                "sg_message_id": f"waiting{number}.filter0001.16648.5515E0B88.0",
+            }
+            for number in messages
+        ]
+    )
+
+
+def send_record(send: Send) -> tuple[bytes, bytes]:
+    """Return key and value as the ingress writes them."""
+    return send.delivery_id.encode(), records.encode_send(send)
 
 
 class Traffic:
@@ -75,8 +136,8 @@ class Traffic:
         self._pulses = pulses(seed, settings.topics.partitions)
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
-        self.acknowledged: list[bytes] = []
-        """The bodies that all in-sync replicas have: what a provider was answered 200 for."""
+        self.acknowledged: list[tuple[str, bytes]] = []
+        """What all in-sync replicas have, by topic: the webhooks and the sends that were answered with success."""
 
     def start(self) -> None:
         self._stopping.clear()
@@ -103,11 +164,16 @@ class Traffic:
         try:
             await producer.start()
             while not self._stopping.is_set():
-                partition, body = next(self._pulses)
-                sent = await producer.send(TOPIC, body, partition=partition, headers=raw_headers("sendgrid"))
-                async with asyncio.timeout(10):
-                    await sent
-                self.acknowledged.append(body)
+                pulse = next(self._pulses)
+                rows: list[tuple[str, int, bytes | None, bytes, list[tuple[str, bytes]]]] = [
+                    *((topics.SENDS, to, *send_record(send), []) for to, send in pulse.sends),
+                    (TOPIC, pulse.partition, None, pulse.body, raw_headers("sendgrid")),
+                ]
+                for topic, to, key, value, headers in rows:
+                    sent = await producer.send(topic, value, key, partition=to, headers=headers)
+                    async with asyncio.timeout(10):
+                        await sent
+                    self.acknowledged.append((topic, value))
                 await asyncio.sleep(1 / PULSES_PER_S)
         finally:
             with contextlib.suppress(KafkaError, OSError, TimeoutError):
@@ -121,7 +187,8 @@ class Subscriber:
     def __init__(self, bootstrap: str, settings: Settings) -> None:
         self._bootstrap = bootstrap
         self._partitions = range(settings.topics.partitions)
-        self._task: asyncio.Task[None] | None = None
+        self._monitor = topics.changelog_topic(settings.worker.app_id, topics.OPEN_DEFERRALS_TABLE)
+        self._tasks: list[asyncio.Task[None]] = []
         self._next: dict[int, int] = dict.fromkeys(self._partitions, 0)
         self._last: dict[tuple[bytes, str], int] = {}
         self._arrived: dict[int, float] = {}
@@ -132,18 +199,22 @@ class Subscriber:
         self.out_of_order: list[str] = []
         """Revisions that came before their turn: one is missing, or late."""
         self.processed_ms: dict[tuple[str, int], int] = {}
-        """The newest webhook seen, by its broker timestamp, for each raw partition ("raw", n) and each of the output."""
+        """The newest input seen, by its broker timestamp, for each partition of a source ("raw" or "sends", n), of the
+        output ("told", n) and of the monitor ("watched", n)."""
         self.longest_silence_s = 0.0
         """Between two records of a partition, while ``watching``."""
         self.watching = False
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="subscriber")
+        self._tasks = [
+            asyncio.create_task(self._run(read), name=f"subscriber {read.__name__}")
+            for read in (self._read, self._watch)
+        ]
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def caught_up_with(self, log: dict[int, list[Record]], timeout_s: float = 60) -> None:
         """Wait until it has seen the last record of every partition."""
@@ -152,29 +223,40 @@ class Subscriber:
                 await asyncio.sleep(0.05)
 
     async def recovered(self, since_ms: int, timeout_s: float) -> None:
-        """Wait until webhooks that came after ``since_ms`` have passed through every partition of every stage."""
-        wanted = [(kind, partition) for kind in ("raw", "told") for partition in self._partitions]
+        """Wait until webhooks and sends that came after ``since_ms`` have passed through every partition of every stage."""
+        kinds = ("raw", "sends", "told", "watched")
+        wanted = [(kind, partition) for kind in kinds for partition in self._partitions]
         async with asyncio.timeout(timeout_s):
             while any(self.processed_ms.get(one, 0) < since_ms for one in wanted):
                 await asyncio.sleep(0.02)
 
-    async def _run(self) -> None:
+    @staticmethod
+    async def _run(read: Callable[[], Awaitable[None]]) -> None:
         while True:
             with contextlib.suppress(KafkaError, OSError, TimeoutError):
-                await self._read()
+                await read()
             await asyncio.sleep(0.2)
 
-    async def _read(self) -> None:
+    @contextlib.asynccontextmanager
+    async def _consumer(self, topic: str, reset: str) -> AsyncIterator[AIOKafkaConsumer]:
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self._bootstrap,
             isolation_level="read_committed",
-            auto_offset_reset="none",
+            auto_offset_reset=reset,
             request_timeout_ms=11_000,
             fetch_max_wait_ms=100,
         )
         try:
             await consumer.start()
-            consumer.assign([TopicPartition(topics.STATUS_CHANGED, p) for p in self._partitions])
+            consumer.assign([TopicPartition(topic, p) for p in self._partitions])
+            yield consumer
+        finally:
+            with contextlib.suppress(KafkaError, OSError, TimeoutError):
+                async with asyncio.timeout(5):
+                    await consumer.stop()
+
+    async def _read(self) -> None:
+        async with self._consumer(topics.STATUS_CHANGED, "none") as consumer:
             for partition, offset in self._next.items():
                 consumer.seek(TopicPartition(topics.STATUS_CHANGED, partition), offset)
             while True:
@@ -183,10 +265,13 @@ class Subscriber:
                         self._take(record)
                     self._next[tp.partition] = fetched[-1].offset + 1
                 self._listen()
-        finally:
-            with contextlib.suppress(KafkaError, OSError, TimeoutError):
-                async with asyncio.timeout(5):
-                    await consumer.stop()
+
+    async def _watch(self) -> None:
+        """Follow the monitor by its changelog: what it commits has the timestamp of the last input in it."""
+        async with self._consumer(self._monitor, "earliest") as consumer:
+            while True:
+                for tp, fetched in (await consumer.getmany(timeout_ms=100)).items():
+                    self._mark(("watched", tp.partition), max(record.timestamp for record in fetched))
 
     def _take(self, record: Record) -> None:
         assert record.key is not None
@@ -202,9 +287,9 @@ class Subscriber:
         self.seen[record.key].append(record.value)
         self._arrived[record.partition] = time.monotonic()
         self._mark(("told", record.partition), record.timestamp)
-        reference = str(told["reference"])
-        if reference.startswith("R"):
-            self._mark(("raw", int(reference[1 : reference.index("-")])), record.timestamp)
+        by = _BEGAN.match(str(told["reference"]))
+        if by is not None and revision == 1:  # what is told later may be the word of another partition
+            self._mark((_SOURCES[by[1]], int(by[2])), record.timestamp)
 
     def _mark(self, where: tuple[str, int], timestamp_ms: int) -> None:
         self.processed_ms[where] = max(self.processed_ms.get(where, 0), timestamp_ms)
@@ -212,3 +297,7 @@ class Subscriber:
     def _listen(self) -> None:
         if self.watching and self._arrived:
             self.longest_silence_s = max(self.longest_silence_s, time.monotonic() - min(self._arrived.values()))
+
+
+_BEGAN = re.compile("([RS])([0-9]+)-")
+_SOURCES = {"R": "raw", "S": "sends"}

@@ -6,7 +6,8 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ from deploy.local import ports
 from deploy.local.broker import Broker
 from deploy.local.jars import KAFKA_VERSION
 from streams import topics
+from streams.domain.events import Send
+from streams.kafka.partitioner import partition_of
 from streams.settings import Settings
 from tests.broker import harness
 from tests.faults import oracle
 from tests.faults.cluster import Cluster
 from tests.faults.proxy import Proxy
-from tests.faults.traffic import Subscriber, Traffic
+from tests.faults.traffic import Subscriber, Traffic, send_record
 
 PLAIN = (sys.executable, "-m", "streams", "worker")
 FAULTY = (sys.executable, "-m", "tests.faults.worker")
@@ -59,7 +62,7 @@ class Outcome:
     complaints: list[str] = field(default_factory=list)
     """What was promised and did not hold, beside the verdict."""
     recoveries_s: list[float] = field(default_factory=list)
-    """From each fault to the first webhook after it that came through each partition."""
+    """From each fault to the first input after it that came through each partition."""
     notes: list[str] = field(default_factory=list)
     duplicates: int = 0
     """Revisions that the subscriber saw again."""
@@ -73,8 +76,16 @@ class World:
     """A broker, or a cluster, of its own in a folder of its own; ``open`` it, play, ``settle``, ``close``."""
 
     def __init__(
-        self, folder: Path, *, seed: int, kafka: str = KAFKA_VERSION, proxied: bool = False, cluster: bool = False
+        self,
+        folder: Path,
+        *,
+        seed: int,
+        kafka: str = KAFKA_VERSION,
+        proxied: bool = False,
+        cluster: bool = False,
+        broker: Mapping[str, str] | None = None,
     ) -> None:
+        """``broker``: settings of the one broker."""
         self.folder = folder
         self.seed = seed
         self.chance = random.Random(seed)
@@ -83,9 +94,9 @@ class World:
         self.foreign: list[bytes | None] = []
         """What the scenario itself put on ``mail.events``."""
         port, controller_port, workers_port, proxy_port = ports.find(4)
-        properties = {}
+        properties = dict(broker or {})
         if proxied:  # a second listener, for the workers alone, that says the proxy's address
-            properties = {
+            properties |= {
                 "listeners": f"PLAINTEXT://127.0.0.1:{port},BAD://127.0.0.1:{workers_port},CONTROLLER://127.0.0.1:{controller_port}",
                 "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port},BAD://127.0.0.1:{proxy_port}",
                 "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,BAD:PLAINTEXT,CONTROLLER:PLAINTEXT",
@@ -130,7 +141,7 @@ class World:
         self.subscriber.watching = False
         await self.traffic.stop()
         await self.caught_up()
-        ticked_us = await self._ticked() if alerts else None
+        ticked_us = await self.ticked() if alerts else None
         await self._release_keeper()
         owners = self._owners()
         await self.stop_all()
@@ -139,6 +150,12 @@ class World:
         self.expect(verdict.expected.applied > 0, "no event was applied: there was nothing to judge")
         await self._compare_witness(verdict)
         await self._compare_edge()
+
+    def hear_subscriber(self) -> None:
+        """Take down what the subscriber complains of."""
+        self.outcome.duplicates = len(self.subscriber.repeated)
+        self.expect(not self.subscriber.repeated, f"the subscriber saw again: {self.subscriber.repeated[:3]}")
+        self.expect(not self.subscriber.out_of_order, f"the subscriber saw a gap: {self.subscriber.out_of_order[:3]}")
 
     async def close(self) -> None:
         """End everything that runs, whatever happened."""
@@ -235,7 +252,7 @@ class World:
     async def measure(
         self, fault: Callable[[], Awaitable[object] | object], *, patience_s: float = PATIENCE_S
     ) -> float:
-        """Do harm; return the seconds until webhooks that came after it have passed through every partition."""
+        """Do harm; return the seconds until webhooks and sends that came after it have passed through every partition."""
         began, since_ms = time.monotonic(), int(time.time() * 1000) + 1
         result = fault()
         if isinstance(result, Awaitable):
@@ -246,7 +263,7 @@ class World:
         return took
 
     async def flowing(self) -> None:
-        """Wait until webhooks pass through every partition."""
+        """Wait until webhooks and sends pass through every partition."""
         await self.subscriber.recovered(int(time.time() * 1000), PATIENCE_S)
 
     async def feed(self, bodies: Sequence[bytes | None], *, provider: str = "sendgrid") -> None:
@@ -255,6 +272,15 @@ class World:
         headers = harness.raw_headers(provider)
         rows = [(number % count, None, body, headers) for number, body in enumerate(bodies)]
         await harness.send(self.broker, topics.raw_topic(provider), rows)
+
+    async def feed_sends(self, sends: Iterable[Send]) -> None:
+        """Put sends on ``mail.sends``, each in the partition of its key."""
+        partitions = self.settings.topics.partitions
+        records = map(send_record, sends)
+        rows: list[tuple[int, bytes, bytes, list[object]]] = [
+            (partition_of(key, partitions), key, value, []) for key, value in records
+        ]
+        await harness.send(self.broker, topics.SENDS, rows)
 
     async def backlog(self, count: int = 500) -> None:
         """Put ten times ``count`` events in at once, so that the next batches are large."""
@@ -304,16 +330,17 @@ class World:
 
     # -- the judgement ----------------------------------------------------------------------------------------
 
-    async def _ticked(self) -> int:
+    async def ticked(self) -> int:
         """Wait until the monitor has looked at everything that is open, several times; return since when (µs)."""
         async with asyncio.timeout(PATIENCE_S):
             told = -1
-            while told != (told := len(await self._alerts())):
+            while told != (told := len(await self.alerts())):
                 since_us = time.time_ns() // 1000
                 await asyncio.sleep(5)
         return since_us
 
-    async def _alerts(self) -> list[harness.Record]:
+    async def alerts(self) -> list[harness.Record]:
+        """Return what was told on ``mail.deferral-alerts``."""
         log = await harness.read_all(self.broker, topics.DEFERRAL_ALERTS, self.settings.topics.partitions)
         return [record for found in log.values() for record in found]
 
@@ -324,15 +351,14 @@ class World:
     async def _compare_witness(self, verdict: oracle.Verdict) -> None:
         log = await harness.read_all(self.broker, topics.STATUS_CHANGED, self.settings.topics.partitions)
         await self.subscriber.caught_up_with(log)
-        self.outcome.duplicates = len(self.subscriber.repeated)
-        self.expect(not self.subscriber.repeated, f"the subscriber saw again: {self.subscriber.repeated[:3]}")
-        self.expect(not self.subscriber.out_of_order, f"the subscriber saw a gap: {self.subscriber.out_of_order[:3]}")
+        self.hear_subscriber()
         same = dict(self.subscriber.seen) == dict(verdict.expected.changes)
         self.expect(same, "the subscriber did not see what the model says")
 
     async def _compare_edge(self) -> None:
-        """Whatever was acknowledged to the provider is in the raw topic."""
-        raw = await harness.read_all(self.broker, topics.raw_topic("sendgrid"), self.settings.topics.partitions)
-        there = {record.value for found in raw.values() for record in found}
-        missing = sum(body not in there for body in self.traffic.acknowledged)
-        self.expect(not missing, f"{missing} acknowledged webhooks are not in the raw topic")
+        """Whatever was acknowledged, to the provider or to the application, is in its topic."""
+        names = (topics.raw_topic("sendgrid"), topics.SENDS)
+        logs = await harness.read_topics(self.broker, names, self.settings.topics.partitions)
+        there = {(name, record.value) for name, log in logs.items() for found in log.values() for record in found}
+        missing = Counter(topic for topic, value in self.traffic.acknowledged if (topic, value) not in there)
+        self.expect(not missing, f"what was acknowledged is not there: {dict(missing)}")

@@ -1,16 +1,22 @@
-"""Disks that are full; stores that are damaged, locked, or of the version before."""
+"""Disks that are full; stores that are damaged, locked, of the version before, or lost when their logs were compacted."""
 
 import asyncio
 import fcntl
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
+from deploy.local.broker import Broker
+from streams import topics
 from tests.broker import harness
+from tests.faults import oracle
 from tests.faults.scenarios.registry import Play, Scene, scenario
+from tests.faults.traffic import waiting
+from tests.faults.world import PATIENCE_S
 
 
 def _no_file_larger(pid: int, size: int) -> None:
@@ -36,12 +42,20 @@ async def disk_full_for_the_store(world: Scene) -> None:
 @scenario("the disk of the broker is full: it ends; then there is space again")
 async def disk_full_for_the_broker(world: Scene) -> None:
     await world.at_work(2)
+    assert isinstance(world.broker, Broker)
     process = world.broker.process
     assert process is not None
-    _no_file_larger(process.pid, 4096)
+    # above its own log, or it could not say why
+    _no_file_larger(process.pid, world.broker.log.stat().st_size + (256 << 10))
+    filling = asyncio.create_task(world.backlog(500))
     async with asyncio.timeout(120):
         while world.broker.process is not None:
             await asyncio.sleep(0.1)
+    filling.cancel()
+    await asyncio.gather(filling, return_exceptions=True)
+    said = world.broker.log.read_text()
+    why = ("java.io.IOException: File too large", "Shutdown broker because all log dirs in ")
+    world.expect(all(words in said for words in why), "it ended and did not say why")
 
     async def start() -> None:
         world.broker.kill()
@@ -149,3 +163,63 @@ async def version_before(world: Scene) -> None:
     await world.measure(lambda: world.start(in_place))
     await world.stop(in_place)
     await world.measure(lambda: world.start(world.member("elsewhere")))
+
+
+# --- compacted logs --------------------------------------------------------------------------------------------------
+
+COMPACTED = {"segment.ms": "1000", "min.cleanable.dirty.ratio": "0.01", "max.compaction.lag.ms": "1000"}
+"""Whatever is older than a second or two, and has a newer record of its key, goes. Tombstones stay, as in production."""
+
+
+async def _configure(world: Scene, specs: Sequence[topics.TopicSpec], more: Mapping[str, str]) -> None:
+    resources = [ConfigResource(ConfigResourceType.TOPIC, one.name, configs={**one.config, **more}) for one in specs]
+    async with world.admin() as admin:
+        await admin.alter_configs(resources)
+
+
+async def _history(world: Scene) -> None:
+    """Write several records of each of many keys, one batch after the other."""
+    bodies = harness.bodies(world.chance.randrange(1 << 30), 200, 10, deliveries=200)
+    for number in range(10):
+        await world.feed([*bodies[number::10], waiting("deferred", range(100), again=world.chance.randrange(3600))])
+        await world.flowing()
+
+
+async def _offsets(world: Scene, names: Sequence[str]) -> dict[tuple[str, int], set[int]]:
+    logs = await harness.read_topics(world.broker, names, world.settings.topics.partitions)
+    return {(name, p): {one.offset for one in found} for name, log in logs.items() for p, found in log.items()}
+
+
+@scenario(
+    "the logs are compacted under traffic; then the stores are lost, and rebuilt of what is left",
+    broker={"log.cleaner.backoff.ms": "200"},
+)
+async def compacted_changelogs(world: Scene) -> None:
+    """No store is lost before a third of what stood in each partition has gone."""
+    app_id = world.settings.worker.app_id
+    names = [topics.STATUS, *(topics.changelog_topic(app_id, table) for table in oracle.TABLES)]
+    specs = [spec for spec in topics.all_topics(world.settings) if spec.name in names]
+    [worker] = await world.at_work()
+    await _history(world)
+    stood = await _offsets(world, names)
+    await _configure(world, specs, COMPACTED)
+    gone = dict.fromkeys(stood, 0.0)
+    async with asyncio.timeout(PATIENCE_S):
+        while min(gone.values()) < 1 / 3:
+            await asyncio.sleep(1)
+            left = await _offsets(world, names)
+            gone = {at: len(offsets - left[at]) / len(offsets) for at, offsets in stood.items()}
+    for name in names:
+        share = min(share for (of, _), share in gone.items() if of == name)
+        world.outcome.notes.append(f"{name}: {share:.0%} of the records gone")
+    for _ in world.times(3):
+        await _history(world)
+        worker.kept = False
+        await asyncio.to_thread(worker.kill)
+        shutil.rmtree(worker.datadir)
+        worker.kept = True
+        await world.measure(lambda: None)
+        world.expect("restoring " in worker.output, "it restored nothing")
+    await _configure(
+        world, specs, {}
+    )  # a log that is cleaned while the oracle reads it may lack the middle of a sequence

@@ -28,8 +28,8 @@ from tests.faults.proxy import (
 )
 from tests.faults.scenarios.registry import Play, Scene, scenario
 
-TRANSACTIONAL = "mailstreams-track-"
-"""The client ids of the producers of ``track`` begin so."""
+TRACK, MONITOR = "mailstreams-track-", "mailstreams-monitor-"
+"""The client ids of the producers of the two stages with transactions begin so."""
 
 
 ANSWERS: dict[int, Any] = {
@@ -40,7 +40,7 @@ ANSWERS: dict[int, Any] = {
     END_TXN: EndTxnResponse_v0,
 }
 """To the requests of a transaction, in the versions that our client speaks."""
-ACCEPTED, INVALID_PRODUCER_EPOCH, PRODUCER_FENCED = 0, 47, 90
+ACCEPTED, INVALID_PRODUCER_EPOCH, CONCURRENT_TRANSACTIONS, PRODUCER_FENCED = 0, 47, 51, 90
 """Error codes."""
 
 
@@ -75,21 +75,41 @@ async def _answered(rule: Rule) -> set[int]:
 @scenario("EndTxn is held back for 5 s, then for longer than the worker waits for it", proxied=True)
 async def delayed_end_of_transaction(world: Scene) -> None:
     [worker] = await world.at_work()
-    await _harm(world, Rule(END_TXN, Harm.DELAY, 5, client=TRANSACTIONAL))
+    await _harm(world, Rule(END_TXN, Harm.DELAY, 5, client=TRACK))
     world.expect(worker.restarts == 0, "a delay within the deadline ended the worker")
-    await _harm(world, Rule(END_TXN, Harm.DELAY, world.settings.kafka.commit_deadline_s + 3, client=TRANSACTIONAL))
+    await _harm(world, Rule(END_TXN, Harm.DELAY, world.settings.kafka.commit_deadline_s + 3, client=TRACK))
     world.expect(worker.restarts == 1, "a delay beyond the deadline did not end the worker")
 
 
-@scenario("EndTxn reaches the broker when its sender is gone and the next owner works", proxied=True, short=True)
-async def late_end_of_transaction(world: Scene) -> None:
-    [worker] = await world.at_work()
-    delays = (2.0,) if world.quick else (0.3, 1.0, 2.0, 4.0, 8.0, 14.0)
-    for seconds in delays:
-        late = Rule(END_TXN, Harm.LATE, seconds, client=TRANSACTIONAL)
-        await _harm(world, late)
-        world.outcome.notes.append(f"after {seconds:g} s: error {await _answered(late)}")
-    world.expect(worker.restarts >= len(delays), f"it was restarted {worker.restarts} times for {len(delays)} cuts")
+def _late_end(client: str) -> Play:
+    # before the successor has fenced, while it does, and after
+    allowed = {ACCEPTED, CONCURRENT_TRANSACTIONS, INVALID_PRODUCER_EPOCH, PRODUCER_FENCED}
+
+    async def late_end(world: Scene) -> None:
+        [worker] = await world.at_work()
+        delays = (2.0,) if world.quick else (0.3, 1.0, 2.0, 4.0, 8.0, 14.0)
+        for seconds in delays:
+            late = Rule(END_TXN, Harm.LATE, seconds, client=client)
+            await _harm(world, late)
+            found = await _answered(late)
+            world.outcome.notes.append(f"after {seconds:g} s: error {found}")
+            world.expect(found and found <= allowed, f"the broker answered {found} to a late EndTxn, not {allowed}")
+        world.expect(worker.restarts >= len(delays), f"it was restarted {worker.restarts} times for {len(delays)} cuts")
+
+    return late_end
+
+
+scenario(
+    "EndTxn reaches the broker when its sender is gone and the next owner works",
+    named="late-end-of-transaction",
+    proxied=True,
+    short=True,
+)(_late_end(TRACK))
+scenario(
+    "the monitor's EndTxn reaches the broker when its sender is gone and the next owner works",
+    named="late-end-of-the-monitor",
+    proxied=True,
+)(_late_end(MONITOR))
 
 
 def _late(*, fenced: bool) -> Play:
@@ -104,7 +124,7 @@ def _late(*, fenced: bool) -> Play:
         apis = (PRODUCE,) if world.quick else tuple(ANSWERS)
         for api in apis:
             until, end = asyncio.Event(), asyncio.Event()
-            held = Rule(api, Harm.HELD, until=until, client=TRANSACTIONAL, skip=world.chance.randrange(3))
+            held = Rule(api, Harm.HELD, until=until, client=TRACK, skip=world.chance.randrange(3))
             worker.kept = fenced
             if fenced:
                 await _harm(world, held)
@@ -143,8 +163,9 @@ scenario(
 def _cut_at(harm: Harm) -> Play:
     async def cut(world: Scene) -> None:
         [worker] = await world.at_work()
-        for api in (TXN_OFFSET_COMMIT, END_TXN) if world.quick else ANSWERS:
-            await _harm(world, Rule(api, harm, client=TRANSACTIONAL, skip=world.chance.randrange(3)))
+        requests = [(api, TRACK) for api in ((TXN_OFFSET_COMMIT, END_TXN) if world.quick else ANSWERS)]
+        for api, client in (*requests, (END_TXN, MONITOR)):
+            await _harm(world, Rule(api, harm, client=client, skip=world.chance.randrange(3)))
         world.outcome.notes.append(f"{worker.restarts} restarts")
 
     return cut

@@ -15,8 +15,10 @@ Play = Callable[["Scene"], Awaitable[None]]
 class Scene(World):
     """A world, how scenarios commonly begin in it, and how often a fault is repeated."""
 
-    def __init__(self, folder: Path, *, seed: int, kafka: str, proxied: bool, cluster: bool, quick: bool) -> None:
-        super().__init__(folder, seed=seed, kafka=kafka, proxied=proxied, cluster=cluster)
+    def __init__(self, chosen: "Scenario", folder: Path, *, seed: int, kafka: str, quick: bool) -> None:
+        super().__init__(
+            folder, seed=seed, kafka=kafka, proxied=chosen.proxied, cluster=chosen.cluster, broker=chosen.broker
+        )
         self.quick = quick
 
     def times(self, whole: int, quick: int = 1) -> range:
@@ -43,6 +45,8 @@ class Scenario:
     play: Play
     settings: Mapping[str, object] = field(default_factory=dict)
     """Of the workers."""
+    broker: Mapping[str, str] = field(default_factory=dict)
+    """Settings of the broker."""
     proxied: bool = False
     """The workers reach the broker through ``world.proxy``."""
     cluster: bool = False
@@ -73,14 +77,14 @@ def scenario(about: str, *, named: str | None = None, **options: object) -> Call
 
 async def play(chosen: Scenario, folder: Path, *, seed: int, quick: bool, kafka: str = KAFKA_VERSION) -> Outcome:
     """Play a scenario in a world of its own and judge. What it breaks off with is a complaint; what was seen before stays."""
-    world = Scene(folder, seed=seed, kafka=kafka, proxied=chosen.proxied, cluster=chosen.cluster, quick=quick)
+    world = Scene(chosen, folder, seed=seed, kafka=kafka, quick=quick)
     try:
         await world.open(**chosen.settings)
         await chosen.play(world)
         if chosen.judged:
             await world.settle(alerts=chosen.alerts)
         else:
-            world.expect(not world.subscriber.repeated, "the subscriber saw a revision again")
+            world.hear_subscriber()
     except Exception as error:  # noqa: BLE001 - whatever it is, the fault was not survived
         (folder / "error.txt").write_text(traceback.format_exc())
         world.outcome.complaints.append(f"{type(error).__name__}: {str(error)[-600:]}")

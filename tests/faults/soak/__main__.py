@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import contextlib
 import logging
-import os
 import random
 import signal
 import statistics
@@ -33,6 +32,7 @@ from streams.settings import Kafka, Settings
 from tests.broker import harness
 from tests.broker.harness import Record
 from tests.faults import oracle
+from tests.faults.origin import first_line
 from tests.faults.soak import books
 from tests.faults.soak.load import PER_BODY, TOPIC, Bodies, Load
 from tests.faults.soak.samples import MEASURES, Sample, Table, plot, slope_of
@@ -370,7 +370,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background of a shell
         signal.signal(signal.SIGINT, signal.default_int_handler)
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # our own clients find the leaders of new topics
-    print(f"seed={seed} kafka={options.kafka} load={os.getloadavg()[0]:.1f}", flush=True)
+    print(first_line(seed, options.kafka), flush=True)
     try:
         with tempfile.TemporaryDirectory(prefix="mailstreams-soak-") as folder:
             return 0 if asyncio.run(_soak(options, Path(folder), results, seed)) else 1
