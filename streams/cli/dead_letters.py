@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import click
 
@@ -17,7 +17,7 @@ from streams import topics
 from streams.cli import NOTHING_FOUND, WRONG_USE, Failure, Invocation, json_option, pass_invocation
 from streams.cli._kafka import producer, read_to_end, run
 from streams.cli._output import clean, json_line, note, plural, progress, time_of_ms
-from streams.domain.status import to_micros
+from streams.domain.status import Status, to_micros
 from streams.records import DeadLetter, RecordError, decode_dead_letter, decode_deferral, decode_status
 from streams.settings import Settings
 
@@ -190,8 +190,13 @@ def _place(letter: DeadLetter) -> tuple[str, int, int, int]:
     return letter.topic, letter.partition, letter.offset, -1 if letter.element is None else letter.element
 
 
-_Word = tuple[int, int, int]
-"""What orders all that is said of a delivery: when it began (µs), its revision, its attempts."""
+class _Word(NamedTuple):
+    """What ``track`` last said of a delivery. The first three order all that is ever said of it."""
+
+    first_received_at: int
+    revision: int
+    attempts: int
+    status: str
 
 
 async def _stand(settings: Settings, keys: Collection[bytes | None]) -> dict[bytes | None, _Word]:
@@ -208,28 +213,32 @@ async def _stand(settings: Settings, keys: Collection[bytes | None]) -> dict[byt
                 try:
                     status = decode_status(record.value)
                     began = to_micros(datetime.fromisoformat(status["first_received_at"]))
-                    newest[record.key] = began, status["revision"], status["attempts"]
+                    newest[record.key] = _Word(began, status["revision"], status["attempts"], status["status"])
                 except (RecordError, KeyError, TypeError, ValueError):
                     continue  # somebody else's: the worker writes none like it
     return newest
 
 
 def _superseded(letter: DeadLetter, newest: Mapping[bytes | None, _Word]) -> str | None:
-    """Say why a word about a delivery is not its last one. The monitor cannot know: it keeps open deferrals only.
+    """Say why a word about a delivery would put a wrong one in place of what is known since.
 
-    ``track`` writes both topics in one transaction, so the last word on mail.deferrals fits the newest status.
+    The monitor cannot tell: it keeps open deferrals only. What opens or renews one must be the newest of its delivery;
+    ``track`` writes both topics in one transaction. What ends one is true as long as the delivery is not deferred now:
+    of what came after the end, such as an open, ``track`` tells the monitor nothing.
     """
     try:
         said = decode_deferral(letter.value)
     except RecordError as error:
         return f"it is not understood by this version either: {error}"
     now = newest.get(letter.key)
-    if said.status is None:
-        return None if now is None else "its delivery was forgotten, and has begun anew since"
+    if said.status is not Status.DEFERRED and (now is None or now.status != Status.DEFERRED):
+        return None
     if now is None:
         return "its delivery is gone"
-    if now != (said.first_received_at, said.revision, said.attempts):
-        return f"something newer was said of its delivery, which has revision {now[1]} and {plural(now[2], 'attempt')}"
+    if said.status is None:
+        return "its delivery was forgotten, and has begun anew since"
+    if (said.first_received_at, said.revision, said.attempts) != now[:3]:
+        return f"something newer was said of its delivery, which has revision {now.revision} and {plural(now.attempts, 'attempt')}"
     return None
 
 

@@ -78,6 +78,7 @@ async def _resume(settings: Settings, topic: str, partition: int, through: int |
         message = f"{topic}/{partition} is not stopped; the list: mailstreams resume"
         raise Failure(message, exit_code=NOTHING_FOUND)
     position = stopped[topic, partition]
+    assert position.poison is not None  # it is stopped
     if through is not None and through < position.offset:
         message = f"offset {through} is past: {topic}/{partition} stands at offset {position.offset}"
         raise Failure(message, exit_code=WRONG_USE)
@@ -90,6 +91,6 @@ async def _resume(settings: Settings, topic: str, partition: int, through: int |
             datetime.now(UTC),
             through,
             app_id=settings.worker.app_id,
-            offset=position.offset,
+            offset=position.poison.stopped_at,  # what its lane compares, also where a person moved the offset
         )
         await client.send_and_wait(where.topic, value, key=key, partition=where.partition)

@@ -258,6 +258,27 @@ def test_a_deferral_is_not_said_again_after_the_delivery_has_ended(invoke: Invok
     assert word.sent() == [last.value]
 
 
+def test_the_end_of_a_deferral_is_said_again_whatever_came_after_it(invoke: Invoke, cluster: Cluster) -> None:
+    """What ``track`` says of a delivery after its end, it does not say to the monitor."""
+    word = Word(cluster, DEFERRED, DELIVERED, EventType.OPEN)
+    first, end = word.letter(0), word.letter(1)
+
+    result = invoke("dead-letters", "replay", name_of(first), name_of(end))
+
+    assert f"refused {name_of(first)}: something newer was said of its delivery, which has revision 3" in result.stderr
+    assert word.sent() == [end.value]
+
+
+def test_the_end_of_a_deferral_is_not_said_again_of_one_that_is_deferred_anew(invoke: Invoke, cluster: Cluster) -> None:
+    word = Word(cluster, DEFERRED, EventType.DROPPED, DEFERRED)
+    end = word.letter(1)
+
+    result = invoke("dead-letters", "replay", name_of(end))
+
+    assert f"refused {name_of(end)}: something newer was said of its delivery, which has revision 3" in result.stderr
+    assert word.sent() == []
+
+
 def test_of_the_deferrals_of_one_that_waits_only_the_last_is_said_again(invoke: Invoke, cluster: Cluster) -> None:
     word = Word(cluster, DEFERRED, DEFERRED)
     first, last = word.letter(0), word.letter(1)

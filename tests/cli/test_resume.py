@@ -82,6 +82,16 @@ def test_a_stopped_partition_is_told_to_go_on(invoke: Invoke, cluster: Cluster) 
     assert order.resume_id not in {old.resume_id for _, old in before}
 
 
+def test_an_order_is_for_what_the_worker_calls_its_stand_also_where_the_offset_was_moved(
+    invoke: Invoke, cluster: Cluster
+) -> None:
+    commit(cluster, 0, stopped(), offset=40)
+
+    assert invoke("resume", TOPIC, 0).exit_code == 0
+
+    assert orders(cluster)[-1][1].offset == 100
+
+
 def test_records_up_to_an_offset_can_be_given_up(invoke: Invoke, cluster: Cluster) -> None:
     commit(cluster, 0, stopped())
 
