@@ -591,8 +591,8 @@ def _speaks(event: DeliveryEvent, rank: int, fact: Fact, said_at: int) -> bool:
 
     Two copies of one event may differ in their text; then the text decides, so that the order of arrival does not.
     """
-    weight = _weight(event.reason, event.smtp_code, event.enhanced_code)
-    before = _weight(fact.reason, fact.smtp_code, fact.enhanced_code)
+    weight = weight_of(event.reason, event.smtp_code, event.enhanced_code)
+    before = weight_of(fact.reason, fact.smtp_code, fact.enhanced_code)
     if weight != before:
         return weight > before
     if rank != said_at:
@@ -606,8 +606,8 @@ def _speaks(event: DeliveryEvent, rank: int, fact: Fact, said_at: int) -> bool:
     )
 
 
-def _weight(reason: str | None, smtp_code: int | None, enhanced_code: str | None) -> int:
-    """Return how much an answer says: 0 nothing, 1 that it is for now or for good, 2 a cause."""
+def weight_of(reason: str | None, smtp_code: int | None, enhanced_code: str | None) -> int:
+    """Return how much an answer says: 0 nothing, 1 that it is for now or for good, 2 a cause. The heaviest speaks."""
     if reason:
         return 2
     if enhanced_code:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from streams.domain.deferrals import Ending, Level
 from streams.domain.events import EventType
-from streams.domain.status import believable, later
+from streams.domain.status import believable, later, weight_of
 from streams.history.words import micros
 
 
@@ -78,9 +78,15 @@ def attempts_of(events: Iterable[Mapping[str, Any]], said: int) -> int:
 
 
 def last_deferral(events: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """Return the newest deferred event: its answer is the one that counts."""
+    """Return the deferred event whose answer counts: as in the status, the newest of those that say most."""
     entries = _of_events(event for event in events if event.get("type") == EventType.DEFERRED)
-    return max(entries, key=lambda entry: (entry.at, entry.received_at)).event if entries else None
+    return (
+        max(entries, key=lambda entry: (_weight(entry.event), entry.at, entry.received_at)).event if entries else None
+    )
+
+
+def _weight(event: Mapping[str, Any] | None) -> int:
+    return 0 if event is None else weight_of(event.get("reason"), event.get("smtp_code"), event.get("enhanced_code"))
 
 
 def _of_events(events: Iterable[Mapping[str, Any]]) -> list[Entry]:

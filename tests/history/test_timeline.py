@@ -134,10 +134,21 @@ def test_attempts_are_what_was_said_or_more_if_the_events_know_of_more() -> None
     assert attempts_of([], 2) == 2
     assert attempts_of(told, 2) == 5
     assert attempts_of(told, 9) == 9
-    newest = last_deferral(told)
-    assert newest is not None
-    assert newest["event_id"] == "b"
-    assert last_deferral([record("c", 3, 3)]) is None
+
+
+def test_the_answer_that_counts_is_the_newest_of_those_that_say_most_as_in_the_status() -> None:
+    full = record("full", 0, 1, "deferred") | {"reason": "452 4.2.2 mailbox full", "enhanced_code": "4.2.2"}
+    bare = record("bare", 9, 9, "deferred") | {"smtp_code": 450}
+    mute = record("mute", 10, 10, "deferred")
+    assert [counts(mute), counts(bare, mute), counts(mute, full, bare)] == ["mute", "bare", "full"]
+    assert counts(record("new", 20, 20, "deferred") | {"reason": "busy"}, full) == "new"
+    assert last_deferral([record("open", 3, 3)]) is None
+
+
+def counts(*events: Mapping[str, Any]) -> str:
+    found = last_deferral(events)
+    assert found is not None
+    return str(found["event_id"])
 
 
 def test_times_are_said_as_people_say_them() -> None:
