@@ -38,8 +38,7 @@ class Normalise:
             PartlyBadError: some of it can.
         """
         request = records.decode_raw(record.value, record.headers, reference_keys=self.reference_keys)
-        whole: Exception | None = None
-        """Why the request is kept as one. Replayed, it repeats its good events, which are known by their ids."""
+        whole: Exception | None = None  # why it is kept as one; replayed, it repeats good events, known by their ids
         bad: Sequence[BadElement] = ()
         try:
             events: Sequence[DeliveryEvent] = self.provider.normalise(request)
