@@ -12,6 +12,7 @@ from streams.domain.events import EventType
 from streams.policies import policies_of
 from streams.providers import PROVIDERS
 from streams.settings import Account, Kafka, Settings, SettingsError, Topics, Webhook, load, shown
+from streams.settings._sections import section_of
 from streams.topics import MAX_BODY_BYTES
 from tests.domain.deliveries import event
 
@@ -425,7 +426,7 @@ def test_the_page_of_the_configuration_is_up_to_date() -> None:
 
 def test_every_setting_has_a_unit_and_a_reason() -> None:
     page = settings.reference()
-    sections = {name: settings._section(name) for name in Settings.model_fields} | {"webhooks": Webhook}
+    sections = {name: section_of(name) for name in Settings.model_fields} | {"webhooks": Webhook}
     for section, model in sections.items():
         for name, field in model.model_fields.items():
             assert len(field.description or "") > 10, f"{section}.{name}"

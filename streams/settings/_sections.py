@@ -1,21 +1,12 @@
-"""Everything that can be set: each with its unit, its default and the reason for it.
+"""The settings themselves: a class for each section, and for each setting its unit, its default and the reason for it.
 
-Settings come from one TOML file and from environment variables
-``MAILSTREAMS_<SECTION>__<NAME>``, which win. They are read once, checked as a
-whole and frozen; nothing else in the program reads the environment. What is
-wrong is said in one line each, ``section.name: what is wrong``, and an unknown
-name is refused, because a misspelled setting that is silently ignored is found
-out in production.
-
-``docs/configuration.md`` is written from these descriptions by ``reference``.
+A wrong value is found here, by pydantic, when a section is made.
 """
 
 import ipaddress
-import os
 import re
 import ssl
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
@@ -34,19 +25,13 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError, PydanticUndefined
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from streams.providers import PROVIDERS, Provider
 
 APP_ID: Final = "mailstreams"
 """Names the consumer group, the changelog topics and the transactions: a part of what is stored, so it never changes."""
 
-CONFIG_VARIABLE: Final = "MAILSTREAMS_CONFIG"
-DEFAULT_CONFIG: Final = Path("mailstreams.toml")
-
-_PREFIX: Final = "MAILSTREAMS_"
-_DELIMITER: Final = "__"
 _MEBIBYTE: Final = 1024 * 1024
 _TEN_YEARS_DAYS: Final = 3653  # with their leap days
 """What is added to a time has an end: no calendar knows the year 30000, and a table holds microseconds in 64 bits."""
@@ -1021,122 +1006,18 @@ class Settings(_Section):
         return value
 
 
-def load(path: Path | None = None, environment: Mapping[str, str] | None = None) -> Settings:
-    """Read the settings.
-
-    Args:
-        path: the TOML file; without it ``MAILSTREAMS_CONFIG``, else ``mailstreams.toml`` here if there is one.
-        environment: the environment variables, ``os.environ`` by default.
-
-    Raises:
-        SettingsError: a file cannot be read, or settings are unknown or wrong: one line for each.
-    """
-    environment = os.environ if environment is None else environment
-    if path is None and environment.get(CONFIG_VARIABLE):
-        path = Path(environment[CONFIG_VARIABLE])
-    if path is None and DEFAULT_CONFIG.is_file():
-        path = DEFAULT_CONFIG
-    from_file = _read_file(path) if path is not None else {}
-    from_environment, variables = _read_environment(environment)
-    try:
-        return Settings.model_validate(_merged(from_file, from_environment))
-    except ValidationError as error:
-        problems = [
-            _problem(details, variables, path) for details in error.errors(include_url=False, include_input=False)
-        ]
-        raise SettingsError(problems) from None
+NESTED: Final[Mapping[str, type[BaseModel]]] = {"webhooks": Webhook, "deferrals": DeferralOverrides}
+"""The sections below an account's: ``accounts.NAME.webhooks.PROVIDER``."""
 
 
-def shown(settings: Settings) -> dict[str, Any]:
-    """Return the settings as plain values for a person to see, with every secret masked."""
-    values: dict[str, Any] = settings.model_dump(mode="json")
-    return values
-
-
-def reference() -> str:
-    """Return ``docs/configuration.md``: every setting, from the descriptions in this file."""
-    return "\n".join(_reference_lines()) + "\n"
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError([f"{path}: {error.strerror or error}"]) from None
-    except UnicodeDecodeError:
-        raise SettingsError([f"{path}: not UTF-8"]) from None
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError([f"{path}: not TOML: {error}"]) from None
-
-
-def _read_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
-    """Return the nested values, and which variable each came from.
-
-    A name without the double underscore is not ours: Kubernetes itself sets ``MAILSTREAMS_SERVICE_HOST``
-    and the like where a Service is named mailstreams.
-    """
-    values: dict[str, Any] = {}
-    variables: dict[tuple[str, ...], str] = {}
-    for variable, value in sorted(environment.items()):
-        if not variable.startswith(_PREFIX) or _DELIMITER not in variable:
-            continue
-        location = tuple(variable.removeprefix(_PREFIX).lower().split(_DELIMITER))
-        inner = values
-        for name in location[:-1]:
-            inner = inner.setdefault(name, {})
-            if not isinstance(inner, dict):
-                raise SettingsError([f"{variable}: {'.'.join(location[:-1])} is a value, it has no parts"])
-        inner[location[-1]] = value
-        variables[location] = variable
-    return values, variables
-
-
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for name, value in above.items():
-        old = merged.get(name)
-        merged[name] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
-
-
-def _problem(details: ErrorDetails, variables: Mapping[tuple[str, ...], str], path: Path | None) -> str:
-    """Say in one line what is wrong, where, and where it was set."""
-    location = tuple(str(part) for part in details["loc"] if part != "[key]")
-    variable = next(
-        (name for place, name in variables.items() if location[: len(place)] == place[: len(location)]),
-        None,
-    )
-    is_unknown = details["type"] == "extra_forbidden"
-    what = _unknown(location) if is_unknown else _reason(details)
-    origin = f" (from {variable})" if variable else f" (in {path})" if is_unknown and path is not None else ""
-    return f"{'.'.join(location)}: {what}{origin}"
-
-
-def _reason(details: ErrorDetails) -> str:
-    message = details["msg"].removeprefix("Value error, ")
-    if details["type"] == "model_type":
-        return "must be a table"
-    return message[0].lower() + message[1:] if message.startswith(("Input", "Path", "String", "Tuple")) else message
-
-
-_NESTED_DEPTH: Final = 4  # accounts.NAME.webhooks.PROVIDER
-_NESTED: Final[Mapping[str, type[BaseModel]]] = {"webhooks": Webhook, "deferrals": DeferralOverrides}
-
-
-def _unknown(location: Sequence[str]) -> str:
-    """Say what was probably meant: a similar name in this place, or this very name in another section."""
-    *parents, name = location
-    if not parents:
-        return f"unknown section{_suggestion(name, Settings.model_fields)}"
-    nested = _NESTED.get(parents[2]) if len(parents) == _NESTED_DEPTH and parents[0] == "accounts" else None
-    section = nested or _section(parents[0])
-    if similar := get_close_matches(name, section.model_fields, n=1):
-        return f"unknown setting; did you mean {similar[0]}?"
-    for other in Settings.model_fields:
-        if name in _section(other).model_fields and other != "accounts":
-            return f"unknown setting; did you mean {other}.{name}?"
-    place = ".".join(parents) if nested else parents[0]
-    return f"unknown setting; known in {place}: {', '.join(section.model_fields)}"
+def section_of(name: str) -> type[BaseModel]:
+    """Return what declares the settings of a section; of ``accounts``, those of one account."""
+    if name == "accounts":
+        return Account
+    annotation = Settings.model_fields[name].annotation
+    assert isinstance(annotation, type)
+    assert issubclass(annotation, BaseModel)
+    return annotation
 
 
 def _known_provider(name: str) -> Provider:
@@ -1146,100 +1027,12 @@ def _known_provider(name: str) -> Provider:
         ValueError: there is none.
     """
     if name not in PROVIDERS:
-        message = f"unknown provider {name!r}{_suggestion(name, PROVIDERS)}"
+        message = f"unknown provider {name!r}{suggestion(name, PROVIDERS)}"
         raise ValueError(message)
     return PROVIDERS[name]
 
 
-def _suggestion(name: str, known: Mapping[str, Any]) -> str:
+def suggestion(name: str, known: Mapping[str, Any]) -> str:
+    """Say which known name was probably meant, or which there are."""
     similar = get_close_matches(name, known, n=1)
     return f"; did you mean {similar[0]}?" if similar else f"; known: {', '.join(known)}"
-
-
-def _section(name: str) -> type[BaseModel]:
-    if name == "accounts":
-        return Account
-    annotation = Settings.model_fields[name].annotation
-    assert isinstance(annotation, type)
-    assert issubclass(annotation, BaseModel)
-    return annotation
-
-
-def _reference_lines() -> Iterator[str]:
-    yield "# Configuration"
-    yield ""
-    yield "<!-- Written by `mailstreams config reference` from streams/settings.py; change it there. -->"
-    yield ""
-    yield "Settings come from one TOML file and from environment variables, which win."
-    yield f"The file is the one named by `--config`, else by `{CONFIG_VARIABLE}`, else `{DEFAULT_CONFIG}` in the"
-    yield "working directory if there is one. Every setting has a default; no file is needed to begin."
-    yield ""
-    yield "An unknown name or a wrong value stops the program with one line for each."
-    yield "`mailstreams config show` prints what is in force, with secrets masked."
-    yield ""
-    yield "```toml"
-    yield "[kafka]"
-    yield 'bootstrap_servers = "kafka-1.example.net:9093,kafka-2.example.net:9093"'
-    yield 'security_protocol = "SASL_SSL"'
-    yield 'sasl_mechanism = "SCRAM-SHA-512"'
-    yield 'sasl_username = "mailstreams"'
-    yield "# sasl_password by the environment: MAILSTREAMS_KAFKA__SASL_PASSWORD"
-    yield ""
-    yield "[topics]"
-    yield "replication_factor = 3"
-    yield "min_insync_replicas = 2"
-    yield ""
-    yield "[accounts.billing]"
-    yield 'support_contact = "https://support.example.net/manual-send"'
-    yield ""
-    yield "[accounts.billing.webhooks.mailgun.secrets]"
-    yield "# by the environment: MAILSTREAMS_ACCOUNTS__BILLING__WEBHOOKS__MAILGUN__SECRETS__2026"
-    yield "```"
-    for section in Settings.model_fields:
-        yield from _reference_of_section("accounts.NAME" if section == "accounts" else section, _section(section))
-    for name, model in _NESTED.items():
-        yield from _reference_of_section(f"accounts.NAME.{name}.PROVIDER", model)
-
-
-def _reference_of_section(heading: str, model: type[BaseModel]) -> Iterator[str]:
-    yield ""
-    yield f"## [{heading}]"
-    yield ""
-    yield (model.__doc__ or "").strip()
-    if model is Account:
-        yield "NAME is the account's name in the path of the webhook's URL: letters, digits, `.`, `_`, `-`."
-        yield "A name given by environment variable is in lower case."
-    for name, field in model.model_fields.items():
-        yield ""
-        yield f"### `{heading}.{name}`"
-        yield ""
-        yield f"Default: {_default_text(field)}. Unit: {_unit(field)}."
-        variable = f"{_PREFIX}{heading.replace('.', _DELIMITER).upper()}{_DELIMITER}{name.upper()}"
-        if name == "secrets":
-            yield f"Environment: `{variable}{_DELIMITER}KEY`, the name of the secret in lower case."
-        elif name not in _NESTED:
-            yield f"Environment: `{variable}`."
-        yield ""
-        yield field.description or ""
-
-
-def _unit(field: FieldInfo) -> str:
-    extra = field.json_schema_extra
-    assert isinstance(extra, dict), "every setting is declared by _setting"
-    return str(extra["unit"])
-
-
-def _default_text(field: FieldInfo) -> str:
-    default = field.get_default()
-    assert default is not PydanticUndefined, "every setting has a default"
-    if default is None:
-        return "none"
-    if isinstance(default, SecretStr):  # what everybody knows is no secret yet
-        default = default.get_secret_value()
-    if default == {}:
-        return "empty"
-    if isinstance(default, bool):
-        return f"`{str(default).lower()}`"
-    if isinstance(default, tuple):
-        return f"`{', '.join(default)}`" if default else "empty"
-    return f"`{default}`"

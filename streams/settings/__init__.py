@@ -1,0 +1,47 @@
+"""Everything that can be set: each with its unit, its default and the reason for it.
+
+Settings come from one TOML file and from environment variables
+``MAILSTREAMS_<SECTION>__<NAME>``, which win. They are read once, checked as a
+whole and frozen; nothing else in the program reads the environment. What is
+wrong is said in one line each, ``section.name: what is wrong``, and an unknown
+name is refused, because a misspelled setting that is silently ignored is found
+out in production.
+
+``_sections`` declares them, ``_loading`` reads and checks them, and ``docs/configuration.md`` is written from the
+declarations by ``_reference``.
+"""
+
+from streams.settings._loading import load, shown
+from streams.settings._reference import reference
+from streams.settings._sections import (
+    Account,
+    DeferralOverrides,
+    Deferrals,
+    Ingress,
+    Kafka,
+    LogFormat,
+    Settings,
+    SettingsError,
+    Topics,
+    Web,
+    Webhook,
+    Worker,
+)
+
+__all__ = [
+    "Account",
+    "DeferralOverrides",
+    "Deferrals",
+    "Ingress",
+    "Kafka",
+    "LogFormat",
+    "Settings",
+    "SettingsError",
+    "Topics",
+    "Web",
+    "Webhook",
+    "Worker",
+    "load",
+    "reference",
+    "shown",
+]

@@ -1,0 +1,133 @@
+"""From a TOML file and the environment to checked settings; what is wrong is said in one line each.
+
+An unknown name is refused, with the name that was probably meant.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from streams.settings._sections import NESTED, Settings, SettingsError, section_of, suggestion
+
+CONFIG_VARIABLE: Final = "MAILSTREAMS_CONFIG"
+DEFAULT_CONFIG: Final = Path("mailstreams.toml")
+PREFIX: Final = "MAILSTREAMS_"
+DELIMITER: Final = "__"
+"""Of an environment variable: before its section, and between section and name."""
+
+_NESTED_DEPTH: Final = 4  # accounts.NAME.webhooks.PROVIDER
+
+
+def load(path: Path | None = None, environment: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings.
+
+    Args:
+        path: the TOML file; without it ``MAILSTREAMS_CONFIG``, else ``mailstreams.toml`` here if there is one.
+        environment: the environment variables, ``os.environ`` by default.
+
+    Raises:
+        SettingsError: a file cannot be read, or settings are unknown or wrong: one line for each.
+    """
+    environment = os.environ if environment is None else environment
+    if path is None and environment.get(CONFIG_VARIABLE):
+        path = Path(environment[CONFIG_VARIABLE])
+    if path is None and DEFAULT_CONFIG.is_file():
+        path = DEFAULT_CONFIG
+    from_file = _read_file(path) if path is not None else {}
+    from_environment, variables = _read_environment(environment)
+    try:
+        return Settings.model_validate(_merged(from_file, from_environment))
+    except ValidationError as error:
+        problems = [
+            _problem(details, variables, path) for details in error.errors(include_url=False, include_input=False)
+        ]
+        raise SettingsError(problems) from None
+
+
+def shown(settings: Settings) -> dict[str, Any]:
+    """Return the settings as plain values for a person to see, with every secret masked."""
+    values: dict[str, Any] = settings.model_dump(mode="json")
+    return values
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError([f"{path}: {error.strerror or error}"]) from None
+    except UnicodeDecodeError:
+        raise SettingsError([f"{path}: not UTF-8"]) from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError([f"{path}: not TOML: {error}"]) from None
+
+
+def _read_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
+    """Return the nested values, and which variable each came from.
+
+    A name without the double underscore is not ours: Kubernetes itself sets ``MAILSTREAMS_SERVICE_HOST``
+    and the like where a Service is named mailstreams.
+    """
+    values: dict[str, Any] = {}
+    variables: dict[tuple[str, ...], str] = {}
+    for variable, value in sorted(environment.items()):
+        if not variable.startswith(PREFIX) or DELIMITER not in variable:
+            continue
+        location = tuple(variable.removeprefix(PREFIX).lower().split(DELIMITER))
+        inner = values
+        for name in location[:-1]:
+            inner = inner.setdefault(name, {})
+            if not isinstance(inner, dict):
+                raise SettingsError([f"{variable}: {'.'.join(location[:-1])} is a value, it has no parts"])
+        inner[location[-1]] = value
+        variables[location] = variable
+    return values, variables
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for name, value in above.items():
+        old = merged.get(name)
+        merged[name] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _problem(details: ErrorDetails, variables: Mapping[tuple[str, ...], str], path: Path | None) -> str:
+    """Say in one line what is wrong, where, and where it was set."""
+    location = tuple(str(part) for part in details["loc"] if part != "[key]")
+    variable = next(
+        (name for place, name in variables.items() if location[: len(place)] == place[: len(location)]),
+        None,
+    )
+    is_unknown = details["type"] == "extra_forbidden"
+    what = _unknown(location) if is_unknown else _reason(details)
+    origin = f" (from {variable})" if variable else f" (in {path})" if is_unknown and path is not None else ""
+    return f"{'.'.join(location)}: {what}{origin}"
+
+
+def _reason(details: ErrorDetails) -> str:
+    message = details["msg"].removeprefix("Value error, ")
+    if details["type"] == "model_type":
+        return "must be a table"
+    return message[0].lower() + message[1:] if message.startswith(("Input", "Path", "String", "Tuple")) else message
+
+
+def _unknown(location: Sequence[str]) -> str:
+    """Say what was probably meant: a similar name in this place, or this very name in another section."""
+    *parents, name = location
+    if not parents:
+        return f"unknown section{suggestion(name, Settings.model_fields)}"
+    nested = NESTED.get(parents[2]) if len(parents) == _NESTED_DEPTH and parents[0] == "accounts" else None
+    section = nested or section_of(parents[0])
+    if similar := get_close_matches(name, section.model_fields, n=1):
+        return f"unknown setting; did you mean {similar[0]}?"
+    for other in Settings.model_fields:
+        if name in section_of(other).model_fields and other != "accounts":
+            return f"unknown setting; did you mean {other}.{name}?"
+    place = ".".join(parents) if nested else parents[0]
+    return f"unknown setting; known in {place}: {', '.join(section.model_fields)}"
