@@ -138,7 +138,7 @@ def tables(measured: Sequence[Measured]) -> list[str]:
             f"### {each.part}",
             "",
             f"{each.at}, {each.machine}.",
-            f"Load average before: {each.load_before:.1f}; {each.events:,} events.",
+            f"Load average before: {each.load_before:.1f}; `--events {each.events}`.",
             "",
             *table(each.all()),
             "",
