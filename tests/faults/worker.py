@@ -19,7 +19,8 @@ asked for, and ``ending``, when its end is asked for and not yet answered.
 
 ``EXPIRE_AFTER_S=120`` makes it forget a delivery two minutes after its last event,
 ``CLOCK_AHEAD_S=3600`` sets its clock forward, ``ROWS=1`` makes it write rows of
-``deliveries`` as version 1 did, ``MEMBERSHIP=dies`` ends aiokafka's task that takes
+``deliveries`` as version 1 did, where that version could say the same (in it the last
+event of a fact always spoke), ``MEMBERSHIP=dies`` ends aiokafka's task that takes
 care of the membership in the group, as it ends by itself when the first broker it
 asks names no brokers (one that stood still, and that the controller has given up).
 """
@@ -120,13 +121,14 @@ def lose_membership() -> None:
 
 
 def write_version_1() -> None:
-    """Be a worker of before ``judged`` and ``watch_at``."""
+    """Be a worker of before ``judged``, ``watch_at`` and ``said_at``."""
     from streams import records  # noqa: PLC0415 - the clock is set before
 
     encode = records.encode_row
 
     def encode_row(delivery: Any) -> bytes:
-        return version_1(encode(delivery))
+        row = encode(delivery)
+        return version_1(row) if all(fact.said_at is None for fact in delivery.facts.values()) else row
 
     records.encode_row = encode_row
 
