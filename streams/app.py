@@ -190,7 +190,6 @@ def _restoring(
         return TransactionalWriter(
             client_options=client_options,
             transactional_id=f"{app_id}-{stage}-{partition}",  # part of the persisted contract: never renamed
-            group_id=app_id,
             transaction_timeout_s=settings.kafka.transaction_timeout_s,
             request_timeout_s=settings.kafka.request_timeout_s,
             deadline_s=settings.kafka.commit_deadline_s,

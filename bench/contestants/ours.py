@@ -94,7 +94,7 @@ class Untransacted:
         """Start the producer."""
         await self._producer.start()
 
-    async def commit(self, rows: Rows, _offsets: object) -> dict[tuple[str, int], int]:
+    async def commit(self, rows: Rows) -> dict[tuple[str, int], int]:
         """Produce; the position is in the changelog's reserved row."""
         return await send_rows(self._producer, rows, self._turns)
 
@@ -179,7 +179,6 @@ def _restoring(
         return TransactionalWriter(
             client_options=client_options,
             transactional_id=f"{task.group}-{stage}-{partition}",
-            group_id=task.group,
             transaction_timeout_s=settings.kafka.transaction_timeout_s,
             request_timeout_s=settings.kafka.request_timeout_s,
             deadline_s=settings.kafka.commit_deadline_s,

@@ -5,9 +5,13 @@ The order of one batch in a ``StatefulLane``, the heart of the system:
 1. fold all records, purely, over an overlay of the table;
 2. produce every output, every changelog row and the source position, in one
    transaction, and wait for every acknowledgement;
-3. commit the source offset with it, all under one deadline;
+3. commit, all under one deadline;
 4. write the same rows to the store, with the changelog offset they reach;
 5. acknowledge to Faust, which then delivers the next batch.
+
+The source position is a row of the changelog, and nothing else is asked for it at
+a start. The group's offset tells others how far the lane is: lag, the clock of the
+stages behind. It follows a moment later (``positions``), with those of all lanes.
 
 A process killed anywhere in it loses nothing and repeats nothing that a
 ``read_committed`` reader has seen: before 3 is done, none of it counts; after it,
@@ -185,12 +189,13 @@ class LaneContext:
 
 
 class Lane(ABC):
-    """The common part: batches in order, poison, standing still and going on."""
+    """The common part: batches in order, poison, standing still and going on, and telling the group how far it is."""
 
-    def __init__(self, tp: TP, *, stage: str, position: Position, context: LaneContext) -> None:
+    def __init__(self, tp: TP, *, stage: str, position: Position, positions: Positions, context: LaneContext) -> None:
         self.tp = tp
         self.stage = stage
         self.position = position
+        self._positions = positions
         self.poison = position.poison or Poison()
         self._limit = context.limit
         self._dead_letters = context.dead_letters
@@ -233,8 +238,9 @@ class Lane(ABC):
             await asyncio.wait([self._task])
         await self.release()
 
-    async def release(self) -> None:  # noqa: B027 - a lane may hold nothing
-        """Let go of what the lane holds."""
+    async def release(self) -> None:
+        """Commit the last position, and let go of what the lane holds."""
+        await self._positions.flush()
 
     async def _open(self) -> None:  # noqa: B027 - a lane may need nothing
         """Prepare, before the first batch."""
@@ -279,6 +285,7 @@ class Lane(ABC):
             done = await self._fold_in_turn(batch, effects)
             await self._commit(done, effects)
             self._hooks.committed(self.tp, done, effects, asyncio.get_running_loop().time() - began, self.stage)
+            await self._tell_group()
             if self.stopped is None:
                 return
             self._hooks.stopped(self.tp, self.stopped)
@@ -341,6 +348,19 @@ class Lane(ABC):
         """Return the position after ``batch``."""
         timestamp = batch.records[-1].timestamp if batch.records else self.position.timestamp_ms
         return Position(batch.position, timestamp, self.poison)
+
+    async def _tell_group(self) -> None:
+        """Let the group know the position: soon, and at once where the lane stands, for that may be long.
+
+        Raises:
+            LaneClosedError: the partition has a new owner.
+        """
+        try:
+            self._positions.reach(self.tp, self.position.offset, self.position.encode())
+        except CommitFailedError as error:
+            raise LaneClosedError from error
+        if self.stopped is not None:
+            await self._positions.flush()
 
     async def _wait_for_resume(self) -> None:
         """Wait for a command that was not obeyed before.
@@ -416,13 +436,14 @@ class StatefulLane(Lane):
         *,
         stage: str,
         position: Position,
+        positions: Positions,
         context: LaneContext,
         fold: StatefulFold,
         store: Store,
         writer: TransactionalWriter,
         changelog_topic: str,
     ) -> None:
-        super().__init__(tp, stage=stage, position=position, context=context)
+        super().__init__(tp, stage=stage, position=position, positions=positions, context=context)
         self._fold_of = fold
         self._store = store
         self._writer = writer
@@ -451,6 +472,8 @@ class StatefulLane(Lane):
         self._fold_of.record(record, self.tp.partition, self._get, effects)
 
     async def _open(self) -> None:
+        if self._store.position is not None:
+            await self._tell_group()  # whoever was killed after a commit may not have come to it
         await self._fold_of.opened(self.tp.partition, self._store)
 
     async def _tick(self, batch: Batch) -> None:
@@ -463,27 +486,27 @@ class StatefulLane(Lane):
         else:
             await self._commit(batch, effects)
         self._hooks.ticked(self.tp, batch, effects, asyncio.get_running_loop().time() - began, self.stage)
+        if not effects.only_indexes:
+            await self._tell_group()
 
     async def _commit(self, batch: Batch, effects: Effects) -> None:
         position = self._moved(batch)
-        encoded = position.encode()
+        encoded = position.encode().encode()
         changelog = (self._changelog_topic, self.tp.partition)
         timestamp = max(position.timestamp_ms, 0)
         rows = [Row(key, value, timestamp) for key, value in effects.rows.items()]
-        rows.append(Row(POSITION_KEY, encoded.encode(), timestamp))
+        rows.append(Row(POSITION_KEY, encoded, timestamp))
         await self._reach("folded")
-        ends = await self._writer.commit(
-            effects.outputs | {changelog: rows},
-            {(self.tp.topic, self.tp.partition): (position.offset, encoded)},
-        )
+        ends = await self._writer.commit(effects.outputs | {changelog: rows})
         await self._reach("committed")
-        self._store.write(_changes(effects, changelog_offset=ends[changelog], position=encoded.encode()))
+        self._store.write(_changes(effects, changelog_offset=ends[changelog], position=encoded))
         self.position = position
         await self._reach("stored")
 
     async def release(self) -> None:
-        """Close the producer; the store stays open for the next lane of this partition."""
+        """Commit the last position and close the producer; the store stays open for the next lane of this partition."""
         self._fold_of.closed(self.tp.partition)
+        await super().release()
         await self._writer.close()
 
 
@@ -508,15 +531,14 @@ class StatelessLane(Lane):
         *,
         stage: str,
         position: Position,
+        positions: Positions,
         context: LaneContext,
         fold: StatelessFold,
         publisher: Publisher,
-        positions: Positions,
     ) -> None:
-        super().__init__(tp, stage=stage, position=position, context=context)
+        super().__init__(tp, stage=stage, position=position, positions=positions, context=context)
         self._fold_record_of = fold
         self._publisher = publisher
-        self._positions = positions
 
     def _fold_record(self, record: Record, effects: Effects) -> None:
         self._fold_record_of(record, effects)
@@ -529,17 +551,7 @@ class StatelessLane(Lane):
         await self._reach("folded")
         await self._publisher.publish(effects.outputs)
         await self._reach("published")
-        try:
-            self._positions.reach(self.tp, position.offset, position.encode())
-        except CommitFailedError as error:
-            raise LaneClosedError from error
         self.position = position
-        if self.stopped is not None:
-            await self._positions.flush()  # it stands for long, and others are to see why
-
-    async def release(self) -> None:
-        """Commit the last position."""
-        await self._positions.flush()
 
 
 class Lanes:

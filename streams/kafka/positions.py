@@ -1,9 +1,10 @@
-"""The positions of stages that may repeat themselves: committed together, a few times a second and when a lane closes.
+"""How far each lane is, told to the group: all together, a few times a second and when a lane closes.
 
 The rule: a position is told here only after everything before it is acknowledged,
-so it may be committed late, but never early. What is read again after a kill does
-no harm. A commit a batch would cost more than a small batch itself, and every
-batch would wait for the one before.
+so it may be committed late, but never early. A stage without state begins there
+after a kill; what it reads again does no harm. A stage with state begins where its
+changelog says, and tells the group anew. A commit a batch would cost more than a
+small batch itself, and every batch would wait for the one before.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ Commit = Callable[[Mapping[TP, tuple[int, str]]], Awaitable[None]]
 
 
 class Positions:
-    """Collects the positions of all lanes of one assignment that commit outside transactions, and commits them."""
+    """Collects the positions of all lanes of one assignment, and commits them."""
 
     def __init__(
         self, commit: Commit, *, on_crash: Callable[[BaseException], None], interval_s: float = COMMIT_EVERY_S

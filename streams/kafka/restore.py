@@ -6,7 +6,7 @@ For each partition of a stateful stage:
    previous owner left open, and fails whatever it still sends;
 2. **restore**: read the changelog from where the store ends to where it ends now;
 3. take the **source position** from the changelog's reserved row, not from the
-   group's committed offset: that may be read before a pending commit is decided;
+   group's committed offset: that is behind after a kill, and is then set right;
 4. **seek** to it, drop whatever was fetched before, and only then deliver.
 
 Faust's own recovery reads changelogs through its consumer and waits for the last
@@ -276,6 +276,7 @@ class LaneTableManager(TableManager):
             await asyncio.gather(*(writer.close() for writer in writers.values()))
             raise
         lanes: list[Lane] = []
+        positions = Positions(self.app.batch_consumer.commit_positions, on_crash=wanted.on_crash)
         for stage, tp in stateful:
             store = self.stores[tp]
             position = Position.decode(store.position) if store.position else None
@@ -284,6 +285,7 @@ class LaneTableManager(TableManager):
                     tp,
                     stage=stage.name,
                     position=self._checked(tp, position, begins[tp], ends[tp]),
+                    positions=positions,
                     context=wanted.lane_context,
                     fold=stage.fold,
                     store=store,
@@ -291,7 +293,6 @@ class LaneTableManager(TableManager):
                     changelog_topic=stage.changelog_topic,
                 )
             )
-        positions = Positions(self.app.batch_consumer.commit_positions, on_crash=wanted.on_crash)
         for plain, tp in stateless:
             at = committed.get(TopicPartition(tp.topic, tp.partition))
             position = None if at is None else Position.of_committed(at.offset, at.metadata)
@@ -300,10 +301,10 @@ class LaneTableManager(TableManager):
                     tp,
                     stage=plain.name,
                     position=self._checked(tp, position, begins[tp], ends[tp]),
+                    positions=positions,
                     context=wanted.lane_context,
                     fold=plain.fold,
                     publisher=wanted.publisher,
-                    positions=positions,
                 )
             )
         return lanes

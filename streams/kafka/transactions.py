@@ -1,5 +1,8 @@
 """One Kafka transaction a batch: outputs, changelog rows and source position become visible together or not at all.
 
+The source position is a row among the others. The group's offset is no part of it:
+it would cost two more requests, one after the other, and is not what a start goes by.
+
 The rule: **after any doubt the process ends.** aiokafka speaks the transaction
 protocol of before KIP-890, in which a delayed request can end a later
 transaction of the same epoch. So inside a transaction no request is sent twice,
@@ -21,7 +24,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.protocol.transaction import EndTxnRequest
-from aiokafka.structs import OffsetAndMetadata, RecordMetadata, TopicPartition
+from aiokafka.structs import RecordMetadata
 
 from streams.kafka.batches import Row, Rows
 
@@ -106,7 +109,6 @@ class TransactionalWriter:
         *,
         client_options: Mapping[str, Any],
         transactional_id: str,
-        group_id: str,
         transaction_timeout_s: float,
         request_timeout_s: float,
         deadline_s: float,
@@ -115,7 +117,6 @@ class TransactionalWriter:
         replace_after_idle_s: float = REPLACE_AFTER_IDLE_S,
     ) -> None:
         self.transactional_id = transactional_id
-        self._group_id = group_id
         self._deadline_s = deadline_s
         self._replace_after_rows = replace_after_rows
         self._replace_after_idle_s = replace_after_idle_s
@@ -149,10 +150,8 @@ class TransactionalWriter:
         self._used_at = time.monotonic()
         await producer.start()
 
-    async def commit(
-        self, rows: Rows, offsets: Mapping[tuple[str, int], tuple[int, str]]
-    ) -> dict[tuple[str, int], int]:
-        """Write ``rows`` and commit the group's ``offsets`` (position, metadata) in one transaction.
+    async def commit(self, rows: Rows) -> dict[tuple[str, int], int]:
+        """Write ``rows`` in one transaction.
 
         Returns:
             For each (topic, partition) written to, the offset after its last row.
@@ -169,7 +168,7 @@ class TransactionalWriter:
             async with asyncio.timeout(self._deadline_s):
                 if self._rows_sent >= self._replace_after_rows or idle_s >= self._replace_after_idle_s:
                     producer = await self._replace(producer)
-                ends = await self._commit(producer, rows, offsets)
+                ends = await self._commit(producer, rows)
         except BaseException as error:
             self._failed = True
             if isinstance(error, asyncio.CancelledError):
@@ -180,26 +179,13 @@ class TransactionalWriter:
         self._rows_sent += max((len(destined) for destined in rows.values()), default=0)
         return ends
 
-    async def _commit(
-        self, producer: AIOKafkaProducer, rows: Rows, offsets: Mapping[tuple[str, int], tuple[int, str]]
-    ) -> dict[tuple[str, int], int]:
-        committed = {TopicPartition(*tp): OffsetAndMetadata(*offset) for tp, offset in offsets.items()}
+    async def _commit(self, producer: AIOKafkaProducer, rows: Rows) -> dict[tuple[str, int], int]:
         self._end_requested = False
         await producer.begin_transaction()
         self._in_transaction = True
-        # The offsets go on their way beside the rows: both are part of the transaction, only its end waits for both.
-        results = await asyncio.gather(
-            send_rows(producer, rows, self._turns),
-            producer.send_offsets_to_transaction(committed, self._group_id),
-            return_exceptions=True,
-        )
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+        ends = await send_rows(producer, rows, self._turns)
         await producer.commit_transaction()
         self._in_transaction = False
-        ends = results[0]
-        assert isinstance(ends, dict)
         return ends
 
     async def _replace(self, producer: AIOKafkaProducer) -> AIOKafkaProducer:

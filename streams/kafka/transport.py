@@ -530,7 +530,7 @@ class BatchConsumer(driver.Consumer):
         """Do nothing, for the same reason."""
 
     async def commit_positions(self, positions: Mapping[TP, tuple[int, str]]) -> None:
-        """Commit outside a transaction, for stages that may repeat themselves; see ``BatchConsumerThread``."""
+        """Commit (position, metadata) of partitions; see ``BatchConsumerThread``."""
         try:
             await self._thread.commit_positions(positions)
         except IllegalStateError as error:  # a partition left this member between the check and the commit

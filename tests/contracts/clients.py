@@ -10,7 +10,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.structs import TopicPartition
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from deploy.local.broker import Broker
 from streams.kafka.batches import Row
@@ -69,7 +69,6 @@ def new_writer(
     broker: Broker,
     *,
     transactional_id: str | None = None,
-    group_id: str | None = None,
     deadline_s: float = 10,
     request_timeout_s: float = 10,
     **more: Any,
@@ -77,7 +76,6 @@ def new_writer(
     return TransactionalWriter(
         client_options={"bootstrap_servers": broker.bootstrap},
         transactional_id=transactional_id or unique("writer"),
-        group_id=group_id or unique("group"),
         transaction_timeout_s=30,
         request_timeout_s=request_timeout_s,
         deadline_s=deadline_s,
@@ -159,3 +157,12 @@ async def committed(broker: Broker, group_id: str, topic: str, partition: int = 
         return None if found is None or found.offset < 0 else (found.offset, found.metadata)
     finally:
         await admin.close()
+
+
+async def commit_position(broker: Broker, group_id: str, topic: str, offset: int, metadata: str = "") -> None:
+    """Commit partition 0's offset as somebody who is no member: the group has none at that time."""
+    async with AIOKafkaConsumer(
+        bootstrap_servers=broker.bootstrap, group_id=group_id, enable_auto_commit=False
+    ) as consumer:
+        consumer.assign([TopicPartition(topic, 0)])
+        await consumer.commit({TopicPartition(topic, 0): OffsetAndMetadata(offset, metadata)})

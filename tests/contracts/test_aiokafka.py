@@ -151,7 +151,7 @@ async def test_a_log_that_ends_in_markers_is_read_to_its_end_by_position_althoug
     topic, name = await new_topic(broker), unique("owner")
     tp = TopicPartition(topic, 0)
     async with fenced_writer(broker) as writer:
-        await writer.commit({(topic, 0): rows(b"a", b"b")}, {(topic, 0): (1, "")})
+        await writer.commit({(topic, 0): rows(b"a", b"b")})
     async with plain_transactional(broker, name) as aborted:
         await aborted.begin_transaction()
         await aborted.send_and_wait(topic, key=b"x", value=b"x", partition=0)
@@ -175,7 +175,7 @@ async def test_the_assignment_knows_every_position_at_once_and_it_passes_markers
     topic = await new_topic(broker)
     tp = TopicPartition(topic, 0)
     async with fenced_writer(broker) as writer:
-        await writer.commit({(topic, 0): rows(b"a", b"b")}, {(topic, 0): (1, "")})
+        await writer.commit({(topic, 0): rows(b"a", b"b")})
     async with consumer_of(broker, isolation_level="read_committed") as consumer:
         consumer.assign([tp])
         assignment = consumer._subscription.subscription.assignment
@@ -217,7 +217,7 @@ async def test_a_seek_drops_what_was_fetched_before(broker: Broker) -> None:
     topic = await new_topic(broker)
     tp = TopicPartition(topic, 0)
     async with fenced_writer(broker) as writer:
-        await writer.commit({(topic, 0): rows(*(b"%d" % n for n in range(100)))}, {(topic, 0): (1, "")})
+        await writer.commit({(topic, 0): rows(*(b"%d" % n for n in range(100)))})
     async with consumer_of(broker, isolation_level="read_committed") as consumer:
         consumer.assign([tp])
         consumer.seek(tp, 0)
@@ -232,7 +232,7 @@ async def test_a_paused_partition_gives_nothing_until_it_is_resumed(broker: Brok
     topic = await new_topic(broker)
     tp = TopicPartition(topic, 0)
     async with fenced_writer(broker) as writer:
-        await writer.commit({(topic, 0): rows(b"a")}, {(topic, 0): (1, "")})
+        await writer.commit({(topic, 0): rows(b"a")})
     async with consumer_of(broker, isolation_level="read_committed") as consumer:
         consumer.assign([tp])
         consumer.seek(tp, 0)

@@ -10,12 +10,7 @@ import pytest
 from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError
 from aiokafka.producer.producer import AIOKafkaProducer
 from aiokafka.protocol.produce import ProduceRequest
-from aiokafka.protocol.transaction import (
-    AddOffsetsToTxnRequest,
-    AddPartitionsToTxnRequest,
-    EndTxnRequest,
-    TxnOffsetCommitRequest,
-)
+from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnRequest
 from aiokafka.structs import TopicPartition
 
 from deploy.local.broker import Broker
@@ -23,7 +18,6 @@ from streams.kafka.batches import Row
 from streams.kafka.transactions import TransactionalWriter, TransactionInDoubtError
 from tests.contracts.clients import (
     NOW_MS,
-    committed,
     end_of,
     fenced_writer,
     many_rows,
@@ -40,27 +34,31 @@ TOO_LARGE = many_rows(1, 5_000)[0]
 SMALL_TOPIC = {"max.message.bytes": "2000"}
 
 
-def at(topic: str, offset: int = 1) -> dict[tuple[str, int], tuple[int, str]]:
-    """Return a position to commit; a transaction always has one."""
-    return {(topic, 0): (offset, "")}
-
-
 def producer_of(writer: TransactionalWriter) -> Any:
     assert writer._producer is not None
     return writer._producer
 
 
-async def test_rows_and_offsets_of_a_transaction_become_visible_together(broker: Broker) -> None:
-    first, second, source = await new_topic(broker), await new_topic(broker), await new_topic(broker)
-    group = unique("group")
-    async with fenced_writer(broker, group_id=group) as writer:
-        ends = await writer.commit(
-            {(first, 0): rows(b"a", b"b"), (second, 0): rows(b"c")}, {(source, 0): (17, '{"offset":17}')}
-        )
+async def test_rows_of_a_transaction_become_visible_together(broker: Broker) -> None:
+    first, second = await new_topic(broker), await new_topic(broker)
+    async with fenced_writer(broker) as writer:
+        producer, go = producer_of(writer), asyncio.Event()
+        commit_transaction = producer.commit_transaction
+
+        async def later() -> None:
+            await go.wait()
+            await commit_transaction()
+
+        producer.commit_transaction = later
+        task = asyncio.create_task(writer.commit({(first, 0): rows(b"a", b"b"), (second, 0): rows(b"c")}))
+        while await end_of(broker, second, isolation_level="read_uncommitted") == 0:
+            await asyncio.sleep(0.01)
+        assert await values(broker, first) == await values(broker, second) == []
+        go.set()
+        ends = await task
 
     assert await values(broker, first) == [b"a", b"b"]
     assert await values(broker, second) == [b"c"]
-    assert await committed(broker, group, source) == (17, '{"offset":17}')
     assert ends == {(first, 0): 2, (second, 0): 1}
 
 
@@ -74,8 +72,7 @@ async def test_rows_keep_their_key_timestamp_headers_and_tombstones(broker: Brok
                     Row(b"k", None, NOW_MS + 1),
                     Row(None, None, NOW_MS + 2, [("only", b"headers")]),
                 ]
-            },
-            at(topic),
+            }
         )
     found = await read(broker, topic)
     assert [(r.key, r.value, r.timestamp, list(r.headers)) for r in found] == [
@@ -90,8 +87,8 @@ async def test_the_returned_end_is_after_the_last_row_of_a_log_with_markers_and_
 ) -> None:
     topic = await new_topic(broker)
     async with fenced_writer(broker, compression_type=None) as writer:
-        assert await writer.commit({(topic, 0): rows(b"a")}, at(topic)) == {(topic, 0): 1}
-        ends = await writer.commit({(topic, 0): many_rows(300, 8_000)}, at(topic))  # 2.4 MB: three batches
+        assert await writer.commit({(topic, 0): rows(b"a")}) == {(topic, 0): 1}
+        ends = await writer.commit({(topic, 0): many_rows(300, 8_000)})  # 2.4 MB: three batches
     assert ends == {(topic, 0): 302}  # the row, its commit marker, 300 rows
     assert await end_of(broker, topic) == 303
 
@@ -100,8 +97,7 @@ async def test_the_returned_end_is_after_the_last_row_of_a_log_with_markers_and_
 
 
 async def test_plain_aiokafka_commits_a_transaction_of_which_a_batch_failed(broker: Broker) -> None:
-    good, small, source = await new_topic(broker), await new_topic(broker, config=SMALL_TOPIC), await new_topic(broker)
-    group = unique("group")
+    good, small = await new_topic(broker), await new_topic(broker, config=SMALL_TOPIC)
     async with plain_transactional(broker) as producer:
         await producer.begin_transaction()
         batch, large = producer.create_batch(), producer.create_batch()
@@ -109,7 +105,6 @@ async def test_plain_aiokafka_commits_a_transaction_of_which_a_batch_failed(brok
         large.append(key=TOO_LARGE.key, value=TOO_LARGE.value, timestamp=NOW_MS)
         await producer.send_batch(batch, good, partition=0)
         failing = await producer.send_batch(large, small, partition=0)
-        await producer.send_offsets_to_transaction({TopicPartition(source, 0): 5}, group)
         await producer.commit_transaction()
         with pytest.raises(MessageSizeTooLargeError):
             await failing
@@ -117,24 +112,21 @@ async def test_plain_aiokafka_commits_a_transaction_of_which_a_batch_failed(brok
     assert await values(broker, good) == [b"a"], (
         "aiokafka no longer commits over a failed batch: simplify transactions.py"
     )
-    assert (await committed(broker, group, source) or (None,))[0] == 5
     assert await values(broker, small) == []
 
 
 async def test_a_produce_that_fails_inside_a_transaction_is_not_committed(broker: Broker) -> None:
-    good, small, source = await new_topic(broker), await new_topic(broker, config=SMALL_TOPIC), await new_topic(broker)
-    group, name = unique("group"), unique("writer")
-    async with fenced_writer(broker, group_id=group, transactional_id=name) as writer:
-        await writer.commit({(good, 0): rows(b"before")}, {(source, 0): (4, "")})
+    good, small = await new_topic(broker), await new_topic(broker, config=SMALL_TOPIC)
+    name = unique("writer")
+    async with fenced_writer(broker, transactional_id=name) as writer:
+        await writer.commit({(good, 0): rows(b"before")})
         with pytest.raises(TransactionInDoubtError, match="MessageSizeTooLarge"):
             await writer.commit(
                 {(good, 0): rows(b"a"), (small, 0): [TOO_LARGE]},
-                {(source, 0): (5, "")},
             )
     async with fenced_writer(broker, transactional_id=name):
         assert await values(broker, good) == [b"before"]
         assert await values(broker, small) == []
-        assert await committed(broker, group, source) == (4, "")
 
 
 async def test_every_batch_is_awaited_even_when_another_failed(broker: Broker) -> None:
@@ -150,14 +142,14 @@ async def test_every_batch_is_awaited_even_when_another_failed(broker: Broker) -
 
         producer.send_batch = recorded
         with pytest.raises(TransactionInDoubtError):
-            await writer.commit({(small, 0): [TOO_LARGE], (good, 0): rows(b"a")}, at(good))
+            await writer.commit({(small, 0): [TOO_LARGE], (good, 0): rows(b"a")})
         assert len(futures) == 2
         assert all(future.done() for future in futures)
 
 
 # -- a lost connection, a repeated EndTxn --------------------------------------------------------------------------------
 
-REQUESTS = [AddPartitionsToTxnRequest, ProduceRequest, AddOffsetsToTxnRequest, TxnOffsetCommitRequest, EndTxnRequest]
+REQUESTS = [AddPartitionsToTxnRequest, ProduceRequest, EndTxnRequest]
 
 
 def lose_once(producer: Any, request_type: type, *, before: bool) -> list[str]:
@@ -196,12 +188,10 @@ class LossyWriter(TransactionalWriter):
 async def test_a_connection_lost_inside_a_transaction_puts_it_in_doubt(
     broker: Broker, request_type: type, before: bool
 ) -> None:
-    topic, source = await new_topic(broker), await new_topic(broker)
-    group, name = unique("group"), unique("writer")
+    topic, name = await new_topic(broker), unique("writer")
     writer = LossyWriter(
         client_options={"bootstrap_servers": broker.bootstrap},
         transactional_id=name,
-        group_id=group,
         transaction_timeout_s=30,
         request_timeout_s=10,
         deadline_s=10,
@@ -211,18 +201,17 @@ async def test_a_connection_lost_inside_a_transaction_puts_it_in_doubt(
     began = time.monotonic()
 
     with pytest.raises(TransactionInDoubtError):
-        await writer.commit({(topic, 0): rows(b"a")}, {(source, 0): (9, "")})
+        await writer.commit({(topic, 0): rows(b"a")})
 
     assert writer.lost == [request_type.__name__]
     assert time.monotonic() - began < 5, "it is told at once, not when the deadline is over"
     # And it is never used again.
     with pytest.raises(TransactionInDoubtError, match="failed before"):
-        await writer.commit({(topic, 0): rows(b"b")}, {(source, 0): (10, "")})
+        await writer.commit({(topic, 0): rows(b"b")})
     await writer.close()
     async with fenced_writer(broker, transactional_id=name):
         told = request_type is EndTxnRequest and not before
         assert await values(broker, topic) == ([b"a"] if told else []), "in doubt is either wholly there or not at all"
-        assert await committed(broker, group, source) == ((9, "") if told else None)
 
 
 async def test_plain_aiokafka_sends_a_second_end_of_transaction_after_a_lost_connection(broker: Broker) -> None:
@@ -250,7 +239,7 @@ async def test_a_second_end_of_transaction_is_refused(broker: Broker) -> None:
         producer = producer_of(writer)
         manager = producer._txn_manager
         assert manager is not None
-        await writer.commit({(topic, 0): rows(b"a")}, at(topic))
+        await writer.commit({(topic, 0): rows(b"a")})
         again: Any = EndTxnRequest(
             transactional_id=writer.transactional_id,
             producer_id=manager.producer_id,
@@ -264,29 +253,29 @@ async def test_a_second_end_of_transaction_is_refused(broker: Broker) -> None:
 async def test_a_connection_lost_outside_a_transaction_is_survived(broker: Broker) -> None:
     topic = await new_topic(broker)
     async with fenced_writer(broker) as writer:
-        await writer.commit({(topic, 0): rows(b"a")}, at(topic))
+        await writer.commit({(topic, 0): rows(b"a")})
         for connection in list(producer_of(writer).client._conns.values()):
             connection.close()
-        await writer.commit({(topic, 0): rows(b"b")}, at(topic))
+        await writer.commit({(topic, 0): rows(b"b")})
     assert await values(broker, topic) == [b"a", b"b"]
 
 
 async def test_a_cancelled_commit_is_never_followed_by_another(broker: Broker) -> None:
     topic = await new_topic(broker)
     async with fenced_writer(broker) as writer:
-        task = asyncio.create_task(writer.commit({(topic, 0): rows(b"a")}, at(topic)))
+        task = asyncio.create_task(writer.commit({(topic, 0): rows(b"a")}))
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         with pytest.raises(TransactionInDoubtError):
-            await writer.commit({(topic, 0): rows(b"b")}, at(topic))
+            await writer.commit({(topic, 0): rows(b"b")})
 
 
 async def test_a_writer_that_was_never_fenced_writes_nothing(broker: Broker) -> None:
     topic = await new_topic(broker)
     with pytest.raises(TransactionInDoubtError, match="never fenced"):
-        await new_writer(broker).commit({(topic, 0): rows(b"a")}, at(topic))
+        await new_writer(broker).commit({(topic, 0): rows(b"a")})
     assert await values(broker, topic, isolation_level="read_uncommitted") == []
 
 
@@ -294,43 +283,37 @@ async def test_a_writer_that_was_never_fenced_writes_nothing(broker: Broker) -> 
 
 
 async def test_a_fence_ends_at_once_what_the_previous_owner_left_open_and_it_is_never_seen(broker: Broker) -> None:
-    topic, source = await new_topic(broker), await new_topic(broker)
-    group, name = unique("group"), unique("owner")
+    topic, name = await new_topic(broker), unique("owner")
     async with plain_transactional(broker, name) as previous:
         await previous.begin_transaction()
         await previous.send_and_wait(topic, key=b"zombie", value=b"zombie", partition=0)
-        await previous.send_offsets_to_transaction({TopicPartition(source, 0): 3}, group)
         assert await end_of(broker, topic) == 0, "the transaction is open"
 
         began = time.monotonic()
-        async with fenced_writer(broker, transactional_id=name, group_id=group) as writer:
+        async with fenced_writer(broker, transactional_id=name) as writer:
             took = time.monotonic() - began
             assert await end_of(broker, topic) == 2, "the row and the abort marker, before fence() returns"
             assert await values(broker, topic) == []
-            assert await committed(broker, group, source) is None
             assert took < 5
-            await writer.commit({(topic, 0): rows(b"new")}, {(source, 0): (4, "")})
+            await writer.commit({(topic, 0): rows(b"new")})
     assert await values(broker, topic) == [b"new"]
     assert await values(broker, topic, isolation_level="read_uncommitted") == [b"zombie", b"new"]
-    assert await committed(broker, group, source) == (4, "")
 
 
 async def test_a_fenced_writers_commit_raises_and_nothing_of_it_is_seen(broker: Broker) -> None:
-    topic, source = await new_topic(broker), await new_topic(broker)
-    group, name = unique("group"), unique("owner")
-    async with fenced_writer(broker, transactional_id=name, group_id=group) as stalled:
-        await stalled.commit({(topic, 0): rows(b"a")}, {(source, 0): (1, "")})
-        async with fenced_writer(broker, transactional_id=name, group_id=group) as owner:
+    topic, name = await new_topic(broker), unique("owner")
+    async with fenced_writer(broker, transactional_id=name) as stalled:
+        await stalled.commit({(topic, 0): rows(b"a")})
+        async with fenced_writer(broker, transactional_id=name) as owner:
             with pytest.raises(TransactionInDoubtError):
-                await stalled.commit({(topic, 0): rows(b"zombie")}, {(source, 0): (2, "")})
-            await owner.commit({(topic, 0): rows(b"b")}, {(source, 0): (2, "")})
+                await stalled.commit({(topic, 0): rows(b"zombie")})
+            await owner.commit({(topic, 0): rows(b"b")})
     assert await values(broker, topic) == [b"a", b"b"]
 
 
 async def test_a_writer_fenced_in_the_middle_of_its_transaction_never_becomes_visible(broker: Broker) -> None:
-    topic, source = await new_topic(broker), await new_topic(broker)
-    group, name = unique("group"), unique("owner")
-    async with fenced_writer(broker, transactional_id=name, group_id=group) as stalled:
+    topic, name = await new_topic(broker), unique("owner")
+    async with fenced_writer(broker, transactional_id=name) as stalled:
         held, go = asyncio.Event(), asyncio.Event()
         producer = producer_of(stalled)
         commit_transaction = producer.commit_transaction
@@ -341,10 +324,10 @@ async def test_a_writer_fenced_in_the_middle_of_its_transaction_never_becomes_vi
             await commit_transaction()
 
         producer.commit_transaction = stall
-        task = asyncio.create_task(stalled.commit({(topic, 0): rows(b"zombie")}, {(source, 0): (1, "")}))
+        task = asyncio.create_task(stalled.commit({(topic, 0): rows(b"zombie")}))
         await held.wait()
-        async with fenced_writer(broker, transactional_id=name, group_id=group) as owner:
-            await owner.commit({(topic, 0): rows(b"a")}, {(source, 0): (1, "")})
+        async with fenced_writer(broker, transactional_id=name) as owner:
+            await owner.commit({(topic, 0): rows(b"a")})
             go.set()
             with pytest.raises(TransactionInDoubtError):
                 await task
@@ -364,16 +347,16 @@ def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 
 @pytest.mark.broker
 async def test_the_deadline_is_kept_while_the_broker_stands_still(own_broker: Broker) -> None:
-    topic, source = await new_topic(own_broker), await new_topic(own_broker)
+    topic = await new_topic(own_broker)
     name = unique("writer")
     writer = new_writer(own_broker, transactional_id=name, deadline_s=2, request_timeout_s=6)
     await writer.fence()
-    await writer.commit({(topic, 0): rows(b"a")}, {(source, 0): (1, "")})
+    await writer.commit({(topic, 0): rows(b"a")})
     own_broker.pause()
     try:
         began = time.monotonic()
         with pytest.raises(TransactionInDoubtError, match="Timeout"):
-            await writer.commit({(topic, 0): rows(b"b")}, {(source, 0): (2, "")})
+            await writer.commit({(topic, 0): rows(b"b")})
         assert 1.9 < time.monotonic() - began < 3.5
         began = time.monotonic()
         await writer.close()
@@ -403,7 +386,7 @@ async def test_a_producer_is_replaced_before_its_sequence_numbers_wrap(broker: B
     async with fenced_writer(broker, replace_after_rows=5) as writer:
         producers = []
         for number in range(6):
-            await writer.commit({(topic, 0): rows(b"%d-a" % number, b"%d-b" % number)}, at(topic))
+            await writer.commit({(topic, 0): rows(b"%d-a" % number, b"%d-b" % number)})
             producers.append(producer_of(writer))
         assert producers[0] is producers[1] is producers[2]
         assert producers[3] is not producers[2], "after 6 rows the next transaction has a new producer"
@@ -423,9 +406,9 @@ async def test_a_producer_that_is_to_be_replaced_takes_nothing_back_from_an_owne
         fenced_writer(broker, transactional_id=name) as successor,
     ):
         with pytest.raises(TransactionInDoubtError):
-            await woken.commit({(topic, 0): rows(b"of the one that slept")}, at(topic))
+            await woken.commit({(topic, 0): rows(b"of the one that slept")})
         with pytest.raises(TransactionInDoubtError):
-            await woken.commit({(topic, 0): rows(b"once more")}, at(topic))
+            await woken.commit({(topic, 0): rows(b"once more")})
         assert producer_of(successor) is not producer_of(woken)
     assert await values(broker, topic) == []
 
@@ -435,7 +418,7 @@ async def test_the_first_batch_of_every_output_goes_before_the_second_of_any(bro
     order: list[str] = []
     added: list[set[str]] = []
     async with fenced_writer(broker) as writer:
-        await writer.commit({(topic, 0): rows(b"known") for topic in (first, second, third)}, at(first))
+        await writer.commit({(topic, 0): rows(b"known") for topic in (first, second, third)})
         producer = producer_of(writer)
         send_batch, send = producer.send_batch, producer.client.send
 
@@ -451,7 +434,7 @@ async def test_the_first_batch_of_every_output_goes_before_the_second_of_any(bro
         producer.send_batch = recorded
         producer.client.send = looked_at
         await writer.commit(
-            {(first, 0): many_rows(300, 8_000), (second, 0): many_rows(150, 8_000), (third, 0): rows(b"a")}, at(third)
+            {(first, 0): many_rows(300, 8_000), (second, 0): many_rows(150, 8_000), (third, 0): rows(b"a")}
         )
     assert order[:3] == [first, second, third]
     assert order.count(first) == 3
@@ -465,7 +448,7 @@ async def test_rows_of_one_partition_keep_their_order_over_many_batches(broker: 
     topic = await new_topic(broker)
     sent = many_rows(500, 8_000)
     async with fenced_writer(broker) as writer:
-        await writer.commit({(topic, 0): sent}, at(topic))
+        await writer.commit({(topic, 0): sent})
     assert await values(broker, topic) == [row.value for row in sent]
 
 
@@ -473,5 +456,5 @@ async def test_a_row_larger_than_a_batch_is_sent_in_one_of_its_own(broker: Broke
     topic = await new_topic(broker, config={"max.message.bytes": str(8 << 20)})
     large = Row(b"large", b"z" * (3 << 20), NOW_MS)
     async with fenced_writer(broker, compression_type=None) as writer:
-        await writer.commit({(topic, 0): [*rows(b"a"), large, *rows(b"b")]}, at(topic))
+        await writer.commit({(topic, 0): [*rows(b"a"), large, *rows(b"b")]})
     assert await values(broker, topic) == [b"a", large.value, b"b"]

@@ -174,14 +174,14 @@ def position_before_outputs() -> None:
     """``track`` commits its position in a transaction of its own; then it is killed."""
     commit, calls = TransactionalWriter.commit, count()
 
-    async def in_two(writer: TransactionalWriter, rows: Any, offsets: Any) -> dict[tuple[str, int], int]:
+    async def in_two(writer: TransactionalWriter, rows: Any) -> dict[tuple[str, int], int]:
         positions = {to: [row for row in sent if row.key == POSITION_KEY] for to, sent in rows.items()}
         others = {to: [row for row in sent if row.key != POSITION_KEY] for to, sent in rows.items()}
-        ends = await commit(writer, {to: sent for to, sent in positions.items() if sent}, offsets)
+        ends = await commit(writer, {to: sent for to, sent in positions.items() if sent})
         if _tells(others) and next(calls) == 6:
             _made()
             os.kill(os.getpid(), signal.SIGKILL)
-        return ends | await commit(writer, {to: sent for to, sent in others.items() if sent}, offsets)
+        return ends | await commit(writer, {to: sent for to, sent in others.items() if sent})
 
     _patch(TransactionalWriter, "commit", in_two)
 
@@ -255,11 +255,10 @@ def _patch(where: Any, name: str, by: object) -> None:
 def _patch_changelog(change: Callable[[list[Row]], list[Row]]) -> None:
     commit = TransactionalWriter.commit
 
-    async def changed(writer: TransactionalWriter, rows: Any, offsets: Any) -> dict[tuple[str, int], int]:
+    async def changed(writer: TransactionalWriter, rows: Any) -> dict[tuple[str, int], int]:
         return await commit(
             writer,
             {to: change(sent) if to[0].endswith("-deliveries-changelog") else sent for to, sent in rows.items()},
-            offsets,
         )
 
     _patch(TransactionalWriter, "commit", changed)

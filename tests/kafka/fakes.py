@@ -62,19 +62,17 @@ class Writer:
     """Kafka's transactions: what was committed, in order."""
 
     order: list[str]
-    transactions: list[tuple[Rows, dict[tuple[str, int], tuple[int, str]]]] = field(default_factory=list)
+    transactions: list[Rows] = field(default_factory=list)
     fails: BaseException | None = None
     next_offset: int = 100
     closed: bool = False
 
-    async def commit(
-        self, rows: Rows, offsets: Mapping[tuple[str, int], tuple[int, str]]
-    ) -> dict[tuple[str, int], int]:
+    async def commit(self, rows: Rows) -> dict[tuple[str, int], int]:
         await asyncio.sleep(0)
         if self.fails is not None:
             raise self.fails
         self.order.append("transaction")
-        self.transactions.append((rows, dict(offsets)))
+        self.transactions.append(rows)
         ends = {}
         for destination, destined in rows.items():
             self.next_offset += len(destined)

@@ -142,11 +142,21 @@ class World:
             fold_turn=self.turn,
         )
 
-    def stateful(self) -> StatefulLane:
+    def _positions(self, interval_s: float) -> Positions:
+        async def commit(positions: Mapping[TP, tuple[int, str]]) -> None:
+            if self.commit_fails is not None:
+                raise self.commit_fails
+            self.order.append("position")
+            self.commits.extend((tp, *position) for tp, position in positions.items())
+
+        return Positions(commit, on_crash=self.crashes.append, interval_s=interval_s)
+
+    def stateful(self, *, told_after_s: float = 60) -> StatefulLane:
         return StatefulLane(
             SOURCE,
             stage="track",
             position=self.position,
+            positions=self._positions(told_after_s),
             context=self._context(),
             fold=self.fold,
             store=self.store,
@@ -159,20 +169,14 @@ class World:
             self.fold.record(record, SOURCE.partition, lambda _: None, effects)
             effects.rows.clear()
 
-        async def commit(positions: Mapping[TP, tuple[int, str]]) -> None:
-            if self.commit_fails is not None:
-                raise self.commit_fails
-            self.order.append("position")
-            self.commits.extend((tp, *position) for tp, position in positions.items())
-
         return StatelessLane(
             SOURCE,
             stage="track",
             position=self.position,
+            positions=self._positions(0.01),
             context=self._context(),
             fold=fold,
             publisher=cast("Any", self.publisher),
-            positions=Positions(commit, on_crash=self.crashes.append, interval_s=0.01),
         )
 
     async def process(self, lane: Lane, *batches: Batch) -> list[Event]:
@@ -186,7 +190,16 @@ class World:
         return events
 
     def rows_of(self, destination: tuple[str, int]) -> list[list[Row]]:
-        return [rows.get(destination, []) for rows, _ in self.writer.transactions]
+        return [rows.get(destination, []) for rows in self.writer.transactions]
+
+    def kept_positions(self) -> list[Position]:
+        """The position row of each transaction."""
+        return [
+            Position.decode(row.value or b"")
+            for rows in self.rows_of(STORED)
+            for row in rows
+            if row.key == POSITION_KEY
+        ]
 
 
 @pytest.fixture(autouse=True)
@@ -241,9 +254,9 @@ async def test_the_store_is_untouched_until_the_transaction_is_committed(world: 
     await until(lambda: world.store.get(b"a") == b"1")
 
 
-async def test_outputs_changelog_rows_position_and_offset_are_one_transaction(world: World, lane: StatefulLane) -> None:
+async def test_outputs_changelog_rows_and_position_are_one_transaction(world: World, lane: StatefulLane) -> None:
     await world.process(lane, batch(record(5, b"1", key=b"a"), record(6, b"2", key=b"b"), position=9))
-    [(rows, offsets)] = world.writer.transactions
+    [rows] = world.writer.transactions
     expected = Position(9, TIME_MS + 6, Poison(seen=2)).encode()
     assert values_of(rows[OUT]) == [b"1", b"2"]
     assert [(row.key, row.value) for row in rows[STORED]] == [
@@ -252,7 +265,6 @@ async def test_outputs_changelog_rows_position_and_offset_are_one_transaction(wo
         (POSITION_KEY, expected.encode()),
     ]
     assert {row.timestamp_ms for row in rows[STORED]} == {TIME_MS + 6}, "derived from the source, never from the clock"
-    assert offsets == {(SOURCE.topic, SOURCE.partition): (9, expected)}
     assert set(rows) == {OUT, STORED}
     assert world.store.changelog_offset == world.writer.next_offset
     assert world.store.position == expected.encode()
@@ -416,7 +428,7 @@ async def test_a_poison_record_leaves_no_trace_but_its_dead_letter_in_the_same_t
     world: World, lane: StatefulLane
 ) -> None:
     await world.process(lane, batch(record(1, b"1", key=b"a"), *bad(2), record(3, b"1", key=b"a")))
-    [(rows, _)] = world.writer.transactions
+    [rows] = world.writer.transactions
     assert values_of(rows[OUT]) == [b"1", b"2"]
     assert [row.key for row in rows[STORED]] == [b"a", POSITION_KEY]
     [dead] = rows[DEAD]
@@ -480,11 +492,12 @@ async def test_a_partition_that_stops_commits_what_was_before_and_not_the_record
     world: World, lane: StatefulLane
 ) -> None:
     event = await stopped(world, lane)
-    [(rows, offsets)] = world.writer.transactions
+    [rows] = world.writer.transactions
     assert values_of(rows[OUT]) == [b"1"]
     assert [records.decode_dead_letter(row.value, row.headers).offset for row in rows[DEAD]] == [11, 12]
-    assert offsets[(SOURCE.topic, SOURCE.partition)][0] == 13
-    kept = Position.decode(offsets[(SOURCE.topic, SOURCE.partition)][1])
+    kept = world.kept_positions()[-1]
+    assert kept.offset == 13
+    assert world.commits == [(SOURCE, 13, kept.encode())], "and the group sees at once why it stands"
     assert kept.poison is not None
     assert kept.poison.stopped == "3 of the last 4 records are bad: RecordError: no event"
     assert event.acks == 0, "Faust gives it nothing more meanwhile"
@@ -504,13 +517,11 @@ async def test_a_resumed_partition_goes_on_exactly_with_the_record_that_stopped_
     await event.acked.wait()
     assert world.fold.seen == [13, 14, 15]
     assert ("resumed", SOURCE) in world.hooks.told
-    [_, (rows, offsets)] = world.writer.transactions
+    [_, rows] = world.writer.transactions
     assert [records.decode_dead_letter(row.value, row.headers).offset for row in rows[DEAD]] == [13, 14]
     assert values_of(rows[OUT]) == [b"1"]
-    assert offsets[(SOURCE.topic, SOURCE.partition)][0] == 20
-    assert Position.decode(offsets[(SOURCE.topic, SOURCE.partition)][1]).poison == Poison(
-        seen=3, bad=2, resume_id="first"
-    )
+    kept = world.kept_positions()[-1]
+    assert (kept.offset, kept.poison) == (20, Poison(seen=3, bad=2, resume_id="first"))
 
 
 async def test_a_partition_whose_cause_was_not_mended_stops_again_and_obeys_no_command_twice(
@@ -525,11 +536,11 @@ async def test_a_partition_whose_cause_was_not_mended_stops_again_and_obeys_no_c
     await until(lambda: world.commands.asked > asked + 3)
     assert lane.stopped
     assert event.acks == 0
-    assert [offsets[(SOURCE.topic, SOURCE.partition)][0] for _, offsets in world.writer.transactions] == [12, 14]
+    assert [kept.offset for kept in world.kept_positions()] == [12, 14]
     assert set(world.commands.stands) == {12, 14}, "each command is asked for by the offset of the stand"
     world.commands.command = ("second", 19)
     await event.acked.wait()
-    assert world.writer.transactions[-1][1][(SOURCE.topic, SOURCE.partition)][0] == 20
+    assert world.kept_positions()[-1].offset == 20
 
 
 async def test_dead_letter_through_lets_all_bad_records_up_to_it_go_and_no_good_one(
@@ -649,10 +660,10 @@ async def test_what_falls_due_at_a_tick_is_a_transaction_like_any_other(world: W
     world.store.write(Changes(rows={b"a": b"1"}))
     world.fold.due = [b"a"]
     await world.process(lane, Batch(SOURCE, (), 7, now=99))
-    [(rows, offsets)] = world.writer.transactions
+    [rows] = world.writer.transactions
     assert rows[OUT] == [Row(b"a", None, 1)]
     assert (rows[STORED][0].key, rows[STORED][0].value) == (b"a", None)
-    assert offsets[(SOURCE.topic, SOURCE.partition)][0] == 7
+    assert [kept.offset for kept in world.kept_positions()] == [7]
     assert world.store.get(b"a") is None
     assert world.order == ["folded", "transaction", "committed", "stored", "ticked"]
 
@@ -713,6 +724,75 @@ async def test_an_idle_lane_closes_at_once_and_one_that_never_began_too(world: W
         await world.stateful().close()
 
 
+# -- how far it is ------------------------------------------------------------------------------------------------------------
+
+
+async def test_the_group_is_told_of_a_transaction_soon_after_it_and_of_none_that_failed(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    lane = world.stateful(told_after_s=0.01)
+    lane.start()
+    await world.process(lane, batch(record(5, b"1", key=b"a"), position=9))
+    await until(lambda: world.commits)
+    assert world.order == ["folded", "transaction", "committed", "stored", "told", "position"]
+    assert world.commits == [(SOURCE, 9, world.kept_positions()[-1].encode())]
+    world.writer.fails = TransactionInDoubtError("lost")
+    await world.process(lane, batch(record(10, b"1", key=b"a")))
+    await lane.close()
+    assert len(world.commits) == 1
+    world.store.close()
+
+
+async def test_the_group_is_told_of_a_tick_that_moved_the_position(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.store.write(Changes(rows={b"a": b"1"}))
+    world.fold.due = [b"a"]
+    lane = world.stateful()
+    lane.start()
+    await world.process(lane, Batch(SOURCE, (), 7, now=99))
+    await lane.close()
+    assert [offset for _, offset, _ in world.commits] == [7]
+    world.store.close()
+
+
+async def test_a_lane_tells_the_group_where_it_begins_for_one_that_was_killed_after_a_commit_may_not_have(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path, position=Position(9, TIME_MS))
+    world.store.write(Changes(position=world.position.encode().encode()))
+    lane = world.stateful(told_after_s=0.01)
+    lane.start()
+    await until(lambda: world.commits)
+    assert world.commits == [(SOURCE, 9, Position(9, TIME_MS).encode())]
+    await lane.close()
+    world.store.close()
+
+
+async def test_a_lane_that_has_done_nothing_tells_the_group_nothing(tmp_path: Path) -> None:
+    """A committed offset beside an empty changelog means that the changelog was deleted."""
+    world = World(tmp_path, position=Position(9))
+    lane = world.stateful()
+    lane.start()
+    await asyncio.sleep(0)
+    await lane.close()
+    assert world.commits == []
+    world.store.close()
+
+
+async def test_a_lane_whose_partition_has_a_new_owner_ends_with_its_last_batch_counted(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.commit_fails = CommitFailedError("rebalanced")
+    lane = world.stateful(told_after_s=0.01)
+    lane.start()
+    await world.process(lane, batch(record(1, b"1", key=b"a")))
+    await asyncio.sleep(0.05)
+    await world.process(lane, *(batch(record(n, b"1", key=b"a")) for n in (2, 3)))
+    assert world.crashes == []
+    assert world.fold.seen == [1, 2]
+    assert [told[1] for told in world.hooks.told] == [[1], [2]]
+    await lane.close()
+    world.store.close()
+
+
 # -- a stage without state ---------------------------------------------------------------------------------------------------------
 
 
@@ -756,7 +836,7 @@ async def test_a_position_that_the_group_no_longer_takes_ends_the_lane_and_not_t
     await world.process(lane, *(batch(record(n, b"1", key=b"a")) for n in (2, 3)))
     assert world.crashes == []
     assert world.fold.seen == [1, 2]
-    assert lane.position.offset == 2
+    assert world.commits == []
     await lane.close()
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from deploy.local.broker import Broker
 from streams.kafka.poison import Position
 from streams.kafka.progress import Progress, Standing, time_for_tick
-from tests.contracts.clients import fenced_writer, new_topic, plain_transactional, rows, unique
+from tests.contracts.clients import commit_position, fenced_writer, new_topic, plain_transactional, rows, unique
 
 WALL = 1_790_000_000_000_000
 HOUR = 3_600_000_000
@@ -427,11 +427,10 @@ async def test_a_look_at_the_broker_sees_ends_positions_and_the_last_timestamp(b
         shared_topics=frozenset({raw}),
     )
     try:
-        async with fenced_writer(broker, group_id=group) as writer:
-            await writer.commit(
-                {(raw, 0): rows(b"a", b"b"), (events, 0): rows(b"c")},
-                {(raw, 0): (1, Position(1, 1_234).encode()), (events, 0): (0, "by another tool")},
-            )
+        async with fenced_writer(broker) as writer:
+            await writer.commit({(raw, 0): rows(b"a", b"b"), (events, 0): rows(b"c")})
+        await commit_position(broker, group, raw, 1, Position(1, 1_234).encode())
+        await commit_position(broker, group, events, 0, "by another tool")
         await progress._look()
     finally:
         await progress.close()

@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
-from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from aiokafka.structs import TopicPartition
 from faust.types import TP
 
 from deploy.local.broker import Broker
@@ -27,6 +27,7 @@ from streams.kafka.store import CONDEMNED, SUSPECT, Budget, Changes, Store
 from streams.kafka.transactions import TransactionalWriter
 from tests.contracts.clients import (
     NOW_MS,
+    commit_position,
     end_of,
     fenced_writer,
     new_topic,
@@ -113,7 +114,7 @@ class World:
 
     def _new_writer(self, stage: str, partition: int) -> TransactionalWriter:
         assert (stage, partition) == ("track", 0)
-        writer = new_writer(self.broker, transactional_id=self.writer_name, group_id=self.group)
+        writer = new_writer(self.broker, transactional_id=self.writer_name)
         self.writers.append(writer)
         return writer
 
@@ -142,7 +143,7 @@ class World:
     ) -> None:
         """Commit what a worker commits: rows, the position's row and the group's offset."""
         kept = position_row or Position(position, NOW_MS)
-        async with fenced_writer(self.broker, transactional_id=self.writer_name, group_id=self.group) as writer:
+        async with fenced_writer(self.broker, transactional_id=self.writer_name) as writer:
             await writer.commit(
                 {
                     (self.changelog, 0): [
@@ -150,22 +151,17 @@ class World:
                         Row(POSITION_KEY, kept.encode().encode(), NOW_MS),
                     ]
                 },
-                {self.source: (position, kept.encode())},
             )
+        await commit_position(self.broker, self.group, self.source.topic, position, kept.encode())
 
     async def fill_sources(self, count: int = 20) -> None:
         async with fenced_writer(self.broker) as writer:
             await writer.commit(
                 {tp: rows(*(b"%d" % n for n in range(count))) for tp in (self.source, self.plain)},
-                {self.source: (0, "")},
             )
 
     async def commit_by_hand(self, tp: TP, offset: int, metadata: str = "") -> None:
-        async with AIOKafkaConsumer(
-            bootstrap_servers=self.broker.bootstrap, group_id=self.group, enable_auto_commit=False
-        ) as consumer:
-            consumer.assign([TopicPartition(*tp)])
-            await consumer.commit({TopicPartition(*tp): OffsetAndMetadata(offset, metadata)})
+        await commit_position(self.broker, self.group, tp.topic, offset, metadata)
 
     async def delete_before(self, tp: TP, offset: int) -> None:
         admin: Any = AIOKafkaAdminClient(bootstrap_servers=self.broker.bootstrap)
@@ -211,7 +207,7 @@ async def test_the_position_is_that_of_the_reserved_row_whatever_the_group_has_c
     assert stateful.position == Position(9, NOW_MS, Poison(seen=9, bad=2))
 
 
-async def test_a_commit_that_is_still_pending_when_the_offset_is_read_is_not_missed(world: World) -> None:
+async def test_a_commit_that_is_still_pending_is_not_missed(world: World) -> None:
     await world.fill_sources()
     await world.work(4)
     # The previous owner asked for the commit and died; its markers are being written while the next one restores.
@@ -220,7 +216,6 @@ async def test_a_commit_that_is_still_pending_when_the_offset_is_read_is_not_mis
         await previous.send_and_wait(
             world.changelog, key=POSITION_KEY, value=Position(8).encode().encode(), partition=0
         )
-        await previous.send_offsets_to_transaction({TopicPartition(*world.source): 8}, world.group)
         await previous.commit_transaction()
         stateful, _, _ = await world.restore()
         assert stateful.position.offset == 8
@@ -337,7 +332,7 @@ async def test_a_changelog_that_ends_in_markers_is_restored_to_its_end_and_does_
 async def test_what_a_previous_owner_left_open_is_ended_first_and_never_restored(world: World) -> None:
     await world.fill_sources()
     await world.work(3, (b"a", row(1)))
-    zombie = new_writer(world.broker, transactional_id=world.writer_name, group_id=world.group)
+    zombie = new_writer(world.broker, transactional_id=world.writer_name)
     await zombie.fence()
     producer = zombie._producer
     assert producer is not None

@@ -8,21 +8,14 @@ from functools import partial
 from typing import Any
 
 from aiokafka.protocol.produce import ProduceResponse_v7
-from aiokafka.protocol.transaction import (
-    AddOffsetsToTxnResponse_v0,
-    AddPartitionsToTxnResponse_v0,
-    EndTxnResponse_v0,
-    TxnOffsetCommitResponse_v0,
-)
+from aiokafka.protocol.transaction import AddPartitionsToTxnResponse_v0, EndTxnResponse_v0
 
 from tests.faults.proxy import (
-    ADD_OFFSETS,
     ADD_PARTITIONS,
     END_TXN,
     FETCH,
     HEARTBEAT,
     PRODUCE,
-    TXN_OFFSET_COMMIT,
     Harm,
     Rule,
 )
@@ -35,8 +28,6 @@ TRACK, MONITOR = "mailstreams-track-", "mailstreams-monitor-"
 ANSWERS: dict[int, Any] = {
     PRODUCE: ProduceResponse_v7,
     ADD_PARTITIONS: AddPartitionsToTxnResponse_v0,
-    ADD_OFFSETS: AddOffsetsToTxnResponse_v0,
-    TXN_OFFSET_COMMIT: TxnOffsetCommitResponse_v0,
     END_TXN: EndTxnResponse_v0,
 }
 """To the requests of a transaction, in the versions that our client speaks."""
@@ -66,7 +57,7 @@ async def _answered(rule: Rule) -> set[int]:
     async with asyncio.timeout(60):
         await rule.answered.wait()
     answer = ANSWERS[rule.api].decode(rule.answer)
-    if rule.api in {ADD_OFFSETS, END_TXN}:
+    if rule.api == END_TXN:
         return {answer.error_code}
     topics = answer.topics if rule.api == PRODUCE else answer.errors
     return {partition[1] for _, partitions in topics for partition in partitions}
@@ -163,7 +154,7 @@ scenario(
 def _cut_at(harm: Harm) -> Play:
     async def cut(world: Scene) -> None:
         [worker] = await world.at_work()
-        requests = [(api, TRACK) for api in ((TXN_OFFSET_COMMIT, END_TXN) if world.quick else ANSWERS)]
+        requests = [(api, TRACK) for api in ((ADD_PARTITIONS, END_TXN) if world.quick else ANSWERS)]
         for api, client in (*requests, (END_TXN, MONITOR)):
             await _harm(world, Rule(api, harm, client=client, skip=world.chance.randrange(3)))
         world.outcome.notes.append(f"{worker.restarts} restarts")
