@@ -15,6 +15,7 @@ from aiokafka.structs import TopicPartition
 
 from deploy.local.broker import Broker
 from streams.kafka.partitioner import partition_of
+from streams.kafka.producer import AUTO
 
 Sent = tuple[int, bytes | None, bytes, Sequence[tuple[str, bytes]]]
 """A record to put in: partition, key, value, headers."""
@@ -47,6 +48,12 @@ class Ground:
         self.folder = folder
         self.partitions = partitions
         self.compression = compression
+        """Of all that is written, as the product's setting names it."""
+
+    @property
+    def known_compression(self) -> str:
+        """The same for clients that do not know ``auto``: what it chooses for large batches."""
+        return "zstd" if self.compression == AUTO else self.compression
 
     def partition_of(self, key: bytes) -> int:
         """Return the partition of a key, as every Kafka client chooses it."""
@@ -85,7 +92,7 @@ class Ground:
             bootstrap_servers=self.bootstrap,
             acks="all",
             max_batch_size=BATCH_BYTES,
-            compression_type=None if self.compression == "none" else self.compression,
+            compression_type=None if self.known_compression == "none" else self.known_compression,
         ) as producer:
             batches: dict[int, BatchBuilder] = {}
             futures: list[asyncio.Future[Any]] = []

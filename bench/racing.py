@@ -189,7 +189,8 @@ class Race:
             group=group,
             partitions=self._ground.partitions,
             folder=folder,
-            compression=self._ground.compression,
+            compression=self._ground.known_compression,
+            product_compression=self._ground.compression,
             options=contestant.options,
         )
         await self._ground.create(task.outputs.values())

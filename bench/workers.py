@@ -220,9 +220,9 @@ class Kept(NamedTuple):
     store_bytes: float
     """For one delivery, on the worker's disk."""
     changelog_bytes: float
-    """The same, in the changelog; zstd."""
+    """The same, in the changelog; compressed."""
     status_bytes: float
-    """The same, in ``mail.status``; zstd."""
+    """The same, in ``mail.status``; compressed."""
     restart_s: list[float]
     """From the process's start until all partitions run, after an orderly stop."""
     killed_s: list[float]

@@ -25,7 +25,9 @@ class Task:
     folder: Path
     """Its own, for stores."""
     compression: str
-    """Of all that is written, the same for everybody: a name that all clients know, or ``none``."""
+    """Of all that is written: a name that all clients know, or ``none``."""
+    product_compression: str
+    """The same as the product's setting names it, which may leave it to the size of each batch."""
     options: Mapping[str, str] = field(default_factory=dict)
 
     def to_argument(self) -> str:

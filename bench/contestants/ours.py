@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import uvloop
-from aiokafka import AIOKafkaProducer
 from prometheus_client import CollectorRegistry
 
 from bench import jobs
@@ -29,6 +28,7 @@ from streams.kafka.control import ControlTopic
 from streams.kafka.dead_letters import DeadLetters
 from streams.kafka.lanes import Effects, FoldTurn, LaneContext, Lanes, StatefulFold
 from streams.kafka.poison import PoisonLimit
+from streams.kafka.producer import Producer
 from streams.kafka.progress import Progress
 from streams.kafka.publishing import Publisher
 from streams.kafka.restore import LaneTableManager, Restoring, StatefulStage
@@ -81,7 +81,7 @@ class Untransacted:
     """A lane's writer without transactions: at least once, and nothing is fenced. It exists to be compared with."""
 
     def __init__(self, client_options: Mapping[str, Any], compression_type: str | None) -> None:
-        self._producer = AIOKafkaProducer(
+        self._producer = Producer(
             **client_options,
             enable_idempotence=True,
             retry_backoff_ms=RETRY_BACKOFF_MS,
@@ -109,7 +109,7 @@ async def run(task: Task) -> None:
         environment={
             "MAILSTREAMS_KAFKA__BOOTSTRAP_SERVERS": task.bootstrap,
             "MAILSTREAMS_TOPICS__PARTITIONS": str(task.partitions),
-            "MAILSTREAMS_KAFKA__COMPRESSION_TYPE": task.compression,
+            "MAILSTREAMS_KAFKA__COMPRESSION_TYPE": task.product_compression,
             "MAILSTREAMS_WORKER__APP_ID": task.group,
             "MAILSTREAMS_WORKER__DATADIR": str(task.folder),
         }

@@ -6,6 +6,7 @@ Read in this order:
 - ``application``   the Faust app: it serves a stage by handing batches to lanes
 - ``transport``     the consumer that yields batches, and ticks
 - ``lanes``         one task per owned partition: the order of a batch, state by state
+- ``producer``      aiokafka's, with a compression that is chosen for each batch by its size
 - ``transactions``  one Kafka transaction a batch, and what aiokafka demands for it to be safe
 - ``publishing``    batches without a transaction, for the stages that may repeat themselves
 - ``positions``     the positions of those, committed together, late but never early

@@ -11,9 +11,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from aiokafka import AIOKafkaProducer
-
 from streams.kafka.batches import Rows
+from streams.kafka.producer import AUTO, Producer
 from streams.kafka.transactions import (
     MAX_BATCH_BYTES,
     REPLACE_AFTER_IDLE_S,
@@ -34,7 +33,7 @@ class Publisher:
         client_id: str,
         request_timeout_s: float,
         deadline_s: float,
-        compression_type: str | None = "zstd",
+        compression_type: str | None = AUTO,
         replace_after_rows: int = REPLACE_AFTER_ROWS,
         replace_after_idle_s: float = REPLACE_AFTER_IDLE_S,
     ) -> None:
@@ -51,10 +50,10 @@ class Publisher:
         self._replace_after_rows = replace_after_rows
         self._replace_after_idle_s = replace_after_idle_s
         self._used_at = 0.0
-        self._producer: AIOKafkaProducer | None = None
-        self._in_work: Counter[AIOKafkaProducer] = Counter()
+        self._producer: Producer | None = None
+        self._in_work: Counter[Producer] = Counter()
         """How many publications wait for each producer's acknowledgements."""
-        self._retired: set[AIOKafkaProducer] = set()
+        self._retired: set[Producer] = set()
         """Replaced, and still waited for."""
         self._stopping: set[asyncio.Task[None]] = set()
         self._starting = asyncio.Lock()
@@ -77,11 +76,11 @@ class Publisher:
             self._in_work[producer] -= 1
             self._stop_idle()
 
-    async def _current(self) -> AIOKafkaProducer:
+    async def _current(self) -> Producer:
         async with self._starting:
             idle = time.monotonic() - self._used_at >= self._replace_after_idle_s
             if self._producer is None or idle or self._rows_sent >= self._replace_after_rows:
-                producer = AIOKafkaProducer(**self._options)
+                producer = Producer(**self._options)
                 await producer.start()
                 if self._producer is not None:
                     self._retired.add(self._producer)  # others may still wait for its acknowledgements
@@ -110,6 +109,6 @@ class Publisher:
             await asyncio.wait(self._stopping)
 
 
-async def _stop(producer: AIOKafkaProducer) -> None:
+async def _stop(producer: Producer) -> None:
     with contextlib.suppress(Exception):
         await asyncio.wait_for(producer.stop(), timeout=2)

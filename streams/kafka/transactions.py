@@ -18,15 +18,16 @@ import contextlib
 import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from itertools import islice
 from typing import Any, Final
 
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.protocol.transaction import EndTxnRequest
 from aiokafka.structs import RecordMetadata
 
 from streams.kafka.batches import Row, Rows
+from streams.kafka.producer import AUTO, Producer
 
 MAX_BATCH_BYTES: Final = 900 << 10  # below the broker's default max.message.bytes of 1 MiB
 RETRY_BACKOFF_MS: Final = 10  # the default of 100 is waited out whenever the last transaction is still closing
@@ -40,19 +41,19 @@ class TransactionInDoubtError(Exception):
     """Something inside a transaction was lost, late or repeated. Only a new epoch may go on: the process must end."""
 
 
-def batches_of(producer: AIOKafkaProducer, rows: list[Row]) -> Iterator[BatchBuilder]:
+def batches_of(producer: Producer, rows: list[Row]) -> Iterator[BatchBuilder]:
     """Yield the rows as record batches, in order. A row larger than a batch gets one of its own."""
-    batch = producer.create_batch()
-    for key, value, timestamp_ms, headers in rows:
+    batch = producer.batch_for(rows)
+    for number, (key, value, timestamp_ms, headers) in enumerate(rows):
         if batch.append(key=key, value=value, timestamp=timestamp_ms, headers=headers) is None:
             yield batch
-            batch = producer.create_batch()
+            batch = producer.batch_for(islice(rows, number, None))
             batch.append(key=key, value=value, timestamp=timestamp_ms, headers=headers)
     if batch.record_count():
         yield batch
 
 
-def _identity_of(producer: AIOKafkaProducer) -> tuple[int, int]:
+def _identity_of(producer: Producer) -> tuple[int, int]:
     """Return the id and the epoch that the broker gave the producer."""
     manager = producer._txn_manager  # noqa: SLF001 - no public way to the epoch
     assert manager is not None  # it is transactional
@@ -69,7 +70,7 @@ class Turns(defaultdict[tuple[str, int], asyncio.Lock]):
         super().__init__(asyncio.Lock)
 
 
-async def send_rows(producer: AIOKafkaProducer, rows: Rows, turns: Turns) -> dict[tuple[str, int], int]:
+async def send_rows(producer: Producer, rows: Rows, turns: Turns) -> dict[tuple[str, int], int]:
     """Send all rows, wait until every batch is acknowledged, and return each partition's next offset.
 
     The first batch of every partition goes before the second of any, so that one
@@ -112,7 +113,7 @@ class TransactionalWriter:
         transaction_timeout_s: float,
         request_timeout_s: float,
         deadline_s: float,
-        compression_type: str | None = "zstd",
+        compression_type: str | None = AUTO,
         replace_after_rows: int = REPLACE_AFTER_ROWS,
         replace_after_idle_s: float = REPLACE_AFTER_IDLE_S,
     ) -> None:
@@ -130,7 +131,7 @@ class TransactionalWriter:
             "max_batch_size": MAX_BATCH_BYTES,
             "compression_type": compression_type,
         }
-        self._producer: AIOKafkaProducer | None = None
+        self._producer: Producer | None = None
         self._failed = False
         self._in_transaction = False
         self._end_requested = False
@@ -143,7 +144,7 @@ class TransactionalWriter:
         Returns only when the previous owner's transaction is completed, so a
         ``read_committed`` reader that starts now sees all of it or nothing.
         """
-        producer = AIOKafkaProducer(**self._options)
+        producer = Producer(**self._options)
         self._watch_requests(producer)
         self._producer = producer
         self._rows_sent = 0
@@ -179,7 +180,7 @@ class TransactionalWriter:
         self._rows_sent += max((len(destined) for destined in rows.values()), default=0)
         return ends
 
-    async def _commit(self, producer: AIOKafkaProducer, rows: Rows) -> dict[tuple[str, int], int]:
+    async def _commit(self, producer: Producer, rows: Rows) -> dict[tuple[str, int], int]:
         self._end_requested = False
         await producer.begin_transaction()
         self._in_transaction = True
@@ -188,7 +189,7 @@ class TransactionalWriter:
         self._in_transaction = False
         return ends
 
-    async def _replace(self, producer: AIOKafkaProducer) -> AIOKafkaProducer:
+    async def _replace(self, producer: Producer) -> Producer:
         """Go on with the next epoch, if nobody else had one meanwhile.
 
         Raises:
@@ -211,7 +212,7 @@ class TransactionalWriter:
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(producer.stop(), timeout=2)
 
-    def _watch_requests(self, producer: AIOKafkaProducer) -> None:
+    def _watch_requests(self, producer: Producer) -> None:
         """Refuse, inside a transaction, what aiokafka would survive: a lost connection, a second EndTxn.
 
         The error is no ``KafkaError``, so none of aiokafka's handlers retries it; it ends the sender.

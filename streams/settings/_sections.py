@@ -74,8 +74,9 @@ class SaslMechanism(StrEnum):
 
 
 class Compression(StrEnum):
-    """How batches of records are compressed, in Kafka's own words."""
+    """How batches of records are compressed: in Kafka's own words, or by the size of each."""
 
+    AUTO = "auto"
     NONE = "none"
     LZ4 = "lz4"
     SNAPPY = "snappy"
@@ -215,10 +216,13 @@ class Kafka(_Section):
         gt=0,
     )
     compression_type: Compression = _setting(
-        Compression.ZSTD,
-        "none, lz4, snappy, zstd, gzip",
-        "Of everything that is written. zstd makes our records a tenth and is the cheapest of those that make them "
-        "small; snappy makes them a fifth in a fifth of its time, where processors are scarcer than disks.",
+        Compression.AUTO,
+        "auto, none, lz4, snappy, zstd, gzip",
+        "Of everything that is written. auto is zstd for a batch whose keys and values have 16 KiB or more, and snappy "
+        "for a smaller one. zstd makes our records a tenth and is the cheapest of those that make them small, but it "
+        "costs much for a batch of a few kB: at 2,000 events/s half of the events took 118 ms with it and 80 ms "
+        "without. snappy makes them a fifth in a fifth of its time, where processors are scarcer than disks. All but "
+        "auto go for batches of every size.",
     )
     group_instance_id: str | None = _setting(
         None,
@@ -291,7 +295,7 @@ class Kafka(_Section):
 
     @property
     def producer_compression(self) -> str | None:
-        """The ``compression_type`` of every aiokafka producer."""
+        """The ``compression_type`` of every ``streams.kafka.producer.Producer``."""
         return None if self.compression_type is Compression.NONE else self.compression_type.value
 
     def client_options(self) -> dict[str, Any]:

@@ -17,10 +17,10 @@ from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from streams.kafka.partitioner import partition_of
+from streams.kafka.producer import AUTO, Producer
 from streams.kafka.transactions import MAX_BATCH_BYTES, REPLACE_AFTER_ROWS, RETRY_BACKOFF_MS
 from streams.records import Headers
 
@@ -39,7 +39,7 @@ _OVERHEAD_BYTES: Final = 1500
 """Of a record's headers, roughly: what does not fit after all goes with the next batch."""
 
 # aiokafka's clients are annotated in part only
-_Producer: Any = AIOKafkaProducer
+_Producer: Any = Producer
 
 
 class NotWrittenError(TimeoutError):
@@ -100,7 +100,7 @@ class RecordWriter:
         partitions: int,
         hooks: Hooks,
         linger_s: float = LINGER_S,
-        compression_type: str | None = "zstd",
+        compression_type: str | None = AUTO,
         replace_after_rows: int = REPLACE_AFTER_ROWS,
     ) -> None:
         self._options: dict[str, Any] = dict(client_options) | {
@@ -287,7 +287,7 @@ class RecordWriter:
         place = (queue.topic, partition)
         self._busy.add(place)
         try:
-            batch = producer.create_batch()
+            batch = producer.batch_for(entries)
             for number, entry in enumerate(entries):
                 if batch.append(key=entry.key, value=entry.value, timestamp=None, headers=entry.headers) is None:
                     queue.waiting = {id(left): left for left in entries[number:]} | queue.waiting

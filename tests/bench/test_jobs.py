@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from aiokafka.structs import ConsumerRecord
@@ -9,9 +11,10 @@ from aiokafka.structs import ConsumerRecord
 from bench import jobs, pure, racing, traffic
 from bench.contestants import Task
 from bench.contestants.ours import POLICIES
-from bench.ground import Contents
+from bench.ground import Contents, Ground
 from bench.jobs import thin
 from bench.jobs.product import OBJECTIVE_US
+from deploy.local.broker import Broker
 from streams import codecs
 from streams.agents.track import Track
 from streams.kafka.lanes import Effects
@@ -106,8 +109,20 @@ def test_traffic_is_the_same_for_the_same_seed_and_repeats_itself() -> None:
 def test_a_task_survives_the_way_to_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = Task(
         bootstrap="127.0.0.1:1", job="thin", source="s", outputs={"changed": "c"}, changelog="l", group="g",
-        partitions=4, folder=tmp_path, compression="zstd", options={"transactions": "no"},
+        partitions=4, folder=tmp_path, compression="zstd", product_compression="auto",
+        options={"transactions": "no"},
     )  # fmt: skip
     monkeypatch.setattr("sys.argv", ["contestant", task.to_argument()])
 
     assert Task.of_this_process() == task
+
+
+@pytest.mark.parametrize(
+    ("chosen", "known"), [("auto", "zstd"), *((name, name) for name in ("none", "lz4", "snappy", "zstd", "gzip"))]
+)
+def test_clients_that_do_not_know_auto_have_what_it_is_for_large_batches(
+    tmp_path: Path, chosen: str, known: str
+) -> None:
+    ground = Ground(cast("Broker", SimpleNamespace(bootstrap="127.0.0.1:1")), tmp_path, 4, chosen)
+
+    assert (ground.compression, ground.known_compression) == (chosen, known)

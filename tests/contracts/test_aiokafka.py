@@ -17,6 +17,7 @@ from faust.types import TP
 
 from deploy.local.broker import Broker
 from streams import topics
+from streams.kafka.producer import Producer
 from streams.kafka.publishing import Publisher
 from streams.kafka.restore import bounds
 from streams.kafka.transactions import Turns, batches_of, send_rows
@@ -62,7 +63,7 @@ def test_a_batch_counts_what_it_took_and_nothing_that_it_refused() -> None:
 
 async def test_rows_become_batches_in_order_and_none_is_lost_or_larger_than_it_may_be(broker: Broker) -> None:
     sent = many_rows(400, 8_000)
-    async with AIOKafkaProducer(bootstrap_servers=broker.bootstrap, max_batch_size=100_000) as producer:
+    async with Producer(bootstrap_servers=broker.bootstrap, max_batch_size=100_000) as producer:
         batches = list(batches_of(producer, sent))
         assert sum(batch.record_count() for batch in batches) == 400
         assert len(batches) > 30
@@ -72,7 +73,7 @@ async def test_rows_become_batches_in_order_and_none_is_lost_or_larger_than_it_m
 
 async def test_the_future_of_a_batch_gives_the_offset_of_its_first_record(broker: Broker) -> None:
     topic = await new_topic(broker)
-    async with AIOKafkaProducer(bootstrap_servers=broker.bootstrap, enable_idempotence=True) as producer:
+    async with Producer(bootstrap_servers=broker.bootstrap, enable_idempotence=True) as producer:
         first = await send_rows(producer, {(topic, 0): rows(b"a", b"b", b"c")}, Turns())
         batch = producer.create_batch()
         batch.append(key=b"d", value=b"d", timestamp=NOW_MS)
@@ -84,7 +85,7 @@ async def test_the_future_of_a_batch_gives_the_offset_of_its_first_record(broker
 
 async def test_an_empty_list_of_rows_sends_nothing(broker: Broker) -> None:
     topic = await new_topic(broker)
-    async with AIOKafkaProducer(bootstrap_servers=broker.bootstrap, enable_idempotence=True) as producer:
+    async with Producer(bootstrap_servers=broker.bootstrap, enable_idempotence=True) as producer:
         assert await send_rows(producer, {(topic, 0): []}, Turns()) == {}
     assert await end_of(broker, topic) == 0
 

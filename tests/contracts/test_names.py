@@ -18,7 +18,8 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import create_conn
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import Assignment, Subscription, SubscriptionState, TopicPartitionState
-from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.producer.message_accumulator import BatchBuilder, MessageAccumulator
+from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, RecordMetadata
 from faust.app.base import App
 from faust.serializers import codecs
@@ -102,7 +103,7 @@ SIGNATURES: list[tuple[Callable[..., Any], list[str], str]] = [
     (Message.ack, ["self", "consumer", "n"], "Event.ack ends in it"),
     (ConsumerMessage.on_final_ack, ["self", "consumer"], "which ends in Consumer.ack"),
     (codecs.register, ["name", "codec"], "the batch codec"),
-    # aiokafka's producer: streams/kafka/transactions.py, publishing.py
+    # aiokafka's producer: streams/kafka/producer.py, transactions.py, publishing.py
     (aiokafka.AIOKafkaProducer.create_batch, ["self"], "batches of rows"),
     (aiokafka.AIOKafkaProducer.send_batch, ["self", "batch", "topic", "partition"], "batches of rows"),
     (aiokafka.AIOKafkaProducer.begin_transaction, ["self"], "a transaction a batch"),
@@ -218,6 +219,7 @@ PROPERTIES: list[tuple[type, str, str]] = [
     (Assignment, "tps", "the positions of all partitions"),
     (TopicPartitionState, "has_valid_position", "the positions of all partitions"),
     (TopicPartitionState, "position", "the positions of all partitions"),
+    *((DefaultRecordBatch, name, "Producer.batch_for chooses it") for name in ("CODEC_SNAPPY", "CODEC_ZSTD")),
     *((rocksdict.Rdict, name, "the store") for name in ("get", "write", "iter", "close")),
     *((rocksdict.WriteBatch, name, "the store writes a batch as one") for name in ("put", "delete")),
     *(
@@ -283,6 +285,13 @@ def test_producer_options_that_we_give_are_known_to_aiokafka() -> None:
         "max_batch_size", "compression_type", "enable_idempotence", "acks",
     }  # fmt: skip
     assert ours <= known, f"AIOKafkaProducer no longer takes {ours - known}"
+
+
+def test_a_batch_is_compressed_as_the_accumulator_says_when_it_is_made() -> None:
+    create, make = aiokafka.AIOKafkaProducer.create_batch, MessageAccumulator.create_builder
+    assert "self._message_accumulator = " in inspect.getsource(aiokafka.AIOKafkaProducer.__init__)
+    assert "self._message_accumulator.create_builder(" in inspect.getsource(create)
+    assert "self._compression_type" in inspect.getsource(make), "Producer.batch_for sets it before each batch"
 
 
 def test_the_tuples_of_aiokafka_have_their_fields() -> None:

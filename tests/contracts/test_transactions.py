@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError
-from aiokafka.producer.producer import AIOKafkaProducer
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnRequest
 from aiokafka.structs import TopicPartition
 
 from deploy.local.broker import Broker
 from streams.kafka.batches import Row
+from streams.kafka.producer import Producer
 from streams.kafka.transactions import TransactionalWriter, TransactionInDoubtError
 from tests.contracts.clients import (
     NOW_MS,
@@ -177,7 +177,7 @@ class LossyWriter(TransactionalWriter):
     def lose(self, request_type: type, *, before: bool) -> None:
         self._lose = (request_type, before)
 
-    def _watch_requests(self, producer: AIOKafkaProducer) -> None:
+    def _watch_requests(self, producer: Producer) -> None:
         request_type, before = self._lose
         self.lost = lose_once(producer, request_type, before=before)
         super()._watch_requests(producer)

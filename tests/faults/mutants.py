@@ -21,6 +21,7 @@ from streams.domain import deferrals
 from streams.kafka import transactions
 from streams.kafka.batches import Row
 from streams.kafka.lanes import POSITION_KEY, Effects, Lane, StatefulLane, StatelessLane
+from streams.kafka.producer import Producer
 from streams.kafka.transactions import TransactionalWriter
 from streams.settings import load
 from streams.worker import run_worker
@@ -136,7 +137,7 @@ def committed_over() -> None:
     """The broker refuses a batch inside a transaction, nobody looks, and the rest is committed."""
     calls = count()
 
-    async def careless(producer: AIOKafkaProducer, rows: Any, turns: Any) -> dict[tuple[str, int], int]:  # noqa: ARG001
+    async def careless(producer: Producer, rows: Any, turns: Any) -> dict[tuple[str, int], int]:  # noqa: ARG001
         ends: dict[tuple[str, int], int] = {}
         for destination, destined in rows.items():
             told = destination[0] == topics.STATUS_CHANGED and next(calls) == 3

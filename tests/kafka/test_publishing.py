@@ -45,7 +45,7 @@ async def send_rows(producer: Producer, rows: Rows, _turns: object) -> None:
 def _broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     Producer.made, Producer.acknowledging, Producer.fails = [], asyncio.Event(), None
     Producer.acknowledging.set()
-    monkeypatch.setattr(publishing, "AIOKafkaProducer", Producer)
+    monkeypatch.setattr(publishing, "Producer", Producer)
     monkeypatch.setattr(publishing, "send_rows", send_rows)
     return iter([None])
 

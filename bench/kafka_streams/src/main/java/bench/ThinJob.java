@@ -27,8 +27,8 @@ import org.apache.kafka.streams.state.Stores;
 
 /**
  * The thin job (bench/jobs/thin.py) in Kafka Streams: the processor API, bytes on the wire, a RocksDB store with its
- * cache and changelog. Everything else is Kafka Streams' default, but for the compression, which is the same for
- * everybody.
+ * cache and changelog. Everything else is Kafka Streams' default, but for the compression, which is that of all but
+ * ours.
  */
 public final class ThinJob {
   private static final String STORE = "rows";
