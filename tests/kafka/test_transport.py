@@ -333,6 +333,72 @@ async def test_a_partition_that_lingers_gathers_what_comes_after_a_batch_and_let
         await world.close()
 
 
+async def test_a_partition_rests_after_a_batch_as_long_as_that_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    clock = world.consumer.loop.time
+    later = 0.0
+    monkeypatch.setattr(world.consumer.loop, "time", lambda: clock() + later, raising=False)
+    monkeypatch.setattr(transport, "REST_MAX_S", 3600.0)
+    try:
+        await world.consumer.start_partitions({SOURCE: 10})
+        world.fetch(10)
+        await until(lambda: world.delivered)
+        later = 60.0  # the batch took a minute
+        world.consumer.ack(world.delivered[0])
+        world.fetch(11)
+        await until(lambda: world.waiting == 1)
+        later = 119.0
+        world.fetch(12)
+        await until(lambda: world.waiting == 2)
+        await world.quiet()
+        assert world.offsets == [[10]]
+        later = 121.0
+        world.fetch(13)
+        await until(lambda: len(world.delivered) == 2)
+        assert world.offsets == [[10], [11, 12, 13]]
+    finally:
+        await world.close()
+
+
+async def test_a_partition_does_not_rest_from_a_tick_nor_for_long_from_a_large_batch() -> None:
+    world = World(tick_interval_s=0.02)
+    try:
+        await world.consumer.start_partitions({SOURCE: 10})
+        world.fetch(10)
+        await until(lambda: world.delivered)
+        backlog = world.consumer._backlogs[SOURCE]
+        backlog.cut_at -= 3600.0
+        world.consumer.ack(world.delivered[0])
+        assert backlog.rested_at - world.consumer.loop.time() == pytest.approx(transport.REST_MAX_S, abs=0.05)
+        rested_at = backlog.rested_at
+        cast("Clock", world.app.progress).time = 1_234
+        await until(lambda: len(world.delivered) == 2)
+        assert world.delivered[1].value.is_tick
+        world.consumer.ack(world.delivered[1])
+        assert backlog.rested_at == rested_at
+    finally:
+        await world.close()
+
+
+@pytest.mark.parametrize("limit", [{"max_records": 3}, {"max_bytes": 300}])
+async def test_a_partition_of_which_a_whole_batch_waits_does_not_rest(limit: dict[str, int]) -> None:
+    world = World(**limit)
+    try:
+        await world.consumer.start_partitions({SOURCE: 10})
+        world.fetch(10)
+        await until(lambda: world.delivered)
+        world.consumer.ack(world.delivered[0])
+        world.consumer._backlogs[SOURCE].rested_at = world.consumer.loop.time() + 3600.0
+        world.fetch(11, 12)
+        await until(lambda: world.waiting == 2)
+        await world.quiet()
+        assert world.offsets == [[10]]
+        world.fetch(13, 14, 15)
+        await until(lambda: len(world.delivered) == 2)
+    finally:
+        await world.close()
+
+
 async def test_neither_a_full_batch_nor_a_tick_lingers() -> None:
     world = World(linger_s={SOURCE.topic: 3600.0}, max_records=3, tick_interval_s=0.02)
     try:
