@@ -16,7 +16,7 @@ LARGE_BYTES: Final = 16 << 10
 """Of keys and values: a batch for so many is large.
 
 A small batch costs the broker and both clients much more with zstd than with another compression or none: at 2,000
-events/s, where batches have a few kB, half of the events took 118 ms with zstd and 80 ms without. For a large one zstd
+events/s, where batches have a few kB, half of the events took 136 ms with zstd and 96 ms with none. For a large one zstd
 is the best: 83 kB took it 138 µs, lz4 324 and snappy 49, and became half of what snappy makes of them.
 """
 

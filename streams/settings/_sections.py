@@ -220,8 +220,8 @@ class Kafka(_Section):
         "auto, none, lz4, snappy, zstd, gzip",
         "Of everything that is written. auto is zstd for a batch whose keys and values have 16 KiB or more, and snappy "
         "for a smaller one. zstd makes our records a tenth and is the cheapest of those that make them small, but it "
-        "costs much for a batch of a few kB: at 2,000 events/s half of the events took 118 ms with it and 80 ms "
-        "without. snappy makes them a fifth in a fifth of its time, where processors are scarcer than disks. All but "
+        "costs much for a batch of a few kB: at 2,000 events/s half of the events took 136 ms with it and 96 ms "
+        "with none. snappy makes them a fifth in a fifth of its time, where processors are scarcer than disks. All but "
         "auto go for batches of every size.",
     )
     group_instance_id: str | None = _setting(
