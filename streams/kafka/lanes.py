@@ -285,7 +285,7 @@ class Lane(ABC):
             done = await self._fold_in_turn(batch, effects)
             await self._commit(done, effects)
             self._hooks.committed(self.tp, done, effects, asyncio.get_running_loop().time() - began, self.stage)
-            await self._tell_group()
+            await self._tell_group(self.position)
             if self.stopped is None:
                 return
             self._hooks.stopped(self.tp, self.stopped)
@@ -349,14 +349,14 @@ class Lane(ABC):
         timestamp = batch.records[-1].timestamp if batch.records else self.position.timestamp_ms
         return Position(batch.position, timestamp, self.poison)
 
-    async def _tell_group(self) -> None:
-        """Let the group know the position: soon, and at once where the lane stands, for that may be long.
+    async def _tell_group(self, position: Position) -> None:
+        """Let the group know a position: soon, and at once where the lane stands, for that may be long.
 
         Raises:
             LaneClosedError: the partition has a new owner.
         """
         try:
-            self._positions.reach(self.tp, self.position.offset, self.position.encode())
+            self._positions.reach(self.tp, position.offset, position.encode())
         except CommitFailedError as error:
             raise LaneClosedError from error
         if self.stopped is not None:
@@ -473,7 +473,9 @@ class StatefulLane(Lane):
 
     async def _open(self) -> None:
         if self._store.position is not None:
-            await self._tell_group()  # whoever was killed after a commit may not have come to it
+            # Whoever was killed after a commit may not have come to it. As it is kept: where retention has overtaken a
+            # partition that stands, `resume` has to find the offset at which it stands.
+            await self._tell_group(Position.decode(self._store.position))
         await self._fold_of.opened(self.tp.partition, self._store)
 
     async def _tick(self, batch: Batch) -> None:
@@ -487,7 +489,7 @@ class StatefulLane(Lane):
             await self._commit(batch, effects)
         self._hooks.ticked(self.tp, batch, effects, asyncio.get_running_loop().time() - began, self.stage)
         if not effects.only_indexes:
-            await self._tell_group()
+            await self._tell_group(self.position)
 
     async def _commit(self, batch: Batch, effects: Effects) -> None:
         position = self._moved(batch)

@@ -222,7 +222,7 @@ class Kafka(_Section):
         "for a smaller one. zstd makes our records a tenth and is the cheapest of those that make them small, but it "
         "costs much for a batch of a few kB: at 2,000 events/s half of the events took 136 ms with it and 96 ms "
         "with none. snappy makes them a fifth in a fifth of its time, where processors are scarcer than disks. All but "
-        "auto go for batches of every size.",
+        "auto go for batches of every size. Whoever reads the topics needs to know the one that is set, or both of auto.",
     )
     group_instance_id: str | None = _setting(
         None,

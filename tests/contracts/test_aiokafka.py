@@ -300,25 +300,6 @@ async def test_committed_offsets_come_with_their_metadata_and_those_never_commit
     assert second not in found or found[second].offset < 0
 
 
-async def test_offsets_of_a_transaction_are_listed_only_once_it_is_committed(broker: Broker) -> None:
-    topic, group = await new_topic(broker), unique("group")
-    tp = TopicPartition(topic, 0)
-    admin: Any = AIOKafkaAdminClient(bootstrap_servers=broker.bootstrap)
-    await admin.start()
-    try:
-        async with plain_transactional(broker) as producer:
-            await producer.begin_transaction()
-            await producer.send_offsets_to_transaction({tp: 8}, group)
-            pending = await admin.list_consumer_group_offsets(group, partitions=[tp])
-            await producer.commit_transaction()
-        settled = await admin.list_consumer_group_offsets(group, partitions=[tp])
-    finally:
-        await admin.close()
-    # The race that the restore avoids: there is no require_stable, so a pending commit looks like none.
-    assert tp not in pending or pending[tp].offset < 0
-    assert settled[tp].offset == 8
-
-
 async def test_who_is_not_of_the_groups_current_generation_cannot_commit(broker: Broker) -> None:
     topic, group = await new_topic(broker), unique("group")
     tp = TopicPartition(topic, 0)

@@ -108,11 +108,6 @@ SIGNATURES: list[tuple[Callable[..., Any], list[str], str]] = [
     (aiokafka.AIOKafkaProducer.send_batch, ["self", "batch", "topic", "partition"], "batches of rows"),
     (aiokafka.AIOKafkaProducer.begin_transaction, ["self"], "a transaction a batch"),
     (aiokafka.AIOKafkaProducer.commit_transaction, ["self"], "a transaction a batch"),
-    (
-        aiokafka.AIOKafkaProducer.send_offsets_to_transaction,
-        ["self", "offsets", "group_id"],
-        "the source position is part of the transaction",
-    ),
     (BatchBuilder.append, ["self", "timestamp", "key", "value", "headers"], "batches of rows"),
     (BatchBuilder.record_count, ["self"], "batches of rows"),
     (

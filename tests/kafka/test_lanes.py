@@ -767,6 +767,26 @@ async def test_a_lane_tells_the_group_where_it_begins_for_one_that_was_killed_af
     world.store.close()
 
 
+async def test_where_retention_has_overtaken_a_partition_that_stands_the_group_is_told_where_it_stands(
+    tmp_path: Path,
+) -> None:
+    stands = Position(9, TIME_MS, Poison(seen=4, bad=3, stopped="3 of the last 4 records are bad", stopped_at=9))
+    world = World(tmp_path, position=Position(15, TIME_MS, stands.poison))
+    world.store.write(Changes(position=stands.encode().encode()))
+    lane = world.stateful()
+    lane.start()
+    await until(lambda: world.commits)
+    [(_, offset, metadata)] = world.commits
+    assert (offset, metadata) == (9, stands.encode())
+    lane.take(cast("Any", Event(batch(record(15, b"1", key=b"a")))))
+    await until(lambda: world.commands.stands)
+    told = Position.of_committed(offset, metadata)
+    assert told.poison is not None
+    assert set(world.commands.stands) == {told.poison.stopped_at}, "a command for that stand is looked for"
+    await lane.close()
+    world.store.close()
+
+
 async def test_a_lane_that_has_done_nothing_tells_the_group_nothing(tmp_path: Path) -> None:
     """A committed offset beside an empty changelog means that the changelog was deleted."""
     world = World(tmp_path, position=Position(9))
@@ -836,7 +856,6 @@ async def test_a_position_that_the_group_no_longer_takes_ends_the_lane_and_not_t
     await world.process(lane, *(batch(record(n, b"1", key=b"a")) for n in (2, 3)))
     assert world.crashes == []
     assert world.fold.seen == [1, 2]
-    assert world.commits == []
     await lane.close()
 
 

@@ -1,4 +1,4 @@
-"""Positions outside transactions: committed together, late, but never early."""
+"""The positions of all lanes: committed together, late, but never early."""
 
 import asyncio
 from collections.abc import Mapping

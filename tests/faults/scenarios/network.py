@@ -15,6 +15,7 @@ from tests.faults.proxy import (
     END_TXN,
     FETCH,
     HEARTBEAT,
+    OFFSET_COMMIT,
     PRODUCE,
     Harm,
     Rule,
@@ -170,6 +171,15 @@ for _harm_done, _name in (
     scenario(f"inside a transaction, at each of its requests: {_harm_done.value}", named=_name, proxied=True)(
         _cut_at(_harm_done)
     )
+
+
+@scenario("the commit of the group's offset: late, cut before and behind the broker, half closed", proxied=True)
+async def harmed_offset_commit(world: Scene) -> None:
+    """Nothing begins at it, but the clock of the stages behind goes by it."""
+    [worker] = await world.at_work()
+    for harm in (Harm.CUT_BEFORE, Harm.CUT_AFTER, Harm.HALF_CLOSE, Harm.LATE):
+        await _harm(world, Rule(OFFSET_COMMIT, harm, 3, skip=world.chance.randrange(3)))
+    world.outcome.notes.append(f"{worker.restarts} restarts")
 
 
 @scenario("no byte passes for 5 and 20 s; then every connection is cut", proxied=True)
