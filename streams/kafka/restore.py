@@ -432,6 +432,10 @@ class LaneTableManager(TableManager):
 
     async def _open_stores(self, stateful: list[tuple[StatefulStage, TP]]) -> None:
         """Open all stores; if one of this worker's was found corrupt, read the others through before they are used."""
+        budget = self.app.restoring.budget
+        budget.shared_by(len(stateful))
+        for store in self.stores.values():
+            store.resize(budget)
         for stage, tp in stateful:
             if tp not in self.stores:
                 self.stores[tp] = self._open_store(stage, tp)

@@ -47,6 +47,8 @@ SUSPECT = "SUSPECT"  # another such file: a store beside this one was corrupt, a
 ASIDE = ".corrupt-"  # in the name of a store that was moved aside
 ROWS_PER_PIECE = 2_000  # checked at once: some milliseconds
 TEXT_LOG_BYTES = 1 << 20  # of what RocksDB writes about itself; by default it has no end while the store is open
+MAX_WRITE_BUFFER = 16 << 20  # of one store, where it has few neighbours
+MIN_WRITE_BUFFER = 256 << 10
 MAX_OPEN_FILES = 256  # per partition; RocksDB's own default is unlimited, Faust's 0.9 of the process's limit
 
 _pack_u64 = struct.Struct(">Q").pack
@@ -78,14 +80,29 @@ class Changes:
 class Budget:
     """The memory that all stores of a process share: one block cache, one write-buffer budget.
 
-    RocksDB's own defaults are per database, and there is one database a partition.
+    RocksDB's own defaults are per database, and there is one database a partition. What a write buffer takes before
+    anything is in it (its filter, its first block) goes by its size and counts for the budget, too: if many stores had
+    large ones, empty ones alone would fill it, and every write would be flushed to a file of its own.
     """
 
     def __init__(self, *, cache_bytes: int, write_buffer_bytes: int) -> None:
+        self._write_buffer_bytes = write_buffer_bytes
+        self.write_buffer_size = MAX_WRITE_BUFFER
+        """Of each store; some of them are nearly empty at any time, so together they may come to twice the budget."""
         self._cache = Cache(cache_bytes)
         self._write_buffers = WriteBufferManager.new_write_buffer_manager_with_cache(
             write_buffer_bytes, False, self._cache
         )
+
+    def shared_by(self, stores: int) -> None:
+        """Size the write buffers of stores that are opened from here on, or ``resize`` from here on, for so many."""
+        share = 2 * self._write_buffer_bytes // max(stores, 1)
+        self.write_buffer_size = min(max(share, MIN_WRITE_BUFFER), MAX_WRITE_BUFFER)
+
+    @property
+    def arena_block_size(self) -> int:
+        """What a write buffer takes at once."""
+        return self.write_buffer_size // 8
 
     def options(self) -> Options:
         """Return the options of one partition's database."""
@@ -93,7 +110,8 @@ class Budget:
         options.create_if_missing(True)
         options.set_max_open_files(MAX_OPEN_FILES)
         options.set_write_buffer_manager(self._write_buffers)
-        options.set_write_buffer_size(16 << 20)
+        options.set_write_buffer_size(self.write_buffer_size)
+        options.set_arena_block_size(self.arena_block_size)
         options.set_max_write_buffer_number(2)
         # The bloom filters of tables are of no help to the write buffer, which every look-up of a new delivery searches.
         options.set_memtable_whole_key_filtering(True)
@@ -119,9 +137,10 @@ class Store:
     Not safe for two processes: RocksDB's lock refuses the second.
     """
 
-    def __init__(self, path: Path, database: Rdict) -> None:
+    def __init__(self, path: Path, database: Rdict, *, write_buffer_size: int) -> None:
         self.path = path
         self._database = database
+        self._write_buffer_size = write_buffer_size
         self._condemned = False
 
     @property
@@ -274,6 +293,17 @@ class Store:
             del iterator  # while it lives, if only in a traceback, the database stays open and locked
         (self.path / SUSPECT).unlink(missing_ok=True)
 
+    def resize(self, budget: Budget) -> None:
+        """Take the write buffer, from the next one on, that the budget has for each store now."""
+        if budget.write_buffer_size == self._write_buffer_size:
+            return
+        self._write_buffer_size = budget.write_buffer_size
+        sizes = {"write_buffer_size": budget.write_buffer_size, "arena_block_size": budget.arena_block_size}
+        try:
+            self._database.set_options({name: str(size) for name, size in sizes.items()})
+        except Exception as error:
+            raise self._condemn(error) from error
+
     def close(self) -> None:
         """Flush and close. The object is of no use afterwards."""
         self._database.close()
@@ -318,7 +348,7 @@ def open_store(path: Path, budget: Budget, *, on_rebuild: Callable[[str], None])
         _suspect_others(path)
         _move_aside(path, str(error), on_rebuild)
         database = _open_database(path, budget)
-    return Store(path, database)
+    return Store(path, database, write_buffer_size=budget.write_buffer_size)
 
 
 def _open_database(path: Path, budget: Budget) -> Rdict:

@@ -155,6 +155,7 @@ class World:
         await commit_position(self.broker, self.group, self.source.topic, position, kept.encode())
 
     async def fill_sources(self, count: int = 20) -> None:
+        await commit_position(self.broker, unique("group"), self.plain.topic, 0)  # a young broker has no coordinator
         async with fenced_writer(self.broker) as writer:
             await writer.commit(
                 {tp: rows(*(b"%d" % n for n in range(count))) for tp in (self.source, self.plain)},

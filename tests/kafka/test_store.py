@@ -144,6 +144,46 @@ def test_stores_of_one_process_share_their_budget(tmp_path: Path) -> None:
         store.close()
 
 
+def test_a_few_writes_to_each_of_many_stores_are_not_flushed_although_their_empty_buffers_count_for_the_budget(
+    tmp_path: Path,
+) -> None:
+    budget = Budget(cache_bytes=4 << 20, write_buffer_bytes=16 << 20)
+    budget.shared_by(64)
+    stores = [open_store(tmp_path / f"s-{n}", budget, on_rebuild=refuse) for n in range(64)]
+    for number in range(5):
+        for store in stores:
+            store.write(Changes(rows={b"%d" % number: bytes(100)}))
+    time.sleep(0.2)  # a flush has a thread of its own
+    assert not any(tmp_path.rglob("*.sst"))
+    for store in stores:
+        store.close()
+
+
+@pytest.mark.parametrize(
+    ("stores", "mib"),
+    [(1, 16), (8, 16), (16, 8), (256, 0.5), (100_000, 0.25)],
+)
+def test_a_write_buffer_is_the_smaller_the_more_stores_share_the_budget(stores: int, mib: float) -> None:
+    budget = Budget(cache_bytes=4 << 20, write_buffer_bytes=64 << 20)
+    budget.shared_by(stores)
+    assert budget.write_buffer_size == mib * (1 << 20)
+
+
+def test_an_open_store_takes_the_write_buffer_of_another_number_of_stores(tmp_path: Path) -> None:
+    budget = Budget(cache_bytes=4 << 20, write_buffer_bytes=4 << 20)
+    store = open_store(tmp_path / "s", budget, on_rebuild=refuse)
+    for each in (8, 8, 1):
+        budget.shared_by(each)
+        store.resize(budget)
+    store.close()
+    log = (tmp_path / "s" / "LOG").read_text()
+    assert re.findall(r"\] write_buffer_size: (\d+)", log) == ["1048576", "8388608"], "only where the size is another"
+    again = open_store(tmp_path / "s", budget, on_rebuild=refuse)
+    again.write(Changes(rows={b"a": b"1"}))
+    assert again.get(b"a") == b"1"
+    again.close()
+
+
 def options_in_use(path: Path) -> list[str]:
     """Return what RocksDB itself logs of its options at each opening, without the times and threads."""
     log = (path / "LOG").read_text().partition("Options for column family [default]")[2]
