@@ -9,7 +9,7 @@ Read in this order:
 - ``producer``      aiokafka's, with a compression that is chosen for each batch by its size
 - ``transactions``  one Kafka transaction a batch, and what aiokafka demands for it to be safe
 - ``publishing``    batches without a transaction, for the stages that may repeat themselves
-- ``positions``     the positions of those, committed together, late but never early
+- ``positions``     how far all lanes are, told to the group together, late but never early
 - ``partitioner``   Kafka's own: one delivery, one partition, whoever wrote it
 - ``store``         RocksDB: a copy of the changelog, never ahead of it
 - ``restore``       from a new assignment to running lanes: fence, restore, seek
