@@ -47,9 +47,11 @@ logger = logging.getLogger(__name__)
 SLICE_S = 0.005
 """How long a lane folds before the loop gets its turn: other partitions' acknowledgements, health checks."""
 RECORDS_PER_LOOK = 25
-"""Records folded between two looks at the clock, and looked up together in the store."""
+"""Records folded between two looks at the clock."""
 SHORT_BATCH = 250
-"""A batch of so many records is folded at once. A longer one waits for the one that is being folded."""
+"""A batch of so many records is looked up and folded at once.
+
+A longer one waits for the one that is being folded, and a thread looks it up meanwhile."""
 POSITION_KEY = b"\x00position"
 """The reserved changelog row that holds the source position. No delivery id begins with a zero byte."""
 RESUME_POLL_S = 2.0
@@ -167,6 +169,11 @@ class FoldTurn(asyncio.Lock):
 
     taken = 0
     """How many had their turn so far. Whoever waits gets on as long as this grows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.next = asyncio.Lock()
+        """Held by the lane whose turn is the next: what is looked up for it waits in memory."""
 
     async def acquire(self) -> Literal[True]:
         """Wait for one's turn, and take it."""
@@ -296,19 +303,29 @@ class Lane(ABC):
         """Fold the records, a long batch when no other lane folds one.
 
         Lanes that fold side by side would all be done at the same time, and then wait for the broker at the same time.
-        In turn, one folds while the others commit.
+        In turn, one folds while the next one's rows are looked up and the others commit.
 
         Raises:
             LaneClosedError: the partition was revoked before its turn came.
         """
         if len(batch.records) <= SHORT_BATCH:
+            await self._look_up(batch.records)
             return await self._fold(batch, effects)
         self._in_queue = True
-        async with self._fold_turn:
+        async with self._fold_turn.next:
+            self._check_open()
+            await self._look_up(batch.records)
+            await self._fold_turn.acquire()
+        try:
             self._in_queue = False
-            if self._closing.is_set():
-                raise LaneClosedError
+            self._check_open()
             return await self._fold(batch, effects)
+        finally:
+            self._fold_turn.release()
+
+    def _check_open(self) -> None:
+        if self._closing.is_set():
+            raise LaneClosedError
 
     async def _fold(self, batch: Batch, effects: Effects) -> Batch:
         """Fold the records; return the batch as far as it came: all of it, unless the partition stopped."""
@@ -316,11 +333,9 @@ class Lane(ABC):
         clock = asyncio.get_running_loop().time
         slice_ends = clock() + SLICE_S
         for index, record in enumerate(batch.records):
-            if not index % RECORDS_PER_LOOK:
-                if clock() >= slice_ends:
-                    await asyncio.sleep(0)
-                    slice_ends = clock() + SLICE_S
-                self._look_up(batch.records[index : index + RECORDS_PER_LOOK])
+            if not index % RECORDS_PER_LOOK and clock() >= slice_ends:
+                await asyncio.sleep(0)
+                slice_ends = clock() + SLICE_S
             try:
                 self._fold_record(record, effects)
                 good += 1
@@ -411,7 +426,7 @@ class Lane(ABC):
         if waited is not None:
             await waited
 
-    def _look_up(self, records: Sequence[Record]) -> None:  # noqa: B027 - a lane may keep nothing
+    async def _look_up(self, records: Sequence[Record]) -> None:  # noqa: B027 - a lane may keep nothing
         """Prepare to fold these records."""
 
     @abstractmethod
@@ -450,11 +465,19 @@ class StatefulLane(Lane):
         self._changelog_topic = changelog_topic
         self._overlay: dict[bytes, bytes | None] = {}
         self._stored: dict[bytes, bytes | None] = {}
-        """The store's rows of the records that are folded next."""
+        """The store's rows of the batch that is folded next."""
 
-    def _look_up(self, records: Sequence[Record]) -> None:
-        keys = [key for record in records if (key := record.key) is not None and key not in self._overlay]
-        self._stored = self._store.get_many(keys)
+    async def _look_up(self, records: Sequence[Record]) -> None:
+        """Read the rows of all records at once.
+
+        RocksDB reads without the interpreter's lock, and to have that back may take a while: so once a batch, and a long
+        one, which may have to wait for the disk, in a thread.
+        """
+        keys = list({key for record in records if (key := record.key) is not None})
+        if len(records) <= SHORT_BATCH:
+            self._stored = self._store.get_many(keys)
+        else:
+            self._stored = await asyncio.to_thread(self._store.get_many, keys)
 
     def _get(self, key: bytes) -> bytes | None:
         """Read the table as of the record being folded: the batch's own rows lie over the store's."""
@@ -466,7 +489,9 @@ class StatefulLane(Lane):
 
     async def _fold(self, batch: Batch, effects: Effects) -> Batch:
         self._overlay = effects.rows
-        return await super()._fold(batch, effects)
+        done = await super()._fold(batch, effects)
+        self._stored = {}
+        return done
 
     def _fold_record(self, record: Record, effects: Effects) -> None:
         self._fold_of.record(record, self.tp.partition, self._get, effects)

@@ -1,6 +1,7 @@
 """The order of one batch, poison, standing still and going on; only Kafka, the operator and the process are fakes."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -278,10 +279,11 @@ async def test_later_records_of_a_batch_read_what_earlier_ones_wrote(world: Worl
     assert [row.value for row in world.rows_of(STORED)[0] if row.key == b"a"] == [b"3"], "a row once a batch"
 
 
+@pytest.mark.parametrize("size", [3 * module.RECORDS_PER_LOOK, 2 * module.SHORT_BATCH])
 async def test_a_record_reads_the_table_as_it_is_then_however_many_are_looked_up_before_it(
-    world: World, lane: StatefulLane
+    world: World, lane: StatefulLane, size: int
 ) -> None:
-    keys = [b"%d" % (number % 7) for number in range(3 * module.RECORDS_PER_LOOK)]
+    keys = [b"%d" % (number % 7) for number in range(size)]
     for first in (0, 1_000):
         records = [record(first + number, b"1", key=key) for number, key in enumerate(keys)]
         await world.process(lane, batch(*records))
@@ -355,6 +357,37 @@ async def test_of_long_batches_one_is_folded_at_a_time_while_others_are_committe
                 await event.acked.wait()
     assert seen == [0] * long + [1] * long + [2] * long
     for each, lane in zip(worlds, lanes, strict=True):
+        await lane.close()
+        each.store.close()
+
+
+async def test_while_a_long_batch_is_folded_a_thread_looks_up_the_next_one_and_none_after_it(tmp_path: Path) -> None:
+    turn = FoldTurn()
+    looked_up: list[tuple[int, int, bool]] = []
+    worlds = [World(tmp_path / str(number), turn=turn) for number in range(2)]
+    lanes = [each.stateful() for each in worlds]
+    events = [Event(batch(*(record(n, b"1") for n in range(module.SHORT_BATCH + 1)))) for _ in worlds]
+
+    def watched(number: int, get_many: Callable[..., dict[bytes, bytes | None]]) -> Callable[..., Any]:
+        def look(keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
+            looked_up.append((number, len(keys), threading.current_thread() is threading.main_thread()))
+            return get_many(keys)
+
+        return look
+
+    async with turn:
+        for number, (each, lane, event) in enumerate(zip(worlds, lanes, events, strict=True)):
+            each.store.get_many = watched(number, each.store.get_many)  # type: ignore[method-assign] # to see when
+            lane.start()
+            lane.take(cast("Any", event))
+        await until(lambda: looked_up)
+        await asyncio.sleep(0.05)
+        assert looked_up == [(0, module.SHORT_BATCH + 1, False)]
+    for event in events:
+        await event.acked.wait()
+    assert looked_up[1:] == [(1, module.SHORT_BATCH + 1, False)]
+    for each, lane in zip(worlds, lanes, strict=True):
+        assert len(each.fold.seen) == module.SHORT_BATCH + 1
         await lane.close()
         each.store.close()
 
