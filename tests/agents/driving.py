@@ -111,6 +111,7 @@ class Partition:
                 stage,
                 self.store,
                 [record(n, self.changelog[n][1], key=self.changelog[n][0]) for n in piece],
+                logged=True,
             )
 
     def restart(self, policies: Policies | None = None) -> None:
@@ -127,12 +128,12 @@ class Partition:
         self.policies, self.opens = own, opens
         write, left = self.store.write, iter([None] * writes)
 
-        def dies(changes: Changes) -> None:
+        def dies(changes: Changes, *, logged: bool = True) -> None:
             try:
                 next(left)
             except StopIteration:
                 raise KeyboardInterrupt from None
-            write(changes)
+            write(changes, logged=logged)
 
         self.store.write = dies  # type: ignore[method-assign] # where it dies
         try:

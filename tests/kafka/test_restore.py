@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import shutil
 import struct
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -10,7 +11,6 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.structs import TopicPartition
 from faust.types import TP
@@ -23,7 +23,7 @@ from streams.kafka.dead_letters import DeadLetters
 from streams.kafka.lanes import POSITION_KEY, FoldTurn, Lane, LaneContext, StatefulLane, StatelessLane
 from streams.kafka.poison import Poison, PoisonLimit, Position
 from streams.kafka.restore import LaneTableManager, RestoreError, Restoring, StatefulStage, StatelessStage
-from streams.kafka.store import CONDEMNED, SUSPECT, Budget, Changes, Store
+from streams.kafka.store import CONDEMNED, SUSPECT, Budget, Changes, Store, open_store
 from streams.kafka.transactions import TransactionalWriter
 from tests.contracts.clients import (
     NOW_MS,
@@ -381,7 +381,7 @@ async def test_a_restore_tells_from_its_beginning_how_much_is_left_in_the_metric
         await world.work(position, *((b"%d" % n, row(n, b"x" * 1_000)) for n in range(3_000)))
     offsets = await end_of(world.broker, world.changelog)
 
-    monkeypatch.setattr("aiokafka.AIOKafkaConsumer.getmany", _a_thousand_at_once)
+    monkeypatch.setattr(restore, "ROWS_AT_ONCE", 1_000)
     await world.restore()
 
     told = world.hooks.remaining_offsets
@@ -393,14 +393,6 @@ async def test_a_restore_tells_from_its_beginning_how_much_is_left_in_the_metric
     assert progress[-1] == "restored 100 %, 0 offsets left"
     assert len(progress) == len(told) - 1
     assert re.fullmatch(r"restored [1-9]\d? %, \d+ offsets left", progress[0]), progress[0]
-
-
-async def _a_thousand_at_once(self: AIOKafkaConsumer, *partitions: TopicPartition, timeout_ms: int = 0) -> Any:
-    """Read as a changelog is read that is larger than one fetch."""
-    return await _GETMANY(self, *partitions, timeout_ms=timeout_ms, max_records=1_000)
-
-
-_GETMANY: Any = AIOKafkaConsumer.getmany
 
 
 async def test_a_restart_reads_only_what_its_store_lacks(world: World) -> None:
@@ -415,6 +407,25 @@ async def test_a_restart_reads_only_what_its_store_lacks(world: World) -> None:
     _, _, store = await world.restore()
     assert world.hooks.restored_rows == 2
     assert len(dict(store.rows())) == 51
+
+
+@pytest.mark.parametrize("unlogged_offsets", [1, 10_000])
+async def test_a_kill_after_a_restore_takes_nothing_back_though_a_long_one_wrote_without_the_stores_log(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, unlogged_offsets: int
+) -> None:
+    monkeypatch.setattr(restore, "UNLOGGED_OFFSETS", unlogged_offsets)
+    await world.fill_sources()
+    rows = {b"%d" % n: row(n, b"x" * 1_000) for n in range(50)}
+    await world.work(3, *rows.items())
+    end = await end_of(world.broker, world.changelog)
+    _, _, store = await world.restore()
+    killed = tmp_path / "killed"
+    shutil.copytree(store.path, killed)  # what is on disk while it is open
+    logged_bytes = sum(path.stat().st_size for path in killed.glob("*.log"))
+    assert (logged_bytes < 5_000) == (unlogged_offsets == 1)
+    left = open_store(killed, Budget(cache_bytes=1 << 20, write_buffer_bytes=1 << 20), on_rebuild=pytest.fail)
+    assert (dict(left.rows()), left.changelog_offset) == (rows, end)
+    left.close()
 
 
 async def test_a_store_that_is_up_to_date_reads_nothing(world: World) -> None:

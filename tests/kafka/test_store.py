@@ -1,4 +1,7 @@
 import re
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +69,50 @@ def test_a_batch_is_there_after_the_store_was_closed_and_opened_again(store: Sto
     assert again.due(7, 10) == [(7, b"a")]
     assert (again.changelog_offset, again.position) == (12, b'{"offset":3}')
     again.close()
+
+
+KILLED = """
+import os, pathlib, signal, sys
+from streams.kafka.store import Budget, Changes, open_store
+
+budget = Budget(cache_bytes=4 << 20, write_buffer_bytes=4 << 20)
+store = open_store(pathlib.Path(sys.argv[1]), budget, on_rebuild=print)
+for offset, logged in enumerate(map(int, sys.argv[2]), 1):
+    rows = {b"%d-%d" % (offset, number): bytes(1000) for number in range(int(sys.argv[3]))}
+    store.write(Changes(rows=rows, changelog_offset=offset), logged=bool(logged))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+"""Writes batches, logged (1) or not (0), of so many rows of a kB, and is killed."""
+
+
+@pytest.mark.parametrize(
+    ("logged", "rows", "kept"),
+    [
+        ("111", 1, {3}),
+        ("100", 1, {1}),
+        ("1001", 1, {4}),
+        ("10010", 1, {4}),
+        ("0" * 50, 1_000, set(range(1, 50))),  # more than a write buffer holds: some of it was written to files
+        ("1" + "0" * 50 + "1", 1_000, {52}),
+    ],
+)
+def test_a_kill_takes_back_the_last_writes_without_log_and_leaves_no_hole(
+    path: Path, logged: str, rows: int, kept: set[int]
+) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(path), logged, str(rows)], check=False, timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    store = open_store(path, BUDGET, on_rebuild=refuse)
+    reached = store.changelog_offset
+    assert reached in kept
+    whole = {b"%d-%d" % (offset, number) for offset in range(1, reached + 1) for number in range(rows)}
+    assert {key for key, _ in store.rows()} == whole
+
+
+def test_writes_without_log_outlive_an_orderly_close(store: Store, path: Path) -> None:
+    store.write(Changes(rows={b"a": b"1"}, changelog_offset=1), logged=False)
+    store.close()
+    store = open_store(path, BUDGET, on_rebuild=refuse)
+    assert (store.get(b"a"), store.changelog_offset) == (b"1", 1)
 
 
 def test_a_deleted_row_is_gone(store: Store) -> None:
