@@ -49,9 +49,11 @@ SLICE_S = 0.005
 RECORDS_PER_LOOK = 25
 """Records folded between two looks at the clock."""
 SHORT_BATCH = 250
-"""A batch of so many records is looked up and folded at once.
-
-A longer one waits for the one that is being folded, and a thread looks it up meanwhile."""
+"""A batch of so many records is folded at once. A longer one waits for the one that is being folded."""
+FEW_ROWS = 100
+"""So many rows are read at once in the event loop, more of them in a thread."""
+ROWS_AT_ONCE = 500
+"""Rows that a thread reads at once: RocksDB holds the blocks of all of them until it has the last."""
 POSITION_KEY = b"\x00position"
 """The reserved changelog row that holds the source position. No delivery id begins with a zero byte."""
 RESUME_POLL_S = 2.0
@@ -223,7 +225,7 @@ class Lane(ABC):
 
     @property
     def turns_passed(self) -> int | None:
-        """While its batch waits for its turn to be folded, how many others had theirs so far; else None."""
+        """While its batch waits for its turn to be folded, or is looked up for it, how many others had theirs so far; else None."""
         return self._fold_turn.taken if self._in_queue else None
 
     def start(self) -> None:
@@ -465,19 +467,25 @@ class StatefulLane(Lane):
         self._changelog_topic = changelog_topic
         self._overlay: dict[bytes, bytes | None] = {}
         self._stored: dict[bytes, bytes | None] = {}
-        """The store's rows of the batch that is folded next."""
+        """The store's rows of the batch that is folded, or is the next."""
 
     async def _look_up(self, records: Sequence[Record]) -> None:
-        """Read the rows of all records at once.
+        """Read the rows of all records.
 
-        RocksDB reads without the interpreter's lock, and to have that back may take a while: so once a batch, and a long
-        one, which may have to wait for the disk, in a thread.
+        RocksDB reads without the interpreter's lock, and to have that back may take a while: so many are read at once.
+        They may have to come from the disk: so a thread waits for them.
+
+        Raises:
+            LaneClosedError: the partition was revoked meanwhile.
         """
         keys = list({key for record in records if (key := record.key) is not None})
-        if len(records) <= SHORT_BATCH:
+        if len(keys) <= FEW_ROWS:
             self._stored = self._store.get_many(keys)
-        else:
-            self._stored = await asyncio.to_thread(self._store.get_many, keys)
+            return
+        self._stored = {}
+        for begin in range(0, len(keys), ROWS_AT_ONCE):
+            self._check_open()
+            self._stored |= await asyncio.to_thread(self._store.get_many, keys[begin : begin + ROWS_AT_ONCE])
 
     def _get(self, key: bytes) -> bytes | None:
         """Read the table as of the record being folded: the batch's own rows lie over the store's."""

@@ -56,9 +56,9 @@ FENCE_TIMEOUT_S = 60.0
 FENCES_AT_ONCE = 16
 PROGRESS_EVERY_S = 5.0
 ROWS_AT_ONCE = 2_000
-"""Unpacked and then written. All of a fetch may be 20,000, which have left the processor's cache when they are written."""
+"""Unpacked and then written, of all changelogs. A fetch may hold 20,000, which leave the processor's cache before they are written."""
 UNLOGGED_OFFSETS = 10_000
-"""A restore of so much of each changelog, on average, writes to the stores without their log."""
+"""A store that lacks so much of its changelog is written without its log."""
 STALE_AFTER_S = 3.5 * 86_400
 """A store that lacks rows older than this is read anew: the broker keeps a tombstone for 7 days (``delete.retention.ms``)."""
 
@@ -410,15 +410,15 @@ class LaneTableManager(TableManager):
         consumer.assign([TopicPartition(*changelog) for changelog in behind])
         for changelog in behind:
             consumer.seek(TopicPartition(*changelog), starts[changelog])
-        # What a kill takes back of it is restored again. To end it costs each store a file of its own.
-        logged = total < UNLOGGED_OFFSETS * len(behind)
+        # What a kill takes back of it is restored again. The first write after it, which is logged, costs a file.
+        logged = {changelog: ends[changelog] - starts[changelog] < UNLOGGED_OFFSETS for changelog in behind}
         told = time.monotonic()
         while behind:
             fetched = await consumer.getmany(timeout_ms=200, max_records=ROWS_AT_ONCE)
             for topic_partition, records in fetched.items():
                 changelog = TP(topic_partition.topic, topic_partition.partition)
                 stage, tp = by_changelog[changelog]
-                self._apply(stage, self.stores[tp], records, logged=logged)
+                self._apply(stage, self.stores[tp], records, logged=logged[changelog])
                 self.app.restoring.hooks.restored(len(records))
                 await asyncio.sleep(0)
             left, left_before = 0, left
@@ -428,6 +428,7 @@ class LaneTableManager(TableManager):
                 left += max(ends[changelog] - reached, 0)
                 if reached >= ends[changelog]:
                     self.stores[by_changelog[changelog][1]].write(Changes(changelog_offset=reached))
+                    await asyncio.sleep(0)  # many may end at the same time
                     behind.discard(changelog)
                     consumer.pause(TopicPartition(*changelog))
             self.steps += left != left_before

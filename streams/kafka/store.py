@@ -166,7 +166,10 @@ class Store:
         return self._read(ROW + key)
 
     def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
-        """Return the rows of all ``keys``: one look-up of many costs less than as many of one. Any thread may ask."""
+        """Return the rows of all ``keys``: one look-up of many costs less than as many of one.
+
+        Any thread may ask, as long as nobody closes the store.
+        """
         try:
             found = cast("list[bytes | None]", self._database.get([ROW + key for key in keys]))
         except Exception as error:
