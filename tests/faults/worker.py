@@ -23,6 +23,9 @@ asked for, and ``ending``, when its end is asked for and not yet answered.
 event of a fact always spoke), ``MEMBERSHIP=dies`` ends aiokafka's task that takes
 care of the membership in the group, as it ends by itself when the first broker it
 asks names no brokers (one that stood still, and that the controller has given up).
+``RESTORED=20`` makes it restore past the logs of its stores, 50 rows at a time, and
+kills it after 20 of these pieces (0: never). Its write buffers are small, so that
+some of what was restored is in files by then.
 """
 
 import asyncio
@@ -144,6 +147,24 @@ def version_1(row: bytes) -> bytes:
     return b"\x01" + row[1:9] + msgspec.json.encode(fields)
 
 
+def restore_unlogged(killed_after: int) -> None:
+    """Restore without the log, in small pieces, and die after so many of them."""
+    from streams.kafka import restore, store  # noqa: PLC0415 - the clock is set before
+
+    store.MAX_WRITE_BUFFER = 64 << 10
+    restore.ROWS_AT_ONCE, restore.UNLOGGED_OFFSETS = 50, 0
+    apply, applied = restore.LaneTableManager._apply, Counter[str]()
+
+    def apply_or_die(*piece: Any, logged: bool) -> None:
+        apply(*piece, logged=logged)
+        applied["pieces"] += 1
+        if applied["pieces"] == killed_after:
+            print(f"fault: kill after {killed_after} pieces of the restore", file=sys.stderr, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    restore.LaneTableManager._apply = staticmethod(apply_or_die)  # type: ignore[method-assign,assignment]
+
+
 def main() -> int:
     set_clock_ahead(float(os.environ.get("CLOCK_AHEAD_S", "0")))
     from streams.app import nothing_reached  # noqa: PLC0415 - the clock is set before
@@ -160,6 +181,8 @@ def main() -> int:
         lose_membership()
     if os.environ.get("ROWS") == "1":
         write_version_1()
+    if "RESTORED" in os.environ:
+        restore_unlogged(int(os.environ["RESTORED"]))
     settings = load()
     if "EXPIRE_AFTER_S" in os.environ:  # unchecked: a day is the least that can be set
         days = float(os.environ["EXPIRE_AFTER_S"]) / 86_400

@@ -1,9 +1,10 @@
-"""Disks that are full; stores that are damaged, locked, of the version before, or lost when their logs were compacted."""
+"""Disks that are full; stores that are damaged, locked, of the version before, or lost, also when their logs were compacted."""
 
 import asyncio
 import fcntl
 import os
 import shutil
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -163,6 +164,31 @@ async def version_before(world: Scene) -> None:
     await world.measure(lambda: world.start(in_place))
     await world.stop(in_place)
     await world.measure(lambda: world.start(world.member("elsewhere")))
+
+
+@scenario(
+    "lost stores are restored past their logs: kill -9 in the midst of it, again and again, and once more after it"
+)
+async def killed_while_restoring(world: Scene) -> None:
+    [worker] = await world.at_work()
+    place = {"MAILSTREAMS_WORKER__DATADIR": str(worker.datadir)}
+    for round_ in world.times(3):
+        await _history(world)
+        worker.kept = False
+        await asyncio.to_thread(worker.kill)
+        shutil.rmtree(worker.datadir)
+        for pieces in (1, world.chance.randrange(2, 10), world.chance.randrange(10, 40)):
+            dying = world.member(f"dying-{round_}-{pieces}", static=worker.name, RESTORED=str(pieces), **place)
+            dying.start()
+            status = await world.ended(dying)
+            world.expect(status == -signal.SIGKILL, f"after {pieces} pieces it ended with {status}")
+            world.outcome.notes.append(f"killed after {pieces} pieces")
+        through = world.member(f"through-{round_}", static=worker.name, RESTORED="0", **place)
+        await world.start(through)
+        await world.flowing()
+        await asyncio.to_thread(through.kill)
+        worker.kept = True  # which starts it again
+        await world.measure(lambda: None)
 
 
 # --- compacted logs --------------------------------------------------------------------------------------------------
