@@ -43,6 +43,8 @@ async def disk_full_for_the_store(world: Scene) -> None:
 @scenario("the disk of the broker is full: it ends; then there is space again")
 async def disk_full_for_the_broker(world: Scene) -> None:
     await world.at_work(2)
+    await world.backlog(200)  # a large batch: the broker unpacks its library of zstd at the first, which is a file, too
+    await world.flowing()
     assert isinstance(world.broker, Broker)
     process = world.broker.process
     assert process is not None
