@@ -50,10 +50,10 @@ RECORDS_PER_LOOK = 25
 """Records folded between two looks at the clock."""
 SHORT_BATCH = 250
 """A batch of so many records is folded at once. A longer one waits for the one that is being folded."""
-FEW_ROWS = 100
-"""So many rows are read at once in the event loop, more of them in a thread."""
-ROWS_AT_ONCE = 500
-"""Rows that a thread reads at once: RocksDB holds the blocks of all of them until it has the last."""
+FEW_KEYS = 100
+"""So many keys are looked up in the event loop, more of them in a thread."""
+KEYS_AT_ONCE = 500
+"""Keys that a thread looks up at once: RocksDB holds the blocks of all of them until it has the last."""
 POSITION_KEY = b"\x00position"
 """The reserved changelog row that holds the source position. No delivery id begins with a zero byte."""
 RESUME_POLL_S = 2.0
@@ -479,13 +479,13 @@ class StatefulLane(Lane):
             LaneClosedError: the partition was revoked meanwhile.
         """
         keys = list({key for record in records if (key := record.key) is not None})
-        if len(keys) <= FEW_ROWS:
+        if len(keys) <= FEW_KEYS:
             self._stored = self._store.get_many(keys)
             return
         self._stored = {}
-        for begin in range(0, len(keys), ROWS_AT_ONCE):
+        for begin in range(0, len(keys), KEYS_AT_ONCE):
             self._check_open()
-            self._stored |= await asyncio.to_thread(self._store.get_many, keys[begin : begin + ROWS_AT_ONCE])
+            self._stored |= await asyncio.to_thread(self._store.get_many, keys[begin : begin + KEYS_AT_ONCE])
 
     def _get(self, key: bytes) -> bytes | None:
         """Read the table as of the record being folded: the batch's own rows lie over the store's."""

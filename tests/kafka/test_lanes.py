@@ -279,12 +279,13 @@ async def test_later_records_of_a_batch_read_what_earlier_ones_wrote(world: Worl
     assert [row.value for row in world.rows_of(STORED)[0] if row.key == b"a"] == [b"3"], "a row once a batch"
 
 
-@pytest.mark.parametrize("size", [3 * module.RECORDS_PER_LOOK, 2 * module.SHORT_BATCH])
+@pytest.mark.parametrize("distinct", [7, module.FEW_KEYS + 1, 2 * module.KEYS_AT_ONCE + 1])
+@pytest.mark.parametrize("size", [3 * module.RECORDS_PER_LOOK, 3 * module.KEYS_AT_ONCE])
 async def test_a_record_reads_the_table_as_it_is_then_however_many_are_looked_up_before_it(
-    world: World, lane: StatefulLane, size: int
+    world: World, lane: StatefulLane, size: int, distinct: int
 ) -> None:
-    keys = [b"%d" % (number % 7) for number in range(size)]
-    for first in (0, 1_000):
+    keys = [b"%d" % (number % distinct) for number in range(size)]
+    for first in (0, 10_000):
         records = [record(first + number, b"1", key=key) for number, key in enumerate(keys)]
         await world.process(lane, batch(*records))
     for key in set(keys):
@@ -440,6 +441,23 @@ async def test_a_batch_whose_turn_comes_when_its_partition_is_revoked_is_not_fol
     await closing
     assert (world.fold.seen, world.writer.transactions, world.crashes, event.acks) == ([], [], [], 1)
     world.store.close()
+
+
+async def test_a_partition_that_is_revoked_while_it_is_looked_up_waits_for_one_piece_and_folds_nothing(
+    world: World, lane: StatefulLane
+) -> None:
+    pieces: list[int] = []
+
+    def revoked(keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
+        pieces.append(len(keys))
+        lane._closing.set()
+        return dict.fromkeys(keys)
+
+    world.store.get_many = revoked  # type: ignore[method-assign] # in the middle of it
+    await world.process(lane, batch(*(record(n, b"1") for n in range(3 * module.KEYS_AT_ONCE))))
+    assert pieces == [module.KEYS_AT_ONCE]
+    assert (world.fold.seen, world.writer.transactions, world.crashes) == ([], [], [])
+    assert not world.turn.next.locked()
 
 
 async def test_without_records_a_batch_keeps_the_last_known_time(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+"""The store on a real disk: what it keeps, what a kill leaves of it, and what becomes of a damaged one."""
+
 import re
 import signal
 import subprocess
@@ -106,6 +108,7 @@ def test_a_kill_takes_back_the_last_writes_without_log_and_leaves_no_hole(
     assert reached in kept
     whole = {b"%d-%d" % (offset, number) for offset in range(1, reached + 1) for number in range(rows)}
     assert {key for key, _ in store.rows()} == whole
+    store.close()
 
 
 def test_writes_without_log_outlive_an_orderly_close(store: Store, path: Path) -> None:
@@ -113,6 +116,7 @@ def test_writes_without_log_outlive_an_orderly_close(store: Store, path: Path) -
     store.close()
     store = open_store(path, BUDGET, on_rebuild=refuse)
     assert (store.get(b"a"), store.changelog_offset) == (b"1", 1)
+    store.close()
 
 
 def test_a_deleted_row_is_gone(store: Store) -> None:
