@@ -1,6 +1,7 @@
 """What the suite writes into the documentation."""
 
 import json
+import platform
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,16 @@ def test_a_full_run_is_kept_and_a_fast_one_is_not(tmp_path: Path, monkeypatch: p
     [found] = pages.kept(["thin", "product"])
     assert found.all() == [Figure("thin_ratio_quix", (1.7, 2.0))]
     assert json.loads((tmp_path / "thin.json").read_text())["machine"] == "a machine"
+
+
+def test_the_machine_says_what_a_step_of_its_python_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "step_ns", lambda: 111.6)
+
+    assert f"Python {platform.python_version()} (112 ns a step)" in pages.machine()
+
+
+def test_a_step_of_python_is_measured() -> None:
+    assert 0 < pages.step_ns() < 1e5
 
 
 def test_a_table_says_when_where_and_how_busy() -> None:
