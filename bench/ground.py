@@ -1,6 +1,7 @@
 """The ground that all contestants run on: one broker, the topics, what is put in and what came out."""
 
 import asyncio
+import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -134,12 +135,22 @@ class Ground:
 
     def size_of(self, topic: str) -> int:
         """Return the bytes of a topic's segments on the broker's disk."""
-        return sum(log.stat().st_size for log in (self.broker.data / "log").glob(f"{topic}-[0-9]*/*.log"))
+        return size_of(self.broker.data / "log", topic)
 
     async def _admin(self) -> Any:
         admin: Any = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
         await admin.start()
         return admin
+
+
+def size_of(folder: Path, topic: str) -> int:
+    """Return the bytes of a topic's segments in a broker's log directory.
+
+    One that was deleted stays there for a minute (``file.delete.delay.ms``), as ``<topic>-<partition>.<id>-delete``.
+    """
+    partition = re.compile(re.escape(topic) + r"-\d+")
+    logs = (log for log in folder.glob("*/*.log") if partition.fullmatch(log.parent.name))
+    return sum(log.stat().st_size for log in logs)
 
 
 async def _ends(consumer: AIOKafkaConsumer, tps: list[TopicPartition]) -> dict[TopicPartition, int]:
