@@ -21,6 +21,7 @@ from aiokafka.structs import OffsetAndMetadata
 from streams import topics
 from streams.brokers import NOT_ALLOWED, RefusedError
 from streams.cli import Failure
+from streams.kafka.offsets import committed_offsets
 from streams.settings import Settings
 
 TellProgress = Callable[[int, int], None]
@@ -106,15 +107,11 @@ async def committed(settings: Settings) -> dict[TopicPartition, OffsetAndMetadat
     async with topics.admin_client(settings) as admin:
         while True:
             try:
-                offsets: dict[TopicPartition, OffsetAndMetadata] = await admin.list_consumer_group_offsets(
-                    settings.worker.app_id
-                )
+                return await committed_offsets(admin, settings.worker.app_id)
             except _COORDINATOR_STARTS:
                 if loop.time() > deadline:
                     raise
                 await asyncio.sleep(_RETRY_S)
-            else:
-                return offsets
 
 
 @asynccontextmanager

@@ -37,6 +37,7 @@ from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 from aiokafka.structs import TopicPartition
 from faust.types import TP
 
+from streams.kafka.offsets import committed_offsets
 from streams.kafka.poison import Position
 
 logger = logging.getLogger(__name__)
@@ -183,7 +184,7 @@ class Progress:
                 raise UnknownTopicOrPartitionError(topic)
             tps = [TopicPartition(topic, p) for p in sorted(partitions)]
             ends = await consumer.end_offsets(tps)
-            committed = await admin.list_consumer_group_offsets(self._group_id, partitions=tps)
+            committed = await committed_offsets(admin, self._group_id, tps)
             never = [tp for tp in tps if tp not in committed or committed[tp].offset < 0]
             begins = await consumer.beginning_offsets(never) if never else {}
             for tp in tps:

@@ -30,6 +30,7 @@ from typing import Any, Protocol
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.tables.manager import TableManager
 from faust.types import TP
@@ -44,6 +45,7 @@ from streams.kafka.lanes import (
     StatelessFold,
     StatelessLane,
 )
+from streams.kafka.offsets import committed_offsets
 from streams.kafka.poison import Position
 from streams.kafka.positions import Positions
 from streams.kafka.publishing import Publisher
@@ -54,11 +56,15 @@ logger = logging.getLogger(__name__)
 
 FENCE_TIMEOUT_S = 60.0
 FENCES_AT_ONCE = 16
+COMMITTED_TIMEOUT_S = 30.0
+COMMITTED_RETRY_S = 0.2
+CANCEL_AGAIN_S = 5.0  # longer than the clients take to close
 PROGRESS_EVERY_S = 5.0
 ROWS_AT_ONCE = 2_000
 """Unpacked and then written, of all changelogs. A fetch may hold 20,000, which leave the processor's cache before they are written."""
 UNLOGGED_OFFSETS = 10_000
 """A store that lacks so much of its changelog is written without its log."""
+MARKER = 1  # offset, of a transaction; a row has another beside it, so a store that lacks one lacks no row
 STALE_AFTER_S = 3.5 * 86_400
 """A store that lacks rows older than this is read anew: the broker keeps a tombstone for 7 days (``delete.retention.ms``)."""
 
@@ -204,10 +210,18 @@ class LaneTableManager(TableManager):
         return bool(await self.wait_for_stopped(self._first_ready.wait()))
 
     async def _cancel(self) -> None:
+        """Give up the restore that is under way, and wait for its end.
+
+        One that was told to end already closes its clients: told once more it would leave them open. Where a library
+        took the first word for its own, it hears a second.
+        """
         task, self._task = self._task, None
-        if task is not None:
+        if task is None:
+            return
+        if not task.cancelling():
             task.cancel()
-            await asyncio.wait([task])
+        while not (await asyncio.wait([task], timeout=CANCEL_AGAIN_S))[0]:
+            task.cancel()
 
     # -- one assignment ---------------------------------------------------------------------------------
 
@@ -342,12 +356,27 @@ class LaneTableManager(TableManager):
         admin = AIOKafkaAdminClient(**self.app.restoring.client_options)
         await admin.start()
         try:
-            found = await admin.list_consumer_group_offsets(
-                self.app.restoring.group_id, partitions=[TopicPartition(*tp) for tp in sources]
-            )
+            found = await self._asked(admin, [TopicPartition(*tp) for tp in sources])
         finally:
             await admin.close()
         return {tp: at for tp, at in found.items() if at.offset >= 0}
+
+    async def _asked(
+        self, admin: AIOKafkaAdminClient, sources: list[TopicPartition]
+    ) -> dict[TopicPartition, OffsetAndMetadata]:
+        """Ask until a coordinator knows: one that has just taken over reads its log first.
+
+        Raises:
+            KafkaError: it takes too long, or will never be answered.
+        """
+        deadline = time.monotonic() + COMMITTED_TIMEOUT_S
+        while True:
+            try:
+                return await committed_offsets(admin, self.app.restoring.group_id, sources)
+            except KafkaError as error:
+                if not error.retriable or time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(COMMITTED_RETRY_S)
 
     def _checked(self, tp: TP, position: Position | None, begin: int, end: int) -> Position:
         """Return a position that can be read from.
@@ -456,12 +485,13 @@ class LaneTableManager(TableManager):
         """Empty the stores that have been elsewhere, or nowhere, for days: others had their partitions meanwhile.
 
         What they lack may have been compacted, and then lacks the tombstones: rows deleted long ago would live again, and
-        deferrals resolved long ago be told. What is written after a row not yet stale is not stale itself.
+        deferrals resolved long ago be told. What is written after a row not yet stale is not stale itself. A partition
+        where nothing happened for days is not stale: its store lacks the last transaction's marker and nothing else.
         """
         behind = {
             changelog: reached
             for changelog, (_, tp) in by_changelog.items()
-            if (reached := self.stores[tp].changelog_offset) is not None and reached < ends[changelog]
+            if (reached := self.stores[tp].changelog_offset) is not None and reached + MARKER < ends[changelog]
         }
         if not behind:
             return

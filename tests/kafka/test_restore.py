@@ -12,6 +12,12 @@ from typing import Any, cast
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.errors import (
+    GroupAuthorizationFailedError,
+    GroupLoadInProgressError,
+    KafkaError,
+    NotCoordinatorForGroupError,
+)
 from aiokafka.structs import TopicPartition
 from faust.types import TP
 
@@ -21,9 +27,10 @@ from streams.kafka.application import BatchedApp
 from streams.kafka.batches import Row
 from streams.kafka.dead_letters import DeadLetters
 from streams.kafka.lanes import POSITION_KEY, FoldTurn, Lane, LaneContext, StatefulLane, StatelessLane
+from streams.kafka.offsets import committed_offsets
 from streams.kafka.poison import Poison, PoisonLimit, Position
 from streams.kafka.restore import LaneTableManager, RestoreError, Restoring, StatefulStage, StatelessStage
-from streams.kafka.store import CONDEMNED, SUSPECT, Budget, Changes, Store, open_store
+from streams.kafka.store import CHANGELOG_OFFSET, CONDEMNED, SUSPECT, Budget, Changes, Store, open_store
 from streams.kafka.transactions import TransactionalWriter
 from tests.contracts.clients import (
     NOW_MS,
@@ -314,6 +321,29 @@ async def test_a_store_that_lacks_nothing_is_kept_however_old_it_is(
     monkeypatch.setattr(restore, "time", SimpleNamespace(time=lambda: years_later, monotonic=time.monotonic))
     _, _, store = await world.restore()
     assert dict(store.rows()) == {b"a": row(10), b"mark": row(30)}
+
+
+async def test_a_store_that_lacks_the_last_marker_alone_is_kept_however_old_it_is(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a lane leaves it, and nothing may happen in its partition for days."""
+    await world.fill_sources()
+    await world.work(3, (b"a", row(10)))
+    _, _, store = await world.restore()
+    end = await end_of(world.broker, world.changelog)
+    await world.crash()
+    await world.work(3, (b"a", row(20)))
+    after = await end_of(world.broker, world.changelog)
+    assert after == end + 3  # a row, the position, a marker
+    _, _, store = await world.restore()
+    store._database.put(CHANGELOG_OFFSET, struct.pack(">Q", after - 1))
+    store.write(Changes(rows={b"mark": row(30)}))
+    await world.crash()
+    years_later = time.time() + 400 * 86_400
+    monkeypatch.setattr(restore, "time", SimpleNamespace(time=lambda: years_later, monotonic=time.monotonic))
+    _, _, store = await world.restore()
+    assert dict(store.rows()) == {b"a": row(20), b"mark": row(30)}
+    assert store.changelog_offset == after
 
 
 async def test_a_changelog_that_ends_in_markers_is_restored_to_its_end_and_does_not_hang(world: World) -> None:
@@ -645,6 +675,94 @@ async def test_a_revoke_gives_up_the_restore_under_way(world: World) -> None:
     assert world.hooks.crashes == []
     assert app.order == []
     assert world.writers[0]._producer is None, "its producer is let go of"
+
+
+async def test_a_restore_that_is_given_up_is_told_so_once_and_closes_what_it_opened(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next assignment can come while it still closes: told again it would leave its producers open."""
+    reached, closing = asyncio.Event(), asyncio.Event()
+
+    async def hold(point: str, tp: TP) -> None:  # noqa: ARG001 - the hook's signature
+        reached.set()
+        await asyncio.sleep(60)
+
+    close = TransactionalWriter.close
+
+    async def closes_slowly(writer: TransactionalWriter) -> None:
+        closing.set()
+        await asyncio.sleep(0.2)
+        await close(writer)
+
+    monkeypatch.setattr(TransactionalWriter, "close", closes_slowly)
+    world.hooks.on_reached = hold
+    manager = world.manager()
+    App(world, manager)
+    manager._task = asyncio.create_task(manager._restore(frozenset({world.source}), 5))
+    async with asyncio.timeout(20):
+        await reached.wait()
+        manager.on_partitions_revoked({world.source})
+        await closing.wait()
+        await manager._cancel()
+    assert world.writers[0]._producer is None
+
+
+async def test_a_restore_that_did_not_hear_that_it_is_given_up_is_told_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restore, "CANCEL_AGAIN_S", 0.05)
+    heard = 0
+
+    async def deaf() -> None:
+        nonlocal heard
+        while heard < 2:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:  # as some of aiokafka's own do
+                heard += 1
+
+    manager = world.manager()
+    manager._task = asyncio.create_task(deaf())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await manager._cancel()
+    assert heard == 2
+
+
+async def test_a_group_whose_coordinator_still_loads_is_asked_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken for a group that never committed, it would begin at the oldest record."""
+    await world.fill_sources()
+    await world.commit_by_hand(world.plain, 4)
+    answers: list[KafkaError] = [GroupLoadInProgressError(), NotCoordinatorForGroupError()]
+
+    async def loads(*asked: Any) -> Any:
+        if answers:
+            raise answers.pop()
+        return await committed_offsets(*asked)
+
+    monkeypatch.setattr(restore, "committed_offsets", loads)
+    monkeypatch.setattr(restore, "COMMITTED_RETRY_S", 0.01)
+    _, lane, _ = await world.restore()
+    assert answers == []
+    assert lane.position.offset == 4
+
+
+@pytest.mark.parametrize("error", [GroupAuthorizationFailedError(), GroupLoadInProgressError()])
+async def test_a_group_whose_positions_are_never_told_is_no_new_one(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: KafkaError
+) -> None:
+    async def never(*_: Any) -> Any:
+        raise error
+
+    await world.fill_sources()
+    monkeypatch.setattr(restore, "committed_offsets", never)
+    monkeypatch.setattr(restore, "COMMITTED_TIMEOUT_S", 0.5)
+    manager = world.manager()
+    App(world, manager)
+    await restored(manager, {world.source, world.plain}, 5)
+    assert world.hooks.crashes == [error]
 
 
 async def test_a_closed_table_manager_begins_no_restore(world: World) -> None:
