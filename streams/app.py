@@ -34,6 +34,9 @@ from streams.records import due_of_row, watch_of_row
 from streams.settings import Settings
 from streams.web.health import HealthServer
 
+MAX_POLL_INTERVAL_S = 10 * 365 * 86_400.0
+"""As good as never. A worker without a partition fetches nothing, and aiokafka takes that for a loop that hangs: it would
+leave the group and never come back. The watchdog sees what hangs."""
 DAY_US = 86_400 * SECOND
 MONITOR_LINGER_S = 0.5
 """Deferrals are counted in minutes: half a second of them together costs a tenth of the transactions."""
@@ -150,7 +153,7 @@ def _faust_app(settings: Settings) -> BatchedApp:
         broker_heartbeat_interval=settings.kafka.heartbeat_interval_s,
         broker_request_timeout=settings.kafka.request_timeout_s,
         broker_rebalance_timeout=settings.kafka.rebalance_timeout_s,
-        broker_max_poll_interval=86_400,  # fetching never waits for a batch; the watchdog sees a stall
+        broker_max_poll_interval=MAX_POLL_INTERVAL_S,
         consumer_group_instance_id=settings.kafka.group_instance_id,
         consumer_max_fetch_size=FETCH_BYTES,
         consumer_auto_offset_reset="earliest",  # Faust asks for it; our consumer never resets by itself

@@ -69,6 +69,32 @@ async def test_a_worker_beyond_the_partitions_is_ready_and_idle(make_world: Make
     assert [second.stop(), world.worker.stop()] == [0, 0]
 
 
+async def test_a_worker_that_had_no_partition_for_a_day_takes_over_when_another_goes(make_world: Make) -> None:
+    world = await make_world(TOPICS__PARTITIONS=1, KAFKA__HEARTBEAT_INTERVAL_S=1)
+    spare = harness.WorkerProcess(
+        {
+            **world.worker.environment,
+            "MAILSTREAMS_WORKER__DATADIR": str(world.datadir.with_name("spare")),
+            "MEMBERSHIP": "idle",
+        },
+        Path(f"{world.worker.log}.spare"),
+        [sys.executable, "-m", "tests.faults.worker"],
+    )
+    world.worker.start()
+    world.worker.wait_ready()
+    spare.start()
+    spare.wait_ready()
+    assert spare.metric("mailstreams_partitions_owned") == 0
+    time.sleep(4)  # some heartbeats, each of which looks how long nothing was fetched
+    assert world.worker.stop() == 0
+    deadline = time.monotonic() + 30
+    while spare.metric("mailstreams_partitions_owned") == 0:
+        assert time.monotonic() < deadline, spare.output
+        time.sleep(0.2)
+    spare.wait_ready()
+    assert spare.stop() == 0
+
+
 async def test_a_worker_told_to_stop_while_it_starts_stops_at_once(make_world: Make) -> None:
     world = await make_world()
     for pause in (0, 0.3, 0.6, 0.9):

@@ -22,7 +22,8 @@ asked for, and ``ending``, when its end is asked for and not yet answered.
 ``deliveries`` as version 1 did, where that version could say the same (in it the last
 event of a fact always spoke), ``MEMBERSHIP=dies`` ends aiokafka's task that takes
 care of the membership in the group, as it ends by itself when the first broker it
-asks names no brokers (one that stood still, and that the controller has given up).
+asks names no brokers (one that stood still, and that the controller has given up);
+``MEMBERSHIP=idle`` makes it look to aiokafka as if it had fetched nothing for a day.
 ``RESTORED=20`` makes it restore past the logs of its stores, 50 rows at a time, and
 kills it after 20 of these pieces (0: never). Its write buffers are small, so that
 some of what was restored is in files by then.
@@ -39,6 +40,7 @@ from typing import Any
 import msgspec
 from aiokafka import AIOKafkaProducer
 from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.protocol.transaction import EndTxnRequest
 from faust.types import TP
 
@@ -123,6 +125,13 @@ def lose_membership() -> None:
     setattr(GroupCoordinator, name, dies)
 
 
+def be_idle_for_a_day() -> None:
+    """Look as if nothing was fetched for a day, as a worker without a partition does after one."""
+    state: Any = SubscriptionState
+    idle = state.fetcher_idle_time.fget
+    state.fetcher_idle_time = property(lambda self: idle(self) and 86_400 + idle(self))
+
+
 def write_version_1() -> None:
     """Be a worker of before ``judged``, ``watch_at`` and ``said_at``."""
     from streams import records  # noqa: PLC0415 - the clock is set before
@@ -179,6 +188,8 @@ def main() -> int:
         reached = fault.reached
     if os.environ.get("MEMBERSHIP") == "dies":
         lose_membership()
+    if os.environ.get("MEMBERSHIP") == "idle":
+        be_idle_for_a_day()
     if os.environ.get("ROWS") == "1":
         write_version_1()
     if "RESTORED" in os.environ:
