@@ -92,8 +92,10 @@ async def send_rows(producer: Producer, rows: Rows, turns: Turns) -> dict[tuple[
                     future = await producer.send_batch(batch, topic, partition=partition)
                 sent.append((destination, count, future))
                 waiting.append((destination, batches))
-    finally:
-        outcomes = await asyncio.gather(*(future for _, _, future in sent), return_exceptions=True)
+    except Exception:  # a cancellation is the caller's deadline, and waits for nobody
+        await asyncio.gather(*(future for _, _, future in sent), return_exceptions=True)
+        raise
+    outcomes = await asyncio.gather(*(future for _, _, future in sent), return_exceptions=True)
     ends: dict[tuple[str, int], int] = {}
     for (destination, count, _), outcome in zip(sent, outcomes, strict=True):
         if isinstance(outcome, BaseException):
