@@ -194,12 +194,13 @@ class Health:
             standing = standings.get(tp)
             if standing is not None:
                 self.metrics.lag.labels(tp.topic, str(tp.partition)).set(standing.lag)
+        opening = {tp for tp, lane in self.lanes.by_partition.items() if lane.opening}
         excused = self.tables.restoring or not self.tables.actives_ready
         self.metrics.restoring.set(self.tables.restoring)
         self.metrics.tasks.set(len(asyncio.all_tasks()))
         self.watchdog.look(
             standings,
-            owned - self.observer.stopped_partitions.keys(),
+            owned - self.observer.stopped_partitions.keys() - opening,
             excused=excused,
             restore=self.tables.steps if self.tables.restoring else None,
             queued={

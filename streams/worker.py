@@ -161,4 +161,5 @@ def _exit(status: int) -> NoReturn:
 
 def _described(error: BaseException) -> str:
     rights = "; which rights it takes: mailstreams acls worker" if isinstance(error, NOT_ALLOWED) else ""
-    return f"{type(error).__name__}: {error}{rights}"
+    where = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+    return f"{type(error).__name__}: {error}{where}{rights}"

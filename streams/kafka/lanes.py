@@ -26,7 +26,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast
 
@@ -217,6 +217,8 @@ class Lane(ABC):
         self._control_lost = False
         self._task: asyncio.Task[None] | None = None
         self._in_queue = False
+        self.opening = True
+        """It prepares for its first batch; how long that takes goes by what is in the store."""
 
     @property
     def stopped(self) -> str | None:
@@ -259,6 +261,7 @@ class Lane(ABC):
             self._hooks.stopped(self.tp, self.stopped)
         try:
             await self._open()
+            self.opening = False
             while not self._closing.is_set():
                 event = await self._inbox.get()
                 if event is None:
@@ -269,9 +272,10 @@ class Lane(ABC):
                     event.ack()
         except LaneClosedError:
             return
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the process must not go on without this lane
+        except BaseException as error:  # whatever it is, the process must not go on without this lane
+            if _was_cancelled(error):
+                raise
+            error.add_note(f"{self.stage} of {self.tp.topic}/{self.tp.partition}, done up to {self.position.offset}")
             self._on_crash(error)
         finally:
             self._closing.set()
@@ -341,7 +345,8 @@ class Lane(ABC):
             try:
                 self._fold_record(record, effects)
                 good += 1
-            except NOT_POISON:
+            except NOT_POISON as error:
+                error.add_note(f"at offset {record.offset}")
                 raise
             except Exception as error:  # noqa: BLE001 - whatever a pure function raises on one record is poison
                 self.poison.good(self._limit, good)
@@ -410,7 +415,9 @@ class Lane(ABC):
         try:
             async with asyncio.timeout(RESUME_TIMEOUT_S):
                 command = await self._resume_commands.latest(self.tp, self.poison.stopped_at)
-        except (KafkaError, OSError) as error:  # a TimeoutError is an OSError
+        except (KafkaError, OSError, asyncio.CancelledError) as error:  # a TimeoutError is an OSError
+            if _was_cancelled(error):
+                raise
             if not self._control_lost:
                 logger.warning(
                     "%s/%s stands, and the command to go on cannot be looked for: %s. It is tried again until it can",
@@ -509,7 +516,24 @@ class StatefulLane(Lane):
             # Whoever was killed after a commit may not have come to it. As it is kept: where retention has overtaken a
             # partition that stands, `resume` has to find the offset at which it stands.
             await self._tell_group(Position.decode(self._store.position))
-        await self._fold_of.opened(self.tp.partition, self._store)
+        await self._unless_closed(self._fold_of.opened(self.tp.partition, self._store))
+
+    async def _unless_closed(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do what may take minutes, and give it up when the partition goes.
+
+        Raises:
+            LaneClosedError: the partition was revoked before it was done.
+        """
+        working, closing = asyncio.create_task(work), asyncio.create_task(self._closing.wait())
+        try:
+            await asyncio.wait({working, closing}, return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise LaneClosedError
+            working.result()
+        finally:
+            closing.cancel()
+            working.cancel()  # does nothing to one that is done
+            await asyncio.wait({working})
 
     async def _tick(self, batch: Batch) -> None:
         assert batch.now is not None
@@ -543,6 +567,16 @@ class StatefulLane(Lane):
         self._fold_of.closed(self.tp.partition)
         await super().release()
         await self._writer.close()
+
+
+def _was_cancelled(error: BaseException) -> bool:
+    """Tell whether somebody asked for the end of this task.
+
+    Any other cancellation is some library's own, such as that of a fetch while aiokafka's consumer stops, and must not end
+    a lane in silence.
+    """
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling() > 0)
 
 
 def _changes(effects: Effects, *, changelog_offset: int | None = None, position: bytes | None = None) -> Changes:

@@ -512,6 +512,10 @@ async def test_a_row_that_cannot_be_read_and_a_lack_of_memory_are_no_poison_but_
     await world.process(lane, batch(record(1, b"1", key=b"a"), record(2, value)))
     await until(lambda: world.crashes)
     assert [type(each) for each in world.crashes] == [error]
+    assert world.crashes[0].__notes__ == [
+        "at offset 2",
+        f"{lane.stage} of {lane.tp.topic}/{lane.tp.partition}, done up to {lane.position.offset}",
+    ]
     assert world.writer.transactions == []
     assert world.store.get(b"a") is None
 
@@ -664,7 +668,10 @@ async def test_a_revoke_ends_also_the_look_for_a_command_at_once(
     assert (event.acks, world.crashes) == (1, [])
 
 
-@pytest.mark.parametrize("error", [KafkaConnectionError(), OSError(), TopicAuthorizationFailedError(), None])
+@pytest.mark.parametrize(
+    "error",
+    [KafkaConnectionError(), OSError(), TopicAuthorizationFailedError(), asyncio.CancelledError(), None],
+)
 async def test_a_partition_that_stands_outlives_the_broker_and_says_once_that_it_cannot_look(
     world: World,
     lane: StatefulLane,
@@ -672,7 +679,7 @@ async def test_a_partition_that_stands_outlives_the_broker_and_says_once_that_it
     caplog: pytest.LogCaptureFixture,
     error: BaseException | None,
 ) -> None:
-    """None: the broker says nothing at all."""
+    """None: the broker says nothing at all. aiokafka's consumer can raise the cancellation of a task of its own."""
     monkeypatch.setattr(module, "RESUME_TIMEOUT_S", 0.01)
     for outage in (1, 2):
         world.commands.fails, world.commands.hangs = error, error is None
@@ -695,6 +702,15 @@ async def test_what_is_no_fault_of_the_broker_is_a_crash_also_while_a_partition_
     await stopped(world, lane)
     await until(lambda: world.crashes)
     assert world.crashes == [world.commands.fails]
+
+
+async def test_a_cancellation_that_nobody_asked_for_ends_no_lane_in_silence(
+    world: World, lane: StatefulLane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.writer, "fails", asyncio.CancelledError())
+    await world.process(lane, batch(record(1, b"1", key=b"a")))
+    await until(lambda: world.crashes)
+    assert [type(error) for error in world.crashes] == [asyncio.CancelledError]
 
 
 # -- ticks -------------------------------------------------------------------------------------------------------------------
@@ -944,6 +960,41 @@ async def test_a_batch_without_a_lane_is_nobodys_and_acknowledged(world: World) 
     event = Event(batch(record(1)))
     lanes.take(cast("Any", event))
     assert event.acks == 1
+
+
+async def test_a_lane_that_still_opens_says_so_and_gives_up_at_once_when_its_partition_goes(world: World) -> None:
+    async def forever(partition: int, store: Store) -> None:  # noqa: ARG001 - the fold's signature
+        while True:
+            await asyncio.sleep(0)
+
+    world.fold.opened = forever  # type: ignore[method-assign] # a monitor with millions of open deferrals
+    lane = world.stateful()
+    lane.start()
+    event = Event(batch(record(1, b"1", key=b"a")))
+    lane.take(cast("Any", event))
+    await asyncio.sleep(0.05)
+    assert lane.opening
+    async with asyncio.timeout(5):
+        await lane.close()
+    assert (event.acks, world.crashes, world.fold.seen) == (1, [], [])
+    assert world.fold.opening == [f"closed {SOURCE.partition}"]
+
+
+async def test_a_lane_that_has_opened_opens_no_more(world: World, lane: StatefulLane) -> None:
+    await world.process(lane, batch(record(1, b"1", key=b"a")))
+    assert not lane.opening
+
+
+async def test_a_lane_that_cannot_open_is_a_crash(world: World) -> None:
+    async def fails(partition: int, store: Store) -> None:  # noqa: ARG001 - the fold's signature
+        raise StoreCorruptError
+
+    world.fold.opened = fails  # type: ignore[method-assign] # a disk that fails while it is read
+    lane = world.stateful()
+    lane.start()
+    await until(lambda: world.crashes)
+    assert [type(error) for error in world.crashes] == [StoreCorruptError]
+    await lane.close()
 
 
 async def test_an_opened_lane_takes_its_partitions_batches_until_all_are_closed(world: World) -> None:

@@ -1,0 +1,32 @@
+"""What a worker concludes once a second from what the broker says."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+from faust.types import TP
+from prometheus_client import CollectorRegistry
+
+from streams.kafka.progress import Standing
+from streams.metrics import Metrics
+from streams.observe import Health
+
+RUNS, OPENS, STANDS = (TP("mail.deferrals", number) for number in range(3))
+
+
+async def test_the_watchdog_is_asked_about_neither_who_stands_nor_who_still_opens() -> None:
+    asked: list[Any] = []
+    lanes = {tp: SimpleNamespace(opening=tp == OPENS, turns_passed=None) for tp in (RUNS, OPENS, STANDS)}
+    health = Health(
+        metrics=Metrics.create(CollectorRegistry(), version="1"),
+        observer=cast("Any", SimpleNamespace(stopped_partitions={STANDS: "too much is bad"})),
+        tables=cast("Any", SimpleNamespace(restoring=False, actives_ready=True, steps=0)),
+        lanes=cast("Any", SimpleNamespace(by_partition=lanes)),
+        progress=cast("Any", SimpleNamespace(fresh=True)),
+        watchdog=cast(
+            "Any", SimpleNamespace(look=lambda _, owned, **__: asked.append(owned), restore_idle_s=0.0, stalled=None)
+        ),
+    )
+
+    health.look({RUNS: Standing(end=9, position=4, timestamp_ms=1)})
+
+    assert asked == [{RUNS}]
