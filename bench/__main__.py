@@ -6,7 +6,9 @@ says what each figure means.
 """
 
 import argparse
+import asyncio
 import logging
+import signal
 import sys
 import tempfile
 import time
@@ -52,6 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LocalError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except (KeyboardInterrupt, asyncio.CancelledError) as error:
+        print("stopped; the broker and the contestants have ended, parts that were done are kept", file=sys.stderr)
+        return 128 + (signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
         return 1
@@ -102,6 +107,7 @@ def _parts(chosen: argparse.Namespace) -> list[str]:
 async def _measure(parts: Sequence[str], plan: suite.Plan, *, fast: bool) -> list[str]:
     """Measure these parts, print their figures, and return those that failed: their figures are not kept."""
     began = time.monotonic()
+    _end_in_order()
     machine = pages.machine()
     print(f"{machine}; load average {pages.load():.1f}", flush=True)
     if pages.busy():
@@ -135,6 +141,13 @@ async def _measure(parts: Sequence[str], plan: suite.Plan, *, fast: bool) -> lis
     for figure in figures.all():
         print(figure.line)
     return failed
+
+
+def _end_in_order() -> None:
+    """Let SIGTERM do what Ctrl-C does: all that runs beside us is ours, and would run on."""
+    task = asyncio.current_task()
+    assert task is not None  # it is asked in one
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
 
 
 def _write_docs() -> int:

@@ -45,7 +45,7 @@ def _build() -> None:
         return
     maven = shutil.which("mvn")
     if maven is None or shutil.which("javac") is None:
-        message = "Maven and a JDK are needed to build it, e.g. apt-get install maven openjdk-17-jdk-headless"
+        message = "Maven and a JDK are needed to build it, e.g. apt-get install maven default-jdk-headless"
         raise LocalError(message)
     print("building the Kafka Streams contestant by Maven ...", file=sys.stderr, flush=True)
     shutil.rmtree(BUILT, ignore_errors=True)
