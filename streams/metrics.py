@@ -421,7 +421,9 @@ class HistoryMetrics:
                 "mailstreams_history_deliveries_forgotten", "Deliveries deleted after their time", registry=registry
             ),
             ready=Gauge(
-                "mailstreams_ready", "1 when the history can be seen and follows the topics", registry=registry
+                "mailstreams_ready",
+                "1 when the history can be seen and has begun to follow the topics",
+                registry=registry,
             ),
             requests=Counter(
                 "mailstreams_history_requests",

@@ -91,7 +91,7 @@ def java() -> str:
     home = os.environ.get("JAVA_HOME")
     found = shutil.which("java", path=Path(home, "bin")) if home else None
     found = found or shutil.which("java")
-    install = f"install Java {OLDEST_JAVA} or newer, e.g. apt-get install openjdk-17-jre-headless"
+    install = f"install Java {OLDEST_JAVA} or newer, e.g. apt-get install default-jre-headless"
     if found is None:
         message = f"Java is missing, which runs Kafka: {install}"
         raise LocalError(message)

@@ -620,7 +620,7 @@ class Ingress(_Section):
         "A webhook that all in-sync replicas do not have after so long is answered 503, and comes again; below the "
         "patience of every provider (the least is 10 s).",
         gt=0,
-        le=60,
+        lt=10,
     )
     shutdown_s: float = _setting(
         20,

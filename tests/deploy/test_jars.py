@@ -47,7 +47,7 @@ def test_a_missing_java_is_told_in_one_line_that_says_what_to_install(tmp_path: 
     message = refused(tmp_path)
 
     assert "Java is missing" in message
-    assert "apt-get install openjdk-17-jre-headless" in message
+    assert "apt-get install default-jre-headless" in message
 
 
 def test_a_java_that_is_too_old_is_told_with_its_version(tmp_path: Path, path: Path) -> None:
