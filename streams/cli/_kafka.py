@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -14,6 +14,7 @@ from aiokafka.errors import (
     KafkaConnectionError,
     KafkaError,
     KafkaTimeoutError,
+    LeaderNotAvailableError,
     NotCoordinatorForGroupError,
 )
 from aiokafka.structs import OffsetAndMetadata
@@ -21,6 +22,7 @@ from aiokafka.structs import OffsetAndMetadata
 from streams import topics
 from streams.brokers import NOT_ALLOWED, RefusedError
 from streams.cli import Failure
+from streams.kafka.closing import stop_consumer, stop_producer
 from streams.kafka.offsets import committed_offsets
 from streams.settings import Settings
 
@@ -37,6 +39,8 @@ _COORDINATOR_STARTS: Final = (
 _RETRY_S: Final = 0.2
 _STALL_TIMEOUT_S: Final = 30.0
 _POLL_MS: Final = 500
+_ACKNOWLEDGE_S: Final = 30.0
+_STOP_S: Final = 5.0
 _PROOF_S: Final = 10.0
 """A follower that hears nothing asks the brokers for a sign of life so often: aiokafka itself retries in silence."""
 _REQUEST_TIMEOUT_MS: Final = 30_000
@@ -89,15 +93,24 @@ def unavailable(error: BaseException, settings: Settings) -> tuple[str, ...]:
 
 
 async def partitions_of(settings: Settings, topic: str) -> int:
-    """Return how many partitions a topic has.
+    """Return how many partitions a topic has; wait for their leaders.
 
     Raises:
         Failure: the topic does not exist.
+        aiokafka.errors.LeaderNotAvailableError: a partition of it has had no leader for too long.
     """
-    counts = await topics.partition_counts(settings)
-    if topic not in counts:
-        raise Failure(topics.missing(settings, topic))
-    return counts[topic]
+    deadline = asyncio.get_running_loop().time() + topics.CONNECT_TIMEOUT_S
+    while True:
+        try:
+            counts = await topics.partition_counts(settings, led=(topic,))
+        except LeaderNotAvailableError:
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+            await asyncio.sleep(_RETRY_S)
+            continue
+        if topic not in counts:
+            raise Failure(topics.missing(settings, topic))
+        return counts[topic]
 
 
 async def committed(settings: Settings) -> dict[TopicPartition, OffsetAndMetadata]:
@@ -129,7 +142,18 @@ async def producer(settings: Settings) -> AsyncIterator[Any]:
         await _start(client)
         yield client
     finally:
-        await client.stop()
+        await stop_producer(client, _STOP_S)
+
+
+async def acknowledged(waiting: Iterable[Awaitable[object]]) -> None:
+    """Wait until all that was sent is acknowledged.
+
+    Raises:
+        TimeoutError: it takes too long. aiokafka itself would try for ever, and may still succeed.
+    """
+    async with asyncio.timeout(_ACKNOWLEDGE_S):
+        for sent in waiting:
+            await sent
 
 
 @asynccontextmanager
@@ -153,7 +177,7 @@ async def consumer(settings: Settings, *names: str) -> AsyncIterator[Any]:
         await _start(client)
         yield client
     finally:
-        await _stop(client)
+        await stop_consumer(client)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,15 +240,26 @@ async def read_on(settings: Settings, *names: str, from_beginning: bool) -> Asyn
     """Yield records of some topics as they are committed, from now on or from the oldest, without an end.
 
     Each list is of one partition.
+
+    Raises:
+        aiokafka.errors.KafkaError: the brokers are gone.
     """
     async with consumer(settings, *names) as client:
         partitions = list(client.assignment())
         edge = client.beginning_offsets if from_beginning else client.end_offsets
         for partition, offset in (await edge(partitions)).items():
             client.seek(partition, offset)
+        loop = asyncio.get_running_loop()
+        proven = loop.time()
         while True:
-            for records in (await client.getmany(timeout_ms=_POLL_MS, max_records=_MAX_RECORDS)).values():
+            found = await client.getmany(timeout_ms=_POLL_MS, max_records=_MAX_RECORDS)
+            for records in found.values():
                 yield records
+            if found:
+                proven = loop.time()
+            elif loop.time() - proven > _PROOF_S:
+                await client.end_offsets(partitions)
+                proven = loop.time()
 
 
 async def read_and_follow(
@@ -262,13 +297,3 @@ async def read_and_follow(
 async def _start(client: Any) -> None:
     async with asyncio.timeout(topics.CONNECT_TIMEOUT_S):
         await client.start()
-
-
-async def _stop(client: Any) -> None:
-    """Stop a consumer; with the brokers gone aiokafka's own cancelled tasks escape from it, in the place of the reason."""
-    try:
-        await client.stop()
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():  # we are meant
-            raise

@@ -15,7 +15,7 @@ import click
 
 from streams import topics
 from streams.cli import NOTHING_FOUND, WRONG_USE, Failure, Invocation, json_option, pass_invocation
-from streams.cli._kafka import producer, read_to_end, run
+from streams.cli._kafka import acknowledged, producer, read_to_end, run
 from streams.cli._output import clean, json_line, note, plural, progress, time_of_ms
 from streams.domain.status import Status, to_micros
 from streams.records import DeadLetter, RecordError, decode_dead_letter, decode_deferral, decode_status
@@ -248,8 +248,7 @@ async def _send(settings: Settings, letters: Sequence[DeadLetter]) -> None:
             await client.send(letter.topic, letter.value, key=letter.key, headers=list(letter.headers))
             for letter in letters
         ]
-        for sent in waiting:
-            await sent
+        await acknowledged(waiting)
 
 
 def _refusal(letter: DeadLetter, ours: set[str]) -> str | None:

@@ -12,7 +12,7 @@ import click
 from streams import codecs, records, topics
 from streams.cli import WRONG_USE, Failure, Invocation, json_option, pass_invocation
 from streams.cli._fresh import freshened
-from streams.cli._kafka import partitions_of, producer, run
+from streams.cli._kafka import acknowledged, partitions_of, producer, run
 from streams.cli._numbers import RATE
 from streams.cli._output import json_line, note, plural
 from streams.providers import PROVIDERS
@@ -92,9 +92,9 @@ async def _send(settings: Settings, provider: str, account: str, bodies: Sequenc
                 await asyncio.sleep(max(0.0, start + index / rate - loop.time()))
             waiting.append(await client.send(topic, body, headers=_headers(provider, account, body)))
             if len(waiting) >= _WINDOW:
-                await asyncio.gather(*waiting)
+                await acknowledged(waiting)
                 waiting.clear()
-        await asyncio.gather(*waiting)
+        await acknowledged(waiting)
     return len(bodies)
 
 

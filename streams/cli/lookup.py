@@ -183,16 +183,18 @@ async def _read_statuses(settings: Settings, question: _Question, found: dict[st
     needles = question.needles()
     async for batch in read_to_end(settings, topics.STATUS, tell):
         for record in batch:
+            delivery_id = (record.key or b"").decode("utf-8", "replace")
             if not record.value:  # a tombstone: the delivery expired
-                found.pop((record.key or b"").decode("utf-8", "replace"), None)
+                found.pop(delivery_id, None)
                 continue
-            if not _holds(record.value, needles):
+            if delivery_id not in found and not _holds(record.value, needles):
                 continue
             try:
                 status = decode_status(record.value)
             except RecordError:
                 continue  # not ours to judge: the worker's own readers count it
-            if question.fits(status.get):
+            # What fitted once stays found: its reference may be another by now, and its older status is not the present one.
+            if delivery_id in found or question.fits(status.get):
                 found[status["delivery_id"]] = _Found(status["delivery_id"], status)
 
 

@@ -8,7 +8,7 @@ from aiokafka import TopicPartition
 
 from streams import records, topics
 from streams.cli import NOTHING_FOUND, WRONG_USE, Failure, Invocation, json_option, pass_invocation
-from streams.cli._kafka import committed, partitions_of, producer, run
+from streams.cli._kafka import acknowledged, committed, partitions_of, producer, run
 from streams.cli._output import clean, json_line, note
 from streams.kafka.poison import Position
 from streams.settings import Settings
@@ -93,4 +93,4 @@ async def _resume(settings: Settings, topic: str, partition: int, through: int |
             app_id=settings.worker.app_id,
             offset=position.poison.stopped_at,  # what its lane compares, also where a person moved the offset
         )
-        await client.send_and_wait(where.topic, value, key=key, partition=where.partition)
+        await acknowledged([client.send_and_wait(where.topic, value, key=key, partition=where.partition)])

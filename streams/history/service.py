@@ -220,7 +220,7 @@ async def _serve(built: Built, stop: asyncio.Event, forget: Callable[[], Any]) -
 
 def _reason(done: "set[asyncio.Task[Any]]") -> int:
     for task in done:
-        error = task.exception()
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if isinstance(error, SourceError | MovedError | RefusedError):
             logger.error("%s", error)
             return EXIT_CANNOT_START

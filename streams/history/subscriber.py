@@ -23,6 +23,7 @@ from streams.brokers import RefusedError
 from streams.history import projection
 from streams.history.database import Database
 from streams.history.projection import Applied, Partition
+from streams.kafka.closing import stop_consumer
 from streams.metrics import HistoryMetrics
 from streams.settings import Settings
 
@@ -154,7 +155,7 @@ class Subscriber:
                 return
             await _until_one_fails(self._look(consumer, partitions), self._read_on(consumer))
         finally:
-            await consumer.stop()
+            await stop_consumer(consumer)
 
     async def _seek(
         self, consumer: Any, first: Mapping[TopicPartition, int], end: Mapping[TopicPartition, int]
@@ -236,7 +237,8 @@ class Subscriber:
                 ends = await consumer.end_offsets(partitions)
             lag = dict.fromkeys(projection.TOPICS, 0)
             for partition in partitions:
-                lag[partition.topic] += max(0, ends[partition] - await consumer.position(partition))
+                async with asyncio.timeout(_LOOK_TIMEOUT_S):
+                    lag[partition.topic] += max(0, ends[partition] - await consumer.position(partition))
             self._heard()
             self.state.lag = lag
             for topic, count in lag.items():

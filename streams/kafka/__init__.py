@@ -9,6 +9,7 @@ Read in this order:
 - ``producer``      aiokafka's, with a compression that is chosen for each batch by its size
 - ``transactions``  one Kafka transaction a batch, and what aiokafka demands for it to be safe
 - ``publishing``    batches without a transaction, for the stages that may repeat themselves
+- ``closing``       ends of aiokafka's clients that come whatever the broker does
 - ``offsets``       what a group committed, and no answer taken for nothing
 - ``positions``     how far all lanes are, told to the group together, late but never early
 - ``partitioner``   Kafka's own: one delivery, one partition, whoever wrote it

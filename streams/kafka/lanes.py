@@ -34,6 +34,7 @@ from aiokafka.errors import CommitFailedError, KafkaError
 from faust.types import TP, EventT
 
 from streams.kafka.batches import Batch, Record, Row, Rows
+from streams.kafka.closing import was_cancelled
 from streams.kafka.dead_letters import DeadLetters, reason_of
 from streams.kafka.poison import Poison, PoisonLimit, Position
 from streams.kafka.positions import Positions
@@ -273,11 +274,16 @@ class Lane(ABC):
         except LaneClosedError:
             return
         except BaseException as error:  # whatever it is, the process must not go on without this lane
-            if _was_cancelled(error):
+            if was_cancelled(error):
                 raise
-            error.add_note(f"{self.stage} of {self.tp.topic}/{self.tp.partition}, done up to {self.position.offset}")
-            self._on_crash(error)
+            try:
+                error.add_note(
+                    f"{self.stage} of {self.tp.topic}/{self.tp.partition}, done up to {self.position.offset}"
+                )
+            finally:  # there may be no memory left for a note
+                self._on_crash(error)
         finally:
+            self.opening = False
             self._closing.set()
             while not self._inbox.empty():
                 queued = self._inbox.get_nowait()
@@ -416,7 +422,7 @@ class Lane(ABC):
             async with asyncio.timeout(RESUME_TIMEOUT_S):
                 command = await self._resume_commands.latest(self.tp, self.poison.stopped_at)
         except (KafkaError, OSError, asyncio.CancelledError) as error:  # a TimeoutError is an OSError
-            if _was_cancelled(error):
+            if was_cancelled(error):
                 raise
             if not self._control_lost:
                 logger.warning(
@@ -567,16 +573,6 @@ class StatefulLane(Lane):
         self._fold_of.closed(self.tp.partition)
         await super().release()
         await self._writer.close()
-
-
-def _was_cancelled(error: BaseException) -> bool:
-    """Tell whether somebody asked for the end of this task.
-
-    Any other cancellation is some library's own, such as that of a fetch while aiokafka's consumer stops, and must not end
-    a lane in silence.
-    """
-    task = asyncio.current_task()
-    return isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling() > 0)
 
 
 def _changes(effects: Effects, *, changelog_offset: int | None = None, position: bytes | None = None) -> Changes:

@@ -36,6 +36,7 @@ from faust.tables.manager import TableManager
 from faust.types import TP
 
 from streams.kafka.application import BatchedApp
+from streams.kafka.closing import was_cancelled
 from streams.kafka.lanes import (
     POSITION_KEY,
     Lane,
@@ -242,8 +243,7 @@ class LaneTableManager(TableManager):
             await self._go()
             logger.info("%d partitions ready after %.1f s", count, time.monotonic() - began)
         except BaseException as error:
-            task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            if was_cancelled(error):
                 raise  # the assignment is gone; any other cancellation is some library's, and must not end in silence
             self.app.restoring.on_crash(error)
         finally:

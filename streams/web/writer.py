@@ -17,8 +17,9 @@ from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, KafkaTimeoutError
 
+from streams.kafka.closing import stop_producer
 from streams.kafka.partitioner import partition_of
 from streams.kafka.producer import AUTO, Producer
 from streams.kafka.transactions import MAX_BATCH_BYTES, REPLACE_AFTER_ROWS, RETRY_BACKOFF_MS
@@ -34,7 +35,9 @@ LINGER_S: Final = 0.001
 _SWEEP_S: Final = 0.1
 _MAX_BATCH_RECORDS: Final = 2000
 _RETRY_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
-_RETIRE_TIMEOUT_S: Final = 30.0
+_RETIRE_TIMEOUT_S: Final = 10.0
+_DOUBT: Final = 2
+"""Times the patience: so long after a batch that was not acknowledged nothing but an acknowledgement shows that all is well."""
 _OVERHEAD_BYTES: Final = 1500
 """Of a record's headers, roughly: what does not fit after all goes with the next batch."""
 
@@ -130,6 +133,8 @@ class RecordWriter:
         self._unanswered: dict[int, _Entry] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._failing = False
+        self._doubted_until = 0.0
+        """A broker that answers and yet acknowledges nothing lets a producer start: so long only an acknowledgement counts."""
 
     async def run(self) -> None:
         """Start a producer whenever one is wanted, and try again until the broker is there; writes wait for it."""
@@ -148,14 +153,16 @@ class RecordWriter:
                 continue
             failures = 0
             self._producer, self._producer_since = producer, time.monotonic()
-            self._recovered()
+            if time.monotonic() >= self._doubted_until:
+                self._recovered()
             self._wanted.clear()
             self._there.set()
 
     @property
     def why_not_ready(self) -> list[str]:
         """Why a write would probably fail now."""
-        return [] if self._there.is_set() and not self._failing else ["the broker does not acknowledge records"]
+        doubted = self._failing and time.monotonic() < self._doubted_until
+        return ["the broker does not acknowledge records"] if doubted or not self._there.is_set() else []
 
     async def write(self, topic: str, value: bytes, headers: Headers) -> None:
         """Write a record to any partition of a topic.
@@ -181,7 +188,7 @@ class RecordWriter:
         producer, self._producer = self._producer, None
         if producer is not None:
             with contextlib.suppress(Exception):
-                await asyncio.wait_for(producer.stop(), timeout=2)
+                await stop_producer(producer, 2)
 
     def _queue(self, topic: str, partition: int | None) -> _Queue:
         queue = self._queues.get((topic, partition))
@@ -232,7 +239,7 @@ class RecordWriter:
     def _late(self, entry: _Entry) -> None:
         """Doubt a producer that had all the time there is; that a new one can start shows that the broker is back."""
         if self._producer is None or entry.since >= self._producer_since:
-            self._complain(f"nothing after {self._timeout_s:g} s")
+            self._doubt(f"nothing after {self._timeout_s:g} s")
             self._retire(self._producer)
 
     async def _send(self, queue: _Queue) -> None:
@@ -310,8 +317,15 @@ class RecordWriter:
     def _failed(self, producer: Any, error: Exception) -> None:
         self._hooks.failed()
         if producer is self._producer:
-            self._complain(type(error).__name__)
+            if isinstance(error, TimeoutError | KafkaTimeoutError):
+                self._doubt(type(error).__name__)
+            else:  # this batch was refused, and says nothing of the next
+                self._complain(type(error).__name__)
             self._retire(producer)
+
+    def _doubt(self, why: str) -> None:
+        self._doubted_until = time.monotonic() + _DOUBT * self._timeout_s
+        self._complain(why)
 
     def _complain(self, why: str) -> None:
         if not self._failing:
@@ -335,7 +349,7 @@ class RecordWriter:
     @staticmethod
     async def _stop(producer: Any) -> None:
         with contextlib.suppress(Exception):
-            await asyncio.wait_for(producer.stop(), _RETIRE_TIMEOUT_S)
+            await stop_producer(producer, _RETIRE_TIMEOUT_S)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -1,6 +1,7 @@
 """What became of a message, found by any of its names."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -200,6 +201,17 @@ def test_the_newest_status_counts_and_an_expired_one_is_gone(invoke: Invoke, clu
 
     assert newest["revision"] == 2
     assert invoke("lookup", "INV-expiring").exit_code == 1
+
+
+def test_a_delivery_whose_reference_became_another_is_shown_as_it_is_now(invoke: Invoke, cluster: Cluster) -> None:
+    """A provider may say another one than the application did; the older status is not the present one."""
+    sent, bounce = bounced("renamed")
+    named_anew = replace(bounce, reference="4711")
+    cluster.produce(topics.STATUS, status_record(sent), status_record(sent, named_anew), commit=True)
+
+    for name in ("INV-renamed", "4711"):
+        status = codecs.decode(invoke("lookup", name, "--json").stdout)["status"]
+        assert (status["status"], status["reference"]) == ("bounced", "4711")
 
 
 def test_what_was_aborted_is_not_found_and_does_not_stop_the_search(invoke: Invoke, cluster: Cluster) -> None:

@@ -261,6 +261,34 @@ async def test_after_twenty_kills_under_load_the_database_is_the_models(own_brok
     database.close()
 
 
+async def test_while_the_broker_is_away_the_pages_stay_and_afterwards_it_goes_on(
+    own_broker: Broker, tmp_path: Path
+) -> None:
+    """aiokafka lets a cancellation of its own escape when a consumer is stopped while connections are refused."""
+    process = Process(own_broker.bootstrap, tmp_path)
+    await topics.create(settings_at(own_broker, process))
+    await fill(own_broker, log_of(1, 50))
+    try:
+        process.start()
+        await caught_up(process, own_broker)
+        own_broker.kill()
+        deadline = time.monotonic() + 60
+        while "waiting for the broker" not in process.log.read_text():
+            assert process.child is not None
+            assert process.child.poll() is None, process.log.read_text()[-2000:]
+            assert time.monotonic() < deadline, process.log.read_text()[-2000:]
+            await asyncio.sleep(0.2)
+        assert process.get(process.admin_port, "/readyz")[0] == 200
+        assert process.get(process.port, "/")[0] == 200
+        own_broker.start()
+        await fill(own_broker, log_of(2, 50))
+        await caught_up(process, own_broker)
+        assert process.stop() == 0
+    finally:
+        if process.child is not None and process.child.poll() is None:
+            process.kill()
+
+
 def rebuild(process: Process) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "streams", "history", "rebuild", "--yes"],

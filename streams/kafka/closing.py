@@ -1,0 +1,59 @@
+"""Ends of aiokafka's clients that come whatever the broker does.
+
+The rule: nobody waits for ever for a client that he needs no more. A producer's own
+end waits until all it has is acknowledged, and an idempotent one never gives up. A
+consumer's may raise the cancellation of a task of its own in the place of an error,
+and then leaves its connections open.
+"""
+
+import asyncio
+from typing import Any, Final
+
+from aiokafka.errors import KafkaError, ProducerClosed
+
+_TELL_AGAIN_S: Final = 1.0
+_TIMES: Final = 3
+
+
+def was_cancelled(error: BaseException) -> bool:
+    """Tell whether this is the end of the running task that somebody asked for.
+
+    Any other cancellation is some library's own, and must not end anything in silence.
+    """
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling() > 0)
+
+
+async def stop_consumer(consumer: Any) -> None:
+    """Stop a consumer, and let no cancellation of its own tasks escape.
+
+    With the brokers gone one does, in the place of the reason why it is stopped.
+    """
+    try:
+        await consumer.stop()
+    except asyncio.CancelledError as error:
+        if was_cancelled(error):
+            raise
+        await consumer._client.close()  # noqa: SLF001 - what it did not come to
+
+
+async def stop_producer(producer: Any, patience_s: float) -> None:
+    """Stop a producer. What is not acknowledged after ``patience_s`` is given up, and its connections are closed."""
+    try:
+        async with asyncio.timeout(patience_s):
+            await producer.stop()
+    except (KafkaError, OSError):  # a TimeoutError is an OSError
+        await _give_up(producer)
+
+
+async def _give_up(producer: Any) -> None:
+    """End what ``stop`` did not come to: the sender, whoever waits for its batches, the connections."""
+    sender = producer._sender.sender_task  # noqa: SLF001 - no public way to give up
+    if sender is not None:
+        sender.cancel()
+    await producer.client.close()
+    for _ in range(_TIMES):  # the first word ends the sender, the next what it has on its way
+        if sender is None or (await asyncio.wait({sender}, timeout=_TELL_AGAIN_S))[0]:
+            break
+        sender.cancel()
+    producer._message_accumulator.fail_all(ProducerClosed())  # noqa: SLF001 - the same

@@ -1,0 +1,111 @@
+"""When a writer says that it can write, where Kafka cannot be made to behave so at will."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from streams.web import writer as module
+from streams.web.writer import Hooks, NotWrittenError, RecordWriter
+
+PATIENCE_S = 0.3
+
+
+class Batch:
+    def append(self, **_: Any) -> object:
+        return self
+
+
+class Producer:
+    """aiokafka's producer on brokers that answer, and of which too few have the records: it is tried for ever."""
+
+    acknowledges = False
+    started = 0
+    stopped = 0
+
+    def __init__(self, **_: Any) -> None:
+        self.client = self
+        self._sender = self
+        self.sender_task = None
+        self._message_accumulator = self
+
+    async def start(self) -> None:
+        Producer.started += 1
+
+    async def stop(self) -> None:
+        await asyncio.sleep(60)
+
+    async def close(self) -> None:
+        Producer.stopped += 1
+
+    def fail_all(self, _: BaseException) -> None:
+        """Nothing waits here."""
+
+    async def partitions_for(self, _: str) -> set[int]:
+        return {0}
+
+    def batch_for(self, _: object) -> Batch:
+        return Batch()
+
+    async def send_batch(self, *_: Any, **__: Any) -> "asyncio.Future[None]":
+        future = asyncio.get_running_loop().create_future()
+        if Producer.acknowledges:
+            future.set_result(None)
+        return future
+
+
+@pytest.fixture
+async def writer(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RecordWriter]:
+    monkeypatch.setattr(module, "_Producer", Producer)
+    monkeypatch.setattr(module, "_RETIRE_TIMEOUT_S", 0.1)
+    Producer.acknowledges, Producer.started, Producer.stopped = False, 0, 0
+    writer = RecordWriter(
+        client_options={},
+        client_id="ingress",
+        timeout_s=PATIENCE_S,
+        partitions=1,
+        hooks=Hooks(acknowledged=lambda *_: None, failed=lambda: None),
+    )
+    running = asyncio.create_task(writer.run())
+    while writer.why_not_ready:
+        await asyncio.sleep(0.01)
+    yield writer
+    running.cancel()
+
+
+async def refused(writer: RecordWriter) -> None:
+    with pytest.raises(NotWrittenError):
+        await writer.write("mail.raw.sendgrid", b"{}", [])
+
+
+async def test_a_broker_that_lets_producers_start_and_acknowledges_nothing_is_not_taken_for_ready(
+    writer: RecordWriter,
+) -> None:
+    for number in (1, 2):
+        await refused(writer)
+        while Producer.started < number + 1:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        assert writer.why_not_ready == ["the broker does not acknowledge records"]
+
+
+async def test_an_acknowledgement_or_a_while_without_a_failure_makes_it_ready_again(writer: RecordWriter) -> None:
+    await refused(writer)
+    Producer.acknowledges = True
+    await writer.write("mail.raw.sendgrid", b"{}", [])
+    assert writer.why_not_ready == []
+
+    Producer.acknowledges = False
+    await refused(writer)
+    await asyncio.sleep(0.05)
+    assert writer.why_not_ready
+    await asyncio.sleep(PATIENCE_S * 2)
+    assert writer.why_not_ready == []
+
+
+async def test_a_producer_that_failed_is_given_up_with_its_connections(writer: RecordWriter) -> None:
+    for _ in range(3):
+        await refused(writer)
+    while Producer.stopped < 3:
+        await asyncio.sleep(0.01)
