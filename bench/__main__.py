@@ -55,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, asyncio.CancelledError) as error:
-        print("stopped; the broker and the contestants have ended, parts that were done are kept", file=sys.stderr)
+        kept = "" if chosen.fast else f"; parts that were done are kept in {pages.KEPT}"
+        print(f"stopped; the broker and the contestants have ended{kept}", file=sys.stderr)
         return 128 + (signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
@@ -144,10 +145,12 @@ async def _measure(parts: Sequence[str], plan: suite.Plan, *, fast: bool) -> lis
 
 
 def _end_in_order() -> None:
-    """Let SIGTERM do what Ctrl-C does: all that runs beside us is ours, and would run on."""
+    """Let SIGTERM do what Ctrl-C does, and Ctrl-C also where a shell's background ignores it: what we started is ours."""
     task = asyncio.current_task()
     assert task is not None  # it is asked in one
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _write_docs() -> int:

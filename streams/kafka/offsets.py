@@ -34,15 +34,15 @@ async def committed_offsets(
     coordinator = await admin.find_coordinator(group_id)
     request = OffsetFetchRequest(group_id, None if asked is None else list(asked.items()))
     response: Any = await admin._send_request(request, coordinator)  # noqa: SLF001 - see above
-    _check(response.error_code)
+    _check(response.error_code, group_id)
     found = {}
     for topic, answers in response.topics:
         for partition, offset, metadata, error_code in answers:
-            _check(error_code)
+            _check(error_code, f"{topic}/{partition}")
             found[TopicPartition(topic, partition)] = OffsetAndMetadata(offset, metadata)
     return found
 
 
-def _check(error_code: int) -> None:
+def _check(error_code: int, of: str) -> None:
     if error_code:
-        raise for_code(error_code)
+        raise for_code(error_code)(of)

@@ -1,9 +1,10 @@
 """A worker that makes no progress ends itself: a silent stall is Faust's best-known failure.
 
-The rule: records wait, the broker answers, no restore runs and the partition was
-not stopped on purpose, and yet nothing was committed for ``limit_s``: then the
-process is of no use, and its supervisor starts another. A restore excuses for as
-long as it gets on: one that does nothing for ``limit_s`` is a standstill, too.
+The rule: records wait, the broker answers, no restore runs, the partition has
+opened and was not stopped on purpose, and yet nothing was committed for
+``limit_s``: then the process is of no use, and its supervisor starts another. A
+restore excuses for as long as it gets on: one that does nothing for ``limit_s`` is
+a standstill, too.
 So does a queue: whose batch waits behind those of other partitions gets on with
 each that is done, however long a slow machine takes to come round.
 While no broker answers nothing ends: a restart would not help.

@@ -91,7 +91,8 @@ async def test_a_worker_that_had_no_partition_for_a_day_takes_over_when_another_
     while spare.metric("mailstreams_partitions_owned") == 0:
         assert time.monotonic() < deadline, spare.output
         time.sleep(0.2)
-    spare.wait_ready()
+    await world.feed(list(harness.bodies(1, 10, 10, deliveries=20)))
+    await world.caught_up(60)
     assert spare.stop() == 0
 
 

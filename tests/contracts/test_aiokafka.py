@@ -17,6 +17,7 @@ from faust.types import TP
 
 from deploy.local.broker import Broker
 from streams import topics
+from streams.kafka.offsets import committed_offsets
 from streams.kafka.producer import Producer
 from streams.kafka.publishing import Publisher
 from streams.kafka.restore import bounds
@@ -293,7 +294,7 @@ async def test_committed_offsets_come_with_their_metadata_and_those_never_commit
     admin: Any = AIOKafkaAdminClient(bootstrap_servers=broker.bootstrap)
     await admin.start()
     try:
-        found = await admin.list_consumer_group_offsets(group, partitions=[first, second])
+        found = await committed_offsets(admin, group, [first, second])
     finally:
         await admin.close()
     assert found[first] == OffsetAndMetadata(12, '{"offset":12}')

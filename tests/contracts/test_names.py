@@ -19,6 +19,7 @@ from aiokafka.conn import create_conn
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import Assignment, Subscription, SubscriptionState, TopicPartitionState
 from aiokafka.producer.message_accumulator import BatchBuilder, MessageAccumulator
+from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, RecordMetadata
 from faust.app.base import App
@@ -136,11 +137,9 @@ SIGNATURES: list[tuple[Callable[..., Any], list[str], str]] = [
     (aiokafka.AIOKafkaConsumer.beginning_offsets, ["self", "partitions"], "bounds of a log"),
     (aiokafka.AIOKafkaConsumer.end_offsets, ["self", "partitions"], "bounds of a log"),
     (aiokafka.AIOKafkaConsumer.partitions_for_topic, ["self", "topic"], "Progress looks at every partition"),
-    (
-        AIOKafkaAdminClient.list_consumer_group_offsets,
-        ["self", "group_id", "group_coordinator_id", "partitions"],
-        "the restore and Progress read committed positions",
-    ),
+    (AIOKafkaAdminClient.find_coordinator, ["self", "group_id", "coordinator_type"], "who knows committed positions"),
+    (AIOKafkaAdminClient._send_request, ["self", "request", "node_id"], "the restore and Progress read them"),
+    (OffsetFetchRequest.__init__, ["self", "consumer_group", "partitions"], "by this request"),
 ]
 
 

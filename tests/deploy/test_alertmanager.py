@@ -180,7 +180,7 @@ SEVERITIES = ("critical", "warning")
         (
             [
                 alert("MailProcessRestarts", job=f"mailstreams-{who}", instance="a", severity=severity)
-                for who, severity in zip(("worker", "history"), SEVERITIES, strict=True)
+                for who, severity in zip(("worker", "web"), SEVERITIES, strict=True)
             ],
             [],
         ),

@@ -64,5 +64,5 @@ async def test_a_coordinator_that_does_not_know_is_no_group_that_never_committed
 async def test_an_error_of_one_partition_is_told_by_its_name() -> None:
     admin = Admin(topics=[("mail.events", [(0, 12, "", 0), (1, -1, "", 29)])])
 
-    with pytest.raises(TopicAuthorizationFailedError):
+    with pytest.raises(TopicAuthorizationFailedError, match=r"mail\.events/1"):
         await committed_offsets(admin, "group", [FIRST, SECOND])
