@@ -37,6 +37,15 @@ _STEPS: Final = 10_000
 _CANCELLED: Final = "57014"
 """PostgreSQL's query_canceled."""
 
+_NOTICED: Final = {
+    "connect_timeout": "10",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "15000",
+}
+"""To libpq, unless the URL says otherwise: a server that is gone without a word is noticed in 15 to 25 s, by default in up to two hours."""
+
 
 class DatabaseError(Exception):
     """The database cannot be used; the text says why, and what to do. It never holds the URL, which has a password."""
@@ -58,7 +67,7 @@ class Database:
         parsed = sa.make_url(url)
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         if not self.is_sqlite:
-            parsed = parsed.set(drivername="postgresql+psycopg")
+            parsed = parsed.set(drivername="postgresql+psycopg").update_query_dict(_NOTICED | dict(parsed.query))
         self.path = Path(parsed.database or "") if self.is_sqlite else None
         """The file, of SQLite."""
         self.insert: Any = insert_sqlite if self.is_sqlite else insert_postgresql

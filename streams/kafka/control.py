@@ -13,6 +13,7 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import TopicPartition
 from faust.types import TP
 
+from streams.kafka.closing import stop_consumer
 from streams.records import RecordError, Resume, decode_resume
 
 logger = logging.getLogger(__name__)
@@ -71,5 +72,5 @@ class ControlTopic:
                             except RecordError:
                                 continue  # not a command that this version knows
         finally:
-            await consumer.stop()
+            await stop_consumer(consumer)
         return found

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from streams.kafka.batches import Rows
+from streams.kafka.closing import stop_producer
 from streams.kafka.producer import AUTO, Producer
 from streams.kafka.transactions import (
     MAX_BATCH_BYTES,
@@ -111,4 +112,4 @@ class Publisher:
 
 async def _stop(producer: Producer) -> None:
     with contextlib.suppress(Exception):
-        await asyncio.wait_for(producer.stop(), timeout=2)
+        await stop_producer(producer, 2)

@@ -36,7 +36,7 @@ from faust.tables.manager import TableManager
 from faust.types import TP
 
 from streams.kafka.application import BatchedApp
-from streams.kafka.closing import was_cancelled
+from streams.kafka.closing import stop_consumer, was_cancelled
 from streams.kafka.lanes import (
     POSITION_KEY,
     Lane,
@@ -289,7 +289,7 @@ class LaneTableManager(TableManager):
                 await self._restore_stores(consumer, stateful, committed)
                 begins, ends = await bounds(consumer, sources)
             finally:
-                await consumer.stop()
+                await stop_consumer(consumer)
         except BaseException:
             await asyncio.gather(*(writer.close() for writer in writers.values()))
             raise

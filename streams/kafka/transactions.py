@@ -27,6 +27,7 @@ from aiokafka.protocol.transaction import EndTxnRequest
 from aiokafka.structs import RecordMetadata
 
 from streams.kafka.batches import Row, Rows
+from streams.kafka.closing import stop_producer
 from streams.kafka.producer import AUTO, Producer
 
 MAX_BATCH_BYTES: Final = 900 << 10  # below the broker's default max.message.bytes of 1 MiB
@@ -212,7 +213,7 @@ class TransactionalWriter:
         producer, self._producer = self._producer, None
         if producer is not None:
             with contextlib.suppress(Exception):
-                await asyncio.wait_for(producer.stop(), timeout=2)
+                await stop_producer(producer, 2)
 
     def _watch_requests(self, producer: Producer) -> None:
         """Refuse, inside a transaction, what aiokafka would survive: a lost connection, a second EndTxn.

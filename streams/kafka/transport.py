@@ -35,6 +35,7 @@ from mode import Service
 
 from streams.kafka.application import BatchedApp
 from streams.kafka.batches import Batch, Record
+from streams.kafka.closing import stop_consumer
 
 SCHEME = "mailstreams"
 """The URL scheme under which Faust finds this transport."""
@@ -276,7 +277,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         others would wait for a member that waits for them.
         """
         consumer: Any = self._ensure_consumer()
-        stopping = asyncio.ensure_future(consumer.stop())  # from here on it begins no other join
+        stopping = asyncio.ensure_future(stop_consumer(consumer))  # from here on it begins no other join
         left = nobody = JoinGroupRequest.UNKNOWN_MEMBER_ID
         while not (await asyncio.wait([stopping], timeout=LEAVE_AGAIN_S))[0]:
             group = consumer._coordinator  # noqa: SLF001 - no public way to leave without waiting
