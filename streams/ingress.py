@@ -249,7 +249,8 @@ def _written(settings: Settings) -> set[str]:
 
 def _reason(done: "set[asyncio.Task[Any]]") -> int:
     for task in done:
-        if (error := task.exception()) is not None:
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is not None:
             logger.error("the ingress ends: %s", type(error).__name__, exc_info=error)
             return EXIT_CRASHED
         if isinstance(task.result(), int) and not isinstance(task.result(), bool):

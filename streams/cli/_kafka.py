@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -145,15 +145,14 @@ async def producer(settings: Settings) -> AsyncIterator[Any]:
         await stop_producer(client, _STOP_S)
 
 
-async def acknowledged(waiting: Iterable[Awaitable[object]]) -> None:
+async def acknowledged(waiting: Sequence[Awaitable[object]]) -> None:
     """Wait until all that was sent is acknowledged.
 
     Raises:
         TimeoutError: it takes too long. aiokafka itself would try for ever, and may still succeed.
     """
     async with asyncio.timeout(_ACKNOWLEDGE_S):
-        for sent in waiting:
-            await sent
+        await asyncio.gather(*waiting)
 
 
 @asynccontextmanager
@@ -258,7 +257,12 @@ async def read_on(settings: Settings, *names: str, from_beginning: bool) -> Asyn
             if found:
                 proven = loop.time()
             elif loop.time() - proven > _PROOF_S:
-                await client.end_offsets(partitions)
+                try:
+                    await client.end_offsets(partitions)
+                except KafkaTimeoutError:
+                    for name in names:
+                        await partitions_of(settings, name)  # brokers may answer, and the topic be gone
+                    raise
                 proven = loop.time()
 
 

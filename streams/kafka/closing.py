@@ -34,11 +34,11 @@ async def stop_consumer(consumer: Any) -> None:
     except asyncio.CancelledError as error:
         if was_cancelled(error):
             raise
-        await consumer._client.close()  # noqa: SLF001 - what it did not come to
+        await _close(consumer._client)  # noqa: SLF001 - what it did not come to
 
 
 async def stop_producer(producer: Any, patience_s: float) -> None:
-    """Stop a producer. What is not acknowledged after ``patience_s`` is given up, and its connections are closed."""
+    """Stop a producer. What is not acknowledged after ``patience_s`` is given up, and its connections are cut."""
     try:
         async with asyncio.timeout(patience_s):
             await producer.stop()
@@ -47,13 +47,38 @@ async def stop_producer(producer: Any, patience_s: float) -> None:
 
 
 async def _give_up(producer: Any) -> None:
-    """End what ``stop`` did not come to: the sender, whoever waits for its batches, the connections."""
+    """End what ``stop`` did not come to: the sender, the connections, whoever waits for its batches."""
     sender = producer._sender.sender_task  # noqa: SLF001 - no public way to give up
-    if sender is not None:
-        sender.cancel()
-    await producer.client.close()
+    _cut(producer.client)
     for _ in range(_TIMES):  # the first word ends the sender, the next what it has on its way
-        if sender is None or (await asyncio.wait({sender}, timeout=_TELL_AGAIN_S))[0]:
+        if sender is None or sender.done():
             break
         sender.cancel()
-    producer._message_accumulator.fail_all(ProducerClosed())  # noqa: SLF001 - the same
+        await asyncio.wait({sender}, timeout=_TELL_AGAIN_S)
+    await _close(producer.client)
+    accumulator = producer._message_accumulator  # noqa: SLF001 - the same
+    left = [batch for batches in accumulator._batches.values() for batch in batches]  # noqa: SLF001
+    accumulator._pending_batches.update(left)  # noqa: SLF001 - where aiokafka looks for each that is done
+    accumulator.fail_all(ProducerClosed())
+    for batch in left:
+        if batch._drain_waiter.done():  # noqa: SLF001 - nobody else reads it
+            batch._drain_waiter.exception()  # noqa: SLF001
+
+
+async def _close(client: Any) -> None:
+    """Close a client's connections, and wait no longer than for those that are well."""
+    _cut(client)
+    closing = asyncio.ensure_future(client.close())
+    await asyncio.wait({closing}, timeout=_TELL_AGAIN_S)
+    if not closing.done():
+        closing.cancel()
+    elif not closing.cancelled():
+        closing.exception()  # of a connection that is gone
+
+
+def _cut(client: Any) -> None:
+    """End the connections at once: an orderly end waits for what is unsent, and with TLS for the broker's farewell."""
+    for connection in client._conns.values():  # noqa: SLF001 - no public way to cut
+        transport = getattr(connection._protocol, "_transport", None)  # noqa: SLF001
+        if transport is not None:
+            transport.abort()

@@ -324,6 +324,8 @@ class RecordWriter:
             self._retire(producer)
 
     def _doubt(self, why: str) -> None:
+        if not self.why_not_ready:
+            self._failing = False  # the doubt of before was over
         self._doubted_until = time.monotonic() + _DOUBT * self._timeout_s
         self._complain(why)
 
@@ -333,6 +335,7 @@ class RecordWriter:
             logger.warning("the broker does not acknowledge records: %s", why)
 
     def _recovered(self) -> None:
+        self._doubted_until = 0.0
         if self._failing:
             self._failing = False
             logger.info("the broker is back")

@@ -29,6 +29,9 @@ class Producer:
         self._sender = self
         self.sender_task = None
         self._message_accumulator = self
+        self._conns: dict[int, Any] = {}
+        self._batches: dict[int, Any] = {}
+        self._pending_batches: set[Any] = set()
 
     async def start(self) -> None:
         Producer.started += 1
