@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from streams import __version__, topics
 from streams.metrics import IngressMetrics
-from streams.process import EXIT_CANNOT_START, EXIT_CRASHED, EXIT_OK, run, stop_by_signals, topic_problems
+from streams.process import EXIT_CANNOT_START, EXIT_CRASHED, EXIT_OK, error_of, run, stop_by_signals, topic_problems
 from streams.providers import PROVIDERS, Provider
 from streams.settings import Settings
 from streams.web import sends
@@ -249,8 +249,7 @@ def _written(settings: Settings) -> set[str]:
 
 def _reason(done: "set[asyncio.Task[Any]]") -> int:
     for task in done:
-        error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        if error is not None:
+        if (error := error_of(task)) is not None:
             logger.error("the ingress ends: %s", type(error).__name__, exc_info=error)
             return EXIT_CRASHED
         if isinstance(task.result(), int) and not isinstance(task.result(), bool):

@@ -42,6 +42,11 @@ def stop_by_signals() -> asyncio.Event:
     return stop
 
 
+def error_of(done: "asyncio.Future[Any]") -> BaseException | None:
+    """Return what ended a part of the process; a cancellation is some library's own, as nobody here asked for one."""
+    return asyncio.CancelledError() if done.cancelled() else done.exception()
+
+
 async def topic_problems(settings: Settings, wanted: Callable[[TopicSpec], bool] = lambda _: True) -> list[str]:
     """Return what is wrong with the topics or our access; while no broker answers, wait: a restart brings none back.
 

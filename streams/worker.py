@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from streams.app import Worker, build, nothing_reached
 from streams.brokers import NOT_ALLOWED
 from streams.observe import Reached
-from streams.process import EXIT_CANNOT_START, EXIT_CRASHED, EXIT_OK, run, stop_by_signals, topic_problems
+from streams.process import EXIT_CANNOT_START, EXIT_CRASHED, EXIT_OK, error_of, run, stop_by_signals, topic_problems
 from streams.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -83,18 +83,13 @@ async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, list[str]]) -> 
 
 def _reason(done: set[asyncio.Future[Any]]) -> BaseException:
     for task in done:
-        error = _error_of(task)
+        error = error_of(task)
         if error is not None:
             return error
         result = task.result()
         if isinstance(result, BaseException):
             return result
     return RuntimeError("the worker ended without a reason")
-
-
-def _error_of(done: "asyncio.Future[Any]") -> BaseException | None:
-    """Return what ended it; a cancellation is some library's own, as nobody here asks for one."""
-    return asyncio.CancelledError() if done.cancelled() else done.exception()
 
 
 async def _faust_crashed(worker: Worker) -> BaseException:
@@ -116,7 +111,7 @@ async def _stop(worker: Worker) -> int:
     stopping = asyncio.create_task(_stop_all(worker))
     ends: list[asyncio.Future[Any]] = [stopping, worker.crashed]
     done, _ = await asyncio.wait(ends, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
-    error = _reason(done) if worker.crashed in done else _error_of(stopping) if stopping in done else None
+    error = _reason(done) if worker.crashed in done else error_of(stopping) if stopping in done else None
     if stopping in done and error is None:
         logger.info("stopped")
         _exit(EXIT_OK)

@@ -99,32 +99,29 @@ async def partitions_of(settings: Settings, topic: str) -> int:
         Failure: the topic does not exist.
         aiokafka.errors.LeaderNotAvailableError: a partition of it has had no leader for too long.
     """
-    deadline = asyncio.get_running_loop().time() + topics.CONNECT_TIMEOUT_S
-    while True:
-        try:
-            counts = await topics.partition_counts(settings, led=(topic,))
-        except LeaderNotAvailableError:
-            if asyncio.get_running_loop().time() > deadline:
-                raise
-            await asyncio.sleep(_RETRY_S)
-            continue
-        if topic not in counts:
-            raise Failure(topics.missing(settings, topic))
-        return counts[topic]
+    counts = await _soon(lambda: topics.partition_counts(settings, led=(topic,)), LeaderNotAvailableError)
+    if topic not in counts:
+        raise Failure(topics.missing(settings, topic))
+    return counts[topic]
 
 
 async def committed(settings: Settings) -> dict[TopicPartition, OffsetAndMetadata]:
     """Return what the workers' consumer group committed; nothing where no worker ever ran."""
+    async with topics.admin_client(settings) as admin:
+        return await _soon(lambda: committed_offsets(admin, settings.worker.app_id), *_COORDINATOR_STARTS)
+
+
+async def _soon(ask: Callable[[], Awaitable[_Result]], *passing: type[KafkaError]) -> _Result:
+    """Ask again while the answer is an error that passes, but not for ever."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + topics.CONNECT_TIMEOUT_S
-    async with topics.admin_client(settings) as admin:
-        while True:
-            try:
-                return await committed_offsets(admin, settings.worker.app_id)
-            except _COORDINATOR_STARTS:
-                if loop.time() > deadline:
-                    raise
-                await asyncio.sleep(_RETRY_S)
+    while True:
+        try:
+            return await ask()
+        except passing:
+            if loop.time() > deadline:
+                raise
+            await asyncio.sleep(_RETRY_S)
 
 
 @asynccontextmanager
@@ -248,22 +245,9 @@ async def read_on(settings: Settings, *names: str, from_beginning: bool) -> Asyn
         edge = client.beginning_offsets if from_beginning else client.end_offsets
         for partition, offset in (await edge(partitions)).items():
             client.seek(partition, offset)
-        loop = asyncio.get_running_loop()
-        proven = loop.time()
-        while True:
-            found = await client.getmany(timeout_ms=_POLL_MS, max_records=_MAX_RECORDS)
+        async for found in _polled(settings, client):
             for records in found.values():
                 yield records
-            if found:
-                proven = loop.time()
-            elif loop.time() - proven > _PROOF_S:
-                try:
-                    await client.end_offsets(partitions)
-                except KafkaTimeoutError:
-                    for name in names:
-                        await partitions_of(settings, name)  # brokers may answer, and the topic be gone
-                    raise
-                proven = loop.time()
 
 
 async def read_and_follow(
@@ -278,17 +262,10 @@ async def read_and_follow(
     """
     async with consumer(settings, topic) as client:
         span = await _seek_to_start(client)
-        loop = asyncio.get_running_loop()
-        caught_up, proven = False, loop.time()
-        while True:
-            found = await client.getmany(timeout_ms=_POLL_MS, max_records=_MAX_RECORDS)
+        caught_up = False
+        async for found in _polled(settings, client):
             for records in found.values():
                 yield records
-            if found:
-                proven = loop.time()
-            elif loop.time() - proven > _PROOF_S:
-                await client.end_offsets(list(span.ends))
-                proven = loop.time()
             if not caught_up:
                 done = span.done(await _positions(client))
                 caught_up = done == span.total
@@ -296,6 +273,31 @@ async def read_and_follow(
                     progress(done, span.total)
             if caught_up:
                 yield None
+
+
+async def _polled(settings: Settings, client: Any) -> AsyncIterator[Mapping[TopicPartition, Sequence[Any]]]:
+    """Yield what a consumer gets, without an end; where nothing comes, nothing, about twice a second.
+
+    Raises:
+        Failure: a topic is gone.
+        aiokafka.errors.KafkaError: the brokers are gone.
+    """
+    loop = asyncio.get_running_loop()
+    partitions = list(client.assignment())
+    proven = loop.time()
+    while True:
+        found = await client.getmany(timeout_ms=_POLL_MS, max_records=_MAX_RECORDS)
+        yield found
+        if found:
+            proven = loop.time()
+        elif loop.time() - proven > _PROOF_S:
+            try:
+                await client.end_offsets(partitions)
+            except KafkaTimeoutError:
+                for topic in {partition.topic for partition in partitions}:
+                    await partitions_of(settings, topic)  # brokers may answer, and the topic be gone
+                raise
+            proven = loop.time()
 
 
 async def _start(client: Any) -> None:

@@ -26,7 +26,7 @@ from streams.history.live import Hub
 from streams.history.projection import Applied, MovedError
 from streams.history.subscriber import Progress, SourceError, Subscriber
 from streams.metrics import HistoryMetrics
-from streams.process import EXIT_CANNOT_START, EXIT_CRASHED, EXIT_OK, run, stop_by_signals
+from streams.process import EXIT_CANNOT_START, EXIT_CRASHED, EXIT_OK, error_of, run, stop_by_signals
 from streams.settings import Settings
 from streams.web.connections import SilentRunner
 from streams.web.health import HealthServer
@@ -220,7 +220,7 @@ async def _serve(built: Built, stop: asyncio.Event, forget: Callable[[], Any]) -
 
 def _reason(done: "set[asyncio.Task[Any]]") -> int:
     for task in done:
-        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        error = error_of(task)
         if isinstance(error, SourceError | MovedError | RefusedError):
             logger.error("%s", error)
             return EXIT_CANNOT_START

@@ -237,7 +237,7 @@ class RecordWriter:
             self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
 
     def _late(self, entry: _Entry) -> None:
-        """Doubt a producer that had all the time there is; that a new one can start shows that the broker is back."""
+        """Doubt a producer that had all the time there is, and take another."""
         if self._producer is None or entry.since >= self._producer_since:
             self._doubt(f"nothing after {self._timeout_s:g} s")
             self._retire(self._producer)

@@ -15,10 +15,11 @@ import pytest
 import rocksdict
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
-from aiokafka.conn import create_conn
+from aiokafka.conn import AIOKafkaConnection, create_conn
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import Assignment, Subscription, SubscriptionState, TopicPartitionState
-from aiokafka.producer.message_accumulator import BatchBuilder, MessageAccumulator
+from aiokafka.producer.message_accumulator import BatchBuilder, MessageAccumulator, MessageBatch
+from aiokafka.producer.sender import Sender
 from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, RecordMetadata
@@ -165,6 +166,7 @@ ASYNC = [
     TableManager.on_rebalance,
     TableManager.wait_until_recovery_completed,
     AIOKafkaClient.send,
+    AIOKafkaClient.close,
     aiokafka.AIOKafkaConsumer.position,
     aiokafka.AIOKafkaConsumer.commit,
 ]
@@ -213,6 +215,8 @@ PROPERTIES: list[tuple[type, str, str]] = [
     (Assignment, "tps", "the positions of all partitions"),
     (TopicPartitionState, "has_valid_position", "the positions of all partitions"),
     (TopicPartitionState, "position", "the positions of all partitions"),
+    (MessageAccumulator, "fail_all", "stop_producer ends who waits for its batches"),
+    (Sender, "sender_task", "stop_producer ends it"),
     *((DefaultRecordBatch, name, "Producer.batch_for chooses it") for name in ("CODEC_SNAPPY", "CODEC_ZSTD")),
     *((rocksdict.Rdict, name, "the store") for name in ("get", "write", "iter", "close")),
     *((rocksdict.WriteBatch, name, "the store writes a batch as one") for name in ("put", "delete")),
@@ -279,6 +283,24 @@ def test_producer_options_that_we_give_are_known_to_aiokafka() -> None:
         "max_batch_size", "compression_type", "enable_idempotence", "acks",
     }  # fmt: skip
     assert ours <= known, f"AIOKafkaProducer no longer takes {ours - known}"
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (aiokafka.AIOKafkaConsumer, "_client"),
+        (aiokafka.AIOKafkaProducer, "client"),
+        (aiokafka.AIOKafkaProducer, "_sender"),
+        (aiokafka.AIOKafkaProducer, "_message_accumulator"),
+        (AIOKafkaClient, "_conns"),
+        (AIOKafkaConnection, "_protocol"),
+        (MessageAccumulator, "_batches"),
+        (MessageAccumulator, "_pending_batches"),
+        (MessageBatch, "_drain_waiter"),
+    ],
+)
+def test_what_is_closed_has_what_is_closed_in_it(owner: type, name: str) -> None:
+    assert f"self.{name} = " in inspect.getsource(owner), f"{owner.__name__}.{name} is gone: streams/kafka/closing.py"
 
 
 def test_a_batch_is_compressed_as_the_accumulator_says_when_it_is_made() -> None:

@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import pytest
 import sqlalchemy as sa
@@ -59,6 +60,13 @@ class Process:
                 stdout=log,
                 stderr=log,
             )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.child is not None and self.child.poll() is None:
+            self.kill()
 
     def kill(self) -> None:
         assert self.child is not None
@@ -265,10 +273,9 @@ async def test_while_the_broker_is_away_the_pages_stay_and_afterwards_it_goes_on
     own_broker: Broker, tmp_path: Path
 ) -> None:
     """aiokafka lets a cancellation of its own escape when a consumer is stopped while connections are refused."""
-    process = Process(own_broker.bootstrap, tmp_path)
-    await topics.create(settings_at(own_broker, process))
-    await fill(own_broker, log_of(1, 50))
-    try:
+    with Process(own_broker.bootstrap, tmp_path) as process:
+        await topics.create(settings_at(own_broker, process))
+        await fill(own_broker, log_of(1, 50))
         process.start()
         await caught_up(process, own_broker)
         own_broker.kill()
@@ -284,9 +291,6 @@ async def test_while_the_broker_is_away_the_pages_stay_and_afterwards_it_goes_on
         await fill(own_broker, log_of(2, 50))
         await caught_up(process, own_broker)
         assert process.stop() == 0
-    finally:
-        if process.child is not None and process.child.poll() is None:
-            process.kill()
 
 
 def rebuild(process: Process) -> "subprocess.CompletedProcess[str]":
@@ -300,19 +304,15 @@ def rebuild(process: Process) -> "subprocess.CompletedProcess[str]":
 
 
 async def test_a_rebuild_makes_the_same_from_the_topics(own_broker: Broker, tmp_path: Path) -> None:
-    process = Process(own_broker.bootstrap, tmp_path)
-    await topics.create(settings_at(own_broker, process))
-    await fill(own_broker, log_of(1, 300))
-    try:
+    with Process(own_broker.bootstrap, tmp_path) as process:
+        await topics.create(settings_at(own_broker, process))
+        await fill(own_broker, log_of(1, 300))
         process.start()
         await caught_up(process, own_broker)
         refused = rebuild(process)
         assert refused.returncode == 1
         assert "stop that one first" in refused.stderr
         assert process.stop() == 0
-    finally:
-        if process.child is not None and process.child.poll() is None:
-            process.kill()
     engine = sa.create_engine(process.url)
     with engine.begin() as connection:
         before = rows_of(connection)

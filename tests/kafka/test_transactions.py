@@ -46,13 +46,11 @@ class Producer:
 
 async def test_a_deadline_ends_the_sending_though_nothing_is_acknowledged() -> None:
     producer = Producer(then=None)
-    began = asyncio.get_running_loop().time()
 
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await send_rows(cast("Any", producer), ROWS, Turns())
 
-    assert asyncio.get_running_loop().time() - began < 30
     assert producer.sent == 2
 
 

@@ -110,5 +110,7 @@ async def test_an_acknowledgement_or_a_while_without_a_failure_makes_it_ready_ag
 async def test_a_producer_that_failed_is_given_up_with_its_connections(writer: RecordWriter) -> None:
     for _ in range(3):
         await refused(writer)
-    while Producer.stopped < 3:
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(20):
+        while Producer.stopped < 3:
+            await asyncio.sleep(0.01)
+    assert Producer.started >= 3

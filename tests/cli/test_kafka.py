@@ -1,0 +1,55 @@
+"""Commands end, whatever the brokers do: aiokafka itself would try for ever."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from aiokafka.errors import KafkaError
+
+from deploy.local.broker import Broker
+from streams import topics
+from streams.cli import _kafka as module
+from streams.settings import Settings, load
+from tests.cli.conftest import environment
+
+
+@pytest.fixture
+def own_broker(tmp_path: Path) -> Iterator[Broker]:
+    """A broker that the test may stop."""
+    with Broker(tmp_path / "kafka") as broker:
+        yield broker
+        broker.resume()
+
+
+@pytest.fixture
+async def settings(own_broker: Broker, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings of a cluster with our topics, for commands that are impatient."""
+    for name, value in (("_ACKNOWLEDGE_S", 1.0), ("_STOP_S", 0.5), ("_PROOF_S", 0.5), ("_REQUEST_TIMEOUT_MS", 3_000)):
+        monkeypatch.setattr(module, name, value)
+    settings = load(environment=environment(own_broker.bootstrap))
+    await topics.create(settings)
+    return settings
+
+
+async def test_a_command_that_writes_ends_when_nothing_is_acknowledged(own_broker: Broker, settings: Settings) -> None:
+    async def write() -> None:
+        async with module.producer(settings) as client:
+            own_broker.pause()
+            await module.acknowledged([await client.send(topics.CONTROL, b"resume", partition=0)])
+
+    with pytest.raises(TimeoutError):
+        await write()
+
+
+async def test_whoever_watches_is_told_when_the_brokers_are_gone(own_broker: Broker, settings: Settings) -> None:
+    async def watch() -> None:
+        async for _ in module.read_on(settings, topics.STATUS_CHANGED, from_beginning=True):
+            pytest.fail("nothing was written")
+
+    watching = asyncio.create_task(watch())
+    await asyncio.sleep(2)
+    assert not watching.done(), "an idle topic is no broker that is gone"
+    own_broker.kill()
+    with pytest.raises(KafkaError):
+        await watching
