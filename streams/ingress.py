@@ -11,7 +11,6 @@ import logging
 import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from prometheus_client import CollectorRegistry
 
@@ -221,39 +220,34 @@ async def _run(settings: Settings) -> int:
     logger.info("http://%s:%d/metrics /livez /readyz", own.admin_host, admin_port)
     scheme = "https" if tls is not None else "http"
     logger.info("%s://%s:%d/webhooks/PROVIDER/ACCOUNT", scheme, own.host, server.sockets[0].getsockname()[1])
-    ended = [asyncio.create_task(stop.wait()), asyncio.create_task(_write(built))]
-    done, _ = await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
-    status = EXIT_OK
-    if not stop.is_set():
-        status = _reason(done)
+    stopping, writing = asyncio.create_task(stop.wait()), asyncio.create_task(_write(built))
+    await asyncio.wait({stopping, writing}, return_when=asyncio.FIRST_COMPLETED)
+    status = EXIT_OK if stop.is_set() else _status_of(writing)
     await _drain(built, server)
-    for task in ended:
+    for task in (stopping, writing):
         task.cancel()
     return status
 
 
 async def _write(built: Built) -> int:
-    """Keep the writer connected, once the topics are there. Ends with an exit status where they are not."""
-    while True:
-        problems = await topic_problems(built.settings, lambda spec: spec.name in _written(built.settings))
-        for problem in problems:
-            logger.error("%s", problem)
-        if problems:
-            return EXIT_CANNOT_START
+    """Keep the writer connected, once the topics are there; return an exit status where they are not."""
+    written = _written(built.settings)
+    problems = await topic_problems(built.settings, lambda spec: spec.name in written)
+    for problem in problems:
+        logger.error("%s", problem)
+    if not problems:
         await built.writer.run()
+    return EXIT_CANNOT_START
 
 
 def _written(settings: Settings) -> set[str]:
     return {topics.SENDS, *(topics.raw_topic(name) for name in settings.topics.providers)}
 
 
-def _reason(done: "set[asyncio.Task[Any]]") -> int:
-    for task in done:
-        if (error := error_of(task)) is not None:
-            logger.error("the ingress ends: %s", type(error).__name__, exc_info=error)
-            return EXIT_CRASHED
-        if isinstance(task.result(), int) and not isinstance(task.result(), bool):
-            return int(task.result())
+def _status_of(writing: "asyncio.Task[int]") -> int:
+    if (error := error_of(writing)) is None:
+        return writing.result()
+    logger.error("the ingress ends: %s", type(error).__name__, exc_info=error)
     return EXIT_CRASHED
 
 

@@ -22,6 +22,8 @@ EXIT_OK: Final = 0
 EXIT_CRASHED: Final = 1
 EXIT_CANNOT_START: Final = 2
 """Something has to be set, made or freed first: another start alone does not help."""
+EXIT_STALLED: Final = 75
+"""The worker's event loop hung."""
 
 BROKER_RETRY_S: Final = 2.0
 

@@ -18,18 +18,26 @@ from typing import Any, NoReturn
 from streams.app import Worker, build, nothing_reached
 from streams.brokers import NOT_ALLOWED
 from streams.observe import Reached
-from streams.process import EXIT_CANNOT_START, EXIT_CRASHED, EXIT_OK, error_of, run, stop_by_signals, topic_problems
+from streams.process import (
+    EXIT_CANNOT_START,
+    EXIT_CRASHED,
+    EXIT_OK,
+    EXIT_STALLED,
+    error_of,
+    run,
+    stop_by_signals,
+    topic_problems,
+)
 from streams.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-EXIT_STALLED = 75
 LEAVE_TIMEOUT_S = 3.0
 GC_THRESHOLD = (100_000, 50, 100)
 
 
 def run_worker(settings: Settings, *, reached: Reached = nothing_reached) -> int:
-    """Run a worker and return its exit status: 0 after an orderly stop, 1 after a crash, 2 when it cannot start."""
+    """Run a worker until its process ends: 0 after an orderly stop, 1 after a crash, 2 when it cannot start, 75 when it hung."""
     gc.freeze()  # what start-up made lives for ever, and a batch makes thousands of objects without a cycle:
     gc.set_threshold(*GC_THRESHOLD)  # looking for garbage at the default pace is wasted
     return run(settings, lambda: _run(settings, reached))
@@ -49,12 +57,12 @@ async def _run(settings: Settings, reached: Reached) -> int:
         for problem in problems:
             logger.error("%s", problem)
         return EXIT_CANNOT_START
-    if stop.is_set():
-        return EXIT_OK
-    return await _work(worker, stop)
+    if not stop.is_set():
+        await _work(worker, stop)
+    return EXIT_OK
 
 
-async def _work(worker: Worker, stop: asyncio.Event) -> int:
+async def _work(worker: Worker, stop: asyncio.Event) -> NoReturn:
     worker.watchdog.watch_loop(_end_hung)
     starting = asyncio.create_task(worker.app.start(), name="start")
     ended: list[asyncio.Future[Any]] = [
@@ -70,8 +78,8 @@ async def _work(worker: Worker, stop: asyncio.Event) -> int:
         logger.info("worker started")
         done, _ = await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
     if stop.is_set():
-        return await _stop(worker)
-    return await _end(worker, _reason(done))
+        await _stop(worker)
+    await _end(worker, _reason(done))
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, list[str]]) -> list[str]:
@@ -105,7 +113,7 @@ async def _beat(worker: Worker) -> None:
         await asyncio.sleep(0.5)
 
 
-async def _stop(worker: Worker) -> int:
+async def _stop(worker: Worker) -> NoReturn:
     logger.info("stopping: finishing what is in work")
     limit_s = worker.settings.worker.shutdown_s
     stopping = asyncio.create_task(_stop_all(worker))
@@ -130,7 +138,7 @@ async def _stop_all(worker: Worker) -> None:
     await worker.app.batch_consumer.leave_group()
 
 
-async def _end(worker: Worker, error: BaseException) -> int:
+async def _end(worker: Worker, error: BaseException) -> NoReturn:
     """End the process after a crash. Nothing in memory is worth saving; leaving the group lets others go on at once."""
     logger.error("the worker ends: %s", _described(error), exc_info=error)
     await _leave(worker)

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
 from deploy.local import ROOT
-from streams import cli, process, records, topics, worker
+from streams import cli, process, records, topics
 from streams.cli.watch import change_line
 from streams.collectors import BulkHistogram, OpenDeferrals
 from streams.domain.status import Status
@@ -112,7 +112,7 @@ def test_the_documented_exit_codes_are_the_programs() -> None:
         process.EXIT_OK,
         process.EXIT_CRASHED,
         process.EXIT_CANNOT_START,
-        worker.EXIT_STALLED,
+        process.EXIT_STALLED,
     ]
     assert [code for code, of in rows if of == "ingress"] == [
         process.EXIT_OK,
