@@ -233,7 +233,7 @@ def _operator(settings: Settings, user: str) -> Role:
                 resource=Resource.GROUP,
                 names=(settings.worker.app_id,),
                 operations=(Operation.DESCRIBE,),
-                purpose="`mailstreams resume`: which partitions stand",
+                purpose="`mailstreams resume`: which partitions are stopped",
             ),
         ),
     )

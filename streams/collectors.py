@@ -88,7 +88,7 @@ class OpenDeferrals(Collector):
         """
         self._prefix, self._levels, self._clock, self._given_up = prefix, tuple(levels), clock, given_up
         self._open: dict[int, dict[Open, int]] = {}
-        self._standing: frozenset[int] = frozenset()
+        self._left_out: frozenset[int] = frozenset()
         registry.register(self)
 
     def load(self, partition: int, counts: Mapping[Open, int]) -> None:
@@ -99,12 +99,12 @@ class OpenDeferrals(Collector):
         """Show nothing of a partition."""
         self._open.pop(partition, None)
 
-    def stand(self, partitions: Iterable[int]) -> None:
-        """Show no oldest one of these partitions, and that of all others.
+    def leave_out_of_oldest(self, partitions: Iterable[int]) -> None:
+        """Leave these partitions, and no others, out of the oldest deferral.
 
-        The words that end their deferrals wait behind what stopped them, so nobody knows how old those become.
+        The events that end their deferrals wait behind what stopped the partitions, so nobody knows how old those are.
         """
-        self._standing = frozenset(partitions)
+        self._left_out = frozenset(partitions)
 
     def add(self, partition: int, key: Open, n: int) -> None:
         """Change the count of a partition that is shown."""
@@ -128,9 +128,9 @@ class OpenDeferrals(Collector):
         told: dict[tuple[str, str, str], int] = {}
         oldest_slots: dict[tuple[str, str], int] = {}
         for partition, counts in self._open.items():
-            stands = partition in self._standing
+            left_out = partition in self._left_out
             for (provider, destination, level, slot), n in counts.items():
-                if level != self._given_up and not stands:
+                if level != self._given_up and not left_out:
                     pair = (provider, destination)
                     oldest_slots[pair] = min(slot, oldest_slots.get(pair, slot))
                 by_slot = slots.setdefault((provider, destination), {})
@@ -157,7 +157,7 @@ class OpenDeferrals(Collector):
             GaugeMetricFamily(
                 f"{self._prefix}_deferred_oldest_timestamp_seconds",
                 "When the oldest deferral began that its provider still tries, to ten seconds; no series while there is "
-                "none, and none of a partition that stands",
+                "none, and none of a stopped partition",
                 labels=pair,
             ),
             GaugeHistogramMetricFamily(

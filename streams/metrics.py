@@ -199,7 +199,7 @@ class Metrics:
             ),
             partitions_stopped=Gauge(
                 "mailstreams_partition_stopped",
-                "1 for a partition that stands because too many of its records are bad",
+                "1 for a partition that is stopped because too many of its records are bad",
                 ["topic", "partition"],
                 registry=registry,
             ),

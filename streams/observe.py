@@ -59,7 +59,7 @@ class Observer:
     metrics: Metrics
     reached: Reached
     stopped_partitions: dict[TP, str] = field(default_factory=dict)
-    """Partitions of this worker that stand, with the reason."""
+    """Stopped partitions of this worker, with the reason."""
 
     def committed(self, tp: TP, batch: Batch, effects: Effects, seconds: float, stage: str) -> None:
         """Count what a batch did, once for all its records."""
@@ -97,10 +97,10 @@ class Observer:
             metrics.time_to_deliver.observe((label_of(provider), destination), values)
 
     def stopped(self, tp: TP, reason: str) -> None:
-        """Say that a partition stands, and how to go on."""
+        """Say that a partition was stopped, and how to resume it."""
         self.stopped_partitions[tp] = reason
         self.metrics.partitions_stopped.labels(tp.topic, str(tp.partition)).set(1)
-        self._show_standing()
+        self._leave_out_of_oldest()
         logger.error(
             "%s/%s stopped: %s. When the cause is mended: mailstreams resume %s %s",
             tp.topic,
@@ -114,17 +114,17 @@ class Observer:
         """Say that a partition runs again."""
         self.stopped_partitions.pop(tp, None)
         self.metrics.partitions_stopped.labels(tp.topic, str(tp.partition)).set(0)
-        self._show_standing()
+        self._leave_out_of_oldest()
         logger.warning("%s/%s resumed", tp.topic, tp.partition)
 
-    def _show_standing(self) -> None:
-        """Leave out of the ages of deferrals whatever stands on its way to the monitor, or at it."""
-        self.metrics.open_deferrals.stand(tp.partition for tp in self.stopped_partitions if tp.topic in _BEFORE_MONITOR)
+    def _leave_out_of_oldest(self) -> None:
+        """Leave the partitions out of the oldest deferral whose monitor is stopped, or a stage before it."""
+        stopped = (tp.partition for tp in self.stopped_partitions if tp.topic in _BEFORE_MONITOR)
+        self.metrics.open_deferrals.leave_out_of_oldest(stopped)
 
-    def rebuilt(self, store: str, reason: str) -> None:
-        """Count a store that was moved aside."""
+    def rebuilt(self, store: str, reason: str) -> None:  # noqa: ARG002 - the protocol's
+        """Count a store that was moved aside; the store has logged why."""
         self.metrics.store_rebuilds.inc()
-        logger.warning("store %s is rebuilt: %s", store, reason)
 
     def restored(self, rows: int) -> None:
         """Count changelog rows read."""
@@ -145,7 +145,7 @@ class Observer:
         self.metrics.restore_remaining.set(0)  # of a restore that was given up
         self.stopped_partitions.clear()
         self.metrics.partitions_stopped.clear()
-        self._show_standing()
+        self._leave_out_of_oldest()
         self.revoked()
 
     def revoked(self) -> None:

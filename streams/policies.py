@@ -13,8 +13,8 @@ from streams.domain.status import SECOND
 from streams.providers import PROVIDERS, RETRY_WINDOW_S
 from streams.settings import Deferrals, Settings
 
-HELD_FOR_US = 30_000_000
-"""A deadline of a provider of which a partition stands is looked at again after so long."""
+LOOK_AGAIN_US = 30 * SECOND
+"""While a provider is on hold (one of its raw partitions is stopped), a deadline that is due is looked at again this much later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,13 +83,13 @@ def test_a_partition_that_stands_has_no_oldest_one_and_is_counted_all_the_same()
     open_, registry = collector()
     open_.load(0, {(*GMAIL, "", began(100)): 1})
     open_.load(1, {(*GMAIL, "raised", began(4_000)): 1, (*OTHER, "raised", began(5_000)): 1})
-    open_.stand([1])
+    open_.leave_out_of_oldest([1])
 
     assert value(registry, "mailstreams_deferred_oldest_timestamp_seconds", GMAIL) == began(100) * SLOT_S
     assert value(registry, "mailstreams_deferred_oldest_timestamp_seconds", OTHER) is None
     assert value(registry, "mailstreams_deferred_stuck", OTHER, level="raised") == 1
     assert value(registry, "mailstreams_deferred_age_seconds_gcount", OTHER) == 1
-    open_.stand([])
+    open_.leave_out_of_oldest([])
     assert value(registry, "mailstreams_deferred_oldest_timestamp_seconds", OTHER) == began(5_000) * SLOT_S
 
 

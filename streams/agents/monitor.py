@@ -24,7 +24,7 @@ from streams.domain.deferrals import Alert, Episode
 from streams.kafka.batches import Record, Row
 from streams.kafka.lanes import Effects
 from streams.kafka.store import UNKNOWN_POLICY, Changes, Store
-from streams.policies import HELD_FOR_US, Policies
+from streams.policies import LOOK_AGAIN_US, Policies
 from streams.providers import label_of
 
 STAGE = "monitor"
@@ -89,10 +89,7 @@ class Monitor:
             RecordError: it is no such record, or its key is missing.
         """
         deferral = records.decode_deferral(record.value)
-        if record.key is None:
-            message = "the key, the delivery id, is missing"
-            raise records.RecordError(message)
-        key = record.key
+        key = records.delivery_key(record.key)
         row = get(key)
         before = None if row is None else records.decode_open_deferral(row)
         after, alerts = deferrals.observe(before, deferral, self.policies(deferral.account, deferral.provider))
@@ -115,7 +112,7 @@ class Monitor:
                 continue
             before = records.decode_open_deferral(row)
             if self.held(before.provider):
-                effects.due_added.append((now + HELD_FOR_US, key))
+                effects.due_added.append((now + LOOK_AGAIN_US, key))
                 continue
             after, alerts = deferrals.elapse(before, now, self.policies(before.account, before.provider))
             if not alerts or after is None:

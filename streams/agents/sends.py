@@ -8,10 +8,11 @@ not matter.
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 from streams import records
 from streams.domain.events import DeliveryEvent, EventType, Send
+from streams.domain.status import from_micros
 from streams.kafka.batches import Record, Row
 from streams.kafka.lanes import Effects
 from streams.kafka.partitioner import partition_of
@@ -19,8 +20,6 @@ from streams.kafka.partitioner import partition_of
 STAGE = "sends"
 PROVIDER_EVENT = "mail.sends"
 """The event's ``provider_event``: no provider said it, the application did."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +35,7 @@ class Sends:
         Raises:
             RecordError: it can never be understood.
         """
-        event = event_of(
-            records.decode_send(record.value), received_at=_EPOCH + timedelta(milliseconds=record.timestamp)
-        )
+        event = event_of(records.decode_send(record.value), received_at=from_micros(record.timestamp * 1_000))
         delivery_id = event.delivery_id
         source = f"{record.topic}/{record.partition}/{record.offset}"
         value = records.encode_event(event, source, delivery_id=delivery_id)

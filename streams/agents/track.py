@@ -21,7 +21,7 @@ from streams.domain.status import SECOND, Delivery, Folded, Kind, Outcome, Statu
 from streams.kafka.batches import Record, Row
 from streams.kafka.lanes import Effects
 from streams.kafka.store import Store
-from streams.policies import HELD_FOR_US, Policies
+from streams.policies import LOOK_AGAIN_US, Policies
 
 STAGE = "track"
 EXPIRED_PER_TICK = 500
@@ -64,10 +64,7 @@ class Track:
             RecordError: it is no event, or its key is missing.
         """
         event = records.decode_event(record.value)
-        if record.key is None:
-            message = "the key, the delivery id, is missing"
-            raise records.RecordError(message)
-        key = record.key
+        key = records.delivery_key(record.key)
         row = get(key)
         delivery = None if row is None else records.decode_row(row)
         folded = status.fold(delivery, event, delivery_id=key.decode("ascii"))
@@ -132,7 +129,7 @@ class Track:
                 continue
             delivery = records.decode_row(row)
             if self.held(delivery.provider):
-                effects.due_added.append((until + HELD_FOR_US, key))
+                effects.due_added.append((until + LOOK_AGAIN_US, key))
                 continue
             effects.rows[key] = None
             expired_at = last_event_at + self.expire_after_us
@@ -154,7 +151,7 @@ class Track:
                 continue
             delivery = records.decode_row(row)
             if self.held(delivery.provider):
-                effects.watch_added.append((now + HELD_FOR_US, key))
+                effects.watch_added.append((now + LOOK_AGAIN_US, key))
                 continue
             watched = objective.watch(delivery, self.objective_us)
             effects.rows[key] = records.encode_row(delivery)

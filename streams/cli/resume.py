@@ -56,7 +56,7 @@ def _list(settings: Settings, *, as_json: bool) -> None:
         if as_json:
             json_line({"topic": topic, "partition": partition, "offset": position.offset, "reason": reason})
         else:
-            click.echo(f"{clean(topic)}/{partition} stands at offset {position.offset}: {clean(reason)}")
+            click.echo(f"{clean(topic)}/{partition} is stopped at offset {position.offset}: {clean(reason)}")
             click.echo(f"  mailstreams resume {clean(topic)} {partition}")
     if not stopped and not as_json:
         note("nothing is stopped")
@@ -80,7 +80,7 @@ async def _resume(settings: Settings, topic: str, partition: int, through: int |
     position = stopped[topic, partition]
     assert position.poison is not None  # it is stopped
     if through is not None and through < position.offset:
-        message = f"offset {through} is past: {topic}/{partition} stands at offset {position.offset}"
+        message = f"offset {through} is past: {topic}/{partition} is stopped at offset {position.offset}"
         raise Failure(message, exit_code=WRONG_USE)
     await partitions_of(settings, topics.CONTROL)
     async with producer(settings) as client:

@@ -1,8 +1,8 @@
-"""Commands to running workers, on the compacted topic ``mail.control``: for now, resume a partition that stands.
+"""Commands to running workers, on the compacted topic ``mail.control``: for now, to resume a stopped partition.
 
-The rule: a command is for one stand, that of this application at this offset. The
-topic keeps the last command of each partition for ever, and nobody gave it for what
-stops the partition later.
+The rule: a command holds for one stop: this application, this partition, this offset.
+The topic keeps the last command of each partition for ever, so it must not resume a
+later stop.
 """
 
 import logging
@@ -14,25 +14,24 @@ from aiokafka.structs import TopicPartition
 from faust.types import TP
 
 from streams.kafka.closing import stop_consumer
+from streams.kafka.lanes import ResumeCommand
 from streams.records import RecordError, Resume, decode_resume
 
 logger = logging.getLogger(__name__)
 
 
 class ControlTopic:
-    """Reads the topic when a lane stands, which is rare, and not otherwise."""
+    """Reads the topic only while a lane is stopped, which is rare."""
 
     def __init__(self, topic: str, client_options: Mapping[str, Any], *, app_id: str) -> None:
         self._topic = topic
         self._client_options = client_options
         self._app_id = app_id
         self._passed_over: set[str] = set()
-        """Ids of commands for other stands, each of which was told once."""
+        """Ids of commands for other stops; each is logged once."""
 
-    async def latest(self, tp: TP, stopped_at: int) -> tuple[str, int | None] | None:
-        """Return the newest command for ``tp``, standing at this offset, or None.
-
-        It is (its id, the offset through which to dead-letter).
+    async def latest(self, tp: TP, stopped_at: int) -> ResumeCommand | None:
+        """Return the newest command for ``tp``, stopped at this offset, or None.
 
         Raises:
             KafkaError, OSError: the broker does not answer, or refuses.
@@ -40,11 +39,11 @@ class ControlTopic:
         found = None
         for command in await self._commands(f"{tp.topic}/{tp.partition}".encode()):
             if (command.app_id, command.offset) == (self._app_id, stopped_at):
-                found = (command.resume_id, command.dead_letter_through)
+                found = ResumeCommand(command.resume_id, command.dead_letter_through)
             elif command.resume_id not in self._passed_over:
                 self._passed_over.add(command.resume_id)
                 logger.info(
-                    "%s/%s stands at offset %d: the command of %s to resume it is not for that, and is not obeyed",
+                    "%s/%s is stopped at offset %d: the command of %s to resume it is for another stop, and is ignored",
                     tp.topic,
                     tp.partition,
                     stopped_at,

@@ -28,7 +28,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 from aiokafka.errors import CommitFailedError, KafkaError
 from faust.types import TP, EventT
@@ -120,20 +120,25 @@ class Hooks(Protocol):
         """A tick was done; it may have had no effect at all."""
 
     def stopped(self, tp: TP, reason: str) -> None:
-        """A partition stands: too many bad records."""
+        """A partition was stopped: too many of its records are bad."""
 
     def resumed(self, tp: TP) -> None:
         """A stopped partition runs again."""
 
 
+class ResumeCommand(NamedTuple):
+    """An operator's command to resume a stopped partition."""
+
+    resume_id: str
+    dead_letter_through: int | None
+    """Bad records up to this offset go to the dead letters without being counted; None: all are counted."""
+
+
 class ResumeCommands(Protocol):
-    """Where a lane that stands looks for the command to go on."""
+    """Where a stopped lane looks for the command to resume."""
 
-    async def latest(self, tp: TP, stopped_at: int) -> tuple[str, int | None] | None:
-        """Return the newest command for ``tp``, standing at this offset, or None.
-
-        It is (its id, the offset through which to dead-letter).
-        """
+    async def latest(self, tp: TP, stopped_at: int) -> ResumeCommand | None:
+        """Return the newest command for ``tp``, stopped at this offset, or None."""
 
 
 class StatefulFold(Protocol):
@@ -199,7 +204,7 @@ class LaneContext:
 
 
 class Lane(ABC):
-    """The common part: batches in order, poison, standing still and going on, and telling the group how far it is."""
+    """The common part: batches in order, poison, stopping and resuming, and committing the position to the group."""
 
     def __init__(self, tp: TP, *, stage: str, position: Position, positions: Positions, context: LaneContext) -> None:
         self.tp = tp
@@ -213,7 +218,8 @@ class Lane(ABC):
         self._hooks = context.hooks
         self._on_crash = context.on_crash
         self._fold_turn = context.fold_turn
-        self._inbox: asyncio.Queue[EventT[Any]] = asyncio.Queue()
+        self._inbox: asyncio.Queue[EventT[Any] | None] = asyncio.Queue()
+        """Batches; None wakes the task, because the lane closes."""
         self._closing = asyncio.Event()
         self._control_lost = False
         self._task: asyncio.Task[None] | None = None
@@ -223,12 +229,12 @@ class Lane(ABC):
 
     @property
     def stopped(self) -> str | None:
-        """Why the partition stands, or None."""
+        """Why the partition is stopped, or None."""
         return self.poison.stopped
 
     @property
     def turns_passed(self) -> int | None:
-        """While its batch waits for its turn to be folded, or is looked up for it, how many others had theirs so far; else None."""
+        """While its batch waits for its turn to fold: how many turns were taken so far, in all. None while it does not wait."""
         return self._fold_turn.taken if self._in_queue else None
 
     def start(self) -> None:
@@ -246,7 +252,7 @@ class Lane(ABC):
         """Finish the batch in work, if any, and release everything."""
         self._closing.set()
         if self._task is not None:
-            self._inbox.put_nowait(None)  # type: ignore[arg-type] # wakes the task; see _run
+            self._inbox.put_nowait(None)
             await asyncio.wait([self._task])
         await self.release()
 
@@ -293,7 +299,7 @@ class Lane(ABC):
     async def _process(self, batch: Batch) -> None:
         if self.stopped is not None:
             if batch.is_tick:
-                return  # a partition that stands lets nothing fall due: its facts are incomplete
+                return  # in a stopped partition nothing falls due: its facts are incomplete
             await self._wait_for_resume()
         if batch.is_tick:
             await self._tick(batch)
@@ -406,7 +412,7 @@ class Lane(ABC):
                     await asyncio.wait({looking}, timeout=1)
                     raise LaneClosedError
                 command = looking.result()
-                if command is not None and command[0] != self.poison.resume_id:
+                if command is not None and command.resume_id != self.poison.resume_id:
                     self.poison.resume(*command)
                     self._hooks.resumed(self.tp)
                     return
@@ -416,8 +422,8 @@ class Lane(ABC):
         finally:
             closing.cancel()
 
-    async def _latest_command(self) -> tuple[str, int | None] | None:
-        """Return the newest command; none as long as nobody can be asked: a partition that stands can wait for a broker."""
+    async def _latest_command(self) -> ResumeCommand | None:
+        """Return the newest command; None while no broker can be asked: a stopped partition can wait for one."""
         try:
             async with asyncio.timeout(RESUME_TIMEOUT_S):
                 command = await self._resume_commands.latest(self.tp, self.poison.stopped_at)
@@ -426,7 +432,7 @@ class Lane(ABC):
                 raise
             if not self._control_lost:
                 logger.warning(
-                    "%s/%s stands, and the command to go on cannot be looked for: %s. It is tried again until it can",
+                    "%s/%s is stopped, and the command to resume it cannot be read: %s. It is tried again until it can",
                     self.tp.topic,
                     self.tp.partition,
                     type(error).__name__,
@@ -474,7 +480,7 @@ class StatefulLane(Lane):
         changelog_topic: str,
     ) -> None:
         super().__init__(tp, stage=stage, position=position, positions=positions, context=context)
-        self._fold_of = fold
+        self._stage_fold = fold
         self._store = store
         self._writer = writer
         self._changelog_topic = changelog_topic
@@ -515,14 +521,14 @@ class StatefulLane(Lane):
         return done
 
     def _fold_record(self, record: Record, effects: Effects) -> None:
-        self._fold_of.record(record, self.tp.partition, self._get, effects)
+        self._stage_fold.record(record, self.tp.partition, self._get, effects)
 
     async def _open(self) -> None:
         if self._store.position is not None:
             # Whoever was killed after a commit may not have come to it. As it is kept: where retention has overtaken a
             # partition that stands, `resume` has to find the offset at which it stands.
             await self._tell_group(Position.decode(self._store.position))
-        await self._unless_closed(self._fold_of.opened(self.tp.partition, self._store))
+        await self._unless_closed(self._stage_fold.opened(self.tp.partition, self._store))
 
     async def _unless_closed(self, work: Coroutine[Any, Any, None]) -> None:
         """Do what may take minutes, and give it up when the partition goes.
@@ -545,7 +551,7 @@ class StatefulLane(Lane):
         assert batch.now is not None
         effects = Effects()
         began = asyncio.get_running_loop().time()
-        self._fold_of.tick(batch.now, self.tp.partition, self._store, effects)
+        self._stage_fold.tick(batch.now, self.tp.partition, self._store, effects)
         if effects.only_indexes:
             self._store.write(_changes(effects))
         else:
@@ -570,7 +576,7 @@ class StatefulLane(Lane):
 
     async def release(self) -> None:
         """Commit the last position and close the producer; the store stays open for the next lane of this partition."""
-        self._fold_of.closed(self.tp.partition)
+        self._stage_fold.closed(self.tp.partition)
         await super().release()
         await self._writer.close()
 
@@ -602,11 +608,11 @@ class StatelessLane(Lane):
         publisher: Publisher,
     ) -> None:
         super().__init__(tp, stage=stage, position=position, positions=positions, context=context)
-        self._fold_record_of = fold
+        self._fold_one = fold
         self._publisher = publisher
 
     def _fold_record(self, record: Record, effects: Effects) -> None:
-        self._fold_record_of(record, effects)
+        self._fold_one(record, effects)
 
     async def _tick(self, batch: Batch) -> None:
         """Nothing falls due in a stage without state."""

@@ -29,14 +29,14 @@ class PoisonLimit:
 
 @dataclass(slots=True)
 class Poison:
-    """How bad one partition's recent records are, and whether it stands."""
+    """How bad one partition's recent records are, and whether it is stopped."""
 
     seen: int = 0
     bad: int = 0
     stopped: str | None = None
-    """Why the partition stands, without personal data; None while it runs."""
+    """Why the partition is stopped, without personal data; None while it runs."""
     stopped_at: int = field(default=-1, compare=False)
-    """The offset at which it stands; kept as that of its position, which retention may overtake meanwhile."""
+    """The offset at which it was stopped. Its position began there, but retention may overtake that meanwhile."""
     through: int = -1
     """Bad records up to this offset go to the dead letters without being counted."""
     resume_id: str = ""

@@ -1,4 +1,4 @@
-"""``mail.control``: what operators ask of the workers."""
+"""``mail.control``: the commands that operators give to running workers."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,23 +10,23 @@ from streams.records._shared import RecordError, json_object, time_of, utc
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resume:
-    """The order to go on with a source partition that stopped because too much of it was poison."""
+    """The command to go on with a source partition that was stopped because too many of its records were bad."""
 
     resume_id: str
-    """An order that was carried out once is not carried out again."""
+    """A command that was carried out once is not carried out again."""
     requested_at: datetime
     dead_letter_through: int | None
     """Everything up to this offset goes to the dead letters without another look; None: nothing does."""
     app_id: str | None
-    """Whose partition it was; None in an order of an older version, which is not obeyed."""
+    """The application it is for; None in a command of an older version, which is ignored."""
     offset: int | None
-    """Where it stood: the order is for this stand and for no other. None as above."""
+    """Where the partition was stopped: the command is for this stop only. None in a command of an older version, too."""
 
 
 def encode_resume(
     resume_id: str, requested_at: datetime, dead_letter_through: int | None, *, app_id: str, offset: int
 ) -> bytes:
-    """Return the value of an order; its key is ``<topic>/<partition>``."""
+    """Return the value of a command; its key is ``<topic>/<partition>``."""
     return encode(
         {
             "resume_id": resume_id,
@@ -39,7 +39,7 @@ def encode_resume(
 
 
 def decode_resume(value: bytes | None) -> Resume:
-    """Return the order of a record of ``mail.control``.
+    """Return the command of a record of ``mail.control``.
 
     Raises:
         RecordError: it is none.

@@ -17,7 +17,7 @@ from streams.domain.events import BounceKind, DeliveryEvent, EventType
 from streams.domain.status import SECOND
 from streams.kafka.lanes import Effects
 from streams.kafka.store import Changes
-from streams.policies import HELD_FOR_US
+from streams.policies import LOOK_AGAIN_US
 from streams.policies import policies_of as policies_of_settings
 from streams.records import RecordError, RowError
 from streams.settings import Account, DeferralOverrides, Settings
@@ -296,7 +296,7 @@ def test_what_was_held_is_told_later_with_the_deadline_that_it_had(partition: Pa
     assert len(partition.index) == 1, "it is looked at again, in one place"
     partition.held.clear()
     last = HOUR + 119 * MINUTE
-    partition.tick(us(last) + HELD_FOR_US)
+    partition.tick(us(last) + LOOK_AGAIN_US)
     assert [(alert["level"], alert["due_at"]) for alert in partition.told] == [("raised", "2026-11-20T13:00:00Z")]
 
 
@@ -320,7 +320,7 @@ def test_a_held_deadline_survives_a_restart(partition: Partition) -> None:
     partition.tick(us(HOUR))
     partition.held.clear()
     partition.restart()
-    partition.tick(us(HOUR) + HELD_FOR_US)
+    partition.tick(us(HOUR) + LOOK_AGAIN_US)
     assert partition.levels == ["raised"]
 
 

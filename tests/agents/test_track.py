@@ -15,7 +15,7 @@ from streams.domain.objective import WORD_WITHIN
 from streams.kafka.batches import Record, Row
 from streams.kafka.lanes import Effects
 from streams.kafka.store import Budget, Changes, Store, open_store
-from streams.policies import HELD_FOR_US, policies_of
+from streams.policies import LOOK_AGAIN_US, policies_of
 from streams.records import RecordError, RowError
 from streams.settings import Account, DeferralOverrides, Settings
 from tests.domain.deferrals import GREYLISTED, THROTTLED
@@ -343,10 +343,10 @@ def test_a_delivery_does_not_expire_while_its_provider_is_held_and_does_after_it
     first = tick_at(due)
     assert first.rows == {goes.delivery_id.encode(): None}
     assert {row.key for rows in first.outputs.values() for row in rows} == {goes.delivery_id.encode()}
-    assert tick_at(due + HELD_FOR_US - 1) == Effects()
-    assert tick_at(due + HELD_FOR_US).only_indexes
+    assert tick_at(due + LOOK_AGAIN_US - 1) == Effects()
+    assert tick_at(due + LOOK_AGAIN_US).only_indexes
     held.clear()
-    last = tick_at(due + 2 * HELD_FOR_US)
+    last = tick_at(due + 2 * LOOK_AGAIN_US)
     assert last.rows == {waits.delivery_id.encode(): None}
     assert told(last, STATUS) == [Row(waits.delivery_id.encode(), None, due // 1000)], "as when it fell due"
     assert store.due(2**62, 10) == []
@@ -361,7 +361,7 @@ def test_an_event_that_a_standing_partition_held_back_keeps_its_delivery(store: 
     put(store, effects)
     put(store, fold(event(EventType.DELIVERED, 30 * 86_400), effects=Effects(rows=dict(store.rows()))))
 
-    put(store, tick(store, due + HELD_FOR_US))
+    put(store, tick(store, due + LOOK_AGAIN_US))
     assert [at for at, _ in store.due(2**62, 10)] == [micros(30 * 86_400 + 2)]
 
 
@@ -513,10 +513,10 @@ def test_the_silence_of_a_held_provider_is_no_miss_and_is_looked_at_again(store:
 
     first = tick_at(deadline)
     assert (judgements(first), first.rows) == ({}, {})
-    assert tick_at(deadline + HELD_FOR_US - 1) == Effects()
-    assert judgements(tick_at(deadline + HELD_FOR_US)) == {}
+    assert tick_at(deadline + LOOK_AGAIN_US - 1) == Effects()
+    assert judgements(tick_at(deadline + LOOK_AGAIN_US)) == {}
     held.clear()
-    assert judgements(tick_at(deadline + 2 * HELD_FOR_US)) == {("objective", "sendgrid", "missed"): 1}
+    assert judgements(tick_at(deadline + 2 * LOOK_AGAIN_US)) == {("objective", "sendgrid", "missed"): 1}
     assert [due for due, _ in store.watched(2**62, 10)] == [micros(0) + WORD_WITHIN]
 
 
@@ -530,7 +530,7 @@ def test_what_was_held_and_delivered_meanwhile_is_judged_by_its_own_times(store:
     holding.record(of(event(EventType.DELIVERED, 30)), PARTITION, store.get, effects)
     assert judgements(effects) == {("objective", "sendgrid", "met"): 1}
     put(store, effects)
-    late = tick(store, micros(0) + OBJECTIVE_US + HELD_FOR_US)
+    late = tick(store, micros(0) + OBJECTIVE_US + LOOK_AGAIN_US)
     assert judgements(late) == {}
     put(store, late)
     assert store.watched(2**62, 10) == []

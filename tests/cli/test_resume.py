@@ -50,7 +50,7 @@ def test_without_arguments_what_is_stopped_is_listed_with_the_command(invoke: In
 
     assert result.exit_code == 0
     assert result.stdout == (
-        f"{TOPIC}/0 stands at offset 100: 15 of the last 20 records are bad: no RecordType\n"
+        f"{TOPIC}/0 is stopped at offset 100: 15 of the last 20 records are bad: no RecordType\n"
         f"  mailstreams resume {TOPIC} 0\n"
     )
     assert as_json == {
@@ -108,7 +108,7 @@ def test_an_offset_that_is_past_is_refused(invoke: Invoke, cluster: Cluster) -> 
     result = invoke("resume", TOPIC, 0, "--dead-letter-through", 99)
 
     assert (result.exit_code, len(orders(cluster))) == (2, before)
-    assert "stands at offset 100" in result.stderr
+    assert "is stopped at offset 100" in result.stderr
 
 
 def test_a_partition_that_is_not_stopped_is_refused(invoke: Invoke, cluster: Cluster) -> None:

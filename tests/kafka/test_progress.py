@@ -261,7 +261,7 @@ def test_nothing_that_came_before_the_time_is_ever_unprocessed(steps: list[tuple
             assert now is None or all(time // 1000 * 1000 >= now for time in raw[taken[tp] :])
 
 
-# -- a partition that stands ------------------------------------------------------------------------------------------------
+# -- a stopped partition ----------------------------------------------------------------------------------------------------
 
 STANDS = Standing(end=10, position=4, timestamp_ms=behind(2).timestamp_ms, stopped=True)
 
