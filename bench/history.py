@@ -58,7 +58,6 @@ _AT_ONCE: Final = 5_000
 _STATUSES: Final = {"sent": 2, "delivered": 60, "opened": 30, "bounced": 4, "deferred": 2, "dropped": 2}
 _RARE: Final = 10
 """Deliveries of the small account, and of the rare provider; the oldest ones."""
-_SOURCES: Final = (topics.EVENTS, topics.STATUS_CHANGED)
 
 Row = tuple[str, bytes, bytes]
 """Topic, key and value."""

@@ -164,14 +164,13 @@ def _declare(app: BatchedApp, settings: Settings) -> None:
     """Declare to Faust what it serves: the tables, the topics, the agents."""
     for table in (topics.DELIVERIES_TABLE, topics.OPEN_DEFERRALS_TABLE):
         app.Table(table, key_type=bytes, value_type=bytes, partitions=settings.topics.partitions)
-    raw = app.topic(*_raw_topics(settings), key_serializer="raw", value_serializer=CODEC)
-    told = app.topic(topics.SENDS, key_serializer="raw", value_serializer=CODEC)
-    events = app.topic(topics.EVENTS, key_serializer="raw", value_serializer=CODEC)
-    deferrals = app.topic(topics.DEFERRALS, key_serializer="raw", value_serializer=CODEC)
-    app.serve(raw, normalise.STAGE)
-    app.serve(told, sends.STAGE)
-    app.serve(events, track.STAGE)
-    app.serve(deferrals, monitor.STAGE)
+    for names, stage in (
+        (_raw_topics(settings), normalise.STAGE),
+        ((topics.SENDS,), sends.STAGE),
+        ((topics.EVENTS,), track.STAGE),
+        ((topics.DEFERRALS,), monitor.STAGE),
+    ):
+        app.serve(app.topic(*names, key_serializer="raw", value_serializer=CODEC), stage)
 
 
 def _restoring(
@@ -265,9 +264,9 @@ def _monitor(settings: Settings, policies: Policies, held: Callable[[str], bool]
         held=held,
         gauges=metrics.open_deferrals,
     )
-    for provider, policy in fold.policies.default.items():
+    for provider, policy in policies.default.items():
         metrics.retry_window.labels(provider).set(policy.retry_window / SECOND)
-    metrics.retry_window.labels(UNKNOWN).set(fold.policies.other.retry_window / SECOND)
+    metrics.retry_window.labels(UNKNOWN).set(policies.other.retry_window / SECOND)
     return StatefulStage(
         name=monitor.STAGE,
         source_topic=topics.DEFERRALS,

@@ -147,7 +147,7 @@ def replay(
     refused = {_name(letter): why for letter in letters if (why := _refusal(letter, ours))}
     said = [letter for letter in letters if letter.topic == topics.DEFERRALS and _name(letter) not in refused]
     if said:
-        now = run(_stand(settings, {letter.key for letter in said}))
+        now = run(_newest_statuses(settings, {letter.key for letter in said}))
         refused |= {_name(letter): why for letter in said if (why := _superseded(letter, now))}
     accepted = [letter for letter in letters if _name(letter) not in refused]
     if not dry_run and accepted:
@@ -172,7 +172,7 @@ def _read(settings: Settings, is_meant: Callable[[DeadLetter], bool]) -> list[De
 
 async def _read_letters(settings: Settings, is_meant: Callable[[DeadLetter], bool]) -> list[DeadLetter]:
     letters: dict[str, tuple[int, DeadLetter]] = {}
-    with progress("reading mail.dead-letters") as tell:
+    with progress(f"reading {topics.DEAD_LETTERS}") as tell:
         async for batch in read_to_end(settings, topics.DEAD_LETTERS, tell):
             for record in batch:
                 try:
@@ -190,8 +190,8 @@ def _place(letter: DeadLetter) -> tuple[str, int, int, int]:
     return letter.topic, letter.partition, letter.offset, -1 if letter.element is None else letter.element
 
 
-class _Word(NamedTuple):
-    """What ``track`` last said of a delivery. The first three order all that is ever said of it."""
+class _Newest(NamedTuple):
+    """The newest status of a delivery. The first three fields order all its statuses."""
 
     first_received_at: int
     revision: int
@@ -199,10 +199,10 @@ class _Word(NamedTuple):
     status: str
 
 
-async def _stand(settings: Settings, keys: Collection[bytes | None]) -> dict[bytes | None, _Word]:
-    """Return the newest that ``track`` said of some deliveries; one that is not there is gone."""
-    newest: dict[bytes | None, _Word] = {}
-    with progress("reading mail.status") as tell:
+async def _newest_statuses(settings: Settings, keys: Collection[bytes | None]) -> dict[bytes | None, _Newest]:
+    """Return the newest status of some deliveries; one that is missing has expired."""
+    newest: dict[bytes | None, _Newest] = {}
+    with progress(f"reading {topics.STATUS}") as tell:
         async for batch in read_to_end(settings, topics.STATUS, tell):
             for record in batch:
                 if record.key not in keys:
@@ -213,13 +213,13 @@ async def _stand(settings: Settings, keys: Collection[bytes | None]) -> dict[byt
                 try:
                     status = decode_status(record.value)
                     began = to_micros(datetime.fromisoformat(status["first_received_at"]))
-                    newest[record.key] = _Word(began, status["revision"], status["attempts"], status["status"])
+                    newest[record.key] = _Newest(began, status["revision"], status["attempts"], status["status"])
                 except (RecordError, KeyError, TypeError, ValueError):
                     continue  # somebody else's: the worker writes none like it
     return newest
 
 
-def _superseded(letter: DeadLetter, newest: Mapping[bytes | None, _Word]) -> str | None:
+def _superseded(letter: DeadLetter, newest: Mapping[bytes | None, _Newest]) -> str | None:
     """Say why a word about a delivery would put a wrong one in place of what is known since.
 
     The monitor cannot tell: it keeps open deferrals only. What opens or renews one must be the newest of its delivery;

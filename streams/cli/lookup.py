@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 import click
@@ -164,14 +165,14 @@ class _Found:
 async def _search(settings: Settings, question: _Question) -> list[_Found]:
     """Return the deliveries that fit, the newest last."""
     found: dict[str, _Found] = {}
-    with progress("reading mail.status") as tell:
+    with progress(f"reading {topics.STATUS}") as tell:
         await _read_statuses(settings, question, found, tell)
     known = set(found)
-    with progress("reading mail.events") as tell:
+    with progress(f"reading {topics.EVENTS}") as tell:
         await _read_events(settings, question, found, tell)
     if set(found) - known:
         # an event fitted, of a delivery that has no status yet: its earlier events may not have named what was looked for
-        with progress("reading mail.events again") as tell:
+        with progress(f"reading {topics.EVENTS} again") as tell:
             await _read_events(settings, question, found, tell)
     if found:
         with progress(f"reading {topics.DEFERRAL_ALERTS}") as tell:
@@ -210,7 +211,7 @@ async def _read_events(settings: Settings, question: _Question, found: dict[str,
             except RecordError:
                 continue  # as above
             delivery = found.get(event.delivery_id)
-            if delivery is None and question.fits(lambda name, event=event: getattr(event, name)):  # type: ignore[misc]  # the default binds the loop's variable
+            if delivery is None and question.fits(partial(getattr, event)):
                 delivery = found[event.delivery_id] = _Found(event.delivery_id)
                 keys.add(event.delivery_id.encode())
             if delivery is not None:

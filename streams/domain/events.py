@@ -128,6 +128,7 @@ class Send:
     def event_id(self) -> str:
         """A fingerprint: said again in the same words it is the same event, with another reference it is another."""
         at = "" if self.sent_at is None else self.sent_at.astimezone(UTC).isoformat()
+        # "mail.sends" is in ids that are kept: not the topic's name, even if that changed
         return fed(hashlib.sha256(), "mail.sends", self.delivery_id, at, self.reference or "").hexdigest()
 
 

@@ -253,7 +253,7 @@ class _News:
         )
 
     def take_event(self, value: bytes | None) -> None:
-        fields = _object(value)
+        fields = records.json_object(value)
         event_id = _text(fields, "event_id")
         self.events.append(
             {
@@ -287,14 +287,6 @@ _TAKERS: Final = {
 }
 _NAMES: Final = frozenset({"delivery_id", "id"})
 """Those that are ours, and short: they are keys as they are."""
-
-
-def _object(value: bytes | None) -> dict[str, Any]:
-    fields = codecs.decode(value or b"")
-    if type(fields) is not dict:
-        message = "the record is no JSON object"
-        raise records.RecordError(message)
-    return fields
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str:

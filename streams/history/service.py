@@ -24,7 +24,7 @@ from streams.history.database import READERS, Database, DatabaseError
 from streams.history.edge import Service, application
 from streams.history.live import Hub
 from streams.history.projection import Applied, MovedError
-from streams.history.subscriber import Progress, SourceError, Subscriber
+from streams.history.subscriber import SourceError, Subscriber, TellProgress
 from streams.metrics import HistoryMetrics
 from streams.process import EXIT_CANNOT_START, EXIT_CRASHED, EXIT_OK, error_of, run, stop_by_signals
 from streams.settings import Settings
@@ -45,7 +45,7 @@ def run_history(settings: Settings) -> int:
     return run(settings, lambda: _run(settings))
 
 
-async def rebuild(settings: Settings, progress: Progress) -> None:
+async def rebuild(settings: Settings, progress: TellProgress) -> None:
     """Empty the database and read all that the topics hold.
 
     Nothing is deleted before the broker has said of all topics where they begin and end.

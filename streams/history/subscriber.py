@@ -29,7 +29,7 @@ from streams.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
+TellProgress = Callable[[int, int], None]
 """Told how many offsets were read, of how many."""
 
 RETRY_S: Final = 2.0
@@ -113,7 +113,7 @@ class Subscriber:
                 logger.warning("waiting for the broker at %s: %s", servers, why)
                 await asyncio.sleep(RETRY_S)
 
-    async def catch_up(self, progress: Progress, *, before: Callable[[], None] = lambda: None) -> None:
+    async def catch_up(self, progress: TellProgress, *, before: Callable[[], None] = lambda: None) -> None:
         """Read to where the topics end now, and return.
 
         Args:
@@ -127,7 +127,7 @@ class Subscriber:
         """
         await self._follow(progress, before)
 
-    async def _follow(self, progress: Progress | None, before: Callable[[], None] = lambda: None) -> None:
+    async def _follow(self, progress: TellProgress | None, before: Callable[[], None] = lambda: None) -> None:
         counts = await topics.partition_counts(self._settings, led=projection.TOPICS)
         missing = [topic for topic in projection.TOPICS if topic not in counts]
         if missing:
@@ -188,7 +188,7 @@ class Subscriber:
         consumer: Any,
         starts: Mapping[TopicPartition, int],
         ends: Mapping[TopicPartition, int],
-        progress: Progress,
+        progress: TellProgress,
     ) -> None:
         # The position, not the last record's offset: the markers of transactions take offsets too.
         total = sum(ends[partition] - starts[partition] for partition in ends)

@@ -68,16 +68,13 @@ class _Word(NamedTuple):
 
 _EVENTS: dict[str, _Word] = {
     "Send": _Word(EventType.SENT, "send"),  # accepted; counted even if a suppression list will stop it
-    "Delivery": _Word(
-        EventType.DELIVERED, "delivery", "recipients", "smtpResponse"
-    ),  # accepted by the receiving server
-    "DeliveryDelay": _Word(
-        EventType.DEFERRED, "deliveryDelay", "delayedRecipients", "delayType"
-    ),  # a temporary issue; retried
+    # accepted by the receiving server
+    "Delivery": _Word(EventType.DELIVERED, "delivery", "recipients", "smtpResponse"),
+    # a temporary issue; retried
+    "DeliveryDelay": _Word(EventType.DEFERRED, "deliveryDelay", "delayedRecipients", "delayType"),
     "Bounce": _Word(EventType.BOUNCE, "bounce", "bouncedRecipients"),  # permanently rejected, or given up
-    "Complaint": _Word(
-        EventType.COMPLAINT, "complaint", "complainedRecipients", "complaintFeedbackType"
-    ),  # marked as spam
+    # marked as spam
+    "Complaint": _Word(EventType.COMPLAINT, "complaint", "complainedRecipients", "complaintFeedbackType"),
     "Reject": _Word(EventType.DROPPED, "reject", reason="reason"),  # SES found a virus and did not send
     "Rendering Failure": _Word(EventType.DROPPED, "failure", reason="errorMessage"),  # the template could not be filled
     "Open": _Word(EventType.OPEN, "open"),  # the tracking image was loaded
@@ -122,9 +119,8 @@ _BOUNCE_TYPES: dict[str, BounceKind] = {  # for subtypes of tomorrow
     "Undetermined": BounceKind.UNDETERMINED,
 }
 
-_ACTIONS: dict[
-    str, EventType
-] = {  # RFC 3464, 2.3.3: what the DSN says of this recipient; "failed" is the bounce itself
+# RFC 3464, 2.3.3: what the DSN says of this recipient; "failed" is the bounce itself
+_ACTIONS: dict[str, EventType] = {
     "delayed": EventType.DEFERRED,  # SES lists such recipients beside the failed ones
     "delivered": EventType.DELIVERED,
     "relayed": EventType.OTHER,  # passed on to a server that sends no DSN

@@ -1,6 +1,8 @@
 """The records on the wire: domain values <-> the keys, values and headers of every topic.
 
-The only place that knows the names of fields on the wire. Four rules:
+The only place that writes records, and that turns them into domain values. Readers
+outside the pipeline (the Sending History, the command line) take the public records
+as dictionaries, by the names in ``schemas/``. Four rules:
 
 - *Readers are lenient about what is new*: unknown fields are ignored, an event
   type that this version does not know is ``unknown``.
@@ -23,6 +25,8 @@ from streams.records._shared import (
     RecordError,
     RowError,
     RowVersionError,
+    delivery_key,
+    json_object,
 )
 from streams.records.control import Resume, decode_resume, encode_resume
 from streams.records.dead_letters import DeadLetter, dead_letter, decode_dead_letter, encode_dead_letter
@@ -83,6 +87,7 @@ __all__ = [
     "decode_row",
     "decode_send",
     "decode_status",
+    "delivery_key",
     "due_of_row",
     "encode_alert",
     "encode_dead_letter",
@@ -95,6 +100,7 @@ __all__ = [
     "encode_row",
     "encode_send",
     "encode_status",
+    "json_object",
     "send_of",
     "watch_of_row",
 ]

@@ -40,7 +40,24 @@ STATUSES: dict[str | None, Status] = {member.value: member for member in Status}
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+def delivery_key(key: bytes | None) -> bytes:
+    """Return the key of a record about a delivery: the delivery id.
+
+    Raises:
+        RecordError: it is missing.
+    """
+    if key is None:
+        message = "the key, the delivery id, is missing"
+        raise RecordError(message)
+    return key
+
+
 def json_object(value: bytes | None) -> dict[str, Any]:
+    """Return the JSON object that is a record's value.
+
+    Raises:
+        RecordError: it is none.
+    """
     if value is None:
         message = "the record has no value"
         raise RecordError(message)

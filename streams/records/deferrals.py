@@ -23,6 +23,7 @@ from streams.records._shared import (
 )
 
 _VERSION = 1
+_HEAD = bytes([_VERSION])
 
 
 # --- mail.deferrals --------------------------------------------------------------------------------------------------
@@ -99,7 +100,7 @@ def _last(fact: Fact) -> int:
 
 def encode_open_deferral(episode: Episode) -> bytes:
     """Return the row that keeps an open episode."""
-    return b"\x01" + encode(
+    return _HEAD + encode(
         (
             episode.delivery_id,
             episode.account,
@@ -130,7 +131,7 @@ def decode_open_deferral(row: bytes) -> Episode:
         RowVersionError: a version that is not ours wrote it.
         RowError: it is damaged.
     """
-    if row[:1] != b"\x01":
+    if row[:1] != _HEAD:
         version = row[0] if row else "missing"
         message = f"a row of `open-deferrals` has version {version}; this version of mailstreams knows {_VERSION}"
         raise RowVersionError(message)

@@ -25,7 +25,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -85,7 +85,9 @@ _MAX_URL: Final = 4096
 class _RefusedError(Exception):
     """The request is answered with something else than 200."""
 
-    def __init__(self, code: int, reason: str, *, retry_after_s: float | None = None, headers: Any = None) -> None:
+    def __init__(
+        self, code: int, reason: str, *, retry_after_s: float | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(reason)
         self.code = code
         self.reason = reason

@@ -41,9 +41,6 @@ _DOUBT: Final = 2
 _OVERHEAD_BYTES: Final = 1500
 """Of a record's headers, roughly: what does not fit after all goes with the next batch."""
 
-# aiokafka's clients are annotated in part only
-_Producer: Any = Producer
-
 
 class NotWrittenError(TimeoutError):
     """The broker has not acknowledged a record. It may have it all the same."""
@@ -141,7 +138,7 @@ class RecordWriter:
         failures = 0
         while True:
             await self._wanted.wait()
-            producer = _Producer(**self._options)
+            producer = Producer(**self._options)
             try:
                 async with asyncio.timeout(self._timeout_s):
                     await producer.start()

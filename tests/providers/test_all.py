@@ -25,6 +25,7 @@ def is_json(case: Case) -> bool:
 
 
 JSON_CASES = [case for case in CASES if is_json(case) and case.name != "half_a_surrogate_pair"]
+every_json_case = pytest.mark.parametrize("case", JSON_CASES, ids=lambda case: f"{case.provider}/{case.name}")
 
 # --- bad bodies ---
 
@@ -196,10 +197,8 @@ def test_wrong_bytes_in_a_form_or_in_lines_give_events_or_poison(data: st.DataOb
     check(outcome(case.provider, body))
 
 
-@every_case
+@every_json_case
 def test_every_field_may_be_missing(case: Case) -> None:
-    if not is_json(case) or case not in JSON_CASES:
-        return
     value = opened(case)
     for path in places(value):
         if isinstance(path[-1], str):
@@ -232,7 +231,7 @@ def shuffled(value: Any, order: random.Random) -> Any:
     return [shuffled(item, order) for item in value] if isinstance(value, list) else value
 
 
-@pytest.mark.parametrize("case", JSON_CASES, ids=lambda case: f"{case.provider}/{case.name}")
+@every_json_case
 def test_the_order_of_keys_in_the_body_changes_nothing(case: Case) -> None:
     before = outcome(case.provider, case.body)
 

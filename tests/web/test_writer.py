@@ -60,7 +60,7 @@ class Producer:
 
 @pytest.fixture
 async def writer(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RecordWriter]:
-    monkeypatch.setattr(module, "_Producer", Producer)
+    monkeypatch.setattr(module, "Producer", Producer)
     monkeypatch.setattr(module, "_RETIRE_TIMEOUT_S", 0.1)
     Producer.acknowledges, Producer.started, Producer.stopped = False, 0, 0
     writer = RecordWriter(
