@@ -18,7 +18,7 @@ from streams.domain import smtp
 from streams.domain.deferrals import Ending, Level
 from streams.domain.events import BounceKind, SuppressionList
 from streams.domain.reasons import ReasonClass, classify
-from streams.domain.status import Delivery, Fact, Kind, Status, from_micros
+from streams.domain.status import Delivery, Kind, Status, from_micros
 
 
 class Advice(NamedTuple):
@@ -389,14 +389,15 @@ _BOUNCED_BY_REASON = {
     ReasonClass.MAILBOX_FULL: "mailbox_full",
     ReasonClass.AUTH: "authentication_refused",
 }
-_BOUNCED_BY_WORD = {  # what SES says where no server said anything
+_BOUNCED_BY_WORD = {  # the provider's own word, alone or before what the server said
     "MailboxFull": "mailbox_full",
     "MessageTooLarge": "message_too_large",
     "AttachmentRejected": "blocked",
     "ContentRejected": "blocked",
-    "CustomTimeoutExceeded": "put_off_too_long",
     "NoEmail": "no_such_address",
 }
+_GIVEN_UP = frozenset({"CustomTimeoutExceeded", "old", "expired"})
+"""Words for "tried until it was too late", of SES, Mailgun and SendGrid."""
 _EXPIRED_BY_REASON = {  # by the last answer before: to retry was in vain for the same cause each time
     ReasonClass.MAILBOX_FULL: "mailbox_full",
     ReasonClass.REPUTATION: "blocked",
@@ -537,18 +538,19 @@ def _bounced(delivery: Delivery) -> str:
     cause = "" if answer is None else (answer.enhanced_code or "").partition(".")[2]  # "5.1.10" -> "1.10"
     subject = cause.partition(".")[0]
     code = _BOUNCED_BY_CODE.get(cause) or _BOUNCED_BY_CODE.get(subject)
-    if code == "put_off_too_long":
-        return _expired(answer)
-    if answer is not None and cause not in _BOUNCED_BY_CODE and subject in _WORDS_SAY_MORE:
-        reason = answer.reason or ""
-        code = _BOUNCED_BY_WORD.get(reason) or _BOUNCED_BY_REASON.get(classify(reason, None, None)) or code
+    reason = "" if answer is None else answer.reason or ""
+    word, _, said = reason.partition(": ")
+    words_say_more = cause not in _BOUNCED_BY_CODE and subject in _WORDS_SAY_MORE
+    if code == "put_off_too_long" or (word in _GIVEN_UP and (code is None or words_say_more)):
+        return _expired(smtp.quoted_answer(reason) or (said if word in _GIVEN_UP else ""))
+    if words_say_more:
+        code = _BOUNCED_BY_WORD.get(word) or _BOUNCED_BY_REASON.get(classify(reason, None, None)) or code
     return code or _BOUNCED_BY_KIND[delivery.bounce_kind]
 
 
-def _expired(answer: Fact | None) -> str:
-    """Return what kept the message waiting until its time ran out, where the report quotes the server's last answer."""
-    quoted = None if answer is None else smtp.quoted_answer(answer.reason or "")
-    why = ReasonClass.UNKNOWN if quoted is None else classify(quoted, *smtp.parse_reply(quoted))
+def _expired(last_answer: str) -> str:
+    """Return what kept the message waiting until its time ran out, where the server's last answer is known."""
+    why = classify(last_answer, *smtp.parse_reply(last_answer))
     return _EXPIRED_BY_REASON.get(why, "put_off_too_long")
 
 

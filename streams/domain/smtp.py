@@ -61,7 +61,7 @@ def parse_reply(text: str | None) -> Reply:
     if found is not None:
         code, after, alone = found.groups()
         if alone is not None:
-            return Reply(None, _canonical(alone))
+            return _inner_answer(text, alone) or Reply(None, _canonical(alone))
         return Reply(int(code), _canonical(after) if after is not None else _enhanced_of_class(text, code[0]))
     found = _TOGETHER.search(text)
     if found is not None:
@@ -74,8 +74,11 @@ def parse_reply(text: str | None) -> Reply:
     return NO_REPLY if found is None or found["alone"][0] == "2" else Reply(None, _canonical(found["alone"]))
 
 
-# SES: "... unable to deliver in 840 minutes.<452 4.2.2 full>"; Exchange Online: "Message expired -> 421 4.4.1 ...".
-_QUOTED_WHOLE = re.compile(rf"(?:<|->)\s{{0,2}}(?P<answer>[45][0-5]\d(?!\w|[.,:]\d){_NO_UNIT}.*)", _FLAGS | re.DOTALL)
+# SES: "... unable to deliver in 840 minutes.<452 4.2.2 full>"; Exchange Online: "Message expired -> 421 4.4.1 ...";
+# SendGrid: "delivery expired, last response: 421 try later".
+_QUOTED_WHOLE = re.compile(
+    rf"(?:<|->|last response:)\s{{0,2}}(?P<answer>[45][0-5]\d(?!\w|[.,:]\d){_NO_UNIT}.*)", _FLAGS | re.DOTALL
+)
 
 
 def quoted_answer(text: str) -> str | None:
@@ -111,6 +114,20 @@ def more_specific(first: str | None, second: str | None) -> str | None:
     if first is None or (second is not None and first.endswith(".0.0")):
         return second or first
     return first
+
+
+# Cisco's: "5.1.0 - Unknown address error 550-'5.1.1 <...> User unknown'", through SES among others.
+_INNER = re.compile(rf"(?<![\w.])(?P<code>{_CODE})[ -]{{1,3}}['\"<(\[#]{{1,2}}(?P<after>{_ENHANCED})", _FLAGS)
+
+
+def _inner_answer(text: str, enhanced: str) -> Reply | None:
+    """Return the server's own answer where a relay quotes it behind an enhanced code that says less; else None."""
+    if not enhanced.endswith(".0"):
+        return None
+    found = _INNER.search(text)
+    if found is None or found["after"][0] != enhanced[0]:
+        return None
+    return Reply(int(found["code"]), _canonical(found["after"]))
 
 
 def _enhanced_of_class(text: str, digit: str) -> str | None:
@@ -165,6 +182,9 @@ _BY_SUBJECT: dict[str, BounceKind] = {
     "7": _BLOCK,  # security and policy: reputation, authentication, spam
 }
 
+_ANY_PROTOCOL = "5.0"
+"""RFC 3463: "other or undefined protocol status". Outlook.com sends it of mailboxes that do not exist, so words are read."""
+
 _BY_REPLY: dict[int, BounceKind] = {
     521: _HARD,  # RFC 7504: the host never accepts mail
     556: _HARD,  # RFC 7504: the domain never accepts mail
@@ -205,6 +225,7 @@ _BY_WORDS: tuple[tuple[BounceKind, tuple[str, ...]], ...] = (
             "invalid recipient",
             "no such mailbox",
             "mailbox not found",
+            "mailbox unavailable",  # RFC 5321, 4.2.3, of 550; Outlook.com: there is none
             "unknown mailbox",
             "unknown address",
             "address unknown",
@@ -249,7 +270,10 @@ def bounce_kind_of(enhanced_code: str | None, smtp_code: int | None, text: str |
     kind = _BY_DETAIL.get(rest) or _BY_SUBJECT.get(rest.partition(".")[0])
     if transient:
         return _BLOCK if kind is _BLOCK else _SOFT
-    return kind or _BY_REPLY.get(smtp_code or 0) or _kind_of_words((text or "")[:LOOKED_AT].lower())
+    if kind is not None and rest != _ANY_PROTOCOL:
+        return kind
+    by_words = _BY_REPLY.get(smtp_code or 0) or _kind_of_words((text or "")[:LOOKED_AT].lower())
+    return kind if kind is not None and by_words is _UNDETERMINED else by_words
 
 
 def names_no_recipient(enhanced_code: str | None, text: str | None) -> bool:

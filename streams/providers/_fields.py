@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from streams import codecs
 from streams.domain.events import DeliveryEvent, fed, normalised_recipient
+from streams.domain.reasons import ReasonClass, classify
 from streams.providers._contract import MOST_BAD, BadElement, PoisonError, WebhookRequest
 
 ID_LIMIT = 512
@@ -173,6 +174,22 @@ def text(value: Any, limit: int = WORD_LIMIT) -> str | None:
     if not isinstance(value, str) or not value or value.isspace():
         return None
     return value[:limit]
+
+
+def answer(reason: str | None, cause: str, smtp_code: int | None, enhanced_code: str | None) -> str | None:
+    """Return the receiving server's answer; where it names no cause and the provider does, the provider's word leads it.
+
+    ``450 try again later`` alone tells nobody that the mailbox is full; ``MailboxFull: 450 try again later`` does. An
+    event's fingerprint is taken of the answer alone, so that a word more or less does not make another event of it.
+    """
+    if not cause or classify(reason, smtp_code, enhanced_code) is not ReasonClass.UNKNOWN:
+        return reason
+    return led_by(cause, reason)
+
+
+def led_by(cause: str, reason: str | None) -> str:
+    """Return a reason that begins with the provider's own word for the cause."""
+    return f"{cause}: {reason}"[:REASON_LIMIT] if reason and reason.lower() != cause.lower() else cause
 
 
 def identifier(value: Any) -> str | None:

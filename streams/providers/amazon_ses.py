@@ -348,9 +348,7 @@ def _event(facts: _Facts, entry: Any, *, alone: bool, named: bool) -> DeliveryEv
         event_type = EventType.BOUNCE_OR_AUTO_REPLY if alone else EventType.OTHER
         suppression_list = None
     kind = _kind_of(detail, smtp.bounce_kind_of(enhanced, code, reason)) if event_type is EventType.BOUNCE else None
-    if kind is not None and reason is None and (enhanced or ".0.0").endswith(".0.0"):
-        said = detail.partition("/")[2]  # no server said anything; SES may
-        reason = None if said in _SAYS_NOTHING else said
+    told = fields.answer(reason, _cause(word.type, event_type, detail, enhanced), code, enhanced)
 
     occurred_at = fields.iso_moment(about.get("timestamp")) or fields.iso_moment(mail.get("timestamp"))
     feedback_id = fields.identifier(about.get("feedbackId"))
@@ -373,7 +371,7 @@ def _event(facts: _Facts, entry: Any, *, alone: bool, named: bool) -> DeliveryEv
         occurred_at=occurred_at,
         reference=reference,
         bounce_kind=kind,
-        reason=reason,
+        reason=told,
         smtp_code=code,
         enhanced_code=enhanced,
         metadata=metadata,
@@ -427,6 +425,17 @@ def _kind_of(detail: str, answered: BounceKind) -> BounceKind:
     if detail == _TRANSIENT_GENERAL and answered is not BounceKind.UNDETERMINED:
         return answered
     return _BOUNCES.get(detail) or _BOUNCE_TYPES.get(detail.partition("/")[0]) or answered
+
+
+def _cause(record_type: EventType, event_type: EventType, detail: str, enhanced: str | None) -> str:
+    """Return the cause in SES' own word, such as ``MailboxFull``; empty where its word, or the code, says no more."""
+    if record_type is EventType.DEFERRED:
+        word = detail
+    elif event_type is EventType.BOUNCE and (enhanced or ".0.0").endswith(".0.0"):
+        word = detail.partition("/")[2]
+    else:
+        return ""
+    return "" if word in _SAYS_NOTHING else word
 
 
 def _complaint(subtype: str, feedback: str | None) -> tuple[EventType, str, SuppressionList | None]:

@@ -67,10 +67,15 @@ _LIST_CODES: dict[int, SuppressionList] = {
     607: SuppressionList.SPAM,  # "... to a user who marked your messages as spam"
 }
 
-_REASONS: dict[str, BounceKind] = {  # ``reason`` of a permanent failure that says more than its code
+# ``reason`` of a permanent failure that says more than its code; the words: mailgun-go, ``events/enums.go``
+_REASONS: dict[str, BounceKind] = {
     "old": BounceKind.SOFT,  # retried until the message was too old
+    "greylisted": BounceKind.SOFT,  # and no later attempt was taken either
     "espblock": BounceKind.BLOCK,  # the receiving provider blocks the sender
+    "blacklisted": BounceKind.BLOCK,  # the sender is on a block list
 }
+_TOO_OLD = "old"
+_SAYS_NOTHING = frozenset({"generic", "bounce", "hardfail"})  # ``reason`` that names no cause
 
 _BOUNCE_TYPES: dict[str, BounceKind] = {  # ``delivery-status.bounce-type``
     "hard": BounceKind.HARD,
@@ -124,6 +129,8 @@ class _Meaning(NamedTuple):
     enhanced_code: str | None
     kind: BounceKind | None = None
     suppression_list: SuppressionList | None = None
+    cause: str = ""
+    """Mailgun's word for why it was refused or put off; empty where that says nothing."""
 
 
 def normalise(request: WebhookRequest) -> list[DeliveryEvent]:
@@ -164,7 +171,7 @@ def _event(report: _Report, meaning: _Meaning, request: WebhookRequest, recipien
         occurred_at=report.occurred_at,
         reference=fields.reference(request.reference_keys, report.variables, report.labels),
         bounce_kind=meaning.kind,
-        reason=report.reason,
+        reason=_told(report.reason, meaning),
         smtp_code=meaning.smtp_code,
         enhanced_code=meaning.enhanced_code,
         attempt=fields.count(report.status.get("attempt-no")),
@@ -188,6 +195,13 @@ def _event_id(given: str | None, occurred_at: datetime | None, position: int) ->
 # --- meaning ---
 
 
+def _told(reason: str | None, meaning: _Meaning) -> str | None:
+    """Return the server's answer, led by Mailgun's word where that says more."""
+    if meaning.cause == _TOO_OLD:
+        return fields.led_by(_TOO_OLD, reason)  # it was given up, whatever the last answer was
+    return fields.answer(reason, meaning.cause, meaning.smtp_code, meaning.enhanced_code)
+
+
 def _meaning(report: _Report) -> _Meaning:
     """Return our type, Mailgun's word in full, the codes, and why it bounced or was dropped."""
     word, cause, severity = report.word, report.cause, report.severity
@@ -204,26 +218,41 @@ def _meaning(report: _Report) -> _Meaning:
     if (cause is not None and cause.startswith("suppress-")) or code in _LIST_CODES:
         suppression_list = _LISTS.get(cause or "") or _LIST_CODES.get(code or 0)
         return _Meaning(EventType.DROPPED, full, smtp_code, enhanced, suppression_list=suppression_list)
-    if severity == "temporary" or (severity is None and word == "failed" and _transient(code)):
-        return _Meaning(EventType.DEFERRED, full, smtp_code, enhanced)
+    why = "" if cause is None or cause in _SAYS_NOTHING else cause
+    if _is_tried_again(report, code):
+        return _Meaning(EventType.DEFERRED, full, smtp_code, enhanced, cause=why)
     if report.cause_in_word and cause is not None:
         full = f"{word}/{cause}"
-    kind = _bounce_kind(
-        fields.text(report.status.get("bounce-type")), cause, smtp.bounce_kind_of(enhanced, smtp_code, report.reason)
-    )
-    return _Meaning(event_type, full, smtp_code, enhanced, kind)
+    kind = _bounce_kind(report, smtp.bounce_kind_of(enhanced, smtp_code, report.reason))
+    return _Meaning(event_type, full, smtp_code, enhanced, kind, cause=why)
+
+
+def _is_tried_again(report: _Report, code: int | None) -> bool:
+    """Tell whether a failure is temporary: Mailgun's severity decides, or without one the code.
+
+    A message that became too old is tried no more, even where that last report's severity is ``temporary``, as a user
+    saw of a domain without an MX (https://feedback.mailgun.com/forums/914635-general-feedback/suggestions/37219720).
+    Should it be delivered after all, then that wins over a soft bounce.
+    """
+    if report.severity == "temporary":
+        return report.cause != _TOO_OLD or bool(fields.count(report.status.get("retry-seconds")))
+    return report.severity is None and report.word == "failed" and _transient(code)
 
 
 _ENGAGEMENT = frozenset({"opened", "clicked"})
 
 
-def _bounce_kind(bounce_type: str | None, cause: str | None, by_code: BounceKind) -> BounceKind:
+def _bounce_kind(report: _Report, by_code: BounceKind) -> BounceKind:
     """Return the kind: Mailgun's words decide, and the codes where they say more or it says nothing."""
-    said = _REASONS.get(cause or "") or _BOUNCE_TYPES.get(bounce_type or "")
+    said = _REASONS.get(report.cause or "") or _BOUNCE_TYPES.get(fields.text(report.status.get("bounce-type")) or "")
     if said is BounceKind.SOFT and by_code is BounceKind.BLOCK:
         return by_code  # Mailgun has no word for it
-    # Permanent, and nothing says why: Mailgun puts the address on its bounce list.
-    return said or (by_code if by_code is not BounceKind.UNDETERMINED else BounceKind.HARD)
+    if said is None and by_code is BounceKind.UNDETERMINED and report.severity in _PERMANENT:
+        return BounceKind.HARD  # nothing says why: Mailgun puts the address on its bounce list
+    return said or by_code
+
+
+_PERMANENT = frozenset({None, "permanent"})  # legacy forms have no severity; any other says nothing of the address
 
 
 def _transient(code: int | None) -> bool:
@@ -260,7 +289,7 @@ def _current(body: Any) -> _Report:
         status=status,
         bot=fields.text(client.get("bot")) is not None,  # apple, gmail, generic; empty: none seen
         variables=data.get("user-variables"),
-        labels=fields.tags(data.get("tags")),
+        labels=() if word == "unsubscribed" else fields.tags(data.get("tags")),  # there they say from what: "*" is all
         url=fields.text(data.get("url"), fields.URL_LIMIT),
         user_agent=fields.text(client.get("user-agent"), fields.USER_AGENT_LIMIT),
     )

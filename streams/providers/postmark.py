@@ -14,6 +14,7 @@ request: https://postmarkapp.com/developer/webhooks/webhooks-overview#protecting
 ``HttpHeaders`` in https://postmarkapp.com/developer/api/webhooks-api. A secret is such a credential: see ``_proof``.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,7 +55,7 @@ _BOUNCES: dict[str, tuple[EventType, BounceKind | SuppressionList | None]] = {
     "DnsError": (EventType.DEFERRED, None),  # a temporary DNS error
     "OpenRelayTest": (EventType.DEFERRED, None),  # the answer is a test for an open relay
     "BadEmailAddress": (EventType.DROPPED, SuppressionList.INVALID),  # not a valid address
-    "ManuallyDeactivated": (EventType.DROPPED, SuppressionList.UNSUBSCRIBE),  # the account took the address off
+    "ManuallyDeactivated": (EventType.DROPPED, None),  # the account took the address off; nobody unsubscribed
     "Unconfirmed": (EventType.DROPPED, None),  # registration not confirmed
     "SMTPApiError": (EventType.DROPPED, None),  # Postmark could not take the message over its SMTP API
     "TemplateRenderingFailed": (EventType.DROPPED, None),  # the template could not be filled
@@ -70,6 +71,7 @@ _BOUNCES: dict[str, tuple[EventType, BounceKind | SuppressionList | None]] = {
 }
 
 _DMARC = "Bounce/DMARCPolicy"
+_DNS = "Bounce/DnsError"
 
 _SUPPRESSIONS: dict[str, tuple[EventType, BounceKind | None]] = {  # why the recipient went on the list
     "HardBounce": (EventType.BOUNCE, BounceKind.HARD),  # the message bounced; the Bounce webhook says so too
@@ -107,10 +109,14 @@ def _event(record: Any, request: WebhookRequest) -> DeliveryEvent | None:
     )
 
     event_type, provider_event, kind, suppression_list = _meaning(word, record)
-    reason = fields.text(get("Details"), fields.REASON_LIMIT) or fields.text(get("Description"), fields.REASON_LIMIT)
+    details = fields.text(get("Details"), fields.REASON_LIMIT)
+    reason = details or _described(fields.text(get("Description"), fields.REASON_LIMIT))
     reply = smtp.parse_reply(reason)
+    told = reason
     if provider_event == _DMARC and "dmarc" not in (reason or "").lower():
-        reason = f"DMARCPolicy: {reason}"[: fields.REASON_LIMIT] if reason else "DMARCPolicy"  # else nobody says why
+        told = fields.led_by("DMARCPolicy", reason)  # else nobody says why
+    elif provider_event == _DNS:
+        told = fields.answer(reason, "DnsError", *reply)
     tags = fields.tags(get("Tag"))
     occurred_at = fields.iso_moment(get(_RECORDS.get(word, _UNKNOWN)[1]))
     given = get("ID")
@@ -134,7 +140,7 @@ def _event(record: Any, request: WebhookRequest) -> DeliveryEvent | None:
         occurred_at=occurred_at,
         reference=fields.reference(request.reference_keys, get("Metadata"), tags),
         bounce_kind=kind,
-        reason=reason,
+        reason=told,
         smtp_code=reply.smtp_code,
         enhanced_code=reply.enhanced_code,
         tags=tags,
@@ -143,6 +149,17 @@ def _event(record: Any, request: WebhookRequest) -> DeliveryEvent | None:
         suppression_list=suppression_list,
         provider_event=provider_event,
     )
+
+
+def _described(description: str | None) -> str | None:
+    """Return Postmark's fixed text for a type of bounce without its examples, of which nobody knows which holds.
+
+    "Unable to temporarily deliver message (i.e. mailbox full, account disabled, ...)" says of no mailbox that it is full.
+    """
+    return None if description is None else _EXAMPLES.sub("", description)
+
+
+_EXAMPLES = re.compile(r" ?\((?:i\.e\.|e\.g\.|ex:)[^)]{0,200}\)")
 
 
 def _meaning(word: str, record: Mapping[str, Any]) -> tuple[EventType, str, BounceKind | None, SuppressionList | None]:

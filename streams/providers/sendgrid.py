@@ -68,6 +68,7 @@ _BOUNCE_TYPES: dict[str, BounceKind] = {
     "blocked": BounceKind.BLOCK,  # temporary ("soft"); on no list: later messages are attempted
     "expired": BounceKind.SOFT,  # retried until the message was too old
 }
+_EXPIRED = "expired"
 
 # https://www.twilio.com/docs/sendgrid/ui/analytics-and-reporting/bounce-and-block-classifications
 # Refines a block or a bounce without a type; two of the names are spelled differently in the API.
@@ -125,6 +126,9 @@ def _event(element: Any, request: WebhookRequest) -> DeliveryEvent | None:
     if (status := get("status")) is not None:
         enhanced = smtp.more_specific(smtp.enhanced_code(status), enhanced)
     event_type, word, kind, suppression_list = _meaning(element, word, reason, enhanced, code)
+    told = reason
+    if kind is BounceKind.SOFT and word.endswith(f"/{_EXPIRED}"):
+        told = fields.led_by(_EXPIRED, reason)  # it was given up, whatever the last answer was
     labels = fields.tags(category) if (category := get("category")) is not None else ()
     custom = _custom(element)
     occurred_at = fields.moment(get("timestamp"))
@@ -148,7 +152,7 @@ def _event(element: Any, request: WebhookRequest) -> DeliveryEvent | None:
         occurred_at=occurred_at,
         reference=fields.reference(request.reference_keys, custom, labels) if custom or labels else None,
         bounce_kind=kind,
-        reason=reason,
+        reason=told,
         smtp_code=code,
         enhanced_code=enhanced,
         attempt=fields.count(get("attempt")),
@@ -174,7 +178,7 @@ def _meaning(
     if bounce_type is not None:
         word = f"{word}/{bounce_type}"
         bounce_type = bounce_type.lower()
-    if event_type is EventType.DROPPED and bounce_type != "expired":
+    if event_type is EventType.DROPPED and bounce_type != _EXPIRED:
         return event_type, word, None, _suppression_list(reason)
     # "dropped" as expired, too: it was tried, and became too old.
     kind = _bounce_kind(bounce_type, element.get("bounce_classification"), enhanced, code, reason)
