@@ -166,13 +166,15 @@ class Track:
 def _concerns_monitor(before: Delivery | None, folded: Folded, type_: EventType) -> bool:
     """Tell whether the monitor has to know: another attempt, or news of a delivery that is or was deferred.
 
-    A repeated event can be such news: its provider's clock is believed by the second time that it is received.
+    A repeated event can be such news: its provider's clock is believed by the second time that it is received. A drop
+    that comes late is: the deferrals before it were another episode, although no status shows that.
     """
-    if type_ is EventType.DEFERRED and folded.outcome is Outcome.APPLIED:
+    applied = folded.outcome is Outcome.APPLIED
+    if type_ is EventType.DEFERRED and applied:
         return True
     assert folded.delivery is not None
     was_or_is = folded.delivery.status is Status.DEFERRED or (before is not None and before.status is Status.DEFERRED)
-    return was_or_is and (folded.changed or folded.refreshed)
+    return was_or_is and (folded.changed or folded.refreshed or (type_ is EventType.DROPPED and applied))
 
 
 def _count_change(before: Delivery | None, after: Delivery, effects: Effects) -> None:

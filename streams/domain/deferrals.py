@@ -213,7 +213,7 @@ def elapse(episode: Episode, now: int, policy: Policy) -> Step:
     for level, due in _deadlines(episode, policy):
         if due <= now:
             told |= _TOLD[level]
-            first_due = due if first_due is None else first_due
+            first_due = due if first_due is None else min(first_due, due)  # news that came late can bring an earlier one
             alerts.append((level, due))
     if not alerts:
         return Step(episode)
@@ -252,17 +252,22 @@ def _deadlines(episode: Episode, policy: Policy) -> list[tuple[Level, int]]:
             deadlines.append((level, episode.since + policy.warn_after))
         elif level is Level.OVERDUE:
             deadlines.append((level, max(end, episode.since + policy.warn_after) + policy.overdue_slack))
-        elif episode.reason_class is not ReasonClass.PREEMPTIVE:
+        elif episode.reason_class is not ReasonClass.PREEMPTIVE and not episode.told & Told.OVERDUE:
             chosen = policy.escalate_after
             after = min(ESCALATE_BY, int(ESCALATE_SHARE * left)) if chosen is None else min(chosen, left)
             deadlines.append((level, episode.since + max(after, policy.warn_after)))
     return deadlines
 
 
-def _since(deferral: Deferral, otherwise: int) -> int:
-    """Return when the episode began. A drop ends one; of the deferrals after it only the last is known for sure."""
+def _since(deferral: Deferral, known: int) -> int:
+    """Return when the episode began, at ``known`` by what was known before.
+
+    A drop ends an episode. Of the deferrals after it only the last is known for sure.
+    """
     dropped_at = deferral.dropped_at
-    return deferral.first_at if dropped_at is None or later(deferral.first_at, dropped_at) else otherwise
+    if dropped_at is None or later(deferral.first_at, dropped_at):
+        return min(known, deferral.first_at)
+    return known if later(known, dropped_at) else deferral.last_at
 
 
 def _is_old(episode: Episode, deferral: Deferral) -> bool:
@@ -279,7 +284,7 @@ def _renewed(episode: Episode, deferral: Deferral) -> Episode:
         episode,
         recipient=deferral.recipient,
         reference=deferral.reference or episode.reference,
-        since=min(episode.since, _since(deferral, episode.since)),
+        since=_since(deferral, episode.since),
         attempts=deferral.attempts,
         reason=deferral.reason,
         smtp_code=deferral.smtp_code,

@@ -210,8 +210,13 @@ class Delivery:
 
     @property
     def deferred_since(self) -> int | None:
-        """While deferred: since when."""
-        return self.facts[Kind.DEFERRED].began if self.status is Status.DEFERRED else None
+        """While deferred: since when. After a drop, which ended an earlier episode, since the status became deferred anew."""
+        if self.status is not Status.DEFERRED:
+            return None
+        began, dropped = self.facts[Kind.DEFERRED].began, self.facts.get(Kind.DROPPED)
+        if dropped is None or dropped.last_at is None or later(began, dropped.last_at):
+            return began
+        return self.received_at if self.effective_at is None else self.effective_at
 
     @property
     def dropped_since(self) -> int | None:
@@ -375,7 +380,7 @@ def fold(delivery: Delivery | None, event: DeliveryEvent, *, delivery_id: str | 
 
 def believable(occurred_at: int | None, received_at: int) -> int | None:
     """Return an event's own time; None where there is none, or where the clock that told it must be wrong."""
-    if occurred_at is None or not received_at - PAST <= occurred_at <= received_at + FUTURE:
+    if occurred_at is None or not max(received_at - PAST, 0) <= occurred_at <= received_at + FUTURE:
         return None
     return occurred_at
 

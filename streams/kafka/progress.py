@@ -234,8 +234,13 @@ class Progress:
         for topic in self._shared_topics:
             if any(standing.stopped for tp, standing in standings.items() if tp.topic == topic):
                 self._held[topic] = wall_us
-            elif topic in self._held and min(self._passed.values(), default=0) > self._held[topic]:
+            elif topic in self._held and self._passed_by_all(standings) > self._held[topic]:
                 del self._held[topic]
+
+    def _passed_by_all(self, standings: Mapping[TP, Standing]) -> int:
+        """Return the time to which every partition of every stage has come; 0 while one of them has not come anywhere."""
+        stages = (tp for tp in standings if tp.topic in self._upstream_topics)
+        return min((self._passed.get(tp, 0) for tp in stages), default=0)
 
     def _time_before(
         self, wall_us: int, tp: TP, upstream: tuple[str, ...], passed_before: Mapping[TP, int]
