@@ -63,7 +63,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def _bounded(headers: Sequence[tuple[str, bytes | None]]) -> list[tuple[str, bytes | None]]:
-    """Return the headers that fit: a dead letter that is too large to be written would crash the worker at every start."""
+    """Return the headers that fit: a dead letter too large to be written would crash the worker at every start."""
     kept, size = [], 0
     for name, value in headers:
         size += len(name) + len(value or b"") + _HEADER_OVERHEAD
