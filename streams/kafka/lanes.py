@@ -151,7 +151,7 @@ class StatefulFold(Protocol):
         """Forget the partition: it may have another owner."""
 
     def record(self, record: Record, partition: int, get: Callable[[bytes], bytes | None], effects: Effects) -> None:
-        """Fold one record. Any exception except NOT_POISON is poison, so change ``effects`` only when nothing can fail."""
+        """Fold one record. Any exception but NOT_POISON is poison: change ``effects`` only when nothing can fail."""
 
     def tick(self, now: int, partition: int, store: Store, effects: Effects) -> None:
         """Do what is due at ``now`` (µs), a bounded amount of it. Any exception is a crash."""
@@ -525,8 +525,8 @@ class StatefulLane(Lane):
 
     async def _open(self) -> None:
         if self._store.position is not None:
-            # A worker killed after its transaction may not have committed its position to the group. Commit the stored one
-            # unchanged: if retention has overtaken a stopped partition, `resume` must still find the offset of the stop.
+            # A worker killed after its transaction may not have committed the position to the group. Commit the stored
+            # one unchanged: if retention has overtaken a stopped partition, `resume` must find the offset of the stop.
             await self._tell_group(Position.decode(self._store.position))
         await self._unless_closed(self._stage_fold.opened(self.tp.partition, self._store))
 
