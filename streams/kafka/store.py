@@ -123,7 +123,7 @@ class Budget:
         blocks = BlockBasedOptions()
         blocks.set_block_cache(self._cache)
         blocks.set_bloom_filter(10, False)
-        # Index and filters are in that cache too, in pieces: whole, those of a 64 MiB file are two blocks of 1 MiB each,
+        # Index and filters are in that cache too, in pieces: whole, those of a 64 MiB file are two 1 MiB blocks,
         # more than one shard of the cache holds, so that every look-up would read and unpack them again.
         blocks.set_cache_index_and_filter_blocks(True)
         blocks.set_index_type(BlockBasedIndexType.two_level_index_search())
@@ -252,7 +252,7 @@ class Store:
         options.disable_wal = not logged  # type: ignore[method-assign,assignment] # a property; rocksdict's stub is wrong
         try:
             if logged and self._has_unlogged:
-                # First flush what is in no log: else a kill would keep this batch and its offset, but lose earlier ones.
+                # First flush what is in no log: else a kill would keep this batch and its offset, but lose older ones.
                 self._database.flush()
             self._has_unlogged = not logged
             self._database.write(batch, options)

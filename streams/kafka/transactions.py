@@ -197,7 +197,7 @@ class TransactionalWriter:
 
         Raises:
             TransactionInDoubtError: the epoch is not the next one, or the producer id has changed: Kafka forgot the
-                id, or the partition had another owner, which must not be fenced by a writer that does not know its work.
+                id, or the partition had another owner, which must not be fenced by one that does not know its work.
         """
         before, epoch = _identity_of(producer)
         await producer.stop()
