@@ -10,7 +10,7 @@ wall clock was set: what was concluded from a wrong clock is forgotten.
   is not older than the one processed last. If all are processed, the time is the
   wall clock. If records can go to any partition, all partitions of a topic count.
 - Later stages get records of many source partitions, new ones between old ones, so
-  no record's timestamp shows how old the records behind it are. There a *barrier*
+  no record's timestamp shows how old the records after it are. There a *barrier*
   gives the time: the topic's end at the moment when the earlier stages had reached
   a time. When the stage has passed that end, it has reached that time.
 

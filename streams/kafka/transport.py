@@ -99,7 +99,7 @@ class _Backlog:
     """A tick to be delivered before the next records, with its time (µs)."""
     paused: bool = False
     cut_at: float = float("-inf")
-    """When the last batch of records was cut, by the loop's clock. Not 0 at first: that may be just now, at boot."""
+    """When the last batch of records was cut, by the loop's clock. Not 0 at first: a host just booted is near it."""
     rested_at: float = float("-inf")
     """Until when it rests after its last batch, by the same clock."""
     waiting: bool = False
@@ -333,7 +333,7 @@ class BatchConsumer(driver.Consumer):
 
         Args:
             offsets: Where to begin.
-            committed: The committed position, where it is another.
+            committed: The committed position, where it differs.
         """
         self.stop_partitions()
         await self._thread.start_at(offsets)
@@ -491,9 +491,9 @@ class BatchConsumer(driver.Consumer):
     async def _settle(self) -> None:
         """Deliver a position up to which there is nothing more to read, when no record carries it.
 
-        After the last record there may be aborted transactions, and before the first records that retention deleted
-        unread. While the committed position is before them, the partition seems to lag: its clock does not advance, and
-        in the end the watchdog takes the worker for stalled.
+        Aborted transactions may follow the last record, and records that retention deleted unread may precede the first.
+        While the committed position is before them, the partition seems to lag: its clock does not advance, and in the
+        end the watchdog takes the worker for stalled.
         """
         seen: dict[TP, int] = {}
         while not self.should_stop:
