@@ -1,4 +1,4 @@
-"""What makes Faust fast and exactly-once. The only place that knows their internal names.
+"""What makes Faust fast and exactly-once. The only place that knows Faust's and aiokafka's internal names.
 
 Read in this order:
 
@@ -16,7 +16,7 @@ Read in this order:
 - ``store``         RocksDB: a copy of the changelog, never ahead of it
 - ``restore``       from a new assignment to running lanes: fence, restore, seek
 - ``poison``        when bad records stop a partition; and its position, which stores that
-- ``control``       the command that resumes it
+- ``control``       the command that resumes a stopped partition
 - ``dead_letters``  where bad records go, with their origin and the reason
 - ``progress``      the time for a tick, and the lag of each partition
 - ``watchdog``      a worker that makes no progress ends itself

@@ -491,7 +491,7 @@ class BatchConsumer(driver.Consumer):
     async def _settle(self) -> None:
         """Deliver a position up to which there is nothing more to read, when no record carries it.
 
-        Aborted transactions may follow the last record, and records that retention deleted unread may precede the first.
+        Aborted transactions may follow the last record, and what retention deleted unread may precede the first.
         While the committed position is before them, the partition seems to lag: its clock does not advance, and in the
         end the watchdog takes the worker for stalled.
         """
