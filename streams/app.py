@@ -35,11 +35,11 @@ from streams.settings import Settings
 from streams.web.health import HealthServer
 
 MAX_POLL_INTERVAL_S = 10 * 365 * 86_400.0
-"""As good as never. A worker without a partition fetches nothing, and aiokafka takes that for a loop that hangs: it would
-leave the group and never come back. The watchdog sees what hangs."""
+"""In effect never. A worker without a partition fetches nothing, and aiokafka takes that for a hung loop: it would
+leave the group and never come back. The watchdog detects real hangs."""
 DAY_US = 86_400 * SECOND
 MONITOR_LINGER_S = 0.5
-"""Deferrals are counted in minutes: half a second of them together costs a tenth of the transactions."""
+"""Deferrals are counted in minutes: collecting half a second of them costs a tenth of the transactions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ class Worker:
     watchdog: Watchdog
     health_server: HealthServer
     crashed: "asyncio.Future[BaseException]"
-    """Done when the worker can no longer work: the reason."""
+    """Done when the worker can no longer work; the result is the reason."""
 
 
 def nothing_reached(point: str, tp: TP) -> None:
@@ -140,7 +140,7 @@ def _faust_app(settings: Settings) -> BatchedApp:
     return BatchedApp(
         settings.worker.app_id,
         broker=[f"{SCHEME}://{server}" for server in servers],
-        store="memory://",  # Faust's tables name things; their rows are in streams.kafka.store
+        store="memory://",  # Faust's tables are only names; the rows are in streams.kafka.store
         datadir=str(settings.worker.datadir / "faust"),
         autodiscover=False,
         web_enabled=False,

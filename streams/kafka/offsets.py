@@ -1,9 +1,10 @@
 """What a consumer group committed.
 
-The rule: no answer is not "nothing was ever committed". aiokafka's own function
-looks for errors at partitions only. A coordinator that still loads its log, or is
-none any more, says so for all of them at once and names none (KIP-88): whoever
-took that for a new group would begin at the oldest record.
+The rule: a missing answer does not mean "nothing was ever committed". aiokafka's own
+function checks only the errors of single partitions. A coordinator that is still
+loading its log, or no longer is the coordinator, returns one error for the request
+and no partitions (KIP-88). Mistaken for a new group's answer, it would mean a start
+at the oldest record.
 """
 
 from collections import defaultdict
@@ -19,12 +20,12 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 async def committed_offsets(
     admin: AIOKafkaAdminClient, group_id: str, partitions: Iterable[TopicPartition] | None = None
 ) -> dict[TopicPartition, OffsetAndMetadata]:
-    """Return the group's committed offset and its metadata, of these partitions or of all that it ever committed.
+    """Return the group's committed offsets and metadata, for these partitions or for all that it ever committed.
 
     A partition that was asked for and never committed has an offset of -1, or is left out.
 
     Raises:
-        KafkaError: it is not known now; ``retriable`` says whether it may be in a moment, as while a coordinator loads.
+        KafkaError: the offsets are not known now; if ``retriable``, they may be soon, as when a coordinator is loading.
     """
     asked: dict[str, list[int]] | None = None
     if partitions is not None:

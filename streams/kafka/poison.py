@@ -1,13 +1,13 @@
 """When bad records stop a partition, and how it is resumed.
 
-A record that can never be understood goes to the dead letters and the rest goes
-on. But a broken release, or a provider that changed its format, must not pour a
+A record that can never be understood goes to the dead letters, and the others are
+processed. But a broken release, or a provider that changed its format, must not pour a
 whole topic into the dead letters: when too large a share of a partition's recent
 records is bad, the partition stops, and only a person resumes it.
 
-``Poison`` is what is known of one partition; it is stored with the partition's
+``Poison`` is what is known of one partition. It is stored with the partition's
 position, in the same transaction or commit, so that a restart neither forgets
-the share nor starts what was stopped.
+the share nor resumes a stopped partition.
 """
 
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ class PoisonLimit:
     share: float
     """0 to 1, exclusive bound."""
     window: int
-    """Over about how many of the last records the share is taken."""
+    """The share is taken over about this many of the last records."""
     minimum: int
     """Fewer bad records than this in the window never stop a partition."""
 
@@ -36,11 +36,11 @@ class Poison:
     stopped: str | None = None
     """Why the partition is stopped, without personal data; None while it runs."""
     stopped_at: int = field(default=-1, compare=False)
-    """The offset at which it was stopped. Its position began there, but retention may overtake that meanwhile."""
+    """The offset at which it was stopped. Its position is the same, unless retention has overtaken it since."""
     through: int = -1
     """Bad records up to this offset go to the dead letters without being counted."""
     resume_id: str = ""
-    """The last resume command that was obeyed: none is obeyed twice."""
+    """The last resume command that was obeyed; no command is obeyed twice."""
 
     def good(self, limit: PoisonLimit, count: int = 1) -> None:
         """Count ``count`` records that were understood."""
@@ -76,7 +76,7 @@ class Poison:
 
 @dataclass(slots=True)
 class Position:
-    """Where a partition's stage stands: kept as a reserved changelog row, or as the metadata of the committed offset."""
+    """How far a partition's stage is: kept as a reserved changelog row, or as the metadata of the committed offset."""
 
     offset: int
     """The next source offset to read."""
@@ -122,9 +122,9 @@ class Position:
 
     @classmethod
     def of_committed(cls, offset: int, metadata: str | None) -> "Position":
-        """Return the position of a committed offset, which holds whatever its metadata says: a person may have moved it.
+        """Return the position of a committed offset. It overrides the one in the metadata: a person may have moved it.
 
-        Metadata that ``encode`` did not write is another tool's, which knows no timestamp and nothing of poison.
+        Metadata that ``encode`` did not write comes from another tool, and has neither a timestamp nor poison.
         """
         try:
             position = cls.decode(metadata or "")

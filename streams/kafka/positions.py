@@ -1,10 +1,10 @@
-"""How far each lane is, told to the group: all together, a few times a second and when a lane closes.
+"""How far each lane is, committed to the group: all together, a few times a second and when a lane closes.
 
-The rule: a position is told here only after everything before it is acknowledged,
-so it may be committed late, but never early. A stage without state begins there
-after a kill; what it reads again does no harm. A stage with state begins where its
-changelog says, and tells the group anew. A commit a batch would cost more than a
-small batch itself, and every batch would wait for the one before.
+The rule: a position is reported here only after everything before it is
+acknowledged, so it may be committed late, but never early. After a kill a stateless
+stage starts at the committed position, and re-reading is harmless. A stateful one
+starts at its changelog's position and commits that again. One commit per batch would
+cost more than a small batch itself, and every batch would wait for the one before.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ class Positions:
         self._task: asyncio.Task[None] | None = None
 
     def reach(self, tp: TP, offset: int, metadata: str) -> None:
-        """Take down that ``tp`` was processed up to ``offset``; it is committed soon.
+        """Note that ``tp`` was processed up to ``offset``; that is committed soon.
 
         Raises:
             CommitFailedError: an earlier position of it was refused: the partition has a new owner.
@@ -59,7 +59,7 @@ class Positions:
             try:
                 await self._commit(reached)
             except CommitFailedError:
-                # The group went on without this member; the next owner repeats what is not committed, which is no harm.
+                # The group went on without this member; the next owner repeats the uncommitted part, which is harmless.
                 self._refused |= reached.keys()
                 for topic, partition in sorted(reached):
                     logger.warning("%s/%s: position not committed, the partition has a new owner", topic, partition)
@@ -68,5 +68,5 @@ class Positions:
 
     async def _flush_soon(self) -> None:
         await asyncio.sleep(self._interval_s)
-        self._task = None  # what is reached from here on is committed by the next
+        self._task = None  # positions reached from here on are committed by the next task
         await self.flush()

@@ -2,19 +2,19 @@
 
 For each partition of a stateful stage:
 
-1. **fence**: start the lane's transactional producer. That ends what the
-   previous owner left open, and fails whatever it still sends;
+1. **fence**: start the lane's transactional producer. That ends the transaction
+   that the previous owner left open, and makes anything it still sends fail;
 2. **restore**: read the changelog from where the store ends to where it ends now;
 3. take the **source position** from the changelog's reserved row, not from the
-   group's committed offset: that is behind after a kill, and is then set right;
-4. **seek** to it, drop whatever was fetched before, and only then deliver.
+   group's committed offset: that is behind after a kill, and the lane corrects it;
+4. **seek** to it, drop everything fetched before, and only then deliver.
 
 Faust's own recovery reads changelogs through its consumer and waits for the last
 offset, which in a transactional log is a commit marker and never arrives. So its
 TableManager is replaced by this one; its tables stay, for their names, their
 changelog topics and the assignor that keeps source and changelog together.
 
-No heartbeat runs while ``on_partitions_assigned`` does, so all of this happens in
+No heartbeat runs during ``on_partitions_assigned``, so all of this happens in
 a task of its own, bound to the generation: a later rebalance cancels it.
 """
 
@@ -62,16 +62,16 @@ COMMITTED_RETRY_S = 0.2
 CANCEL_AGAIN_S = 5.0  # longer than the clients take to close
 PROGRESS_EVERY_S = 5.0
 ROWS_AT_ONCE = 2_000
-"""Unpacked and then written, of all changelogs. A fetch may hold 20,000, which leave the processor's cache before they are written."""
+"""Rows unpacked before they are written, of all changelogs. A fetch may hold 20,000: too many for the CPU's cache."""
 UNLOGGED_OFFSETS = 10_000
-"""A store that lacks so much of its changelog is written without its log."""
-MARKER = 1  # offset, of a transaction; a row has another beside it, so a store that lacks one lacks no row
+"""A store that lacks this many changelog offsets or more is written without RocksDB's log."""
+MARKER = 1  # offset, of a transaction; a store that lacks a row lacks the marker behind it too: two offsets
 STALE_AFTER_S = 3.5 * 86_400
-"""A store that lacks rows older than this is read anew: the broker keeps a tombstone for 7 days (``delete.retention.ms``)."""
+"""A store lacking rows older than this is rebuilt: the broker keeps tombstones for 7 days (``delete.retention.ms``)."""
 
 
 class RestoreError(Exception):
-    """The state and the logs do not fit together. Going on would be wrong or silent; a person has to decide."""
+    """The state and the logs do not fit together. Going on would be wrong, or hide it; a person has to decide."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,11 +84,11 @@ class StatefulStage:
     table: str
     fold: StatefulFold
     due_of: Callable[[bytes], int | None]
-    """The time (µs) under which a row stands in the due index; None: it does not."""
+    """The time (µs) under which a row is in the due index; None: it is not."""
     watch_of: Callable[[bytes], int | None]
     """The same for the watch index."""
     policy: bytes | None = None
-    """What ``due_of`` computes by, if that can change: the store notes it, and forgets it where two are mixed."""
+    """What ``due_of`` computes with, if that can change. The store notes it, or ``UNKNOWN_POLICY`` if two are mixed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +101,7 @@ class StatelessStage:
 
 
 class RestoreHooks(Protocol):
-    """What the restore tells the rest of the process."""
+    """What the restore reports to the rest of the process."""
 
     @property
     def reached(self) -> Callable[[str, TP], Awaitable[None] | None]:
@@ -111,16 +111,16 @@ class RestoreHooks(Protocol):
         """A store was moved aside."""
 
     def restored(self, rows: int) -> None:
-        """So many changelog rows were read."""
+        """This many changelog rows were read."""
 
     def remaining(self, offsets: int) -> None:
-        """So many changelog offsets are still to be read; 0 when a restore is done."""
+        """This many changelog offsets are still to be read; 0 when a restore is done."""
 
     def skipped(self, tp: TP, offsets: int) -> None:
         """Source records were deleted by retention before they were read."""
 
     def assigned(self, tps: int) -> None:
-        """A new assignment of so many source partitions is being restored."""
+        """A new assignment of this many source partitions is being restored."""
 
     def revoked(self) -> None:
         """All partitions were given back, and their lanes are closed."""
@@ -155,13 +155,13 @@ class LaneTableManager(TableManager):
         self._first_ready = asyncio.Event()
         self._closed = False
         self._skipped_from: dict[TP, int] = {}
-        """Of partitions whose committed position retention has overtaken: what is committed."""
+        """The position as committed, for each partition where retention has overtaken it."""
         self.stores: dict[TP, Store] = {}
         """Open stores by source partition."""
         self.restoring = False
         """A restore is under way: no partition is worked on."""
         self.steps = 0
-        """Grows with all that a restore gets done; one whose steps do not grow stands still."""
+        """Grows with everything a restore gets done; a restore whose steps do not grow has stalled."""
 
     async def on_start(self) -> None:
         """Register the tables' changelog topics, so that the assignor knows them; recovery is ours."""
@@ -213,8 +213,8 @@ class LaneTableManager(TableManager):
     async def _cancel(self) -> None:
         """Give up the restore that is under way, and wait for its end.
 
-        One that was told to end already closes its clients: told once more it would leave them open. Where a library
-        took the first word for its own, it hears a second.
+        A restore that was cancelled before is closing its clients; another cancel would leave them open. But a library
+        may swallow a cancel, so it is repeated after ``CANCEL_AGAIN_S``.
         """
         task, self._task = self._task, None
         if task is None:
@@ -244,7 +244,7 @@ class LaneTableManager(TableManager):
             logger.info("%d partitions ready after %.1f s", count, time.monotonic() - began)
         except BaseException as error:
             if was_cancelled(error):
-                raise  # the assignment is gone; any other cancellation is some library's, and must not end in silence
+                raise  # the assignment is gone; any other cancellation comes from a library, and must not end silently
             self.app.restoring.on_crash(error)
         finally:
             self.restoring = False
@@ -252,7 +252,7 @@ class LaneTableManager(TableManager):
                 await lane.release()
 
     async def _go(self) -> None:
-        """Let Faust deliver: what its own recovery does at its end."""
+        """Let Faust deliver, with the steps that end its own recovery."""
         consumer = self.app.consumer
         consumer.resume_partitions(consumer.assignment())
         self.app.flow_control.resume()
@@ -364,10 +364,10 @@ class LaneTableManager(TableManager):
     async def _asked(
         self, admin: AIOKafkaAdminClient, sources: list[TopicPartition]
     ) -> dict[TopicPartition, OffsetAndMetadata]:
-        """Ask until a coordinator knows: one that has just taken over reads its log first.
+        """Ask until the coordinator answers: one that has just taken over loads its log first.
 
         Raises:
-            KafkaError: it takes too long, or will never be answered.
+            KafkaError: no answer in time, or an error that is not retriable.
         """
         deadline = time.monotonic() + COMMITTED_TIMEOUT_S
         while True:
@@ -382,7 +382,7 @@ class LaneTableManager(TableManager):
         """Return a position that can be read from.
 
         Raises:
-            RestoreError: the topic ends before the position: it was deleted and made anew, or truncated.
+            RestoreError: the topic ends before the position: it was deleted and created again, or truncated.
         """
         if position is None:
             return Position(begin)
@@ -439,7 +439,8 @@ class LaneTableManager(TableManager):
         consumer.assign([TopicPartition(*changelog) for changelog in behind])
         for changelog in behind:
             consumer.seek(TopicPartition(*changelog), starts[changelog])
-        # What a kill takes back of it is restored again. The first write after it, which is logged, costs a file.
+        # Unlogged writes are faster. A kill loses some, and they are restored again. The first logged write afterwards
+        # forces a flush to a file.
         logged = {changelog: ends[changelog] - starts[changelog] < UNLOGGED_OFFSETS for changelog in behind}
         told = time.monotonic()
         while behind:
@@ -482,11 +483,11 @@ class LaneTableManager(TableManager):
     async def _empty_stale_stores(
         self, consumer: AIOKafkaConsumer, by_changelog: Mapping[TP, tuple[StatefulStage, TP]], ends: Mapping[TP, int]
     ) -> None:
-        """Empty the stores that have been elsewhere, or nowhere, for days: others had their partitions meanwhile.
+        """Empty the stores that were not kept up to date for days: other workers had their partitions meanwhile.
 
-        What they lack may have been compacted, and then lacks the tombstones: rows deleted long ago would live again, and
-        deferrals resolved long ago be told. What is written after a row not yet stale is not stale itself. A partition
-        where nothing happened for days is not stale: its store lacks the last transaction's marker and nothing else.
+        What they lack may have been compacted and lost its tombstones: rows deleted long ago would come back, and
+        deferrals resolved long ago would raise alerts. Rows after one that is not yet stale are not stale either. A
+        partition where nothing happened for days is not stale: its store lacks only the last transaction's marker.
         """
         behind = {
             changelog: reached
@@ -519,7 +520,7 @@ class LaneTableManager(TableManager):
         return open_store(path, wanted.budget, on_rebuild=rebuilt)
 
     async def _check(self, stage: StatefulStage, tp: TP) -> None:
-        """Read a store through, and open it anew, empty, if it is corrupt."""
+        """Read a store through; if it is corrupt, open an empty one in its place."""
         store = self.stores[tp]
         began = time.monotonic()
         try:
@@ -585,7 +586,7 @@ class LaneTableManager(TableManager):
 
 
 def _policy_after(stage: StatefulStage, store: Store) -> bytes | None:
-    """Return what to note of an index that gets entries computed by the stage's policy; None: what is noted stays true."""
+    """Return the policy to note when entries by the stage's policy join the index; None: the noted one stays."""
     if stage.policy is None or store.policy == stage.policy:
         return None
     return stage.policy if store.changelog_offset is None else UNKNOWN_POLICY
@@ -596,7 +597,7 @@ async def bounds(consumer: AIOKafkaConsumer, tps: Any) -> tuple[dict[TP, int], d
     asked = [TopicPartition(*tp) for tp in tps]
     if not asked:
         return {}, {}
-    # All at once: of a topic that it does not know aiokafka waits a tenth of a second, of one after the other.
+    # All topics at once: one after the other, aiokafka would wait a tenth of a second for each that it does not know.
     await asyncio.gather(*(consumer._client.add_topic(topic) for topic in {tp.topic for tp in asked}))  # noqa: SLF001
     begins = await consumer.beginning_offsets(asked)
     ends = await consumer.end_offsets(asked)
