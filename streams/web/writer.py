@@ -287,7 +287,7 @@ class RecordWriter:
             self._retire(producer)
 
     async def _produce(self, producer: Any, queue: _Queue, entries: list[_Entry]) -> None:
-        """Send the entries as one batch and wait for its acknowledgement; those that do not fit go back to the queue."""
+        """Send the entries as one batch and wait for its acknowledgement; those that do not fit return to the queue."""
         partition = queue.partition
         if partition is None:
             partition = self._next_partition(queue.topic, await producer.partitions_for(queue.topic))
@@ -301,7 +301,7 @@ class RecordWriter:
                     del entries[number:]
                     break
             self._rows_sent += len(entries)
-            # shielded: aiokafka does not expect that the future of a batch is cancelled
+            # shielded: aiokafka does not expect its future of a batch to be cancelled
             await asyncio.shield(await producer.send_batch(batch, queue.topic, partition=partition))
         finally:
             self._busy.discard(place)
