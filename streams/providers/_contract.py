@@ -172,7 +172,7 @@ def _the_body_has_to(headers: Mapping[str, str], secrets: Mapping[str, str]) -> 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handshake:
-    """A provider asks whether we want its webhooks. We answer by GET of ``confirm_url``, never of an address it sent."""
+    """A provider asks whether we want its webhooks. We answer by GET of ``confirm_url``, not of its own address."""
 
     topic_arn: str
     """The SNS topic that asks."""
