@@ -219,7 +219,7 @@ class Ingress:
             return self._response(refused.code, refused.reason.encode() + b"\n", refused.headers), refused.reason
         except (web.HTTPException, ConnectionError, web.RequestPayloadError, HttpProcessingError):
             return self._response(400, b"broken\n"), "broken"
-        except Exception as error:  # noqa: BLE001 - the client learns nothing of it, and the provider comes again
+        except Exception as error:  # noqa: BLE001 - the client learns nothing of it, and the provider retries
             logger.error("a mistake of ours: %s", described(error))  # noqa: TRY400 - the text of an error may hold data
             return self._response(500, b"internal error\n"), "internal"
 
