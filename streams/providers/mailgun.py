@@ -5,16 +5,16 @@
 - https://documentation.mailgun.com/docs/mailgun/user-manual/tracking-messages/open-click-bot-detect: ``client-info.bot``.
 - https://help.mailgun.com/hc/en-us/articles/14048832145051-Legacy-Webhooks: the forms.
 
-**Event id.** ``event-data.id`` is unique within a day only, so the UTC day of the event is added. The signature's
-token is not used: that a retry keeps it is not documented. A form has no id: its fingerprint.
+**Event id.** ``event-data.id`` is unique only within a day, so the UTC day of the event is added. The signature's
+token is not used: it is not documented that a retry keeps it. A form has no id, so its fingerprint is used.
 
 **Codes.** ``delivery-status.code`` is the server's reply code or one of Mailgun's own: 498 and 499 (no MX, time-out),
-605-607 (on a suppression list). Only the former is an SMTP code.
+605-607 (on a suppression list). Only the server's reply code is an SMTP code.
 
 **Signature.** https://documentation.mailgun.com/docs/mailgun/user-manual/webhooks/securing-webhooks: HMAC-SHA256 of a
 stamp and a random token, in the body; a secret is the *HTTP webhook signing key*. **It does not cover the event**:
-whoever sees one request can put another event under its signature. Against that stand TLS, the replay window, and that
-a token is accepted once.
+anybody who sees one request can put another event under its signature. TLS, the replay window and the rule that a
+token is accepted once protect against that.
 """
 
 import hmac
@@ -45,7 +45,7 @@ _EVENTS: dict[str, EventType] = {
     "rejected": EventType.DROPPED,  # Mailgun refused to send it; ``reject.reason`` says why
     "delivered": EventType.DELIVERED,  # accepted by the receiving server
     "failed": EventType.BOUNCE,  # not delivered; ``severity`` tells whether it is tried again
-    "opened": EventType.OPEN,  # images were loaded; ``client-info.bot`` tells machines
+    "opened": EventType.OPEN,  # images were loaded; ``client-info.bot`` marks machines
     "clicked": EventType.CLICK,  # a link was followed
     "unsubscribed": EventType.UNSUBSCRIBE,  # the unsubscribe link was used
     "complained": EventType.COMPLAINT,  # the spam button was used (feedback loop)
@@ -55,7 +55,7 @@ _EVENTS: dict[str, EventType] = {
     "dropped": EventType.BOUNCE,  # given up: refused ("hardfail"), too old ("old"), or on a list (605-607)
 }
 
-_LISTS: dict[str, SuppressionList] = {  # ``reason`` of a failure that was no attempt
+_LISTS: dict[str, SuppressionList] = {  # ``reason`` of a failure without an attempt
     "suppress-bounce": SuppressionList.BOUNCE,  # bounced before
     "suppress-complaint": SuppressionList.SPAM,  # complained before
     "suppress-unsubscribe": SuppressionList.UNSUBSCRIBE,  # unsubscribed before
@@ -108,7 +108,7 @@ class _Report(NamedTuple):
     cause: str | None
     """Mailgun's ``reason``: one word."""
     cause_in_word: bool
-    """A bounce is told apart by its cause, as in the legacy forms, and not by its severity."""
+    """The full word of a bounce ends in its cause, as in the legacy forms, and not in its severity."""
     reason: str | None
     """The server's answer, else what Mailgun writes instead."""
     status: Mapping[str, Any]
@@ -185,7 +185,7 @@ def _event(report: _Report, meaning: _Meaning, request: WebhookRequest, recipien
 
 
 def _event_id(given: str | None, occurred_at: datetime | None, position: int) -> str | None:
-    """Return Mailgun's id with the day within which it is unique; further recipients of one event get a number."""
+    """Return Mailgun's id with the day in which it is unique, and a number for further recipients of one event."""
     if given is None:
         return None
     day = f"/{occurred_at:%Y-%m-%d}" if occurred_at is not None else ""
@@ -203,7 +203,7 @@ def _told(reason: str | None, meaning: _Meaning) -> str | None:
 
 
 def _meaning(report: _Report) -> _Meaning:
-    """Return our type, Mailgun's word in full, the codes, and why it bounced or was dropped."""
+    """Return our type, Mailgun's full word, the codes, and why it bounced or was dropped."""
     word, cause, severity = report.word, report.cause, report.severity
     reply = smtp.parse_reply(report.reason)
     code = fields.count(report.status.get("code"))
@@ -211,7 +211,7 @@ def _meaning(report: _Report) -> _Meaning:
     enhanced = smtp.more_specific(smtp.enhanced_code(report.status.get("enhanced-code")), reply.enhanced_code)
     event_type = _EVENTS.get(word, EventType.UNKNOWN)
     if event_type is not EventType.BOUNCE:
-        # A scanner that follows links proves as little as one that loads images: the message arrived.
+        # A scanner that follows links proves as little as one that loads images: only that the message arrived.
         seen = EventType.MACHINE_OPEN if report.bot and word in _ENGAGEMENT else event_type
         return _Meaning(seen, word, smtp_code, enhanced)
     full = f"{word}/{severity}" if severity is not None else word
@@ -243,7 +243,7 @@ _ENGAGEMENT = frozenset({"opened", "clicked"})
 
 
 def _bounce_kind(report: _Report, by_code: BounceKind) -> BounceKind:
-    """Return the kind: Mailgun's words decide, and the codes where they say more or it says nothing."""
+    """Return the kind: Mailgun's words decide, and the codes where they say more or Mailgun says nothing."""
     said = _REASONS.get(report.cause or "") or _BOUNCE_TYPES.get(fields.text(report.status.get("bounce-type")) or "")
     if said is BounceKind.SOFT and by_code is BounceKind.BLOCK:
         return by_code  # Mailgun has no word for it
@@ -296,7 +296,7 @@ def _current(body: Any) -> _Report:
 
 
 def _recipients(data: dict[str, Any], headers: dict[str, Any]) -> list[str]:
-    """Return whom the event concerns: ``recipient``, else (rejected, stored) whom the message was for."""
+    """Return the recipients of the event: ``recipient``, else (rejected, stored) those of the message."""
     recipient = fields.address(data.get("recipient"))
     if recipient is not None:
         return [recipient]
@@ -315,7 +315,7 @@ def _bare(value: Any) -> str | None:
 # --- legacy forms ---
 
 _Form = dict[str, list[str]]
-"""The fields of a form, by name as written, each with its values in order."""
+"""The fields of a form: name as written -> its values in order."""
 
 
 def _form(request: WebhookRequest) -> _Form | None:
@@ -346,7 +346,7 @@ _MULTIPART = "multipart/form-data"
 
 
 def _form_kind(request: WebhookRequest) -> str | None:
-    """Return the content type of a form; ``None`` if the body is not declared as one, or is JSON all the same."""
+    """Return the content type of a form; ``None`` if the body is not declared as one, or is JSON nevertheless."""
     kind = request.headers.get("content-type", "")[:64].partition(";")[0].strip().lower()
     return kind if kind in {_URLENCODED, _MULTIPART} and request.body.lstrip()[:1] != b"{" else None
 
@@ -420,10 +420,10 @@ def _header(headers: str | None, name: str) -> Any:
 # --- signature ---
 
 _REPLAY_WINDOW_S = 43_200
-"""Twelve hours. Mailgun tries a webhook again for eight (after 10, 10, 15, 30, 60, 120 and 240 minutes) and does not say
-whether with a new stamp; it warns of further delays. A narrower window could lose all that an outage held up."""
+"""Twelve hours. Mailgun retries a webhook for eight (after 10, 10, 15, 30, 60, 120 and 240 minutes), does not document
+whether with a new stamp, and warns of further delays. A narrower window could lose all that an outage delayed."""
 
-_STAMP = re.compile(r"[1-9][0-9]{9}")  # ten digits, until 2286: else stamp and token could be cut elsewhere
+_STAMP = re.compile(r"[1-9][0-9]{9}")  # ten digits, until 2286: else stamp and token could be split elsewhere
 _TOKEN = re.compile(r"[0-9A-Za-z_-]{1,100}")  # "Randomly generated string with length of 50"
 _HEX = re.compile(r"[0-9a-fA-F]{64}")
 
@@ -438,10 +438,10 @@ def verify(
 ) -> Verification:
     """Return which signing key made the signature, and the token, which must not be accepted again.
 
-    A subaccount's webhooks carry a second signature, made with the primary account's key; either will do.
+    A subaccount's webhooks carry a second signature, made with the primary account's key; either is enough.
 
     Raises:
-        VerificationError: none did, or outside the replay window.
+        VerificationError: none of the keys did, or the stamp is outside the replay window.
     """
     keys = {key_id: key for key_id, secret in secrets.items() if (key := secret.strip())}
     if not keys:
@@ -462,7 +462,7 @@ def verify(
         if any(hmac.compare_digest(bytes.fromhex(found), digest) for found in signatures):
             proof.check_stamp(int(stamp), now=now, replay_window_s=replay_window_s)
             if _form_kind(request) is None:
-                proof.check_json(request.body)  # else a changed copy would use up the genuine one's token
+                proof.check_json(request.body)  # else a changed copy would use up the token of the genuine one
             return Verification(key_id=key_id, replay_token=token)
     raise VerificationError(Refusal.MISMATCH, "the signature is not by one of our keys")
 
@@ -485,8 +485,8 @@ def _signature(request: WebhookRequest) -> Mapping[str, Any]:
             return _form_signature(_raw_pairs(request.body) if kind == _URLENCODED else _parts(request), kind)
         if request.body.lstrip()[:1] == b"[":  # another provider's batch
             return {}
-        # Half of a surrogate pair (``decode_body``) must not cost an event its proof. Mended here without a look at
-        # each, so into any letter, because no text is read but the signature's, which has none.
+        # Half of a surrogate pair (see ``decode_body``) must not make the proof fail. All surrogates are replaced
+        # unseen, by any letter: the only text that is read is the signature, which has none.
         body = request.body.replace(rb"\ud", rb"\u0").replace(rb"\uD", rb"\u0")
         signature = _members(body).get("signature", b"{}")
         found = codecs.decode(signature) if len(signature) <= _SIGNATURE_LIMIT else None
@@ -498,7 +498,7 @@ def _signature(request: WebhookRequest) -> Mapping[str, Any]:
 
 
 def _raw_pairs(body: bytes) -> list[tuple[bytes, bytes]]:
-    """Return the fields of a urlencoded form as they are written, not decoded."""
+    """Return the fields of a urlencoded form as written, not decoded."""
     pairs = body.split(b"&", _FORM_LIMIT)
     if len(pairs) > _FORM_LIMIT:
         message = "too many form fields"
@@ -507,7 +507,7 @@ def _raw_pairs(body: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def _form_signature(pairs: list[tuple[bytes, bytes]], kind: str) -> dict[str, str]:
-    """Return the signature's fields, the first of each name; too long a value is cut and so has no valid form."""
+    """Return the signature's fields, the first of each name; a value that is too long is cut and so invalid."""
     given: dict[str, str] = {}
     for raw_name, raw_value in pairs:
         if len(raw_name) > _NAME_LIMIT:
@@ -521,7 +521,7 @@ def _form_signature(pairs: list[tuple[bytes, bytes]], kind: str) -> dict[str, st
 
 _SIGNATURE_LIMIT = 4_096
 """Bytes of the signature object, and of a signature's form field; real ones have some 250 and 64."""
-_NAME_LIMIT = 48  # bytes of the longest of these names, were each character percent-encoded
+_NAME_LIMIT = 48  # bytes of the longest of these names with each character percent-encoded
 _SIGNATURE_FIELDS = frozenset({"timestamp", "token", "signature", "parent-signature"})
 
 

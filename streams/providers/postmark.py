@@ -4,7 +4,7 @@ https://postmarkapp.com/developer/webhooks/webhooks-overview, and a page for eac
 ``delivery-webhook``, ``open-tracking-webhook``, ``click-webhook``, ``spam-complaint-webhook``,
 ``subscription-change-webhook``. The types of bounce: https://postmarkapp.com/developer/api/bounce-api#bounce-types
 
-- Postmark does not report that it took a message: there is no ``sent`` from here.
+- Postmark does not report that it accepted a message: it sends no ``sent``.
 - **Event id.** ``ID`` of a bounce or complaint (one sequence for both), else a fingerprint.
 - A subscription change without a message (a manual suppression by the account, a reactivation: ``MessageID`` is null,
   as documented) is about no delivery and gives no event.
@@ -28,16 +28,16 @@ _NAME = "postmark"
 
 _RECORDS: dict[str, tuple[EventType, str]] = {  # what it means, and the field with its time
     "Delivery": (EventType.DELIVERED, "DeliveredAt"),  # accepted by the receiving server
-    "Bounce": (EventType.BOUNCE, "BouncedAt"),  # an answer came that is no acceptance; ``Type`` says which
+    "Bounce": (EventType.BOUNCE, "BouncedAt"),  # an answer other than acceptance; ``Type`` says which
     "SpamComplaint": (EventType.COMPLAINT, "BouncedAt"),  # marked as spam
     "Open": (EventType.OPEN, "ReceivedAt"),  # the tracking image was loaded
     "Click": (EventType.CLICK, "ReceivedAt"),  # a tracked link was followed
     "SubscriptionChange": (EventType.OTHER, "ChangedAt"),  # the recipient went on or off the stream's suppression list
 }
 
-_UNKNOWN = (EventType.UNKNOWN, "")  # a record of tomorrow
+_UNKNOWN = (EventType.UNKNOWN, "")  # a type of record that Postmark adds later
 
-_IMPLIED: tuple[tuple[str, str], ...] = (  # older forms, and some samples of today, have no RecordType
+_IMPLIED: tuple[tuple[str, str], ...] = (  # older forms, and some current samples, have no RecordType
     ("DeliveredAt", "Delivery"),
     ("BouncedAt", "Bounce"),
     ("ChangedAt", "SubscriptionChange"),
@@ -61,7 +61,7 @@ _BOUNCES: dict[str, tuple[EventType, BounceKind | SuppressionList | None]] = {
     "TemplateRenderingFailed": (EventType.DROPPED, None),  # the template could not be filled
     "AutoResponder": (EventType.AUTO_REPLY, None),  # out of office, on vacation
     "AddressChange": (EventType.AUTO_REPLY, None),  # the recipient announces another address
-    "ChallengeVerification": (EventType.AUTO_REPLY, None),  # asks the sender to prove to be a person
+    "ChallengeVerification": (EventType.AUTO_REPLY, None),  # asks the sender to prove that it is a person
     "SpamNotification": (EventType.COMPLAINT, None),  # delivered, but blocked by the user or classified as spam
     "SpamComplaint": (EventType.COMPLAINT, None),  # explicitly marked as spam
     "Unsubscribe": (EventType.UNSUBSCRIBE, None),  # asks to be removed
@@ -121,7 +121,7 @@ def _event(record: Any, request: WebhookRequest) -> DeliveryEvent | None:
     occurred_at = fields.iso_moment(get(_RECORDS.get(word, _UNKNOWN)[1]))
     given = get("ID")
     return DeliveryEvent(
-        event_id=(fields.identifier(given) if given else None)  # an ID of 0 is none
+        event_id=(fields.identifier(given) if given else None)  # an ID of 0 means none
         or fields.fingerprint(
             provider=_NAME,
             account=request.account,
@@ -163,7 +163,7 @@ _EXAMPLES = re.compile(r" ?\((?:i\.e\.|e\.g\.|ex:)[^)]{0,200}\)")
 
 
 def _meaning(word: str, record: Mapping[str, Any]) -> tuple[EventType, str, BounceKind | None, SuppressionList | None]:
-    """Return our type, Postmark's word in full, and of a bounce its kind, of a drop its list."""
+    """Return our type, Postmark's full word, the kind of a bounce, and the suppression list of a drop."""
     event_type, _ = _RECORDS.get(word, _UNKNOWN)
     if event_type is EventType.BOUNCE:
         bounce_type = fields.text(record.get("Type")) or ""
