@@ -13,8 +13,8 @@ def encode_status(delivery: Delivery, *, support_contact: str | None, warn_after
     """Return the value of a record of ``mail.status-changed`` and of ``mail.status``.
 
     Args:
-        delivery: The delivery as it stands.
-        support_contact: Whom the advice names for a manual send at this account.
+        delivery: The delivery in its present state.
+        support_contact: The contact that the advice names for a manual send at this account.
         warn_after_us: Microseconds from the first deferral until the advice says to contact the recipient.
     """
     advice = advise(delivery, support_contact=support_contact, warn_after_us=warn_after_us)
@@ -60,7 +60,7 @@ def decode_status(value: bytes | None) -> dict[str, Any]:
     """Return the fields of a record of ``mail.status-changed`` or ``mail.status``, as ``schemas/`` describes them.
 
     Raises:
-        RecordError: it is no such record.
+        RecordError: it is not such a record.
     """
     fields = json_object(value)
     if type(fields.get("delivery_id")) is not str or type(fields.get("revision")) is not int:

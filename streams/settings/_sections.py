@@ -34,7 +34,7 @@ APP_ID: Final = "mailstreams"
 
 _MEBIBYTE: Final = 1024 * 1024
 _TEN_YEARS_DAYS: Final = 3653  # with their leap days
-"""What is added to a time has an end: no calendar knows the year 30000, and a table holds microseconds in 64 bits."""
+"""The longest span added to a time: no calendar reaches the year 30000, and a table holds microseconds in 64 bits."""
 _TEN_YEARS_S: Final = _TEN_YEARS_DAYS * 86_400
 
 
@@ -47,7 +47,7 @@ class SettingsError(Exception):
 
 
 class SecurityProtocol(StrEnum):
-    """How the brokers are spoken to, in Kafka's own words."""
+    """The protocol to the brokers, in Kafka's own words."""
 
     PLAINTEXT = "PLAINTEXT"
     SSL = "SSL"
@@ -56,7 +56,7 @@ class SecurityProtocol(StrEnum):
 
     @property
     def encrypted(self) -> bool:
-        """Whether TLS is spoken."""
+        """Whether TLS is used."""
         return self in {SecurityProtocol.SSL, SecurityProtocol.SASL_SSL}
 
     @property
@@ -74,7 +74,7 @@ class SaslMechanism(StrEnum):
 
 
 class Compression(StrEnum):
-    """How batches of records are compressed: in Kafka's own words, or by the size of each."""
+    """How batches of records are compressed: in Kafka's own words, or chosen by each batch's size."""
 
     AUTO = "auto"
     NONE = "none"
@@ -85,7 +85,7 @@ class Compression(StrEnum):
 
 
 class LogLevel(StrEnum):
-    """From which severity on a line is written."""
+    """The lowest severity of lines that are written."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -119,7 +119,7 @@ _Digests = Annotated[
 
 
 class _Section(BaseModel):
-    # validate_default: a rule between two settings holds also where only one of them was set
+    # validate_default: a rule between two settings holds even if only one of them was set
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
@@ -896,11 +896,11 @@ class DeferralOverrides(_Section):
     )
 
     def over(self, common: Deferrals) -> Deferrals:
-        """Return what holds for the account at the provider; the result is not validated."""
+        """Return the settings in force for the account at the provider; the result is not validated."""
         return common.model_copy(update=self.model_dump(exclude_none=True))
 
     def fault(self, common: Deferrals) -> tuple[str, str] | None:
-        """Return which of these settings does not go with what holds beside it, and why; ``None`` if all do."""
+        """Return which of these settings contradicts another one in force, and why; ``None`` if none does."""
         chosen = self.over(common)
         if chosen.escalate_after_s is None or chosen.escalate_after_s > chosen.warn_after_s:
             return None
@@ -995,7 +995,7 @@ class Settings(_Section):
             for provider, overrides in account.deferrals.items()
             if common is not None and (fault := overrides.fault(common)) is not None
         ]
-        if faults:  # one line for each, at its own place, which the text of a ValueError could not give
+        if faults:  # one line for each, with its own location, which a ValueError could not carry
             raise ValidationError.from_exception_data(cls.__name__, faults)
         return value
 
@@ -1015,7 +1015,7 @@ NESTED: Final[Mapping[str, type[BaseModel]]] = {"webhooks": Webhook, "deferrals"
 
 
 def section_of(name: str) -> type[BaseModel]:
-    """Return what declares the settings of a section; of ``accounts``, those of one account."""
+    """Return the class that declares a section's settings; for ``accounts``, those of one account."""
     if name == "accounts":
         return Account
     annotation = Settings.model_fields[name].annotation
