@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from streams import records
 from streams.agents.monitor import ALERTS_PER_TICK
-from streams.domain.deferrals import Told, observe
+from streams.domain.deferrals import Episode, Told, observe
 from streams.domain.events import BounceKind, DeliveryEvent, EventType
-from streams.domain.status import SECOND, Kind, fold
+from streams.domain.status import SECOND, Delivery, Kind, fold
 from streams.kafka.lanes import Effects
 from streams.kafka.store import Changes
 from streams.policies import LOOK_AGAIN_US
@@ -162,7 +162,8 @@ def test_a_deferral_of_before_1970_has_an_unknown_time_and_stops_nothing(partiti
 def test_the_status_and_the_monitor_say_the_same_of_since_when_it_is_deferred(history: list[DeliveryEvent]) -> None:
     """Where the events come in the order in which they happened: a drop that comes late is known to no status."""
     history.sort(key=lambda each: (each.occurred_at, each.event_id))
-    delivery = episode = None
+    delivery: Delivery | None = None
+    episode: Episode | None = None
     for each in history:
         before, delivery = delivery, fold(delivery, each).delivery
         if delivery is None or Kind.DEFERRED not in delivery.facts or delivery is before:
