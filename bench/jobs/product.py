@@ -1,7 +1,7 @@
 """The product job: what ``streams.agents.track`` does to an event, with the same pure functions and codecs.
 
-Without what belongs to the contestant: our own reads and writes differently, and
-counts metrics too. A test holds this fold to ``track.Track``, output for output.
+The contestant's work is left out: ours reads and writes differently, and also counts
+metrics. A test compares this fold with ``track.Track``, output by output.
 """
 
 from bench import jobs
