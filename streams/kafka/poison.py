@@ -24,7 +24,7 @@ class PoisonLimit:
     window: int
     """The share is taken over about this many of the last records."""
     minimum: int
-    """Fewer bad records than this in the window never stop a partition."""
+    """Up to this many bad records in the window never stop a partition."""
 
 
 @dataclass(slots=True)

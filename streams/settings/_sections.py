@@ -468,7 +468,7 @@ class Worker(_Section):
     )
     poison_window: int = _setting(1000, "records", "The records that `poison_share` looks back on.", ge=1, le=100_000)
     poison_minimum: int = _setting(
-        20, "records", "Fewer bad records than this never stop a partition, whatever their share.", ge=1
+        20, "records", "Up to this many bad records never stop a partition, whatever their share.", ge=1
     )
     dead_letter_max_bytes: int = _setting(
         _MEBIBYTE,
