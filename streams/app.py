@@ -23,6 +23,7 @@ from streams.kafka.progress import Progress
 from streams.kafka.publishing import Publisher
 from streams.kafka.restore import LaneTableManager, Restoring, StatefulStage, StatelessStage
 from streams.kafka.store import Budget
+from streams.kafka.stores import Table
 from streams.kafka.transactions import TransactionalWriter
 from streams.kafka.transport import CODEC, FETCH_BYTES, SCHEME, Batching, register
 from streams.kafka.watchdog import Watchdog
@@ -239,8 +240,6 @@ def _track(settings: Settings, policies: Policies, held: Callable[[str], bool]) 
     return StatefulStage(
         name=track.STAGE,
         source_topic=topics.EVENTS,
-        changelog_topic=topics.changelog_topic(settings.worker.app_id),
-        table=topics.DELIVERIES_TABLE,
         fold=track.Track(
             status_changed_topic=topics.STATUS_CHANGED,
             status_topic=topics.STATUS,
@@ -251,8 +250,12 @@ def _track(settings: Settings, policies: Policies, held: Callable[[str], bool]) 
             objective_us=int(settings.deferrals.objective_s * SECOND),
             held=held,
         ),
-        due_of=due_of_row,
-        watch_of=watch_of_row,
+        table=Table(
+            name=topics.DELIVERIES_TABLE,
+            changelog_topic=topics.changelog_topic(settings.worker.app_id),
+            due_of=due_of_row,
+            watch_of=watch_of_row,
+        ),
     )
 
 
@@ -270,12 +273,14 @@ def _monitor(settings: Settings, policies: Policies, held: Callable[[str], bool]
     return StatefulStage(
         name=monitor.STAGE,
         source_topic=topics.DEFERRALS,
-        changelog_topic=topics.changelog_topic(settings.worker.app_id, topics.OPEN_DEFERRALS_TABLE),
-        table=topics.OPEN_DEFERRALS_TABLE,
         fold=fold,
-        due_of=fold.due_of,
-        watch_of=lambda _row: None,
-        policy=policies.digest,
+        table=Table(
+            name=topics.OPEN_DEFERRALS_TABLE,
+            changelog_topic=topics.changelog_topic(settings.worker.app_id, topics.OPEN_DEFERRALS_TABLE),
+            due_of=fold.due_of,
+            watch_of=lambda _row: None,
+            policy=policies.digest,
+        ),
     )
 
 

@@ -33,6 +33,7 @@ from streams.kafka.progress import Progress
 from streams.kafka.publishing import Publisher
 from streams.kafka.restore import LaneTableManager, Restoring, StatefulStage
 from streams.kafka.store import Budget, Store
+from streams.kafka.stores import Table
 from streams.kafka.transactions import MAX_BATCH_BYTES, RETRY_BACKOFF_MS, TransactionalWriter, Turns, send_rows
 from streams.kafka.transport import CODEC, FETCH_BYTES, SCHEME, Batching, register
 from streams.metrics import Metrics
@@ -238,11 +239,8 @@ def _stage(task: Task) -> StatefulStage:
     return StatefulStage(
         name=STAGE,
         source_topic=task.source,
-        changelog_topic=f"{task.group}-{TABLE}-changelog",
-        table=TABLE,
         fold=fold,
-        due_of=due_of,
-        watch_of=watch_of,
+        table=Table(name=TABLE, changelog_topic=f"{task.group}-{TABLE}-changelog", due_of=due_of, watch_of=watch_of),
     )
 
 

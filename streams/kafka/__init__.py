@@ -14,6 +14,7 @@ Read in this order:
 - ``positions``     the positions of all lanes, committed together: late, never early
 - ``partitioner``   Kafka's own: every client sends a delivery to the same partition
 - ``store``         RocksDB: a copy of the changelog, never ahead of it
+- ``stores``        the stores of the owned partitions, brought up to the end of their changelogs
 - ``restore``       from a new assignment to running lanes: fence, restore, seek
 - ``poison``        when bad records stop a partition; and its position, which stores that
 - ``control``       the command that resumes a stopped partition

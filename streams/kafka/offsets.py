@@ -1,4 +1,4 @@
-"""What a consumer group committed.
+"""What a consumer group committed, and where partitions begin and end.
 
 The rule: a missing answer does not mean "nothing was ever committed". aiokafka's own
 function checks only the errors of single partitions. A coordinator that is still
@@ -7,14 +7,17 @@ and no partitions (KIP-88). Mistaken for a new group's answer, it would mean a s
 at the oldest record.
 """
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
+from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import for_code
 from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from faust.types import TP
 
 
 async def committed_offsets(
@@ -47,3 +50,15 @@ async def committed_offsets(
 def _check(error_code: int, of: str) -> None:
     if error_code:
         raise for_code(error_code)(of)
+
+
+async def bounds(consumer: AIOKafkaConsumer, tps: Iterable[TP]) -> tuple[dict[TP, int], dict[TP, int]]:
+    """Return the first and the end offset of each partition."""
+    asked = [TopicPartition(*tp) for tp in tps]
+    if not asked:
+        return {}, {}
+    # All topics at once: one after the other, aiokafka would wait a tenth of a second for each that it does not know.
+    await asyncio.gather(*(consumer._client.add_topic(topic) for topic in {tp.topic for tp in asked}))  # noqa: SLF001
+    begins = await consumer.beginning_offsets(asked)
+    ends = await consumer.end_offsets(asked)
+    return {TP(*tp): at for tp, at in begins.items()}, {TP(*tp): at for tp, at in ends.items()}
