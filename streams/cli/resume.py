@@ -10,7 +10,7 @@ from streams import records, topics
 from streams.cli import NOTHING_FOUND, WRONG_USE, Failure, Invocation, json_option, pass_invocation
 from streams.cli._kafka import acknowledged, committed, partitions_of, producer, run
 from streams.cli._output import clean, json_line, note
-from streams.kafka.poison import Position
+from streams.kafka.positions import Position
 from streams.settings import Settings
 
 

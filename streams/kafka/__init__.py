@@ -11,12 +11,12 @@ Read in this order:
 - ``publishing``    batches without a transaction, for stages that may repeat a batch
 - ``closing``       stops aiokafka's clients, whatever the broker does
 - ``offsets``       what a group committed; a missing answer is an error
-- ``positions``     the positions of all lanes, committed together: late, never early
+- ``positions``     how far a partition is; those of all lanes are committed together: late, never early
 - ``partitioner``   Kafka's own: every client sends a delivery to the same partition
 - ``store``         RocksDB: a copy of the changelog, never ahead of it
 - ``stores``        the stores of the owned partitions, brought up to the end of their changelogs
 - ``restore``       from a new assignment to running lanes: fence, restore, seek
-- ``poison``        when bad records stop a partition; and its position, which stores that
+- ``poison``        when bad records stop a partition, and how it is resumed
 - ``control``       the command that resumes a stopped partition
 - ``dead_letters``  where bad records go, with their origin and the reason
 - ``progress``      the time for a tick, and the lag of each partition

@@ -36,8 +36,8 @@ from faust.types import TP, EventT
 from streams.kafka.batches import Batch, Record, Row, Rows
 from streams.kafka.closing import was_cancelled
 from streams.kafka.dead_letters import DeadLetters, reason_of
-from streams.kafka.poison import Poison, PoisonLimit, Position
-from streams.kafka.positions import Positions
+from streams.kafka.poison import Poison, PoisonLimit
+from streams.kafka.positions import Position, Positions
 from streams.kafka.publishing import Publisher
 from streams.kafka.store import Changes, Store, StoreCorruptError
 from streams.kafka.transactions import TransactionalWriter, TransactionInDoubtError

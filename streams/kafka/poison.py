@@ -12,8 +12,6 @@ the share nor resumes a stopped partition.
 
 from dataclasses import dataclass, field
 
-from streams import codecs
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoisonLimit:
@@ -72,63 +70,3 @@ class Poison:
         if self.seen >= 2 * limit.window:
             self.seen //= 2
             self.bad //= 2
-
-
-@dataclass(slots=True)
-class Position:
-    """How far a partition's stage is: kept as a reserved changelog row, or as the metadata of the committed offset."""
-
-    offset: int
-    """The next source offset to read."""
-    timestamp_ms: int = -1
-    """The broker's timestamp of the last record processed; -1 before the first."""
-    poison: Poison | None = None
-
-    def encode(self) -> str:
-        """Return compact JSON."""
-        poison = self.poison or Poison()
-        value: dict[str, object] = {"offset": self.offset, "ts": self.timestamp_ms}
-        if poison.seen or poison.resume_id:
-            value |= {"seen": poison.seen, "bad": poison.bad}
-        if poison.stopped is not None:
-            value["stopped"] = True
-            value["reason"] = poison.stopped[:200]
-        if poison.through >= 0:
-            value["through"] = poison.through
-        if poison.resume_id:
-            value["resume_id"] = poison.resume_id
-        return codecs.encode(value).decode()
-
-    @classmethod
-    def decode(cls, text: str | bytes) -> "Position":
-        """Return the position that ``encode`` wrote.
-
-        Raises:
-            ValueError: something else wrote it.
-        """
-        value = codecs.decode(text)
-        if not isinstance(value, dict) or not isinstance(value.get("offset"), int):
-            message = "not a position"
-            raise ValueError(message)  # noqa: TRY004 - the value is wrong, not the argument's type
-        poison = Poison(
-            seen=value.get("seen", 0),
-            bad=value.get("bad", 0),
-            stopped=value.get("reason", "stopped") if value.get("stopped") else None,
-            stopped_at=value["offset"] if value.get("stopped") else -1,
-            through=value.get("through", -1),
-            resume_id=value.get("resume_id", ""),
-        )
-        return cls(value["offset"], value.get("ts", -1), poison)
-
-    @classmethod
-    def of_committed(cls, offset: int, metadata: str | None) -> "Position":
-        """Return the position of a committed offset. It overrides the one in the metadata: a person may have moved it.
-
-        Metadata that ``encode`` did not write comes from another tool, and has neither a timestamp nor poison.
-        """
-        try:
-            position = cls.decode(metadata or "")
-        except ValueError:
-            return cls(offset)
-        position.offset = offset
-        return position

@@ -38,7 +38,7 @@ from aiokafka.structs import TopicPartition
 from faust.types import TP
 
 from streams.kafka.offsets import committed_offsets
-from streams.kafka.poison import Position
+from streams.kafka.positions import Position
 
 logger = logging.getLogger(__name__)
 

@@ -45,8 +45,7 @@ from streams.kafka.lanes import (
     StatelessLane,
 )
 from streams.kafka.offsets import bounds, committed_offsets
-from streams.kafka.poison import Position
-from streams.kafka.positions import Positions
+from streams.kafka.positions import Position, Positions
 from streams.kafka.publishing import Publisher
 from streams.kafka.store import Budget
 from streams.kafka.stores import RestoreError, StoreHooks, Stores, Table

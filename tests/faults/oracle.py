@@ -36,7 +36,7 @@ from streams.domain.status import Delivery, Folded, Kind, Outcome, Status, fold,
 from streams.kafka.dead_letters import DeadLetters
 from streams.kafka.lanes import POSITION_KEY, Effects, PartlyBadError
 from streams.kafka.partitioner import partition_of
-from streams.kafka.poison import Position
+from streams.kafka.positions import Position
 from streams.kafka.store import Budget, open_store
 from streams.policies import Policies, policies_of
 from streams.providers import PROVIDERS

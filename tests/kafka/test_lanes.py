@@ -26,8 +26,8 @@ from streams.kafka.lanes import (
     StatefulLane,
     StatelessLane,
 )
-from streams.kafka.poison import Poison, PoisonLimit, Position
-from streams.kafka.positions import Positions
+from streams.kafka.poison import Poison, PoisonLimit
+from streams.kafka.positions import Position, Positions
 from streams.kafka.store import Budget, Changes, Store, StoreCorruptError, open_store
 from streams.kafka.transactions import TransactionInDoubtError
 from streams.records import RecordError, RowError

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.local.broker import Broker
-from streams.kafka.poison import Position
+from streams.kafka.positions import Position
 from streams.kafka.progress import Progress, Standing, time_for_tick
 from tests.contracts.clients import commit_position, fenced_writer, new_topic, plain_transactional, rows, unique
 

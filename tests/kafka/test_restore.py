@@ -28,7 +28,8 @@ from streams.kafka.batches import Row
 from streams.kafka.dead_letters import DeadLetters
 from streams.kafka.lanes import POSITION_KEY, FoldTurn, Lane, LaneContext, StatefulLane, StatelessLane
 from streams.kafka.offsets import committed_offsets
-from streams.kafka.poison import Poison, PoisonLimit, Position
+from streams.kafka.poison import Poison, PoisonLimit
+from streams.kafka.positions import Position
 from streams.kafka.restore import LaneTableManager, Restoring, StatefulStage, StatelessStage
 from streams.kafka.store import CHANGELOG_OFFSET, CONDEMNED, SUSPECT, Budget, Changes, Store, open_store
 from streams.kafka.stores import RestoreError, Table
