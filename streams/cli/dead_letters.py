@@ -236,7 +236,7 @@ def _superseded(letter: DeadLetter, newest: Mapping[bytes | None, _Newest]) -> s
     if now is None:
         return "its delivery is gone"
     if said.status is None:
-        return "its delivery was forgotten, and has begun anew since"
+        return "its delivery was forgotten, and has begun again since"
     if (said.first_received_at, said.revision, said.attempts) != now[:3]:
         return f"something newer was said of its delivery, which has revision {now.revision} and {plural(now.attempts, 'attempt')}"
     return None

@@ -213,7 +213,7 @@ class Progress:
         if abs(step_s) <= CLOCK_STEP_S:
             return
         logger.warning(
-            "the wall clock was set by %+.0f s, or the host slept: what time it is is found out anew", step_s
+            "the wall clock was set by %+.0f s, or the host slept: the time for ticks is determined again", step_s
         )
         self._clock_was_set = True
         self._now.clear()

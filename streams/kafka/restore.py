@@ -363,7 +363,7 @@ class LaneTableManager(TableManager):
         if position.offset > end:
             message = (
                 f"{tp.topic}/{tp.partition} ends at {end}, but was processed up to {position.offset}: the topic was "
-                "deleted and made anew, or truncated. Restore it, or give the workers a new worker.app_id to start over."
+                "deleted and created again, or truncated. Restore it, or give the workers a new worker.app_id to start over."
             )
             raise RestoreError(message)
         if position.offset < begin:

@@ -238,7 +238,7 @@ class Stores:
             if first is None or reached < first.offset:
                 store = self.by_source.pop(tp)
                 logger.warning(
-                    "store %s is older than %.1f days and read anew", store.path.name, STALE_AFTER_S / 86_400
+                    "store %s is older than %.1f days and is rebuilt", store.path.name, STALE_AFTER_S / 86_400
                 )
                 store.close()
                 shutil.rmtree(store.path)
@@ -283,11 +283,11 @@ def _start_of(store: Store, changelog: TP, *, begin: int, end: int, committed: O
     elif begin > (reached or 0):
         lost = f"begins at offset {begin}, but is needed from {reached or 0} on: it was truncated"
     elif reached is not None and reached > end:
-        lost = f"ends at {end}, but the store {store.path.name} is at {reached}: it was deleted and made anew, or truncated"
+        lost = f"ends at {end}, but the store {store.path.name} is at {reached}: it was deleted and created again, or truncated"
     if lost is not None:
         message = (
             f"{changelog.topic}/{changelog.partition} {lost}. Restore it from a backup, or give the workers a new "
-            "worker.app_id, which reads everything again and publishes every status anew."
+            "worker.app_id, which reads everything again and publishes every status again."
         )
         raise RestoreError(message)
     return begin if reached is None else reached

@@ -84,7 +84,7 @@ class Watchdog:
                 self._seen[tp] = (reached, now)
             elif now - since > self._limit_s:
                 self._stall(
-                    f"{tp.topic}/{tp.partition} stands at {standing.position} with {standing.lag} offsets to go "
+                    f"{tp.topic}/{tp.partition} is stuck at offset {standing.position} with {standing.lag} more to go "
                     f"for {now - since:.0f} s"
                 )
 
