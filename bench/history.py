@@ -124,7 +124,7 @@ def rows_of(events: int) -> Iterator[Row]:
             key, old = name.encode(), known.get(name)
             yield topics.EVENTS, key, records.encode_event(event, "bench/0/0", delivery_id=name)
             new = fold(old, event, delivery_id=name).delivery
-            if new is not None and (old is None or new.revision != old.revision):
+            if new is not None and (old is None or new.change.revision != old.change.revision):
                 yield topics.STATUS_CHANGED, key, records.encode_status(new, support_contact=None, warn_after_us=10**9)
             if new is not None:
                 known[name] = new

@@ -518,9 +518,9 @@ def _code(delivery: Delivery) -> str:
 
 def _arrived(delivery: Delivery) -> str:
     # A complaint or an unsubscribe matters more than an open.
-    if delivery.complained:
+    if delivery.change.complained:
         return "marked_as_spam"
-    if delivery.unsubscribed:
+    if delivery.change.unsubscribed:
         return "unsubscribed"
     if delivery.status is Status.OPENED:
         return "opened"
@@ -545,7 +545,7 @@ def _bounced(delivery: Delivery) -> str:
         return _expired(smtp.quoted_answer(reason) or (said if word in _GIVEN_UP else ""))
     if words_say_more:
         code = _BOUNCED_BY_WORD.get(word) or _BOUNCED_BY_REASON.get(classify(reason, None, None)) or code
-    return code or _BOUNCED_BY_KIND[delivery.bounce_kind]
+    return code or _BOUNCED_BY_KIND[delivery.change.bounce_kind]
 
 
 def _expired(last_answer: str) -> str:

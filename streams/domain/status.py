@@ -143,6 +143,29 @@ class Derived(NamedTuple):
     """The fact that decided it."""
 
 
+class Change(NamedTuple):
+    """What a delivery's status became, and through which event. Unlike the facts it depends on the order of arrival."""
+
+    status: Status
+    bounce_kind: BounceKind | None
+    complained: bool
+    unsubscribed: bool
+    revision: int
+    """Counts the changes of the four above from 1."""
+    previous: Status | None
+    """The status before; None: there was nothing before."""
+    cause_event_id: str
+    """The event whose arrival made the change."""
+    effective_at: int | None
+    """The event time of the fact that decided the status."""
+    occurred_at: int | None
+    """The cause's event time as its provider reported it, believable or not."""
+    received_at: int
+    """When we received the cause."""
+    late: bool
+    """The deciding fact is older than that of the change before: the events came out of order."""
+
+
 @dataclass(slots=True)
 class Delivery:
     """All that is kept of one delivery: one message to one recipient."""
@@ -170,33 +193,21 @@ class Delivery:
     because: Kind
     """The fact that decides the status now."""
 
-    # The last change, which depends on the order of arrival too.
     first_received_at: int
     """When we received the event that began this delivery; it never changes, so that it can order the revisions."""
-    status: Status
-    bounce_kind: BounceKind | None
-    complained: bool
-    unsubscribed: bool
-    revision: int
-    """Counts the changes of (status, bounce kind, complained, unsubscribed) from 1."""
-    previous: Status | None
-    """The status before the last change; None: there was nothing before."""
-    cause_event_id: str
-    """The event whose arrival made the last change."""
-    effective_at: int | None
-    """The event time of the fact that decided the status of the last change."""
-    occurred_at: int | None
-    """The cause's event time as its provider reported it, believable or not."""
-    received_at: int
-    """When we received the cause."""
-    late: bool
-    """The deciding fact is older than that of the change before: the events came out of order."""
+    change: Change
+    """The last one."""
 
     # For domain.objective, which looks at deliveries when they are due.
     judged: bool = False
     """It has been counted as delivered in time or not."""
     watch_at: int | None = None
     """When to look at it again; None: never."""
+
+    @property
+    def status(self) -> Status:
+        """The status now."""
+        return self.change.status
 
     @property
     def settled(self) -> bool:
@@ -216,7 +227,7 @@ class Delivery:
         began, dropped = self.facts[Kind.DEFERRED].began, self.facts.get(Kind.DROPPED)
         if dropped is None or dropped.last_at is None or later(began, dropped.last_at):
             return began
-        return self.received_at if self.effective_at is None else self.effective_at
+        return self.change.received_at if self.change.effective_at is None else self.change.effective_at
 
     @property
     def dropped_since(self) -> int | None:
@@ -239,8 +250,8 @@ class Delivery:
         """A server refused it at some time, but it was delivered; no person's open, complaint, unsubscribe is known."""
         return (
             self.status is Status.DELIVERED
-            and not self.complained
-            and not self.unsubscribed
+            and not self.change.complained
+            and not self.change.unsubscribed
             and not _REFUSALS.isdisjoint(self.facts)
         )
 
@@ -333,16 +344,8 @@ def fold(delivery: Delivery | None, event: DeliveryEvent, *, delivery_id: str | 
         return Folded(delivery, outcome, changed=False, refreshed=False, clock_skewed=skewed)
 
     facts = delivery.facts if fact is old else {**delivery.facts, kind: fact}
-    status, bounce_kind, because = derive(facts)
-    complained = Kind.COMPLAINT in facts
-    unsubscribed = Kind.UNSUBSCRIBE in facts
-    changed = (
-        status is not delivery.status
-        or bounce_kind is not delivery.bounce_kind
-        or complained is not delivery.complained
-        or unsubscribed is not delivery.unsubscribed
-    )
-    effective_at = facts[because].last_at if changed else delivery.effective_at
+    derived = derive(facts)
+    change = _change(delivery.change, facts, derived, event_id, occurred_at, received_at)
     after = Delivery(  # by position, in the order of its fields: by keyword it would take four times as long
         delivery.delivery_id,
         delivery.account,
@@ -357,22 +360,13 @@ def fold(delivery: Delivery | None, event: DeliveryEvent, *, delivery_id: str | 
         attempt,
         retry_until,
         max(received_at, delivery.last_received_at),
-        because,
+        derived.because,
         delivery.first_received_at,
-        status,
-        bounce_kind,
-        complained,
-        unsubscribed,
-        delivery.revision + changed,
-        delivery.status if changed else delivery.previous,
-        event_id if changed else delivery.cause_event_id,
-        effective_at,
-        occurred_at if changed else delivery.occurred_at,
-        received_at if changed else delivery.received_at,
-        _earlier(effective_at, delivery.effective_at) if changed else delivery.late,
+        change,
         delivery.judged,
         delivery.watch_at,
     )
+    changed = change is not delivery.change
     refreshed = not changed and shows_otherwise(after, delivery)
     return Folded(after, outcome, changed=changed, refreshed=refreshed, clock_skewed=skewed)
 
@@ -532,7 +526,7 @@ def _begin(  # noqa: PLR0917 (a private helper of one caller, on the hot path)
     event_id = event.event_id
     rank = -1 if at is None else at
     facts = {kind: _fact(event, at, received_at, _digest(event_id))}
-    status, bounce_kind, because = derive(facts)
+    derived = derive(facts)
     return Delivery(  # by position, as in fold
         delivery_id,
         event.account,
@@ -547,19 +541,44 @@ def _begin(  # noqa: PLR0917 (a private helper of one caller, on the hot path)
         event.attempt or 0,
         None if event.retry_until is None else to_micros(event.retry_until),
         received_at,
-        because,
+        derived.because,
         received_at,
+        _change(None, facts, derived, event_id, occurred_at, received_at),
+    )
+
+
+def _change(  # noqa: PLR0917 (a private helper, on the hot path)
+    last: Change | None,
+    facts: Mapping[Kind, Fact],
+    derived: Derived,
+    event_id: str,
+    occurred_at: int | None,
+    received_at: int,
+) -> Change:
+    """Return the change that these facts make, which an event has completed; the last one itself if they make none."""
+    status, bounce_kind, because = derived
+    complained, unsubscribed = Kind.COMPLAINT in facts, Kind.UNSUBSCRIBE in facts
+    if (
+        last is not None
+        and status is last.status
+        and bounce_kind is last.bounce_kind
+        and complained is last.complained
+        and unsubscribed is last.unsubscribed
+    ):
+        return last
+    effective_at = facts[because].last_at
+    return Change(
         status,
         bounce_kind,
-        kind is Kind.COMPLAINT,
-        kind is Kind.UNSUBSCRIBE,
-        1,
-        None,
+        complained,
+        unsubscribed,
+        1 if last is None else last.revision + 1,
+        None if last is None else last.status,
         event_id,
-        at,
+        effective_at,
         occurred_at,
         received_at,
-        False,
+        last is not None and _earlier(effective_at, last.effective_at),
     )
 
 

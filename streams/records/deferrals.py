@@ -36,8 +36,9 @@ def encode_deferral(delivery: Delivery, *, attempt: bool) -> bytes:
         delivery: A delivery with at least one deferral.
         attempt: Whether one more deferral is the reason for the record.
     """
-    effective_at = delivery.received_at if delivery.effective_at is None else delivery.effective_at
-    return _encode_deferral(delivery, delivery.status, effective_at, attempt=attempt)
+    change = delivery.change
+    status_at = change.received_at if change.effective_at is None else change.effective_at
+    return _encode_deferral(delivery, change.status, status_at, attempt=attempt)
 
 
 def encode_forgotten(delivery: Delivery, forgotten_at: int) -> bytes:
@@ -57,7 +58,7 @@ def _encode_deferral(delivery: Delivery, status: Status | None, status_at: int, 
             "recipient": delivery.recipient[2],
             "reference": None if delivery.reference is None else delivery.reference[2],
             "first_received_at": delivery.first_received_at,
-            "revision": delivery.revision,
+            "revision": delivery.change.revision,
             "status": status,
             "status_at": status_at,
             "first_at": deferred.began,

@@ -14,7 +14,7 @@ from typing import Any
 
 from streams.codecs import pack, typed_decoder, typed_unpacker
 from streams.domain.events import BounceKind, SuppressionList
-from streams.domain.status import Delivery, Fact, Kind, Status
+from streams.domain.status import Change, Delivery, Fact, Kind, Status
 from streams.records._shared import RowError, RowVersionError
 
 _VERSION = 3
@@ -55,17 +55,7 @@ def encode_row(delivery: Delivery) -> bytes:
             delivery.retry_until,
             delivery.because,
             delivery.first_received_at,
-            delivery.status,
-            delivery.bounce_kind,
-            delivery.complained,
-            delivery.unsubscribed,
-            delivery.revision,
-            delivery.previous,
-            delivery.cause_event_id,
-            delivery.effective_at,
-            delivery.occurred_at,
-            delivery.received_at,
-            delivery.late,
+            *delivery.change,
             delivery.judged,
         )
     )
@@ -87,8 +77,7 @@ def decode_row(row: bytes) -> Delivery:
     try:
         (
             delivery_id, account, provider, message_id, facts, recipient, reference, tags, metadata, suppression_list,
-            attempt, retry_until, because, first_received_at, status, bounce_kind, complained, unsubscribed, revision,
-            previous, cause_event_id, effective_at, occurred_at, received_at, late, judged,
+            attempt, retry_until, because, first_received_at, *change, judged,
         ) = _unpack(body) if version == _VERSION else _older(version, body)  # fmt: skip
     except ValueError as error:
         message = f"a row of `deliveries` is damaged ({type(error).__name__})"
@@ -109,17 +98,7 @@ def decode_row(row: bytes) -> Delivery:
         due_of_row(row),
         because,
         first_received_at,
-        status,
-        bounce_kind,
-        complained,
-        unsubscribed,
-        revision,
-        previous,
-        cause_event_id,
-        effective_at,
-        occurred_at,
-        received_at,
-        late,
+        Change(*change),
         judged,
         watch_of_row(row),
     )

@@ -90,7 +90,7 @@ class Episode:
 
     @property
     def number(self) -> int:
-        return self.states[0].delivery.revision
+        return self.states[0].delivery.change.revision
 
 
 def problems(
@@ -186,7 +186,7 @@ def _of_end(episode: Episode, told: Sequence[Told]) -> Iterator[Problem]:
         yield Problem(Fault.OUT_OF_ORDER, f"{levels} of episode {episode.number}")
     resolved = told[levels.index("resolved")]
     after = episode.end.delivery
-    ended_at = after.received_at if after.effective_at is None else after.effective_at
+    ended_at = after.change.received_at if after.change.effective_at is None else after.change.effective_at
     first_due = min(micros(alert["due_at"]) for alert in told if alert["level"] != "resolved")
     said = (resolved["outcome"], micros(resolved["due_at"]), resolved["annulled"])
     right = (after.status.value, ended_at, ended_at < first_due)
