@@ -212,17 +212,17 @@ class Delivery:
     @property
     def settled(self) -> bool:
         """The status normally does not change any more, except from delivered to opened."""
-        return self.status in SETTLED
+        return self.change.status in SETTLED
 
     @property
     def given_up_at(self) -> int | None:
         """While deferred: when the provider will give up, if it says so."""
-        return self.retry_until if self.status is Status.DEFERRED else None
+        return self.retry_until if self.change.status is Status.DEFERRED else None
 
     @property
     def deferred_since(self) -> int | None:
         """While deferred: since when. After a drop, which ended an earlier episode, since the status became deferred anew."""
-        if self.status is not Status.DEFERRED:
+        if self.change.status is not Status.DEFERRED:
             return None
         began, dropped = self.facts[Kind.DEFERRED].began, self.facts.get(Kind.DROPPED)
         if dropped is None or dropped.last_at is None or later(began, dropped.last_at):
@@ -232,7 +232,7 @@ class Delivery:
     @property
     def dropped_since(self) -> int | None:
         """While dropped: when the first drop happened; the address has been on the list since then or longer."""
-        return self.facts[Kind.DROPPED].began if self.status is Status.DROPPED else None
+        return self.facts[Kind.DROPPED].began if self.change.status is Status.DROPPED else None
 
     @property
     def attempts(self) -> int:
@@ -249,7 +249,7 @@ class Delivery:
     def accepted_after_refusal(self) -> bool:
         """A server refused it at some time, but it was delivered; no person's open, complaint, unsubscribe is known."""
         return (
-            self.status is Status.DELIVERED
+            self.change.status is Status.DELIVERED
             and not self.change.complained
             and not self.change.unsubscribed
             and not _REFUSALS.isdisjoint(self.facts)
@@ -258,7 +258,7 @@ class Delivery:
     @property
     def suppressed_by(self) -> SuppressionList | None:
         """While dropped: the list that made the provider drop it; None: it named none."""
-        if self.status is not Status.DROPPED or self.suppression_list is None:
+        if self.change.status is not Status.DROPPED or self.suppression_list is None:
             return None
         return self.suppression_list[2]
 
@@ -268,7 +268,7 @@ class Delivery:
 
         Not simply the last answer: a late "try again" does not explain a bounce.
         """
-        if self.status is Status.OPENED or self.status is Status.DELIVERED:
+        if self.change.status is Status.OPENED or self.change.status is Status.DELIVERED:
             return self.facts.get(Kind.DELIVERED)
         return self.facts.get(self.because)
 

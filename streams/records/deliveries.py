@@ -20,6 +20,8 @@ from streams.records._shared import RowError, RowVersionError
 _VERSION = 3
 _HEADS = {1: 9, 2: 17, 3: 17}
 """Bytes before the body, by version."""
+_BEFORE_CHANGE = 14
+"""Fields of the body before those of the change, which ``judged`` follows."""
 _head = Struct(">BQQ").pack
 
 
@@ -75,13 +77,14 @@ def decode_row(row: bytes) -> Delivery:
         raise RowVersionError(message)
     body = row[_HEADS[version] :]
     try:
-        (
-            delivery_id, account, provider, message_id, facts, recipient, reference, tags, metadata, suppression_list,
-            attempt, retry_until, because, first_received_at, *change, judged,
-        ) = _unpack(body) if version == _VERSION else _older(version, body)  # fmt: skip
+        fields = _unpack(body) if version == _VERSION else _older(version, body)
     except ValueError as error:
         message = f"a row of `deliveries` is damaged ({type(error).__name__})"
         raise RowError(message) from None
+    (
+        delivery_id, account, provider, message_id, facts, recipient, reference, tags, metadata, suppression_list,
+        attempt, retry_until, because, first_received_at,
+    ) = fields[:_BEFORE_CHANGE]  # fmt: skip
     return Delivery(  # by position, in the order of its fields: that takes a third of the time
         delivery_id,
         account,
@@ -98,8 +101,8 @@ def decode_row(row: bytes) -> Delivery:
         due_of_row(row),
         because,
         first_received_at,
-        Change(*change),
-        judged,
+        Change._make(fields[_BEFORE_CHANGE:-1]),
+        fields[-1],
         watch_of_row(row),
     )
 
