@@ -50,7 +50,9 @@ def error_of(done: "asyncio.Future[Any]") -> BaseException | None:
 
 
 async def topic_problems(settings: Settings, wanted: Callable[[TopicSpec], bool] = lambda _: True) -> list[str]:
-    """Return what is wrong with the topics or our access; while no broker answers, wait: a restart brings none back.
+    """Return why the topics or our access do not let us start; while no broker answers, wait: a restart brings none back.
+
+    What only makes less safe than the settings say is logged.
 
     Args:
         settings: All of them.
@@ -58,10 +60,15 @@ async def topic_problems(settings: Settings, wanted: Callable[[TopicSpec], bool]
     """
     while True:
         try:
-            return await topics.check(settings, wanted)
+            problems = await topics.check(settings, wanted)
         except RefusedError as error:
             return [str(error)]
         except (KafkaError, OSError, TimeoutError) as error:
             servers = settings.kafka.bootstrap_servers
             logger.warning("waiting for the broker at %s: %s", servers, type(error).__name__)
             await asyncio.sleep(BROKER_RETRY_S)
+            continue
+        for problem in problems:
+            if not problem.forbids:
+                logger.warning("%s", problem.text)
+        return [problem.text for problem in problems if problem.forbids]
