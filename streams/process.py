@@ -1,7 +1,9 @@
-"""What worker, ingress and history have in common as processes: exit statuses, signals, and waiting for a broker."""
+"""What worker, ingress and history have in common as processes: exit statuses, signals, limits, and waiting for a broker."""
 
 import asyncio
+import contextlib
 import logging
+import resource
 import signal
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
@@ -42,6 +44,13 @@ def stop_by_signals() -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     return stop
+
+
+def raise_open_files() -> None:
+    """Let the process have as many open files as it may: of half a million a shell or a unit gives 1,024 by default."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # without a limit, as on macOS, the system still has one of its own
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def error_of(done: "asyncio.Future[Any]") -> BaseException | None:

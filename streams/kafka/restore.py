@@ -21,6 +21,7 @@ a task of its own, bound to the generation: a later rebalance cancels it.
 import asyncio
 import contextlib
 import logging
+import resource
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -50,7 +51,7 @@ from streams.kafka.offsets import committed_offsets
 from streams.kafka.poison import Position
 from streams.kafka.positions import Positions
 from streams.kafka.publishing import Publisher
-from streams.kafka.store import UNKNOWN_POLICY, Budget, Changes, Store, StoreCorruptError, open_store
+from streams.kafka.store import UNKNOWN_POLICY, Budget, Changes, Store, StoreCorruptError, files_needed, open_store
 from streams.kafka.transactions import TransactionalWriter
 
 logger = logging.getLogger(__name__)
@@ -470,6 +471,7 @@ class LaneTableManager(TableManager):
         """Open all stores; if one of this worker's was found corrupt, read the others through before they are used."""
         budget = self.app.restoring.budget
         budget.shared_by(len(stateful))
+        _warn_of_few_files(len(stateful))
         for store in self.stores.values():
             store.resize(budget)
         for stage, tp in stateful:
@@ -581,6 +583,19 @@ class LaneTableManager(TableManager):
                 policy=_policy_after(stage, store),
             ),
             logged=logged,
+        )
+
+
+def _warn_of_few_files(stores: int) -> None:
+    """Say it while there are few rows: with many, a store that finds no file left ends the worker again and again."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = files_needed(stores)
+    if limit != resource.RLIM_INFINITY and limit < needed:
+        logger.warning(
+            "%d stores may need %d open files, and the process may open %d only: raise its limit (ulimit -Hn, LimitNOFILE=)",
+            stores,
+            needed,
+            limit,
         )
 
 

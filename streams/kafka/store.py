@@ -50,7 +50,9 @@ ROWS_PER_PIECE = 2_000  # checked at once: some milliseconds
 TEXT_LOG_BYTES = 1 << 20  # of what RocksDB writes about itself; by default it has no end while the store is open
 MAX_WRITE_BUFFER = 16 << 20  # of one store, where it has few neighbours
 MIN_WRITE_BUFFER = 256 << 10
-MAX_OPEN_FILES = 256  # per partition; RocksDB's own default is unlimited, Faust's 0.9 of the process's limit
+MAX_OPEN_FILES = 256  # of one store; RocksDB's own default is unlimited, Faust's 0.9 of the process's limit
+CONNECTIONS = 4  # that come with one store: its lane's producer, to several brokers
+OTHER_FILES = 128  # that a worker has open whatever it owns
 
 _pack_u64 = struct.Struct(">Q").pack
 _unpack_u64 = struct.Struct(">Q").unpack
@@ -130,6 +132,14 @@ class Budget:
         blocks.set_partition_filters(True)
         options.set_block_based_table_factory(blocks)
         return options
+
+
+def files_needed(stores: int) -> int:
+    """Return how many open files a worker with so many stores may come to.
+
+    One that has none left cannot read a table any more, which ends the worker, and after the restart it is the same.
+    """
+    return stores * (MAX_OPEN_FILES + CONNECTIONS) + OTHER_FILES
 
 
 class Store:
