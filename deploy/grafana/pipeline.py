@@ -263,6 +263,7 @@ def dashboard() -> Dashboard:
                             limit=True,
                         ),
                         unit="cps",
+                        alerts=("MailIngressMissing",),
                     ),
                     lines(
                         "Webhooks that left no record",
