@@ -255,13 +255,13 @@ async def check(settings: Settings, wanted: Callable[[TopicSpec], bool] = lambda
     servers = settings.kafka.bootstrap_servers
     problems: list[Problem] = []
     async with admin_client(settings) as admin:
-        there = await _partition_counts(admin, {spec.name for spec in specs})
+        there = await _partitions(admin, {spec.name for spec in specs})
         configs = await _configs(admin, [spec.name for spec in specs if spec.name in there])
     for spec in specs:
         if spec.name not in there:
             problems.append(Problem(missing(settings, spec.name)))
             continue
-        found = there[spec.name]
+        found = len(there[spec.name])
         if found < spec.partitions or (spec.fixed_partitions and found != spec.partitions):
             problems.append(Problem(_partitions_problem(spec, found, servers)))
         config = configs[spec.name]
@@ -273,6 +273,8 @@ async def check(settings: Settings, wanted: Callable[[TopicSpec], bool] = lambda
             for name in _CHECKED_CONFIG
             if not _fits(name, config.get(name), spec.config[name])
         )
+        copies = min(len(partition["replicas"]) for partition in there[spec.name])
+        problems.extend(_too_few_copies(spec, copies, config, settings))
     retentions = {name: _retention_of(config) for name, config in configs.items() if not isinstance(config, str)}
     problems.extend(_read_too_late(specs, retentions, servers))
     return problems
@@ -302,6 +304,24 @@ async def partition_counts(settings: Settings, led: Iterable[str] = ()) -> dict[
 
 def _retention(days: float) -> dict[str, str]:
     return {"retention.ms": str(round(days * _DAY_MS))}
+
+
+def _too_few_copies(spec: TopicSpec, copies: int, config: Mapping[str, str], settings: Settings) -> Iterator[Problem]:
+    """Yield what makes a record of the topic less safe than the settings say: it was made with others, mostly the defaults.
+
+    A topic with fewer copies than ``min.insync.replicas`` takes no record at all, so it gets the copies first.
+    """
+    factor, in_sync = settings.topics.replication_factor, settings.topics.min_insync_replicas
+    if copies < factor:
+        text = (
+            f"topic {spec.name} has partitions with {copies} {'copy' if copies == 1 else 'copies'}, {factor} are needed; "
+            "add them: kafka-reassign-partitions.sh (docs/operations.md#more-copies-of-a-topic)"
+        )
+        yield Problem(text, forbids=False)
+    name = "min.insync.replicas"
+    if int(config.get(name, in_sync)) < in_sync <= copies:
+        text = _config_problem(spec.name, name, config[name], str(in_sync), settings.kafka.bootstrap_servers)
+        yield Problem(text, forbids=False)
 
 
 def _retention_of(config: Mapping[str, str]) -> float:
@@ -387,7 +407,12 @@ async def _start(admin: Any, settings: Settings) -> None:
 
 
 async def _partition_counts(admin: Any, led: AbstractSet[str] = frozenset()) -> dict[str, int]:
-    """Return the partition count of every topic whose partitions all have a leader.
+    """Return the partition count of every topic whose partitions all have a leader: see ``_partitions``."""
+    return {name: len(partitions) for name, partitions in (await _partitions(admin, led)).items()}
+
+
+async def _partitions(admin: Any, led: AbstractSet[str] = frozenset()) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the partitions of every topic that all have a leader, each as the brokers describe it.
 
     All topics are asked for, as asking for one by name creates it where ``auto.create.topics.enable`` is on.
 
@@ -395,13 +420,13 @@ async def _partition_counts(admin: Any, led: AbstractSet[str] = frozenset()) -> 
         LeaderNotAvailableError: a topic of ``led`` is there without. So it is for a moment when a broker comes back, and
             nobody should be told to create what is there.
     """
-    counts: dict[str, int] = {}
+    found: dict[str, list[Mapping[str, Any]]] = {}
     for topic in await admin.describe_topics():
         if topic["partitions"] and all(partition["leader"] >= 0 for partition in topic["partitions"]):
-            counts[topic["topic"]] = len(topic["partitions"])
+            found[topic["topic"]] = topic["partitions"]
         elif topic["topic"] in led:
             raise LeaderNotAvailableError(topic["topic"])
-    return counts
+    return found
 
 
 async def _create_missing(admin: Any, specs: Sequence[TopicSpec], replication_factor: int) -> None:

@@ -221,6 +221,40 @@ def test_a_configuration_that_breaks_a_promise_is_refused_with_the_command_that_
     )
 
 
+def test_topics_that_were_made_before_more_copies_were_wanted_are_told_and_forbid_no_start(chosen: Settings) -> None:
+    asyncio.run(topics.create(chosen))
+    safer = chosen.model_copy(update={"topics": Topics(partitions=3, replication_factor=3, min_insync_replicas=2)})
+
+    problems = asyncio.run(topics.check(safer))
+
+    assert problems == [
+        topics.Problem(
+            f"topic {spec.name} has partitions with 1 copy, 3 are needed; add them: kafka-reassign-partitions.sh "
+            "(docs/operations.md#more-copies-of-a-topic)",
+            forbids=False,
+        )
+        for spec in topics.all_topics(chosen)
+    ]
+
+
+@pytest.mark.parametrize(("in_sync", "told"), [("1", True), ("2", False), ("3", False)])
+def test_copies_of_which_too_few_have_to_have_a_record_are_told_with_the_command_that_mends_it(
+    in_sync: str, *, told: bool
+) -> None:
+    settings = Settings(topics=Topics(replication_factor=3, min_insync_replicas=2))
+    (spec,) = [spec for spec in topics.all_topics(settings) if spec.name == topics.EVENTS]
+
+    problems = list(topics._too_few_copies(spec, 3, {"min.insync.replicas": in_sync}, settings))
+
+    said = topics.Problem(
+        f"topic mail.events has min.insync.replicas={in_sync}, 2 is needed; change it: kafka-configs.sh --bootstrap-server "
+        f"{settings.kafka.bootstrap_servers} --alter --entity-type topics --entity-name mail.events "
+        "--add-config min.insync.replicas=2",
+        forbids=False,
+    )
+    assert problems == ([said] if told else [])
+
+
 def test_a_longer_retention_and_a_larger_limit_are_the_operators_choice(chosen: Settings) -> None:
     spec = {spec.name: spec for spec in asyncio.run(topics.create(chosen))}[topics.EVENTS]
     _alter(chosen, topics.EVENTS, dict(spec.config) | {"retention.ms": "-1", "max.message.bytes": "9000000"})
