@@ -361,7 +361,7 @@ def open_store(path: Path, budget: Budget, *, on_rebuild: Callable[[str], None])
     Raises:
         StoreCorruptError: it cannot be opened for a reason that an empty one would share: locked, no space, no right.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # it will hold addresses
     if (path / CONDEMNED).exists():
         _move_aside(path, "was found corrupt in the last run", on_rebuild)
     try:

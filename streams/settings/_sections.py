@@ -438,7 +438,7 @@ class Worker(_Section):
         Path("./var/data"),
         "path",
         "Where the local stores are kept. They can be rebuilt from the changelog, so they need no backup; keeping them "
-        "over a restart saves the rebuild. Each worker needs its own.",
+        "over a restart saves the rebuild. Each worker needs its own. A new one is made for the worker's user alone.",
     )
     batch_records: int = _setting(
         5000,
