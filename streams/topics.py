@@ -345,13 +345,14 @@ def _read_too_late(specs: Sequence[TopicSpec], retentions: Mapping[str, float], 
         found = retentions[spec.name]
         if spec.name not in sources and found < needed:
             value = "-1" if math.isinf(needed) else f"{needed:.0f}"
-            problem = _config_problem(spec.name, "retention.ms", f"{found:.0f}", value, servers)
-            yield Problem(f"{problem} (a day longer than {longest}, whose records' time it carries)", forbids=False)
+            why = f", a day longer than {longest}, whose records' time it carries"
+            text = _config_problem(spec.name, "retention.ms", f"{found:.0f}", value, servers, why=why)
+            yield Problem(text, forbids=False)
 
 
-def _config_problem(topic: str, name: str, found: str | None, wanted: str, servers: str) -> str:
+def _config_problem(topic: str, name: str, found: str | None, wanted: str, servers: str, *, why: str = "") -> str:
     return (
-        f"topic {topic} has {name}={found}, {wanted} is needed; change it: "
+        f"topic {topic} has {name}={found}, {wanted} is needed{why}; change it: "
         f"kafka-configs.sh --bootstrap-server {servers} --alter --entity-type topics --entity-name {topic} "
         f"--add-config {name}={wanted}"
     )

@@ -279,10 +279,10 @@ def test_a_topic_that_does_not_outlive_the_webhooks_by_a_day_is_told_and_forbids
         too_short += [topics.DEFERRAL_ALERTS, topics.DEAD_LETTERS]
     assert problems == [
         topics.Problem(
-            f"topic {name} has retention.ms={specs[name].config['retention.ms']}, {needed} is needed; change it: "
+            f"topic {name} has retention.ms={specs[name].config['retention.ms']}, {needed} is needed, "
+            f"a day longer than {raw}, whose records' time it carries; change it: "
             f"kafka-configs.sh --bootstrap-server {chosen.kafka.bootstrap_servers} --alter --entity-type topics "
-            f"--entity-name {name} --add-config retention.ms={needed} "
-            f"(a day longer than {raw}, whose records' time it carries)",
+            f"--entity-name {name} --add-config retention.ms={needed}",
             forbids=False,
         )
         for name in too_short
