@@ -1,4 +1,4 @@
-"""What worker, ingress and history have in common as processes: exit statuses, signals, limits, and waiting for a broker."""
+"""What worker, ingress and history share as processes: exit statuses, signals, limits, and waiting for a broker."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ EXIT_OK: Final = 0
 """After an orderly stop."""
 EXIT_CRASHED: Final = 1
 EXIT_CANNOT_START: Final = 2
-"""Something has to be set, made or freed first: another start alone does not help."""
+"""Something has to be configured, created or freed first: a restart alone does not help."""
 EXIT_STALLED: Final = 75
 """The worker's event loop hung."""
 
@@ -39,7 +39,7 @@ def run(settings: Settings, work: Callable[[], Coroutine[Any, Any, int]]) -> int
 
 
 def stop_by_signals() -> asyncio.Event:
-    """Return what SIGTERM and SIGINT set from now on, instead of ending the process."""
+    """Return an event that SIGTERM and SIGINT set from now on, instead of ending the process."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -54,17 +54,17 @@ def raise_open_files() -> None:
 
 
 def error_of(done: "asyncio.Future[Any]") -> BaseException | None:
-    """Return what ended a part of the process; a cancellation is some library's own, as nobody here asked for one."""
+    """Return the error that ended a part of the process; a cancellation counts as one: nothing here asks for any."""
     return asyncio.CancelledError() if done.cancelled() else done.exception()
 
 
 async def topic_problems(settings: Settings, wanted: Callable[[TopicSpec], bool] = lambda _: True) -> list[str]:
-    """Return why the topics or our access do not let us start; while no broker answers, wait: a restart brings none back.
+    """Return why the topics or our access prevent a start; while no broker answers, wait: a restart would not help.
 
-    What only makes less safe than the settings say is logged.
+    A problem that does not prevent the start is logged.
 
     Args:
-        settings: All of them.
+        settings: All settings.
         wanted: Says which topics matter, as for ``topics.check``.
     """
     while True:

@@ -1,10 +1,10 @@
 """The topics: the one place that names them, declares them, creates them and checks them.
 
-Nothing else writes a topic's name. ``mail.sends`` and, from ``mail.events`` on,
-every topic has the same partition count, key (the delivery id) and partitioner
-(murmur2), so that one worker owns a delivery from end to end; that count can
-therefore never be changed in place, and ``check`` refuses a worker a cluster
-where it does not fit.
+No other file writes a topic's name. ``mail.sends``, ``mail.events`` and the
+topics after it, but for dead letters and control, have the same partition count,
+key (the delivery id) and partitioner (murmur2), so that one worker owns a delivery
+from end to end. So that count can never be changed in place, and ``check`` keeps
+a worker from starting on a cluster where it does not fit.
 """
 
 import asyncio
@@ -43,14 +43,14 @@ CONTROL: Final = "mail.control"
 DELIVERIES_TABLE: Final = "deliveries"
 """The Faust table of the stage ``track``; Faust names its changelog topic after it."""
 OPEN_DEFERRALS_TABLE: Final = "open-deferrals"
-"""That of the stage ``monitor``."""
+"""The Faust table of the stage ``monitor``."""
 
 MAX_RECORD_BYTES: Final = 8 * 1024 * 1024
-"""A webhook body, or a batch of records, of at most so many bytes is taken."""
+"""The largest batch of records that a topic takes, in bytes; so also the limit of a webhook with its headers."""
 MAX_BODY_BYTES: Final = MAX_RECORD_BYTES - 64 * 1024
-"""A webhook body of at most so many bytes fits into a record together with its headers."""
+"""The largest webhook body that fits into a record together with its headers."""
 
-# aiokafka annotates its admin client in part, and answers with types that are made at run time
+# aiokafka annotates its admin client only in part, and its answers have types that are made at run time
 _Admin: Any = AIOKafkaAdminClient
 _NewTopic: Any = NewTopic
 _ConfigResource: Any = ConfigResource
@@ -60,7 +60,7 @@ _VISIBLE_TIMEOUT_S: Final = 60.0
 _DAY_MS: Final = 24 * 60 * 60 * 1000
 _MEBIBYTE: Final = 1024 * 1024
 _CHECKED_CONFIG: Final = ("cleanup.policy", "max.message.bytes", "message.timestamp.type")
-"""What must fit for the promises to hold; retention and the like are the operator's to change, within limits."""
+"""Settings on which our guarantees depend; an operator may change retention and the like, within limits."""
 
 
 class TopicsError(Exception):
@@ -83,10 +83,10 @@ class TopicSpec:
 
     name: str
     description: str
-    """What a record of it is."""
+    """What one of its records is."""
     partitions: int
     fixed_partitions: bool
-    """Another partition count would send a key elsewhere, or break an order that is promised; else more do no harm."""
+    """Another partition count would move keys or break a promised order; if False, more partitions do no harm."""
     config: Mapping[str, str]
     """Kafka's topic settings, by their Kafka names."""
     holds_addresses: bool
@@ -104,7 +104,7 @@ def changelog_topic(app_id: str, table: str = DELIVERIES_TABLE) -> str:
 
 
 def all_topics(settings: Settings) -> list[TopicSpec]:
-    """Return every topic of the system, in the order of the data's way."""
+    """Return every topic of the system, in the order in which data passes them."""
     chosen = settings.topics
     delete = {
         "cleanup.policy": "delete",
@@ -112,7 +112,7 @@ def all_topics(settings: Settings) -> list[TopicSpec]:
         "message.timestamp.type": "CreateTime",
         "min.insync.replicas": str(chosen.min_insync_replicas),
         "segment.bytes": str(128 * _MEBIBYTE),
-        # a segment is deleted as a whole: a day long at most, so that addresses do not outlive the retention by a week
+        # segments are deleted whole: each spans a day at most, so that addresses do not outlive the retention by a week
         "segment.ms": str(_DAY_MS),
     }
     compact = {
@@ -141,7 +141,7 @@ def all_topics(settings: Settings) -> list[TopicSpec]:
         TopicSpec(
             name=SENDS,
             description="what the application handed to a provider: message id, recipient, its own reference",
-            # the broker's clock, as of the raw topics: it is the time of receipt, and the clock of ticks goes by it
+            # the broker's clock, as for the raw topics: it is the time of receipt, and the clock of ticks follows it
             config={**delete, **_retention(chosen.raw_retention_days), "message.timestamp.type": "LogAppendTime"},
             partitions=chosen.partitions,
             fixed_partitions=True,
@@ -225,7 +225,7 @@ def all_topics(settings: Settings) -> list[TopicSpec]:
 async def create(settings: Settings) -> list[TopicSpec]:
     """Create the topics that are missing, wait until the cluster shows them, and return them.
 
-    A topic that is there is left as it is: ``check`` says what does not fit.
+    An existing topic is left as it is: ``check`` says what does not fit.
 
     Raises:
         TopicsError: the brokers refuse a topic, or do not show it in time.
@@ -246,7 +246,7 @@ async def check(settings: Settings, wanted: Callable[[TopicSpec], bool] = lambda
 
     Args:
         settings: All of them.
-        wanted: Says which topics matter: who writes two of them needs no right to look at the others.
+        wanted: Says which topics to check: a part that writes two of them needs no right to describe the others.
 
     Raises:
         aiokafka.errors.KafkaError, TimeoutError: the brokers cannot be reached, or have only just come back.
@@ -281,21 +281,21 @@ async def check(settings: Settings, wanted: Callable[[TopicSpec], bool] = lambda
 
 
 def missing(settings: Settings, name: str) -> str:
-    """Say that a topic is not shown to us: a broker with access control does not tell whether it is there."""
+    """Return what to say of a topic not shown to us: with access control a broker does not reveal if it exists."""
     text = f"topic {name} is missing; create it: mailstreams topics create"
     user = settings.kafka.sasl_username or (settings.kafka.ssl_certfile and "of the certificate")
     return f"{text}; or the user {user} may not see it; allow it: mailstreams acls" if user else text
 
 
 async def partition_counts(settings: Settings, led: Iterable[str] = ()) -> dict[str, int]:
-    """Return the partition count of every topic that the brokers show us, ours or not, if all of it has leaders.
+    """Return the partition count of every topic, ours or not, that the brokers show us with all its leaders.
 
     Args:
         settings: How to reach the brokers.
-        led: Topics that are waited for rather than left out while they have no leaders: see below.
+        led: Topics that raise an error, rather than being left out, while a partition has no leader: see below.
 
     Raises:
-        aiokafka.errors.LeaderNotAvailableError: a topic of ``led`` is there, but not all of it has a leader just now.
+        aiokafka.errors.LeaderNotAvailableError: a topic of ``led`` exists, but a partition has no leader just now.
         aiokafka.errors.KafkaError, TimeoutError: the brokers cannot be reached.
     """
     async with admin_client(settings) as admin:
@@ -415,11 +415,11 @@ async def _partition_counts(admin: Any, led: AbstractSet[str] = frozenset()) -> 
 async def _partitions(admin: Any, led: AbstractSet[str] = frozenset()) -> dict[str, list[Mapping[str, Any]]]:
     """Return the partitions of every topic that all have a leader, each as the brokers describe it.
 
-    All topics are asked for, as asking for one by name creates it where ``auto.create.topics.enable`` is on.
+    It asks for all topics, because asking for one by name creates it if ``auto.create.topics.enable`` is on.
 
     Raises:
-        LeaderNotAvailableError: a topic of ``led`` is there without. So it is for a moment when a broker comes back, and
-            nobody should be told to create what is there.
+        LeaderNotAvailableError: a topic of ``led`` exists without. That happens for a moment when a broker comes back,
+            and nobody should be advised to create a topic that exists.
     """
     found: dict[str, list[Mapping[str, Any]]] = {}
     for topic in await admin.describe_topics():
@@ -431,7 +431,7 @@ async def _partitions(admin: Any, led: AbstractSet[str] = frozenset()) -> dict[s
 
 
 async def _create_missing(admin: Any, specs: Sequence[TopicSpec], replication_factor: int) -> None:
-    """Ask for the topics until each was created or is there; a cluster that just started has no controller yet."""
+    """Request the topics until each exists; a cluster that has just started has no controller yet."""
     waiting = {spec.name: spec for spec in specs}
     deadline = asyncio.get_running_loop().time() + _VISIBLE_TIMEOUT_S
     while waiting:
@@ -443,7 +443,7 @@ async def _create_missing(admin: Any, specs: Sequence[TopicSpec], replication_fa
         )
         for name, code, *message in answer.topic_errors:
             error = for_code(code)
-            if code == 0 or error is TopicAlreadyExistsError:  # another one was quicker
+            if code == 0 or error is TopicAlreadyExistsError:  # another process was quicker
                 del waiting[name]
             elif not issubclass(error, (NotControllerError, RequestTimedOutError, LeaderNotAvailableError)):
                 rights = "; which rights it takes: mailstreams acls operator" if error in brokers.NOT_ALLOWED else ""

@@ -1,7 +1,7 @@
-"""Is mail late? The question of everybody, answered by the objective.
+"""Is mail late? Answered by the objective.
 
-The objective counts each message once, at its delivery or when its time is over, whichever comes first. So mail that
-waits counts, which no histogram of deliveries can say: what is not delivered never enters one.
+The objective counts each message once, at its delivery or at its deadline, whichever comes first. So waiting mail is
+counted, which a histogram of delivery times cannot do: mail that is not delivered never enters it.
 """
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
@@ -27,7 +27,7 @@ from deploy.grafana.thresholds import threshold
 
 OBJECTIVE = threshold("objective_met_share")
 PAGE, TICKET = threshold("budget_burn_fast"), threshold("budget_burn_slow")
-"""Burn rates at which somebody is called, and at which somebody looks."""
+"""Burn rates of the critical alert and of the warning."""
 
 ALL = pick("mailstreams_objective_total", PROVIDER)
 MET = pick("mailstreams_objective_total", PROVIDER, 'outcome="met"')
@@ -176,7 +176,7 @@ def dashboard() -> Dashboard:
 
 
 def missed(window: str) -> str:
-    """Return the share of messages that missed the objective, by provider, as the alerts see it; of none, none."""
+    """Return the share of messages that missed the objective, by provider, as in the alerts; no value without messages."""
     return f"({pick(f'provider:mailstreams_objective_missed:share{window}', PROVIDER)} >= 0)"
 
 
