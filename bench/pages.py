@@ -207,7 +207,7 @@ def scaling(figures: Mapping[str, float]) -> list[str]:
             )
             for topic, name, days in (
                 ("mail.raw.*", "disk_bytes_per_event_raw", 7),
-                ("mail.events", "disk_bytes_per_event_events", 7),
+                ("mail.events", "disk_bytes_per_event_events", 8),
                 ("mail.status-changed", "disk_bytes_per_event_status_changed", 30),
             )
         ),

@@ -1,7 +1,9 @@
-"""What worker, ingress and history share as processes: exit statuses, signals, and waiting for a broker."""
+"""What worker, ingress and history share as processes: exit statuses, signals, limits, and waiting for a broker."""
 
 import asyncio
+import contextlib
 import logging
+import resource
 import signal
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
@@ -44,13 +46,22 @@ def stop_by_signals() -> asyncio.Event:
     return stop
 
 
+def raise_open_files() -> None:
+    """Let the process have as many open files as it may: of half a million a shell or a unit gives 1,024 by default."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # without a limit, as on macOS, the system still has one of its own
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def error_of(done: "asyncio.Future[Any]") -> BaseException | None:
     """Return the error that ended a part of the process; a cancellation counts as one: nothing here asks for any."""
     return asyncio.CancelledError() if done.cancelled() else done.exception()
 
 
 async def topic_problems(settings: Settings, wanted: Callable[[TopicSpec], bool] = lambda _: True) -> list[str]:
-    """Return what is wrong with the topics or our access; while no broker answers, wait: a restart would not help.
+    """Return why the topics or our access prevent a start; while no broker answers, wait: a restart would not help.
+
+    A problem that does not prevent the start is logged.
 
     Args:
         settings: All settings.
@@ -58,10 +69,15 @@ async def topic_problems(settings: Settings, wanted: Callable[[TopicSpec], bool]
     """
     while True:
         try:
-            return await topics.check(settings, wanted)
+            problems = await topics.check(settings, wanted)
         except RefusedError as error:
             return [str(error)]
         except (KafkaError, OSError, TimeoutError) as error:
             servers = settings.kafka.bootstrap_servers
             logger.warning("waiting for the broker at %s: %s", servers, type(error).__name__)
             await asyncio.sleep(BROKER_RETRY_S)
+            continue
+        for problem in problems:
+            if not problem.forbids:
+                logger.warning("%s", problem.text)
+        return [problem.text for problem in problems if problem.forbids]

@@ -8,7 +8,8 @@ a worker from starting on a cluster where it does not fit.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from aiokafka.errors import (
 )
 
 from streams import brokers
-from streams.settings import Settings
+from streams.settings import RETENTION_MARGIN_DAYS, Settings
 
 RAW_PREFIX: Final = "mail.raw."
 SENDS: Final = "mail.sends"
@@ -59,11 +60,21 @@ _VISIBLE_TIMEOUT_S: Final = 60.0
 _DAY_MS: Final = 24 * 60 * 60 * 1000
 _MEBIBYTE: Final = 1024 * 1024
 _CHECKED_CONFIG: Final = ("cleanup.policy", "max.message.bytes", "message.timestamp.type")
-"""Settings on which our guarantees depend; an operator may change retention and the like."""
+"""Settings on which our guarantees depend; an operator may change retention and the like, within limits."""
 
 
 class TopicsError(Exception):
     """The brokers refuse a topic as it is declared; the text says which and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something of a topic that does not fit."""
+
+    text: str
+    """What, and the command that mends it."""
+    forbids: bool = True
+    """A process that needs the topic does not start. Else it runs, and less is safe than the settings say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,8 +241,8 @@ async def create(settings: Settings) -> list[TopicSpec]:
     return missing
 
 
-async def check(settings: Settings, wanted: Callable[[TopicSpec], bool] = lambda _: True) -> list[str]:
-    """Return a sentence for each thing that does not fit, with the command that corrects it; none when all is well.
+async def check(settings: Settings, wanted: Callable[[TopicSpec], bool] = lambda _: True) -> list[Problem]:
+    """Return what does not fit; nothing when all is well.
 
     Args:
         settings: All of them.
@@ -242,28 +253,30 @@ async def check(settings: Settings, wanted: Callable[[TopicSpec], bool] = lambda
     """
     specs = [spec for spec in all_topics(settings) if wanted(spec)]
     servers = settings.kafka.bootstrap_servers
-    problems = []
+    problems: list[Problem] = []
     async with admin_client(settings) as admin:
-        there = await _partition_counts(admin, {spec.name for spec in specs})
+        there = await _partitions(admin, {spec.name for spec in specs})
         configs = await _configs(admin, [spec.name for spec in specs if spec.name in there])
     for spec in specs:
         if spec.name not in there:
-            problems.append(missing(settings, spec.name))
+            problems.append(Problem(missing(settings, spec.name)))
             continue
-        found = there[spec.name]
+        found = len(there[spec.name])
         if found < spec.partitions or (spec.fixed_partitions and found != spec.partitions):
-            problems.append(_partitions_problem(spec, found, servers))
+            problems.append(Problem(_partitions_problem(spec, found, servers)))
         config = configs[spec.name]
         if isinstance(config, str):
-            problems.append(f"topic {spec.name}: its configuration cannot be read: {config}")
+            problems.append(Problem(f"topic {spec.name}: its configuration cannot be read: {config}"))
             continue
         problems.extend(
-            f"topic {spec.name} has {name}={config.get(name)}, {spec.config[name]} is needed; change it: "
-            f"kafka-configs.sh --bootstrap-server {servers} --alter --entity-type topics --entity-name {spec.name} "
-            f"--add-config {name}={spec.config[name]}"
+            Problem(_config_problem(spec.name, name, config.get(name), spec.config[name], servers))
             for name in _CHECKED_CONFIG
             if not _fits(name, config.get(name), spec.config[name])
         )
+        copies = min(len(partition["replicas"]) for partition in there[spec.name])
+        problems.extend(_too_few_copies(spec, copies, config, settings))
+    retentions = {name: _retention_of(config) for name, config in configs.items() if not isinstance(config, str)}
+    problems.extend(_read_too_late(specs, retentions, servers))
     return problems
 
 
@@ -291,6 +304,58 @@ async def partition_counts(settings: Settings, led: Iterable[str] = ()) -> dict[
 
 def _retention(days: float) -> dict[str, str]:
     return {"retention.ms": str(round(days * _DAY_MS))}
+
+
+def _too_few_copies(spec: TopicSpec, copies: int, config: Mapping[str, str], settings: Settings) -> Iterator[Problem]:
+    """Yield what makes a record of the topic less safe than the settings say: it was made with others, mostly the defaults.
+
+    A topic with fewer copies than ``min.insync.replicas`` takes no record at all, so it gets the copies first.
+    """
+    factor, in_sync = settings.topics.replication_factor, settings.topics.min_insync_replicas
+    if copies < factor:
+        text = (
+            f"topic {spec.name} has partitions with {copies} {'copy' if copies == 1 else 'copies'}, {factor} are needed; "
+            "add them: kafka-reassign-partitions.sh (docs/operations.md#more-copies-of-a-topic)"
+        )
+        yield Problem(text, forbids=False)
+    name = "min.insync.replicas"
+    if int(config.get(name, in_sync)) < in_sync <= copies:
+        text = _config_problem(spec.name, name, config[name], str(in_sync), settings.kafka.bootstrap_servers)
+        yield Problem(text, forbids=False)
+
+
+def _retention_of(config: Mapping[str, str]) -> float:
+    """Return for how long a topic keeps a record, in ms; infinite where it keeps all of them."""
+    retention = float(config.get("retention.ms", -1))
+    return math.inf if retention < 0 else retention
+
+
+def _read_too_late(specs: Sequence[TopicSpec], retentions: Mapping[str, float], servers: str) -> Iterator[Problem]:
+    """Yield the topics that do not outlive what their records are made of, and so lose what is made of it late.
+
+    By what the topics have, as an operator may have changed one of them and not the others.
+    """
+    kept = [spec for spec in specs if spec.name in retentions and spec.config["cleanup.policy"] == "delete"]
+    sources = [spec.name for spec in kept if spec.config["message.timestamp.type"] == "LogAppendTime"]
+    if not sources:
+        return
+    longest = max(sources, key=lambda name: retentions[name])
+    needed = retentions[longest] + RETENTION_MARGIN_DAYS * _DAY_MS
+    for spec in kept:
+        found = retentions[spec.name]
+        if spec.name not in sources and found < needed:
+            value = "-1" if math.isinf(needed) else f"{needed:.0f}"
+            why = f", a day longer than {longest}, whose records' time it carries"
+            text = _config_problem(spec.name, "retention.ms", f"{found:.0f}", value, servers, why=why)
+            yield Problem(text, forbids=False)
+
+
+def _config_problem(topic: str, name: str, found: str | None, wanted: str, servers: str, *, why: str = "") -> str:
+    return (
+        f"topic {topic} has {name}={found}, {wanted} is needed{why}; change it: "
+        f"kafka-configs.sh --bootstrap-server {servers} --alter --entity-type topics --entity-name {topic} "
+        f"--add-config {name}={wanted}"
+    )
 
 
 def _fits(name: str, found: str | None, wanted: str) -> bool:
@@ -343,7 +408,12 @@ async def _start(admin: Any, settings: Settings) -> None:
 
 
 async def _partition_counts(admin: Any, led: AbstractSet[str] = frozenset()) -> dict[str, int]:
-    """Return the partition count of every topic whose partitions all have a leader.
+    """Return the partition count of every topic whose partitions all have a leader: see ``_partitions``."""
+    return {name: len(partitions) for name, partitions in (await _partitions(admin, led)).items()}
+
+
+async def _partitions(admin: Any, led: AbstractSet[str] = frozenset()) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the partitions of every topic that all have a leader, each as the brokers describe it.
 
     It asks for all topics, because asking for one by name creates it if ``auto.create.topics.enable`` is on.
 
@@ -351,13 +421,13 @@ async def _partition_counts(admin: Any, led: AbstractSet[str] = frozenset()) -> 
         LeaderNotAvailableError: a topic of ``led`` exists without. That happens for a moment when a broker comes back,
             and nobody should be advised to create a topic that exists.
     """
-    counts: dict[str, int] = {}
+    found: dict[str, list[Mapping[str, Any]]] = {}
     for topic in await admin.describe_topics():
         if topic["partitions"] and all(partition["leader"] >= 0 for partition in topic["partitions"]):
-            counts[topic["topic"]] = len(topic["partitions"])
+            found[topic["topic"]] = topic["partitions"]
         elif topic["topic"] in led:
             raise LeaderNotAvailableError(topic["topic"])
-    return counts
+    return found
 
 
 async def _create_missing(admin: Any, specs: Sequence[TopicSpec], replication_factor: int) -> None:

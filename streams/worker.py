@@ -24,6 +24,7 @@ from streams.process import (
     EXIT_OK,
     EXIT_STALLED,
     error_of,
+    raise_open_files,
     run,
     stop_by_signals,
     topic_problems,
@@ -40,6 +41,7 @@ def run_worker(settings: Settings, *, reached: Reached = nothing_reached) -> int
     """Run a worker until its process ends: 0 after an orderly stop, 1 after a crash, 2 when it cannot start, 75 when it hung."""
     gc.freeze()  # start-up objects live for ever, and a batch makes thousands of objects without a cycle:
     gc.set_threshold(*GC_THRESHOLD)  # collecting at the default pace is wasted work
+    raise_open_files()  # the stores alone may need thousands
     return run(settings, lambda: _run(settings, reached))
 
 

@@ -34,6 +34,7 @@ MET = pick("mailstreams_objective_total", PROVIDER, 'outcome="met"')
 MISSED = pick("mailstreams_objective_total", PROVIDER, 'outcome="missed"')
 ALLOWED = "(1 - scalar(mailstreams:objective_met_share:threshold))"
 """The share of messages that may be late."""
+TRIED = 'level!="overdue"'
 DELIVERY = "mailstreams_time_to_deliver_seconds"
 BURN_ALERTS = ("MailTimeToDeliverBudgetBurn",)
 
@@ -81,8 +82,9 @@ def dashboard() -> Dashboard:
                     ),
                     number(
                         "Stuck now",
-                        "Of those, the ones that were told on `mail.deferral-alerts`. Go on at the dashboard Deferrals.",
-                        f"sum({pick('mailstreams_deferred_stuck', PROVIDER, DESTINATION)})",
+                        "Of those, the ones that were told on `mail.deferral-alerts` and are still tried. Go on at the "
+                        "dashboard Deferrals.",
+                        f"sum({pick('mailstreams_deferred_stuck', PROVIDER, DESTINATION, TRIED)})",
                         steps=((None, GOOD), (1, LOOK), (threshold("deferrals_stuck"), ACT)),
                         alerts=("MailDeferralsStuck",),
                     ),

@@ -131,7 +131,7 @@ def dashboard() -> Dashboard:
                         "Assignments that each worker received; 1 while it brings its stores up to date.",
                         Query("increase(mailstreams_rebalances_total[15m])", "{{instance}} assignments in 15 min"),
                         Query("mailstreams_restoring", "{{instance}} restoring"),
-                        Query("mailstreams:rebalances:threshold", "limit", limit=True),
+                        Query("job:mailstreams_rebalances:limit", "limit", limit=True),
                         alerts=("MailRebalanceStorm",),
                     ),
                     lines(
@@ -263,6 +263,7 @@ def dashboard() -> Dashboard:
                             limit=True,
                         ),
                         unit="cps",
+                        alerts=("MailIngressMissing",),
                     ),
                     lines(
                         "Webhooks that left no record",

@@ -59,6 +59,8 @@ HISTORY_ADMIN_PORT = 19104
 
 _POLL_S = 0.1
 _READY_S = 90.0
+_STOPPED = re.compile(r"\S+/\d+ stopped: .*")
+"""A line of ``/readyz`` about a partition that waits for a person: the process does all else, and no wait makes it ready."""
 STDERR = 2
 
 
@@ -400,6 +402,10 @@ class Stack:
                     return
             except urllib.error.HTTPError as error:
                 why = error.read().decode(errors="replace").strip() or str(error)
+                if all(map(_STOPPED.fullmatch, why.splitlines())):
+                    lines = [f"the {service.name} runs; let go on, once the cause is mended, by `mailstreams resume`:"]
+                    self._say("\n  ".join(["", *lines, *why.splitlines(), ""]))
+                    return
             except OSError as error:
                 why = str(error)
             time.sleep(_POLL_S)

@@ -50,7 +50,9 @@ ROWS_PER_PIECE = 2_000  # read at a time by a check: some milliseconds
 TEXT_LOG_BYTES = 1 << 20  # of RocksDB's own text log; by default it grows as long as the store is open
 MAX_WRITE_BUFFER = 16 << 20  # of one store, when a process has few
 MIN_WRITE_BUFFER = 256 << 10
-MAX_OPEN_FILES = 256  # per partition; RocksDB's own default is unlimited, Faust's 0.9 of the process's limit
+MAX_OPEN_FILES = 256  # of one store; RocksDB's own default is unlimited, Faust's 0.9 of the process's limit
+CONNECTIONS = 4  # that come with one store: its lane's producer, to several brokers
+OTHER_FILES = 128  # that a worker has open whatever it owns
 
 _pack_u64 = struct.Struct(">Q").pack
 _unpack_u64 = struct.Struct(">Q").unpack
@@ -130,6 +132,14 @@ class Budget:
         blocks.set_partition_filters(True)
         options.set_block_based_table_factory(blocks)
         return options
+
+
+def files_needed(stores: int) -> int:
+    """Return how many open files a worker with so many stores may come to.
+
+    One that has none left cannot read a table any more, which ends the worker, and after the restart it is the same.
+    """
+    return stores * (MAX_OPEN_FILES + CONNECTIONS) + OTHER_FILES
 
 
 class Store:
@@ -351,7 +361,7 @@ def open_store(path: Path, budget: Budget, *, on_rebuild: Callable[[str], None])
     Raises:
         StoreCorruptError: it cannot be opened, and neither could an empty one: locked, no space, no permission.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # it will hold addresses
     if (path / CONDEMNED).exists():
         _move_aside(path, "was found corrupt in the last run", on_rebuild)
     try:

@@ -8,6 +8,7 @@ held is an error that a person has to resolve (``RestoreError``).
 import asyncio
 import contextlib
 import logging
+import resource
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ from faust.types import TP
 from streams.kafka.batches import Record
 from streams.kafka.lanes import POSITION_KEY
 from streams.kafka.offsets import bounds
-from streams.kafka.store import UNKNOWN_POLICY, Budget, Changes, Store, StoreCorruptError, open_store
+from streams.kafka.store import UNKNOWN_POLICY, Budget, Changes, Store, StoreCorruptError, files_needed, open_store
 
 logger = logging.getLogger(__name__)
 
@@ -177,6 +178,7 @@ class Stores:
     async def _open(self, tables: Mapping[TP, Table]) -> None:
         """Open all stores; if one of this worker's was found corrupt, read the others through before they are used."""
         self._budget.shared_by(len(tables))
+        _warn_of_few_files(len(tables))
         for store in self.by_source.values():
             store.resize(self._budget)
         for tp, table in tables.items():
@@ -291,6 +293,19 @@ def _start_of(store: Store, changelog: TP, *, begin: int, end: int, committed: O
         )
         raise RestoreError(message)
     return begin if reached is None else reached
+
+
+def _warn_of_few_files(stores: int) -> None:
+    """Warn while there are few rows: with many, a store that cannot open a file ends the worker again and again."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = files_needed(stores)
+    if limit != resource.RLIM_INFINITY and limit < needed:
+        logger.warning(
+            "%d stores may need %d open files, but the process may open only %d: raise its limit (ulimit -Hn, LimitNOFILE=)",
+            stores,
+            needed,
+            limit,
+        )
 
 
 def _policy_after(table: Table, store: Store) -> bytes | None:

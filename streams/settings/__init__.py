@@ -14,6 +14,7 @@ declarations by ``_reference``.
 from streams.settings._loading import load, shown
 from streams.settings._reference import reference
 from streams.settings._sections import (
+    RETENTION_MARGIN_DAYS,
     Account,
     DeferralOverrides,
     Deferrals,
@@ -29,6 +30,7 @@ from streams.settings._sections import (
 )
 
 __all__ = [
+    "RETENTION_MARGIN_DAYS",
     "Account",
     "DeferralOverrides",
     "Deferrals",

@@ -36,6 +36,12 @@ _MEBIBYTE: Final = 1024 * 1024
 _TEN_YEARS_DAYS: Final = 3653  # with their leap days
 """The longest span added to a time: no calendar reaches the year 30000, and a table holds microseconds in 64 bits."""
 _TEN_YEARS_S: Final = _TEN_YEARS_DAYS * 86_400
+RETENTION_MARGIN_DAYS: Final = 1
+"""So much longer than the webhooks must be kept what is made of them, because it carries their time.
+
+A webhook may outlive its retention by a day (Kafka deletes whole segments), and what was made of it just before the end
+waits for its own reader: while a backlog is worked off, for hours.
+"""
 
 
 class SettingsError(Exception):
@@ -354,28 +360,33 @@ class Topics(_Section):
     raw_retention_days: float = _setting(
         7,
         "days",
-        "Of `mail.raw.*` and `mail.sends`: how long webhooks and sends can be processed again after a mistake of ours.",
+        "Of `mail.raw.*` and `mail.sends`: how long the workers may be away, and webhooks and sends can be processed again "
+        "after a mistake of ours. The other retentions are to be a day longer at least: what is made of a webhook has "
+        "the webhook's time, and the brokers would delete what is made late before anybody reads it.",
         gt=0,
-        le=_TEN_YEARS_DAYS,
+        le=_TEN_YEARS_DAYS - RETENTION_MARGIN_DAYS,
     )
     events_retention_days: float = _setting(
-        7,
+        8,
         "days",
-        "Of `mail.events` and `mail.deferrals`: the timeline that `lookup` can show.",
+        "Of `mail.events` and `mail.deferrals`: the timeline that `lookup` can show. A day longer than "
+        "`raw_retention_days`, at least.",
         gt=0,
         le=_TEN_YEARS_DAYS,
     )
     status_changed_retention_days: float = _setting(
         30,
         "days",
-        "Of `mail.status-changed` and `mail.deferral-alerts`: the longest time a subscriber may be away.",
+        "Of `mail.status-changed` and `mail.deferral-alerts`: the longest time a subscriber may be away. A day longer "
+        "than `raw_retention_days`, at least.",
         gt=0,
         le=_TEN_YEARS_DAYS,
     )
     dead_letter_retention_days: float = _setting(
         30,
         "days",
-        "Of `mail.dead-letters`: the time to find, mend and replay what could not be understood.",
+        "Of `mail.dead-letters`: the time to find, mend and replay what could not be understood. A day longer than "
+        "`raw_retention_days`, at least.",
         gt=0,
         le=_TEN_YEARS_DAYS,
     )
@@ -391,6 +402,18 @@ class Topics(_Section):
         factor = info.data.get("replication_factor")
         if factor is not None and value > factor:
             message = f"{value} must be at most topics.replication_factor ({factor}), else nothing can be written"
+            raise ValueError(message)
+        return value
+
+    @field_validator("events_retention_days", "status_changed_retention_days", "dead_letter_retention_days")
+    @classmethod
+    def _check_retention(cls, value: float, info: ValidationInfo) -> float:
+        raw = info.data.get("raw_retention_days")
+        if raw is not None and value < raw + RETENTION_MARGIN_DAYS:
+            message = (
+                f"{value:g} days must be at least {raw + RETENTION_MARGIN_DAYS:g}, a day longer than "
+                f"topics.raw_retention_days ({raw:g} days), else what is made of a webhook late is deleted unread"
+            )
             raise ValueError(message)
         return value
 
@@ -415,7 +438,7 @@ class Worker(_Section):
         Path("./var/data"),
         "path",
         "Where the local stores are kept. They can be rebuilt from the changelog, so they need no backup; keeping them "
-        "over a restart saves the rebuild. Each worker needs its own.",
+        "over a restart saves the rebuild. Each worker needs its own. A new one is made for the worker's user alone.",
     )
     batch_records: int = _setting(
         5000,

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import resource
 import shutil
 import struct
 import time
@@ -379,6 +380,20 @@ async def test_every_partition_is_fenced_before_anything_is_read(world: World) -
     manager.stores._open_one = opened  # type: ignore[method-assign, assignment] # only to see when
     await world.restore(manager)
     assert order == ["fenced", "opened"]
+
+
+@pytest.mark.parametrize(("limit", "told"), [(387, True), (388, False), (resource.RLIM_INFINITY, False)])
+async def test_too_few_open_files_for_the_stores_of_an_assignment_are_told(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, limit: int, *, told: bool
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+    await world.fill_sources()
+
+    await world.restore()
+
+    warned = [message for message in caplog.messages if "open files" in message]
+    assert bool(warned) == told
+    assert all("1 stores may need 388 open files, but the process may open only 387" in each for each in warned)
 
 
 async def test_a_restore_tells_from_its_beginning_how_much_is_left_in_the_metric_and_in_the_log(
