@@ -1,8 +1,8 @@
 """The JSON interface, ``/api/v1``; ``openapi.json`` beside this file describes it.
 
-The rule: a delivery is the record of ``mail.status-changed`` as its schema describes
-it, with what only the history knows beside it. Lists have ``items`` and
-``next_cursor``, errors are ``application/problem+json``.
+The rule: a delivery is its newest record of ``mail.status-changed`` or ``mail.status``,
+as their schema describes it, with what only the history knows beside it. Lists have
+``items`` and ``next_cursor``, errors are ``application/problem+json``.
 """
 
 from collections.abc import Mapping, Sequence

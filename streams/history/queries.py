@@ -74,7 +74,7 @@ class Item:
     """A delivery as it stands."""
 
     record: Mapping[str, Any]
-    """The record of ``mail.status-changed``."""
+    """Its newest status: the record of ``mail.status-changed``, or of ``mail.status`` if that says something better since."""
     reference: str | None
     """The record's, else what an event said since."""
     invoice_id: str | None

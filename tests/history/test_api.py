@@ -415,4 +415,4 @@ async def test_a_reader_hears_of_what_it_asked_for_and_may_see() -> None:
 
 
 def test_the_history_reads_public_topics_only() -> None:
-    assert set(projection.TOPICS) == {topics.STATUS_CHANGED, topics.EVENTS, topics.DEFERRAL_ALERTS}
+    assert set(projection.TOPICS) == {topics.STATUS_CHANGED, topics.STATUS, topics.EVENTS, topics.DEFERRAL_ALERTS}

@@ -138,13 +138,13 @@ async def test_a_change_whose_event_is_not_here_says_so(world: World) -> None:
     assert "The event behind this change is not here: it is not kept any more, or was not read yet" in text
 
 
+STATUS = ("delivery_id", "revision", "account", "provider", "recipient", "status", "first_received_at", "received_at")
 REQUIRED = {
-    topics.STATUS_CHANGED: (
-        "delivery_id", "revision", "account", "provider", "recipient", "status", "first_received_at", "received_at"
-    ),
+    topics.STATUS_CHANGED: STATUS,
+    topics.STATUS: STATUS,
     topics.EVENTS: ("delivery_id", "event_id", "type", "received_at"),
     topics.DEFERRAL_ALERTS: ("id", "delivery_id", "first_received_at", "episode", "level"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", ["deferred", "bounce", "dropped", "open"])
@@ -162,7 +162,7 @@ async def test_a_record_with_nothing_but_what_is_required_is_shown(world: World,
                 shown = ("reason", "smtp_code", "tags", "suppression_list", "user_agent", "advice", "attempt", "attempts",
                          "bounce_kind", "provider_event", "message_id", "outcome", "duration_s", "retry_until",
                          "dropped_since", "annulled", "machine")  # fmt: skip
-                optional = ("bounce_kind",) if topic == topics.STATUS_CHANGED else ()
+                optional = ("bounce_kind",) if REQUIRED[topic] is STATUS else ()
                 record |= dict.fromkeys([field for field in shown if field not in optional], others)
             kept.add(topic, codecs.encode(record))
     world.tell(kept)
