@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from streams import topics
 from streams.brokers import RefusedError
@@ -40,6 +40,10 @@ _POLL_MS: Final = 250
 _STALL_S: Final = 60.0
 
 _Consumer: Any = AIOKafkaConsumer  # annotated in part only
+
+
+def _nothing() -> None:
+    pass
 
 
 class SourceError(Exception):
@@ -113,7 +117,7 @@ class Subscriber:
                 logger.warning("waiting for the broker at %s: %s", servers, why)
                 await asyncio.sleep(RETRY_S)
 
-    async def catch_up(self, progress: TellProgress, *, before: Callable[[], None] = lambda: None) -> None:
+    async def catch_up(self, progress: TellProgress, *, before: Callable[[], None] = _nothing) -> None:
         """Read to where the topics end now, and return.
 
         Args:
@@ -127,7 +131,17 @@ class Subscriber:
         """
         await self._follow(progress, before)
 
-    async def _follow(self, progress: TellProgress | None, before: Callable[[], None] = lambda: None) -> None:
+    async def _follow(self, progress: TellProgress | None, before: Callable[[], None] = _nothing) -> None:
+        """Follow from where the database says; and anew from there, where retention overtook us: that counts the gap."""
+        while True:
+            try:
+                await self._connect_and_read(progress, before)
+            except OffsetOutOfRangeError:
+                before = _nothing  # it is done
+            else:
+                return
+
+    async def _connect_and_read(self, progress: TellProgress | None, before: Callable[[], None]) -> None:
         counts = await topics.partition_counts(self._settings, led=projection.TOPICS)
         missing = [topic for topic in projection.TOPICS if topic not in counts]
         if missing:
@@ -138,7 +152,7 @@ class Subscriber:
             client_id=f"{self._settings.worker.app_id}-history",
             group_id=None,
             isolation_level="read_committed",
-            auto_offset_reset="earliest",
+            auto_offset_reset="none",  # it would jump over what retention deleted, and nobody would know
             request_timeout_ms=round(self._settings.kafka.request_timeout_s * 1000),
         )
         consumer.assign(partitions)

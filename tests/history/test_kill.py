@@ -9,7 +9,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -202,13 +201,6 @@ async def last_records(broker: Broker) -> dict[projection.Partition, int]:
         for partition, records in (await harness.read_all(broker, topic, PARTITIONS)).items()
         if records
     }
-
-
-@pytest.fixture
-def own_broker(tmp_path: Path) -> Iterator[Broker]:
-    """A broker for one test alone: what its topics hold is compared as a whole."""
-    with Broker(tmp_path / "kafka") as broker:
-        yield broker
 
 
 def settings_at(broker: Broker, process: Process) -> Settings:
