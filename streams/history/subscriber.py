@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from aiokafka.errors import KafkaError, KafkaTimeoutError, OffsetOutOfRangeError
 
 from streams import topics
-from streams.brokers import RefusedError
+from streams.brokers import NOT_ALLOWED, RefusedError
 from streams.history import projection
 from streams.history.database import Database
 from streams.history.projection import Applied, Partition
@@ -56,7 +56,7 @@ class State:
 
     connected: bool = False
     since: float = 0.0
-    """Unix time of the last answer; 0: none yet."""
+    """Unix time of the broker's last answer while the topics can be read; 0: none yet."""
     lag: dict[str, int] = field(default_factory=dict)
     """Offsets not read yet, by topic."""
 
@@ -96,6 +96,8 @@ class Subscriber:
         self._told = told
         self._now = now
         self._positions: dict[Partition, int] = {}
+        self._reads = False
+        """Every partition was read from since the connect: before, an answer says little."""
 
     async def run(self) -> None:
         """Follow the topics for ever.
@@ -112,9 +114,7 @@ class Subscriber:
                 if isinstance(error, RefusedError) and not self.state.ever_connected:
                     raise  # a password or a certificate is wrong: waiting does not mend it
                 self.state.connected = False
-                servers = self._settings.kafka.bootstrap_servers
-                why = error if isinstance(error, RefusedError) else type(error).__name__
-                logger.warning("waiting for the broker at %s: %s", servers, why)
+                logger.warning("%s", self._described(error))
                 await asyncio.sleep(RETRY_S)
 
     async def catch_up(self, progress: TellProgress, *, before: Callable[[], None] = _nothing) -> None:
@@ -156,6 +156,7 @@ class Subscriber:
             request_timeout_ms=round(self._settings.kafka.request_timeout_s * 1000),
         )
         consumer.assign(partitions)
+        self._reads = False
         try:
             async with asyncio.timeout(topics.CONNECT_TIMEOUT_S):
                 await consumer.start()
@@ -163,7 +164,6 @@ class Subscriber:
             await self._in_writer(before)
             starts = await self._seek(consumer, first, end)
             ends = await consumer.end_offsets(partitions)
-            self._heard()
             if progress is not None:
                 await self._read_to(consumer, starts, ends, progress)
                 return
@@ -223,6 +223,10 @@ class Subscriber:
     async def _read(self, consumer: Any) -> None:
         most = self._settings.history.batch_records
         fetched = await consumer.getmany(timeout_ms=_POLL_MS, max_records=most)
+        # It returns without an error, too, while nothing is answered; what is read of a partition tells its end.
+        if not self._reads and all(consumer.highwater(each) is not None for each in consumer.assignment()):
+            self._reads = True
+            self._heard()
         batch = {
             (partition.topic, partition.partition): [(record.offset, record.value) for record in rows]
             for partition, rows in fetched.items()
@@ -253,7 +257,8 @@ class Subscriber:
             for partition in partitions:
                 async with asyncio.timeout(_LOOK_TIMEOUT_S):
                     lag[partition.topic] += max(0, ends[partition] - await consumer.position(partition))
-            self._heard()
+            if self._reads:
+                self._heard()
             self.state.lag = lag
             for topic, count in lag.items():
                 self._metrics.lag.labels(topic).set(count)
@@ -263,6 +268,18 @@ class Subscriber:
         if not self.state.connected:
             logger.info("reading %s", ", ".join(projection.TOPICS))
         self.state.connected, self.state.since = True, self._now()
+        self._metrics.last_heard.set(self.state.since)
+
+    def _described(self, error: Exception) -> str:
+        """Say what keeps the topics from being read: an absence passes by itself, anything else has to be mended."""
+        servers, name = self._settings.kafka.bootstrap_servers, type(error).__name__
+        if isinstance(error, RefusedError):
+            return f"waiting for the broker at {servers}: {error}"
+        if isinstance(error, NOT_ALLOWED):
+            return f"the broker at {servers} lets nothing be read: {name}; allow it: mailstreams acls history"
+        if isinstance(error, KafkaError) and not error.retriable and not isinstance(error, KafkaTimeoutError):
+            return f"the topics at {servers} cannot be read: {name}"
+        return f"waiting for the broker at {servers}: {name}"
 
     def _read_offsets(self) -> dict[Partition, int]:
         with self._database.read() as connection:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import RecordsToDelete
+from aiokafka.errors import CorruptRecordException, KafkaConnectionError, TopicAuthorizationFailedError
 from prometheus_client import CollectorRegistry
 
 from deploy.local.broker import Broker
 from streams import topics
-from streams.history import projection
+from streams.history import projection, subscriber
 from streams.history.database import Database
 from streams.history.subscriber import Subscriber
 from streams.metrics import HistoryMetrics
@@ -24,6 +25,7 @@ from streams.settings import Settings
 from tests.broker import harness
 from tests.history.support import settings_for, sqlite_url
 
+HEARD = "mailstreams_history_last_heard_timestamp_seconds"
 PARTITION = TopicPartition(topics.EVENTS, 0)
 LARGE = 600 << 10
 """Bytes of a record of which one fetch holds one."""
@@ -72,8 +74,11 @@ class Followed:
                 await self.something.wait()
                 self.something.clear()
 
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(name, labels)
+
     def counted(self, name: str, **labels: str) -> float:
-        return self.metrics.registry.get_sample_value(name, {"topic": PARTITION.topic, **labels}) or 0
+        return self.value(name, topic=PARTITION.topic, **labels) or 0
 
 
 @asynccontextmanager
@@ -120,3 +125,35 @@ async def test_records_that_retention_deletes_while_it_reads_are_counted_and_the
             assert skipped > 0
             assert skipped + one.counted("mailstreams_history_records_total", outcome="malformed") == 10
             assert f"offsets of {PARTITION.topic}/0 are gone unread" in caplog.text
+
+
+async def test_a_broker_that_answers_and_lets_nothing_be_read_is_not_heard(
+    own_broker: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = [TopicAuthorizationFailedError(), CorruptRecordException(), KafkaConnectionError()]
+    heard: list[tuple[bool, float | None]] = []
+
+    class Refusing(AIOKafkaConsumer):
+        async def getmany(self, *partitions: Any, **more: Any) -> Any:
+            if errors:
+                heard.append((one.subscriber.state.connected, one.value(HEARD)))
+                raise errors.pop(0)
+            return await super().getmany(*partitions, **more)
+
+    monkeypatch.setattr(subscriber, "_Consumer", Refusing)
+    monkeypatch.setattr(subscriber, "RETRY_S", 0.0)
+    with ThreadPoolExecutor(1) as writer:
+        async with followed(own_broker, tmp_path, writer) as one:
+            await harness.send(own_broker, PARTITION.topic, [(0, None, b"{}", [])])
+            task = asyncio.create_task(one.subscriber.run())
+            await one.reads_to(1)
+            task.cancel()
+            assert (one.subscriber.state.connected, one.value(HEARD)) == (True, 1.0)
+    assert heard == [(False, 0.0)] * 3
+    at = own_broker.bootstrap
+    for said in (
+        f"the broker at {at} lets nothing be read: TopicAuthorizationFailedError; allow it: mailstreams acls history",
+        f"the topics at {at} cannot be read: CorruptRecordException",
+        f"waiting for the broker at {at}: KafkaConnectionError",
+    ):
+        assert said in caplog.messages
