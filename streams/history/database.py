@@ -45,6 +45,17 @@ _NOTICED: Final = {
     "tcp_user_timeout": "15000",
 }
 """To libpq, unless the URL says otherwise: a server that is gone without a word is noticed in 15 to 25 s, by default in up to two hours."""
+_NOTICES: Final = {"tcp_keepalives_idle": 10, "tcp_keepalives_interval": 5, "tcp_keepalives_count": 3}
+"""To the server, for each session: it notices us gone without a word in 25 s, and lets go of our lock."""
+LOCK_PATIENCE_S: Final = 30.0
+"""PostgreSQL's lock is waited for so long: the session of a host that lost its power has it until it is noticed."""
+_LOCK_NOT_AVAILABLE: Final = "55P03"
+"""PostgreSQL's lock_not_available."""
+_WHOSE_LOCK: Final = (
+    "SELECT pg_terminate_backend(pid) FROM pg_locks "  # noqa: S608 - of our constant alone
+    f"WHERE locktype = 'advisory' AND objid = {_LOCK_KEY} "
+    "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
 
 
 class DatabaseError(Exception):
@@ -93,6 +104,7 @@ class Database:
             sa.event.listen(self._readers, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
         else:
             limit_ms = round(query_timeout_s * 1000)
+            sa.event.listen(self._writer, "connect", functools.partial(_prepare_postgresql, limit_ms=None))
             sa.event.listen(self._readers, "connect", functools.partial(_prepare_postgresql, limit_ms=limit_ms))
         self._query_timeout_s = query_timeout_s
 
@@ -175,8 +187,15 @@ class Database:
             return
         # a session of its own: PostgreSQL lets go of the lock when it ends
         self._lock_connection = self._readers.connect()
-        if not self._lock_connection.scalar(sa.select(sa.func.pg_try_advisory_lock(_LOCK_KEY))):
-            raise DatabaseError(message)
+        self._lock_connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        self._lock_connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(LOCK_PATIENCE_S * 1000)}")
+        try:
+            self._lock_connection.execute(sa.select(sa.func.pg_advisory_lock(_LOCK_KEY)))
+        except OperationalError as error:
+            if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+                raise
+            message += f"; if it is gone and PostgreSQL does not know yet, end its session there: {_WHOSE_LOCK}"
+            raise DatabaseError(message) from None
         self._lock_connection.commit()
 
     def _migrate(self) -> None:
@@ -210,12 +229,16 @@ def _prepare_sqlite(connection: Any, _: Any, *, writes: bool) -> None:
     cursor.close()
 
 
-def _prepare_postgresql(connection: Any, _: Any, *, limit_ms: int) -> None:
+def _prepare_postgresql(connection: Any, _: Any, *, limit_ms: int | None) -> None:
+    """Prepare a session; ``limit_ms`` is the time of a reader's statement, None: it is the writer's."""
     with connection.cursor() as cursor:
-        cursor.execute(f"SET statement_timeout = {limit_ms}")
-        cursor.execute("SET default_transaction_read_only = on")
-        # A page asks several questions, and the writer may commit between two of them.
-        cursor.execute("SET default_transaction_isolation = 'repeatable read'")
+        for name, value in _NOTICES.items():
+            cursor.execute(f"SET {name} = {value}")
+        if limit_ms is not None:
+            cursor.execute(f"SET statement_timeout = {limit_ms}")
+            cursor.execute("SET default_transaction_read_only = on")
+            # A page asks several questions, and the writer may commit between two of them.
+            cursor.execute("SET default_transaction_isolation = 'repeatable read'")
     connection.commit()
 
 

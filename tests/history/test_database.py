@@ -1,9 +1,14 @@
 """How the database is reached."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
-from streams.history.database import Database
+import psycopg
+import pytest
+
+from streams.history import database as module
+from streams.history.database import Database, DatabaseError
 
 
 def parameters(url: str) -> dict[str, str]:
@@ -32,3 +37,55 @@ def test_what_the_url_says_of_the_connection_holds(new_postgresql: Callable[[], 
 
     assert (found["tcp_user_timeout"], found["application_name"]) == ("60000", "ours")
     assert found["keepalives_count"] == "3"
+
+
+def test_a_host_that_vanishes_is_noticed_by_postgresql_within_half_a_minute(new_postgresql: Callable[[], str]) -> None:
+    database = Database(new_postgresql())
+    database.open()
+    assert database._lock_connection is not None
+    try:
+        with database.read() as reader, database.write() as writer:
+            for session in (reader, writer, database._lock_connection):
+                waits = (
+                    session.exec_driver_sql(f"SHOW tcp_keepalives_{name}") for name in ("idle", "interval", "count")
+                )
+                idle_s, interval_s, count = (int(str(wait.scalar())) for wait in waits)
+                assert 0 < idle_s + interval_s * count <= 30
+    finally:
+        database.close()
+
+
+def test_the_lock_of_a_process_that_ends_meanwhile_is_waited_for(new_postgresql: Callable[[], str]) -> None:
+    url = new_postgresql()
+    first, second = Database(url), Database(url, query_timeout_s=0.01)
+    first.open()
+    with ThreadPoolExecutor(1) as pool, psycopg.connect(url, autocommit=True) as looking:
+        opening = pool.submit(second.open)
+        while looking.execute("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted").fetchone() is None:
+            assert not opening.done()
+        first.close()
+        opening.result(30)
+    second.close()
+
+
+def test_whoever_is_refused_is_told_how_to_end_the_session_of_a_process_that_is_gone(
+    new_postgresql: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOCK_PATIENCE_S", 0.1)
+    url = new_postgresql()
+    gone, other = Database(url), Database(new_postgresql())
+    gone.open()
+    other.open()
+    with pytest.raises(DatabaseError, match="stop that one first") as refused:
+        Database(url).open()
+    with psycopg.connect(url, autocommit=True) as connection:
+        assert connection.execute(str(refused.value).partition("there: ")[2].encode()).fetchall() == [(True,)]
+    again = Database(url)
+    again.open()
+    again.close()
+    with other.write() as connection:
+        assert connection.exec_driver_sql("SELECT 1").scalar() == 1
+    assert other._lock_connection is not None
+    assert other._lock_connection.exec_driver_sql("SELECT 1").scalar() == 1
+    other.close()
+    gone.close()

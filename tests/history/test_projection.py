@@ -68,7 +68,8 @@ def test_a_database_of_a_newer_version_is_refused(kept: Kept, url: str) -> None:
         Database(url).open()
 
 
-def test_one_process_writes(kept: Kept, url: str) -> None:
+def test_one_process_writes(kept: Kept, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "LOCK_PATIENCE_S", 0.1)
     assert kept.database
     with pytest.raises(DatabaseError, match="stop that one first"):
         Database(url).open()
