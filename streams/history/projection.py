@@ -171,33 +171,30 @@ def forget(database: Database, before: int, *, most: int = 1000) -> int:
 
 
 def forget_strays(database: Database, after: str, before: int, *, most: int = 1000) -> str | None:
-    """Delete events from before ``before`` (µs) of deliveries that are not there, and look at a part of all only.
+    """Delete events and alerts from before ``before`` (µs) of deliveries that are not there; look at a part of all only.
 
-    An event that makes no change of status may come when its delivery is forgotten already.
+    An event that makes no change of status may come when its delivery is forgotten already, and so may an alert.
 
     Args:
         database: Open.
         after: Where to begin: empty, then what the last call returned.
-        before: Events received later may be ahead of their delivery's first status.
+        before: Events received later, and alerts of deliveries that began later, may be ahead of the first status.
         most: Deliveries to look at.
 
     Returns:
         Where to go on; None: that was all.
     """
-    table = schema.events
+    ages = {schema.events: schema.events.c.received_at, schema.alerts: schema.alerts.c.first_received_at}
     with database.write() as connection:
-        seen = list(
-            connection.scalars(
-                sa.select(table.c.delivery_id)
-                .where(table.c.delivery_id > after)
-                .distinct()
-                .order_by(table.c.delivery_id)
-                .limit(most)
-            )
-        )
+        named: set[str] = set()
+        for table in ages:
+            names = sa.select(table.c.delivery_id).where(table.c.delivery_id > after).distinct()
+            named.update(connection.scalars(names.order_by(table.c.delivery_id).limit(most)))
+        seen = sorted(named)[:most]
         known = _known(connection, seen)
         for some in _chunks((name for name in seen if name not in known), _AT_ONCE):
-            connection.execute(sa.delete(table).where(table.c.delivery_id.in_(some), table.c.received_at < before))
+            for table, age in ages.items():
+                connection.execute(sa.delete(table).where(table.c.delivery_id.in_(some), age < before))
     return seen[-1] if len(seen) == most else None
 
 

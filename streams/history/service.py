@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 FORGET_EVERY_S: Final = 3600.0
 STRAYS_EVERY: Final = 24
-"""Every so many times events without a delivery are looked for, too: that reads all of them."""
+"""Every so many times events and alerts without a delivery are looked for, too: that reads all of them."""
 _DAY_S: Final = 24 * 3600
 _KEEPALIVE_S: Final = 75.0
 

@@ -246,7 +246,7 @@ def shown(kept: Kept, log: Log) -> queries.Item:
     return item
 
 
-FULL = {"reason": "452 4.2.2 mailbox full", "smtp_code": 452, "enhanced_code": "4.2.2"}
+FULL: dict[str, Any] = {"reason": "452 4.2.2 mailbox full", "smtp_code": 452, "enhanced_code": "4.2.2"}
 REFRESHED = [
     ([event("deferred", attempt=1), event("deferred", at=60, attempt=2, **FULL)], "deferred_mailbox_full"),
     ([event("delivered", at=900), event("bounce", at=30, received=950)], "accepted_after_refusal"),
@@ -409,13 +409,17 @@ def test_what_had_no_news_for_long_is_forgotten_with_all_that_belongs_to_it(kept
         assert sum(count(connection, ALL, Filter()).values()) == 1
 
 
-def test_an_event_that_came_after_its_delivery_was_forgotten_is_forgotten_in_its_turn(kept: Kept) -> None:
+def test_what_came_after_its_delivery_was_forgotten_is_forgotten_in_its_turn(kept: Kept) -> None:
     log = Log().tell(*(event("sent", message_id=f"m{number}") for number in range(10)))
     log.add(
         topics.EVENTS,
         codecs.encode({"delivery_id": "a", "event_id": "e", "type": "open", "received_at": "2020-01-01T00:00:00Z"}),
     )
     log.add(topics.EVENTS, codecs.encode({"delivery_id": "z", "event_id": "e", "type": "open", "received_at": NOW}))
+    alert = {"delivery_id": "b", "first_received_at": "2020-01-01T00:00:00Z", "episode": 1, "level": "raised"}
+    log.add(topics.DEFERRAL_ALERTS, codecs.encode(alert | {"id": "a1"}))
+    log.add(topics.DEFERRAL_ALERTS, codecs.encode(alert | {"id": "a2", "delivery_id": "y", "first_received_at": NOW}))
+    log.add(topics.DEFERRAL_ALERTS, codecs.encode(alert | {"id": "a3", "delivery_id": next(iter(log.known))}))
     kept.apply(log.take())
     place: str | None = ""
     looks = 0
@@ -424,6 +428,7 @@ def test_an_event_that_came_after_its_delivery_was_forgotten_is_forgotten_in_its
         looks += 1
     assert looks == 5
     assert {row.delivery_id for row in rows(kept, schema.events)} == {*log.known, "z"}
+    assert {row.id for row in rows(kept, schema.alerts)} == {"a2", "a3"}
 
 
 def test_counts_are_those_of_the_rows_whatever_the_batches(kept: Kept) -> None:
