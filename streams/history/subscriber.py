@@ -75,6 +75,7 @@ class Subscriber:
         writer: Runs what writes to the database: one thread, as there is one writer.
         metrics: Ours.
         told: Called with what each batch did, after it was written.
+        missed: Called when a batch may have been written that nobody is told of.
         now: The wall clock, in seconds.
     """
 
@@ -86,6 +87,7 @@ class Subscriber:
         writer: Executor,
         metrics: HistoryMetrics,
         told: Callable[[Applied], None],
+        missed: Callable[[], None],
         now: Callable[[], float],
     ) -> None:
         self.state = State()
@@ -94,6 +96,7 @@ class Subscriber:
         self._writer = writer
         self._metrics = metrics
         self._told = told
+        self._missed = missed
         self._now = now
         self._positions: dict[Partition, int] = {}
         self._reads = False
@@ -167,7 +170,12 @@ class Subscriber:
             if progress is not None:
                 await self._read_to(consumer, starts, ends, progress)
                 return
-            await _until_one_fails(self._look(consumer, partitions), self._read_on(consumer))
+            try:
+                await _until_one_fails(self._look(consumer, partitions), self._read_on(consumer))
+            except Exception:
+                await self._in_writer(_nothing)  # a batch in work is written yet, although its reader is gone
+                self._missed()
+                raise
         finally:
             await stop_consumer(consumer)
 

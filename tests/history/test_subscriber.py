@@ -20,6 +20,7 @@ from streams import topics
 from streams.history import projection, subscriber
 from streams.history.database import Database
 from streams.history.subscriber import Subscriber
+from streams.kafka.closing import end
 from streams.metrics import HistoryMetrics
 from streams.settings import Settings
 from tests.broker import harness
@@ -54,13 +55,14 @@ class Followed:
     def __init__(self, settings: Settings, database: Database, writer: ThreadPoolExecutor) -> None:
         self.metrics = HistoryMetrics.create(CollectorRegistry(), version="0")
         self.database = database
-        self.something = asyncio.Event()
+        self.something, self.missed = asyncio.Event(), asyncio.Event()
         self.subscriber = Subscriber(
             settings,
             database=database,
             writer=writer,
             metrics=self.metrics,
             told=lambda _: self.something.set(),
+            missed=self.missed.set,
             now=lambda: 1.0,
         )
 
@@ -119,8 +121,7 @@ async def test_records_that_retention_deletes_while_it_reads_are_counted_and_the
             if rebuilds:
                 await task
                 assert len(cleared) == 1
-            else:
-                task.cancel()
+            await end([task])
             skipped = one.counted("mailstreams_history_skipped_offsets_total")
             assert skipped > 0
             assert skipped + one.counted("mailstreams_history_records_total", outcome="malformed") == 10
@@ -147,7 +148,7 @@ async def test_a_broker_that_answers_and_lets_nothing_be_read_is_not_heard(
             await harness.send(own_broker, PARTITION.topic, [(0, None, b"{}", [])])
             task = asyncio.create_task(one.subscriber.run())
             await one.reads_to(1)
-            task.cancel()
+            await end([task])
             assert (one.subscriber.state.connected, one.value(HEARD)) == (True, 1.0)
     assert heard == [(False, 0.0)] * 3
     at = own_broker.bootstrap
@@ -157,3 +158,30 @@ async def test_a_broker_that_answers_and_lets_nothing_be_read_is_not_heard(
         f"waiting for the broker at {at}: KafkaConnectionError",
     ):
         assert said in caplog.messages
+
+
+async def test_a_batch_that_is_written_after_its_reader_has_gone_is_told_as_missed(
+    own_broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Breaking(AIOKafkaConsumer):
+        async def end_offsets(self, partitions: Any) -> Any:
+            if writer.reached.is_set():
+                broke.set()
+                raise KafkaConnectionError
+            return await super().end_offsets(partitions)  # type: ignore[no-untyped-call]  # aiokafka annotates in part
+
+    broke = asyncio.Event()
+    monkeypatch.setattr(subscriber, "_Consumer", Breaking)
+    monkeypatch.setattr(subscriber, "LOOK_S", 0.01)
+    with Writer() as writer:
+        async with followed(own_broker, tmp_path, writer) as one:
+            await harness.send(own_broker, PARTITION.topic, [(0, None, b"{}", [])])
+            task = asyncio.create_task(one.subscriber.run())
+            await asyncio.to_thread(writer.reached.wait, 60)
+            await broke.wait()
+            assert not one.missed.is_set()
+            writer.goes_on.set()
+            await asyncio.wait_for(one.missed.wait(), 60)
+            assert one.position() == 1
+            assert not one.something.is_set()
+            await end([task])
