@@ -1,7 +1,9 @@
 """How the database is reached."""
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, cast
 
 import psycopg
@@ -9,6 +11,7 @@ import pytest
 
 from streams.history import database as module
 from streams.history.database import Database, DatabaseError
+from tests.history.support import Kept, Log, event, sqlite_url
 
 
 def parameters(url: str) -> dict[str, str]:
@@ -89,3 +92,34 @@ def test_whoever_is_refused_is_told_how_to_end_the_session_of_a_process_that_is_
     assert other._lock_connection.exec_driver_sql("SELECT 1").scalar() == 1
     other.close()
     gone.close()
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def test_a_new_database_is_for_its_own_user_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    database = Database(sqlite_url(folder))
+    before = os.umask(0o022)
+    try:
+        database.open()
+    finally:
+        os.umask(before)
+    Kept(database).apply(Log().tell(event("sent")).take())
+    assert mode(folder) == 0o700
+    assert {file.suffix: mode(file) for file in folder.glob("*.db*") if file.suffix != ".lock"} == dict.fromkeys(
+        (".db", ".db-wal", ".db-shm"), 0o600
+    )
+    database.close()
+
+
+def test_the_rights_of_a_folder_and_a_database_that_are_there_stay(tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    path.touch()
+    for each, rights in ((tmp_path, 0o750), (path, 0o640)):
+        each.chmod(rights)
+    database = Database(sqlite_url(tmp_path))
+    database.open()
+    assert (mode(tmp_path), mode(path)) == (0o750, 0o640)
+    database.close()
