@@ -32,6 +32,8 @@ _CHECKPOINT_PAGES: Final = 16 * 1024
 """64 MiB of news are gathered before they are moved to where they belong: while catching up, each page once."""
 _MMAP_BYTES: Final = 1 << 30
 _BUSY_MS: Final = 10_000
+_LOOKED_AT: Final = 1000
+"""Rows of an index that say enough of how all of them are spread."""
 _STEPS: Final = 10_000
 """SQLite's virtual machine looks at the clock after so many instructions, some ten times a millisecond."""
 _CANCELLED: Final = "57014"
@@ -176,8 +178,11 @@ class Database:
     def tidy(self) -> None:
         """Let the planner learn how the rows are spread. Cheap; to be done now and then."""
         if self.is_sqlite:
-            with self._writer.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                connection.exec_driver_sql("PRAGMA optimize")
+            with self.write() as connection:
+                connection.exec_driver_sql(f"PRAGMA analysis_limit = {_LOOKED_AT}")
+                connection.exec_driver_sql(
+                    "ANALYZE"
+                )  # PRAGMA optimize looks at what this session asked, which is little
 
     def _lock(self) -> None:
         message = "another process writes to this history (mailstreams history, or its rebuild): stop that one first"

@@ -123,3 +123,14 @@ def test_the_rights_of_a_folder_and_a_database_that_are_there_stay(tmp_path: Pat
     database.open()
     assert (mode(tmp_path), mode(path)) == (0o750, 0o640)
     database.close()
+
+
+def test_sqlites_planner_learns_how_the_rows_are_spread(tmp_path: Path) -> None:
+    database = Database(sqlite_url(tmp_path))
+    database.open()
+    Kept(database).apply(Log().tell(*(event("sent", message_id=f"m{number}") for number in range(50))).take())
+    database.tidy()
+    with database.read() as connection:
+        known = dict(connection.exec_driver_sql("SELECT idx, stat FROM sqlite_stat1 WHERE tbl = 'deliveries'").all())
+    assert known["ix_deliveries_account"].startswith("50 50 ")  # rows, and rows of an account
+    database.close()
