@@ -68,7 +68,7 @@ async def search(request: web.Request) -> web.StreamResponse:
     """Answer with what a search found."""
     asked = await form_of(request)
     text, by = asked.searched("q", prefix=True), asked.texts("by", ("reference", "recipient"))
-    asked.text("cursor")  # the whole is wanted, not the page
+    asked.cursor()  # the whole is wanted, not the page
     if text is None or len(by) != 1:
         asked.wrong("q", "and by are needed")
     asked.done()

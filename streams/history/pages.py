@@ -120,7 +120,7 @@ def add_routes(app: web.Application) -> None:
 async def newest(request: web.Request) -> web.Response:
     """Answer with deliveries, the newest first."""
     asked = query_of(request)
-    chosen, cursor = asked.filter(), asked.text("cursor")
+    chosen, cursor = asked.filter(), asked.cursor()
     asked.done()
     size = request.app[SERVICE].settings.history.page_size
 
@@ -151,7 +151,7 @@ async def search(request: web.Request) -> web.Response:
     asked = await form_of(request)
     text, cursor, by = (
         asked.searched("q", prefix=True),
-        asked.text("cursor"),
+        asked.cursor(),
         asked.texts("by", ("reference", "recipient")),
     )
     kinds = by or ("reference", "recipient")
@@ -180,7 +180,7 @@ async def search(request: web.Request) -> web.Response:
 async def deferred(request: web.Request) -> web.Response:
     """Answer with what is deferred now, the longest first."""
     asked = query_of(request)
-    chosen, cursor = asked.filter(with_status=False), asked.text("cursor")
+    chosen, cursor = asked.filter(with_status=False), asked.cursor()
     asked.done()
     size = request.app[SERVICE].settings.history.page_size
 
@@ -221,7 +221,7 @@ async def by_reference(request: web.Request) -> web.Response:
 async def invoice(request: web.Request) -> web.Response:
     """Answer with the Sending History of an invoice: every recipient, every resend."""
     asked = query_of(request)
-    cursor = asked.text("cursor")
+    cursor = asked.cursor()
     asked.done()
     name = request.match_info["invoice_id"]
     page = await ask(request, lambda connection, viewer: queries.invoice(connection, viewer, name, cursor))

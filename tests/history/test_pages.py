@@ -313,6 +313,22 @@ async def test_a_search_finds_by_beginning_in_any_case_and_goes_on_to_further_pa
         assert "Inv-07" in await page(world, "/search", q="ann7")
 
 
+async def test_the_next_page_of_the_longest_references_is_shown_and_saved(tmp_path: Path) -> None:
+    text = "\N{GRINNING FACE}" * projection.LONGEST_KEY
+    async with served(sqlite_url(tmp_path), HISTORY__PAGE_SIZE="10") as world:
+        world.tell(Log().tell(*(event("sent", message_id=f"m{number}", reference=text) for number in range(15))))
+        cursor = re.search(r'name="cursor" value="([^"]+)"', await page(world, "/search", q=text))
+        assert cursor is not None
+        assert len(cursor[1]) > 1000
+        form = {"q": text, "by": "reference", "cursor": cursor[1]}
+        assert (await page(world, "/search", **form)).count("<tr") == 5 + 1
+        answer = await world.client.post("/export.csv", data=form)
+        assert answer.status == 200
+        asked = {"reference": text, "cursor": cursor[1]}
+        answer = await world.client.post("/api/v1/search", json=asked | {"prefix": True})
+        assert len((await answer.json())["items"]) == 5
+
+
 async def test_hostile_content_in_every_field_from_outside_stays_text(world: World) -> None:
     log = Log(support_contact=HOSTILE)
     more: dict[str, Any] = {
