@@ -95,6 +95,7 @@ def _environment() -> Environment:
         "static": lambda name: f"/static/{name}?{_STATIC[name][2]}",
         "most_events": queries.MOST_EVENTS,
         "most_counted": queries.MOST_COUNTED,
+        "statuses": queries.STATUSES,
     }
     return environment
 

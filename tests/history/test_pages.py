@@ -313,6 +313,21 @@ async def test_a_search_finds_by_beginning_in_any_case_and_goes_on_to_further_pa
         assert "Inv-07" in await page(world, "/search", q="ann7")
 
 
+async def test_a_status_that_only_a_newer_worker_knows_is_counted_and_leads_nowhere(world: World) -> None:
+    batch = Log().tell(event("sent"), event("sent", message_id="m2")).take()
+    newer = codecs.decode(batch[topics.STATUS_CHANGED, 0][0][1] or b"") | {"status": "lost&found"}
+    kept = Log()
+    kept.add(topics.STATUS_CHANGED, codecs.encode(newer))
+    kept.add(topics.STATUS_CHANGED, batch[topics.STATUS_CHANGED, 0][1][1])
+    world.tell(kept)
+    tabs = (await page(world, "/")).partition('aria-label="By status"')[2].partition("</nav>")[0]
+    assert "Lost&amp;found" in tabs
+    links = re.findall(r'href="([^"]+)"', tabs)
+    assert len(links) == 1 + len(queries.STATUSES)
+    for link in links:
+        await page(world, link.replace("&amp;", "&"))
+
+
 async def test_the_next_page_of_the_longest_references_is_shown_and_saved(tmp_path: Path) -> None:
     text = "\N{GRINNING FACE}" * projection.LONGEST_KEY
     async with served(sqlite_url(tmp_path), HISTORY__PAGE_SIZE="10") as world:
