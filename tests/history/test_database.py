@@ -131,6 +131,7 @@ def test_sqlites_planner_learns_how_the_rows_are_spread(tmp_path: Path) -> None:
     Kept(database).apply(Log().tell(*(event("sent", message_id=f"m{number}") for number in range(50))).take())
     database.tidy()
     with database.read() as connection:
-        known = dict(connection.exec_driver_sql("SELECT idx, stat FROM sqlite_stat1 WHERE tbl = 'deliveries'").all())
+        rows = connection.exec_driver_sql("SELECT idx, stat FROM sqlite_stat1 WHERE tbl = 'deliveries'")
+        known = {row.idx: row.stat for row in rows}
     assert known["ix_deliveries_account"].startswith("50 50 ")  # rows, and rows of an account
     database.close()

@@ -335,7 +335,7 @@ async def test_the_next_page_of_the_longest_references_is_shown_and_saved(tmp_pa
         cursor = re.search(r'name="cursor" value="([^"]+)"', await page(world, "/search", q=text))
         assert cursor is not None
         assert len(cursor[1]) > 1000
-        form = {"q": text, "by": "reference", "cursor": cursor[1]}
+        form: dict[str, Any] = {"q": text, "by": "reference", "cursor": cursor[1]}
         assert (await page(world, "/search", **form)).count("<tr") == 5 + 1
         answer = await world.client.post("/export.csv", data=form)
         assert answer.status == 200
