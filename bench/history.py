@@ -115,7 +115,7 @@ def environment_of(broker: Broker, database: Path) -> dict[str, str]:
 
 
 def rows_of(events: int) -> Iterator[Row]:
-    """Yield events, each followed by the change of status that it causes, if any, as a worker writes them."""
+    """Yield events, each followed by the records of its status that it causes, if any, as a worker writes them."""
     normalise, keys = PROVIDERS["sendgrid"].normalise, Settings().delivery.reference_keys
     known: dict[str, Delivery] = {}
     for body in bodies_of(1, events // 10, 10):
@@ -123,11 +123,16 @@ def rows_of(events: int) -> Iterator[Row]:
             name = event.delivery_id
             key, old = name.encode(), known.get(name)
             yield topics.EVENTS, key, records.encode_event(event, "bench/0/0", delivery_id=name)
-            new = fold(old, event, delivery_id=name).delivery
-            if new is not None and (old is None or new.change.revision != old.change.revision):
-                yield topics.STATUS_CHANGED, key, records.encode_status(new, support_contact=None, warn_after_us=10**9)
-            if new is not None:
-                known[name] = new
+            folded = fold(old, event, delivery_id=name)
+            new = folded.delivery
+            if new is None:
+                continue
+            known[name] = new
+            if folded.changed or folded.refreshed:
+                status = records.encode_status(new, support_contact=None, warn_after_us=10**9)
+                if folded.changed:
+                    yield topics.STATUS_CHANGED, key, status
+                yield topics.STATUS, key, status
 
 
 async def _send(broker: Broker, rows: Sequence[Row]) -> None:

@@ -379,6 +379,7 @@ class HistoryMetrics:
     batch_seconds: Histogram
     delay: Histogram
     lag: Gauge
+    last_heard: Gauge
     skipped_offsets: Counter
     forgotten: Counter
     ready: Gauge
@@ -411,6 +412,11 @@ class HistoryMetrics:
                 registry=registry,
             ),
             lag=Gauge("mailstreams_history_lag_records", "Offsets not yet read", ["topic"], registry=registry),
+            last_heard=Gauge(
+                "mailstreams_history_last_heard_timestamp_seconds",
+                "When the broker last answered while the topics could be read; 0: not yet",
+                registry=registry,
+            ),
             skipped_offsets=Counter(
                 "mailstreams_history_skipped_offsets",
                 "Offsets that retention deleted before they were read",

@@ -11,7 +11,7 @@ from streams.cli._output import note, progress
 
 _ASKED: Final = (
     "This deletes the history and reads the topics anew. What is older than the topics keep is lost "
-    "(events {events:g} days, statuses and alerts {changes:g} days)."
+    "(events {events:g} days, changes of status and alerts {changes:g} days)."
 )
 
 
@@ -21,7 +21,7 @@ _ASKED: Final = (
 def command(ctx: click.Context, invocation: Invocation) -> None:
     """Serve the Sending History: pages for people, JSON for programs.
 
-    It reads mail.status-changed, mail.events and mail.deferral-alerts into a database of its own
+    It reads mail.status-changed, mail.status, mail.events and mail.deferral-alerts into a database of its own
     (history.database_url). Ctrl-C or SIGTERM stops it in order. It also starts without the broker, and shows what it
     knows.
     """

@@ -1,8 +1,8 @@
 """Sending History: what became of every invoice, for the person who sent it.
 
 A subscriber like any other: it reads the public topics ``mail.status-changed``,
-``mail.events`` and ``mail.deferral-alerts``, and nothing else of ours. Read in
-the order in which the data flows:
+``mail.status``, ``mail.events`` and ``mail.deferral-alerts``, and nothing else of
+ours. Read in the order in which the data flows:
 
 1. ``schema``, ``migrations``, ``database``  the tables, and how they are reached
 2. ``projection``   records -> rows, with the offsets, in one transaction

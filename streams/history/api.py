@@ -1,8 +1,8 @@
 """The JSON interface, ``/api/v1``; ``openapi.json`` beside this file describes it.
 
-The rule: a delivery is the record of ``mail.status-changed`` as its schema describes
-it, plus what only the history knows. Lists have ``items`` and
-``next_cursor``, errors are ``application/problem+json``.
+The rule: a delivery is its newest record of ``mail.status-changed`` or ``mail.status``,
+as their schema describes it, plus what only the history knows. Lists have ``items``
+and ``next_cursor``, errors are ``application/problem+json``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -67,7 +67,7 @@ def add_routes(app: web.Application) -> None:
 async def deliveries(request: web.Request) -> web.Response:
     """Answer with deliveries, the newest first."""
     asked = query_of(request)
-    chosen, cursor, size = asked.filter(), asked.text("cursor"), _size(request, asked)
+    chosen, cursor, size = asked.filter(), asked.cursor(), _size(request, asked)
     asked.done()
     page = await ask(request, lambda connection, viewer: queries.newest(connection, viewer, chosen, cursor, size))
     return _json(_page(page))
@@ -80,7 +80,7 @@ async def search(request: web.Request) -> web.Response:
     reference, recipient = asked.searched("reference", prefix=prefix), asked.searched("recipient", prefix=prefix)
     if (reference is None) is (recipient is None):
         asked.wrong("reference", "this or recipient is needed, and not both")
-    chosen, cursor, size = asked.filter(), asked.text("cursor", most=4000), _size(request, asked)
+    chosen, cursor, size = asked.filter(), asked.cursor(), _size(request, asked)
     asked.done()
 
     def read(connection: sa.Connection, viewer: Viewer) -> Page:
@@ -101,7 +101,7 @@ async def search(request: web.Request) -> web.Response:
 async def history(request: web.Request) -> web.Response:
     """Answer with the Sending History of a reference. A POST, as a reference may hold anything."""
     asked = await _body(request)
-    reference, cursor = asked.text("reference"), asked.text("cursor")
+    reference, cursor = asked.text("reference"), asked.cursor()
     if reference is None:
         asked.wrong("reference", "is missing")
     asked.done()
@@ -111,7 +111,7 @@ async def history(request: web.Request) -> web.Response:
 async def invoice(request: web.Request) -> web.Response:
     """Answer with the Sending History of an invoice's id."""
     asked = query_of(request)
-    cursor = asked.text("cursor")
+    cursor = asked.cursor()
     asked.done()
     return await _history(request, request.match_info["invoice_id"], cursor)
 
@@ -129,7 +129,7 @@ async def delivery(request: web.Request) -> web.Response:
 async def deferrals(request: web.Request) -> web.Response:
     """Answer with what is deferred now, the longest first."""
     asked = query_of(request)
-    chosen, cursor, size = asked.filter(with_status=False), asked.text("cursor"), _size(request, asked)
+    chosen, cursor, size = asked.filter(with_status=False), asked.cursor(), _size(request, asked)
     asked.done()
     page = await ask(request, lambda connection, viewer: queries.deferred(connection, viewer, chosen, cursor, size))
     return _json(_page(page))

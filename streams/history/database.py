@@ -32,6 +32,8 @@ _CHECKPOINT_PAGES: Final = 16 * 1024
 """64 MiB of the WAL are gathered before a checkpoint: while catching up, each page is moved only once."""
 _MMAP_BYTES: Final = 1 << 30
 _BUSY_MS: Final = 10_000
+_LOOKED_AT: Final = 1000
+"""Rows of an index that are looked at to learn how all of them are spread."""
 _STEPS: Final = 10_000
 """SQLite's virtual machine looks at the clock after this many instructions, about ten times a millisecond."""
 _CANCELLED: Final = "57014"
@@ -45,6 +47,17 @@ _NOTICED: Final = {
     "tcp_user_timeout": "15000",
 }
 """For libpq, unless the URL sets them: a server that is gone is noticed in 15 to 25 s, not in up to two hours."""
+_NOTICES: Final = {"tcp_keepalives_idle": 10, "tcp_keepalives_interval": 5, "tcp_keepalives_count": 3}
+"""For the server, in each session: it notices within 25 s that we are gone, and releases our lock."""
+LOCK_PATIENCE_S: Final = 30.0
+"""How long to wait for PostgreSQL's lock: a host that lost its power holds it until the server notices."""
+_LOCK_NOT_AVAILABLE: Final = "55P03"
+"""PostgreSQL's lock_not_available."""
+_WHOSE_LOCK: Final = (
+    "SELECT pg_terminate_backend(pid) FROM pg_locks "  # noqa: S608 - of our constant alone
+    f"WHERE locktype = 'advisory' AND objid = {_LOCK_KEY} "
+    "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
 
 
 class DatabaseError(Exception):
@@ -93,6 +106,7 @@ class Database:
             sa.event.listen(self._readers, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
         else:
             limit_ms = round(query_timeout_s * 1000)
+            sa.event.listen(self._writer, "connect", functools.partial(_prepare_postgresql, limit_ms=None))
             sa.event.listen(self._readers, "connect", functools.partial(_prepare_postgresql, limit_ms=limit_ms))
         self._query_timeout_s = query_timeout_s
 
@@ -103,8 +117,11 @@ class Database:
             DatabaseError: another process writes, the database cannot be reached, or a newer version made its tables.
         """
         try:
-            if self.path is not None:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
+            if (
+                self.path is not None
+            ):  # it holds every recipient's address: for our user alone, unless somebody says more
+                self.path.parent.mkdir(0o700, parents=True, exist_ok=True)
+                self.path.touch(0o600)
             self._lock()
             self._migrate()
         except OSError as error:
@@ -161,8 +178,10 @@ class Database:
     def tidy(self) -> None:
         """Let the planner update its statistics about the rows. Cheap; to be done now and then."""
         if self.is_sqlite:
-            with self._writer.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                connection.exec_driver_sql("PRAGMA optimize")
+            with self.write() as connection:
+                connection.exec_driver_sql(f"PRAGMA analysis_limit = {_LOOKED_AT}")
+                # not PRAGMA optimize: it goes by the queries of this session, which are few
+                connection.exec_driver_sql("ANALYZE")
 
     def _lock(self) -> None:
         message = "another process writes to this history (mailstreams history, or its rebuild): stop that one first"
@@ -175,8 +194,15 @@ class Database:
             return
         # a separate session: PostgreSQL releases the lock when the session ends
         self._lock_connection = self._readers.connect()
-        if not self._lock_connection.scalar(sa.select(sa.func.pg_try_advisory_lock(_LOCK_KEY))):
-            raise DatabaseError(message)
+        self._lock_connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        self._lock_connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(LOCK_PATIENCE_S * 1000)}")
+        try:
+            self._lock_connection.execute(sa.select(sa.func.pg_advisory_lock(_LOCK_KEY)))
+        except OperationalError as error:
+            if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+                raise
+            message += f"; if it is gone and PostgreSQL does not know yet, end its session there: {_WHOSE_LOCK}"
+            raise DatabaseError(message) from None
         self._lock_connection.commit()
 
     def _migrate(self) -> None:
@@ -210,12 +236,16 @@ def _prepare_sqlite(connection: Any, _: Any, *, writes: bool) -> None:
     cursor.close()
 
 
-def _prepare_postgresql(connection: Any, _: Any, *, limit_ms: int) -> None:
+def _prepare_postgresql(connection: Any, _: Any, *, limit_ms: int | None) -> None:
+    """Prepare a session; ``limit_ms`` is the time limit of a reader's statements, None for the writer."""
     with connection.cursor() as cursor:
-        cursor.execute(f"SET statement_timeout = {limit_ms}")
-        cursor.execute("SET default_transaction_read_only = on")
-        # A page runs several queries, and the writer may commit between two of them.
-        cursor.execute("SET default_transaction_isolation = 'repeatable read'")
+        for name, value in _NOTICES.items():
+            cursor.execute(f"SET {name} = {value}")
+        if limit_ms is not None:
+            cursor.execute(f"SET statement_timeout = {limit_ms}")
+            cursor.execute("SET default_transaction_read_only = on")
+            # A page runs several queries, and the writer may commit between two of them.
+            cursor.execute("SET default_transaction_isolation = 'repeatable read'")
     connection.commit()
 
 

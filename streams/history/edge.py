@@ -40,6 +40,8 @@ MOST_ITEMS: Final = 200
 """Deliveries in one answer."""
 _LONGEST: Final = 1000
 """Characters of a parameter."""
+_LONGEST_CURSOR: Final = 4000
+"""Characters of a cursor: it holds a search's key, of up to ``projection.LONGEST_KEY`` characters, encoded twice."""
 _MOST_FIELDS: Final = 20
 DELIVERY_ID: Final = "[a-z2-7]{26}"
 INVOICE_ID: Final = "[0-9a-f]{32}"
@@ -350,6 +352,10 @@ class Parameters:
             self.wrong(name, f"must have at most {most} characters, and none that is no text")
             return None
         return value.strip() or None
+
+    def cursor(self) -> str | None:
+        """Take where a list goes on; None: at its beginning."""
+        return self.text("cursor", most=_LONGEST_CURSOR)
 
     def texts(self, name: str, allowed: Sequence[str]) -> tuple[str, ...]:
         """Take some of the allowed texts."""

@@ -68,7 +68,7 @@ async def search(request: web.Request) -> web.StreamResponse:
     """Answer with what a search found."""
     asked = await form_of(request)
     text, by = asked.searched("q", prefix=True), asked.texts("by", ("reference", "recipient"))
-    asked.text("cursor")  # ignored: the whole is exported, not one page
+    asked.cursor()  # ignored: the whole is exported, not one page
     if text is None or len(by) != 1:
         asked.wrong("q", "and by are needed")
     asked.done()

@@ -131,6 +131,12 @@ class Hub:
         for subscription in self._subscriptions:
             subscription.wake()
 
+    def miss(self) -> None:
+        """Tell everybody that something may have changed of which nothing is known here."""
+        self.sequence += 1
+        for subscription in self._subscriptions:
+            subscription.miss()
+
     def publish(self, news: Sequence[Touched]) -> None:
         """Report the changes to the readers that they concern."""
         self.sequence += len(news)

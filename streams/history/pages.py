@@ -95,6 +95,7 @@ def _environment() -> Environment:
         "static": lambda name: f"/static/{name}?{_STATIC[name][2]}",
         "most_events": queries.MOST_EVENTS,
         "most_counted": queries.MOST_COUNTED,
+        "statuses": queries.STATUSES,
     }
     return environment
 
@@ -120,7 +121,7 @@ def add_routes(app: web.Application) -> None:
 async def newest(request: web.Request) -> web.Response:
     """Answer with deliveries, the newest first."""
     asked = query_of(request)
-    chosen, cursor = asked.filter(), asked.text("cursor")
+    chosen, cursor = asked.filter(), asked.cursor()
     asked.done()
     size = request.app[SERVICE].settings.history.page_size
 
@@ -151,7 +152,7 @@ async def search(request: web.Request) -> web.Response:
     asked = await form_of(request)
     text, cursor, by = (
         asked.searched("q", prefix=True),
-        asked.text("cursor"),
+        asked.cursor(),
         asked.texts("by", ("reference", "recipient")),
     )
     kinds = by or ("reference", "recipient")
@@ -180,7 +181,7 @@ async def search(request: web.Request) -> web.Response:
 async def deferred(request: web.Request) -> web.Response:
     """Answer with what is deferred now, the longest first."""
     asked = query_of(request)
-    chosen, cursor = asked.filter(with_status=False), asked.text("cursor")
+    chosen, cursor = asked.filter(with_status=False), asked.cursor()
     asked.done()
     size = request.app[SERVICE].settings.history.page_size
 
@@ -221,7 +222,7 @@ async def by_reference(request: web.Request) -> web.Response:
 async def invoice(request: web.Request) -> web.Response:
     """Answer with the Sending History of an invoice: every recipient, every resend."""
     asked = query_of(request)
-    cursor = asked.text("cursor")
+    cursor = asked.cursor()
     asked.done()
     name = request.match_info["invoice_id"]
     page = await ask(request, lambda connection, viewer: queries.invoice(connection, viewer, name, cursor))

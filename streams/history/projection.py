@@ -2,10 +2,12 @@
 
 The rule: a record that is read again changes nothing. A change is identified by
 (delivery id, first_received_at, revision), and a delivery's row is the greatest of its
-changes in that order: ``mail.status-changed`` has no tombstones, so a delivery that
-begins again has a later ``first_received_at``. An event and an alert are identified by
-their own ids. Offsets are moved only if they are still as they were read: so two
-processes that write to one database notice at once.
+statuses in that order: ``mail.status-changed`` has no tombstones, so a delivery that
+begins again has a later ``first_received_at``. Between two changes ``mail.status``
+repeats the revision with a better answer, list, reference or cause: the last such
+record counts, and it is no change. An event and an alert are identified by their own
+ids. Offsets are moved only if they are still as they were read: so two processes that
+write to one database notice at once.
 
 A record that cannot be understood is left out and counted. It is still in the topic,
 and blocks nothing.
@@ -23,13 +25,13 @@ import sqlalchemy as sa
 
 from streams import codecs, records, topics
 from streams.domain.events import normalised_recipient
-from streams.domain.status import Status
+from streams.domain.status import Status, believable
 from streams.history import schema
 from streams.history.database import Database
 from streams.history.timeline import deferral_of
 from streams.history.words import micros
 
-TOPICS: Final = (topics.STATUS_CHANGED, topics.EVENTS, topics.DEFERRAL_ALERTS)
+TOPICS: Final = (topics.STATUS_CHANGED, topics.STATUS, topics.EVENTS, topics.DEFERRAL_ALERTS)
 """The topics that the history is made of."""
 
 LONGEST_KEY: Final = 200
@@ -53,7 +55,7 @@ class Outcome(StrEnum):
     """What became of a record: a closed set, fit for a metric's label."""
 
     APPLIED = "applied"
-    KNOWN = "known"  # read before, or older than what is known
+    KNOWN = "known"  # it says nothing new: read before, older than what is known, or a tombstone
     MALFORMED = "malformed"
 
 
@@ -127,7 +129,7 @@ def apply(database: Database, batch: Batch, positions: Mapping[Partition, int]) 
     """
     applied = Applied()
     news = _News(applied)
-    for (topic, partition), rows in batch.items():
+    for (topic, partition), rows in sorted(batch.items(), key=_topics_place):
         take = _TAKERS[topic]
         for offset, value in rows:
             try:
@@ -169,34 +171,36 @@ def forget(database: Database, before: int, *, most: int = 1000) -> int:
 
 
 def forget_strays(database: Database, after: str, before: int, *, most: int = 1000) -> str | None:
-    """Delete events received before ``before`` (µs) whose delivery does not exist; one call looks at a part of them.
+    """Delete events and alerts from before ``before`` (µs) whose delivery does not exist; one call looks at some of them.
 
-    An event that makes no change of status may come after its delivery was forgotten.
+    An event that makes no change of status may come after its delivery was forgotten, and so may an alert.
 
     Args:
         database: Open.
         after: Where to begin: empty, then what the last call returned.
-        before: Events received later are kept: their delivery's first status may be still to come.
+        before: Events received later are kept, and alerts of deliveries that began later: their first status may be still to come.
         most: Deliveries to look at.
 
     Returns:
         Where the next call begins; None: that was all.
     """
-    table = schema.events
+    ages = {schema.events: schema.events.c.received_at, schema.alerts: schema.alerts.c.first_received_at}
     with database.write() as connection:
-        seen = list(
-            connection.scalars(
-                sa.select(table.c.delivery_id)
-                .where(table.c.delivery_id > after)
-                .distinct()
-                .order_by(table.c.delivery_id)
-                .limit(most)
-            )
-        )
+        named: set[str] = set()
+        for table in ages:
+            names = sa.select(table.c.delivery_id).where(table.c.delivery_id > after).distinct()
+            named.update(connection.scalars(names.order_by(table.c.delivery_id).limit(most)))
+        seen = sorted(named)[:most]
         known = _known(connection, seen)
         for some in _chunks((name for name in seen if name not in known), _AT_ONCE):
-            connection.execute(sa.delete(table).where(table.c.delivery_id.in_(some), table.c.received_at < before))
+            for table, age in ages.items():
+                connection.execute(sa.delete(table).where(table.c.delivery_id.in_(some), age < before))
     return seen[-1] if len(seen) == most else None
+
+
+def _topics_place(item: tuple[Partition, Any]) -> int:
+    """Return what puts the changes before their copies in ``mail.status``, which then need no decoding."""
+    return TOPICS.index(item[0][0])
 
 
 # --- what the records say --------------------------------------------------------------------------------------------
@@ -207,50 +211,26 @@ class _News:
 
     def __init__(self, applied: Applied) -> None:
         self.applied = applied
-        self.statuses: list[_Row] = []
-        """Rows of ``deliveries`` as they would be if nothing else were known."""
+        self.statuses: list[tuple[str, _Row]] = []
+        """By topic: rows of ``deliveries`` as they would be if nothing else were known."""
         self.changes: list[_Row] = []
         self.events: list[_Row] = []
         self.alerts: list[_Row] = []
+        self._decoded: dict[bytes | None, _Row] = {}
+        """Rows by what they were made of: half of the batch may be copies in ``mail.status``."""
+
+    def take_change(self, value: bytes | None) -> None:
+        row, change = _rows_of_status(value)
+        self.statuses.append((topics.STATUS_CHANGED, row))
+        self.changes.append(change)
+        self._decoded[value] = row
 
     def take_status(self, value: bytes | None) -> None:
-        fields = records.decode_status(value)
-        delivery_id, status, first = (
-            _text(fields, "delivery_id"),
-            _text(fields, "status"),
-            _time(fields, "first_received_at"),
-        )
-        revision, received_at = _number(fields, "revision"), _time(fields, "received_at")
-        reference = _text_or_none(fields, "reference")
-        is_deferred = status == Status.DEFERRED
-        self.statuses.append(
-            {
-                "delivery_id": delivery_id,
-                "account": key_of(_text(fields, "account")),
-                "provider": key_of(_text(fields, "provider")),
-                "status": key_of(status),
-                "first_received_at": first,
-                "revision": revision,
-                "received_at": received_at,
-                **_reference_columns(reference),
-                "recipient_key": recipient_key(_text(fields, "recipient")),
-                "deferred_since": _deferred_since(fields, received_at) if is_deferred else None,
-                "episode": revision if is_deferred and fields.get("previous") != Status.DEFERRED else None,
-                "record": _whole(value),
-            }
-        )
-        self.changes.append(
-            {
-                "delivery_id": delivery_id,
-                "first_received_at": first,
-                "revision": revision,
-                "status": key_of(status),
-                "bounce_kind": _clean(_text_or_none(fields, "bounce_kind")),
-                "received_at": received_at,
-                "occurred_at": _time_or_none(fields, "occurred_at"),
-                "cause_event_id": _clean(_text_or_none(fields, "cause_event_id")),
-            }
-        )
+        if value is None:  # the worker forgot the delivery; the history keeps it for a time of its own
+            self.applied.outcomes[topics.STATUS, Outcome.KNOWN] += 1
+            return
+        row = self._decoded.get(value)
+        self.statuses.append((topics.STATUS, _rows_of_status(value)[0] if row is None else row.copy()))
 
     def take_event(self, value: bytes | None) -> None:
         fields = records.json_object(value)
@@ -281,12 +261,40 @@ class _News:
 
 
 _TAKERS: Final = {
-    topics.STATUS_CHANGED: _News.take_status,
+    topics.STATUS_CHANGED: _News.take_change,
+    topics.STATUS: _News.take_status,
     topics.EVENTS: _News.take_event,
     topics.DEFERRAL_ALERTS: _News.take_alert,
 }
 _NAMES: Final = frozenset({"delivery_id", "id"})
 """Ids that we made, and short: they are used as keys unchanged."""
+
+
+def _rows_of_status(value: bytes | None) -> tuple[_Row, _Row]:
+    """Return the row of ``deliveries`` that a status makes by itself, and its row of ``changes`` if it is a change."""
+    fields = records.decode_status(value)
+    status, revision, received_at = _text(fields, "status"), _number(fields, "revision"), _time(fields, "received_at")
+    is_deferred = status == Status.DEFERRED
+    both = {
+        "delivery_id": _text(fields, "delivery_id"),
+        "first_received_at": _time(fields, "first_received_at"),
+        "revision": revision,
+        "status": key_of(status),
+        "received_at": received_at,
+    }
+    return both | {
+        "account": key_of(_text(fields, "account")),
+        "provider": key_of(_text(fields, "provider")),
+        **_reference_columns(_text_or_none(fields, "reference")),
+        "recipient_key": recipient_key(_text(fields, "recipient")),
+        "deferred_since": _deferred_since(fields, received_at) if is_deferred else None,
+        "episode": revision if is_deferred and fields.get("previous") != Status.DEFERRED else None,
+        "record": _whole(value),
+    }, both | {
+        "bounce_kind": _clean(_text_or_none(fields, "bounce_kind")),
+        "occurred_at": _time_or_none(fields, "occurred_at"),
+        "cause_event_id": _clean(_text_or_none(fields, "cause_event_id")),
+    }
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str:
@@ -366,14 +374,14 @@ _KNOWN: Final = (
     _table.c.reference_key,
     _table.c.invoice_id,
     _table.c.episode,
+    _table.c.record,
 )
 
 
 def _write(connection: sa.Connection, database: Database, news: _News) -> None:
     applied = news.applied
-    known = _known(
-        connection, {row["delivery_id"] for rows in (news.statuses, news.events, news.alerts) for row in rows}
-    )
+    told = {row["delivery_id"] for rows in (news.changes, news.events, news.alerts) for row in rows}
+    known = _known(connection, told | {row["delivery_id"] for _, row in news.statuses})
     fresh = _fold(news, known)
     counted: dict[tuple[int, str, str, str], int] = defaultdict(int)
     for row in fresh.values():
@@ -399,28 +407,43 @@ def _write(connection: sa.Connection, database: Database, news: _News) -> None:
     _heed_alerts(connection, news, fresh)
     _count(connection, database, counted)
     for delivery_id, row in {**known, **fresh}.items():
-        applied.touched.append(Touched(delivery_id, row["account"], row["invoice_id"], row["status"], row["revision"]))
+        if delivery_id in fresh or delivery_id in told:  # else mail.status repeated what is known
+            applied.touched.append(
+                Touched(delivery_id, row["account"], row["invoice_id"], row["status"], row["revision"])
+            )
 
 
 def _fold(news: _News, known: Mapping[str, _Row]) -> dict[str, _Row]:
-    """Return the new row of each delivery whose newest change is in the batch."""
+    """Return the new row of each delivery whose newest status is in the batch."""
     fresh: dict[str, _Row] = {}
     outcomes = news.applied.outcomes
-    for row in news.statuses:
+    for topic, row in news.statuses:
         delivery_id = row["delivery_id"]
         old: _Row | None = fresh.get(delivery_id) or known.get(delivery_id)
         if old is not None:
-            if (row["first_received_at"], row["revision"]) <= (old["first_received_at"], old["revision"]):
-                outcomes[topics.STATUS_CHANGED, Outcome.KNOWN] += 1
+            if not _is_newer(topic, row, old):
+                outcomes[topic, Outcome.KNOWN] += 1
                 continue
             same_life = row["first_received_at"] == old["first_received_at"]
             if same_life and row["deferred_since"] is not None and row["episode"] is None:
                 row["episode"] = old["episode"]  # it is still the same deferral
             if row["reference"] is None:
                 row |= {name: old[name] for name in ("reference", "reference_key", "invoice_id")}
-        outcomes[topics.STATUS_CHANGED, Outcome.APPLIED] += 1
+        outcomes[topic, Outcome.APPLIED] += 1
         fresh[delivery_id] = row
     return fresh
+
+
+def _is_newer(topic: str, row: _Row, old: _Row) -> bool:
+    """Tell whether a status says more than the known one.
+
+    Of two records with one revision the later one on ``mail.status`` counts: the first is a copy of the change, the
+    others are better.
+    """
+    place, known = (row["first_received_at"], row["revision"]), (old["first_received_at"], old["revision"])
+    if topic == topics.STATUS and place == known:
+        return bool(row["record"] != old["record"])
+    return place > known
 
 
 def _heed_alerts(connection: sa.Connection, news: _News, fresh: Mapping[str, _Row]) -> None:
@@ -455,29 +478,29 @@ def _heed_alerts(connection: sa.Connection, news: _News, fresh: Mapping[str, _Ro
 def _fill_references(connection: sa.Connection, news: _News, known: dict[str, _Row], fresh: dict[str, _Row]) -> None:
     """Give a delivery whose status names no reference that of its events, in the database and in these rows.
 
-    A reference that comes after the final status, because a send was reported late, makes no change of status.
+    An event may be read long before the status that it causes. Of several references the last one counts, as in
+    ``domain.status``: by the provider's clock, then by the event's id.
     """
     table = schema.events
-    without = [delivery_id for delivery_id, row in fresh.items() if row["reference"] is None]
-    for some in _chunks(without, _AT_ONCE):
-        rows = connection.execute(
-            sa.select(table.c.delivery_id, sa.func.min(table.c.reference).label("reference"))
-            .where(table.c.delivery_id.in_(some), table.c.reference.is_not(None))
-            .group_by(table.c.delivery_id)
-        )
-        for found in rows:
-            fresh[found.delivery_id] |= _reference_columns(found.reference)
-    late: dict[str, str] = {}
+    without = {delivery_id for delivery_id, row in fresh.items() if row["reference"] is None}
     for row in news.events:
-        delivery_id, reference = row["delivery_id"], row["reference"]
-        old = known.get(delivery_id)
-        if reference is None or delivery_id in fresh or old is None or old["reference"] is not None:
-            continue
-        late[delivery_id] = min(reference, late.get(delivery_id, reference))
-    for delivery_id, reference in late.items():
-        columns = _reference_columns(reference)
-        connection.execute(sa.update(_table).where(_table.c.delivery_id == delivery_id).values(columns))
-        known[delivery_id] |= columns
+        old = None if row["delivery_id"] in fresh else known.get(row["delivery_id"])
+        if row["reference"] is not None and old is not None and old["reference"] is None:
+            without.add(row["delivery_id"])
+    for some in _chunks(sorted(without), _AT_ONCE):
+        query = sa.select(table.c.delivery_id, table.c.event_id, table.c.received_at, table.c.reference, table.c.record)
+        said: dict[str, tuple[int, str, str]] = {}
+        for found in connection.execute(query.where(table.c.delivery_id.in_(some), table.c.reference.is_not(None))):
+            at = believable(micros(codecs.decode(found.record).get("occurred_at")), found.received_at)
+            one = (-1 if at is None else at, found.event_id, found.reference)
+            said[found.delivery_id] = max(one, said.get(found.delivery_id, one))
+        for delivery_id, (_, _, reference) in said.items():
+            columns = _reference_columns(reference)
+            if delivery_id in fresh:
+                fresh[delivery_id] |= columns
+            else:
+                connection.execute(sa.update(_table).where(_table.c.delivery_id == delivery_id).values(columns))
+                known[delivery_id] |= columns
 
 
 def _known(connection: sa.Connection, delivery_ids: Iterable[str]) -> dict[str, _Row]:

@@ -74,7 +74,7 @@ class Item:
     """A delivery in its present state."""
 
     record: Mapping[str, Any]
-    """The record of ``mail.status-changed``."""
+    """Its newest status: the record of ``mail.status-changed``, or of ``mail.status`` if that says something better since."""
     reference: str | None
     """From the record, else from a later event."""
     invoice_id: str | None

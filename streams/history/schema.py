@@ -39,7 +39,7 @@ deliveries: Final = Table(
     _column("episode", BigInteger, null=True),  # the revision with which it became deferred; null: not seen
     _column("record", Text),
 )
-"""The newest record of ``mail.status-changed`` of each delivery."""
+"""The newest status of each delivery, of ``mail.status-changed`` or of ``mail.status``."""
 
 _BY_TIME: Final = (deliveries.c.first_received_at, deliveries.c.delivery_id)
 Index("ix_deliveries_newest", *_BY_TIME)

@@ -25,6 +25,7 @@ from streams.history.edge import Service, application
 from streams.history.live import Hub
 from streams.history.projection import Applied, MovedError
 from streams.history.subscriber import SourceError, Subscriber, TellProgress
+from streams.kafka.closing import end
 from streams.metrics import HistoryMetrics
 from streams.process import EXIT_CANNOT_START, EXIT_CRASHED, EXIT_OK, error_of, run, stop_by_signals
 from streams.settings import Settings
@@ -35,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 FORGET_EVERY_S: Final = 3600.0
 STRAYS_EVERY: Final = 24
-"""Once in this many times, events without a delivery are looked for, too: that reads all events."""
+"""Once in this many times, events and alerts without a delivery are looked for, too: that reads all of them."""
 _DAY_S: Final = 24 * 3600
 _KEEPALIVE_S: Final = 75.0
 
@@ -69,6 +70,7 @@ async def rebuild(settings: Settings, progress: TellProgress) -> None:
                 writer=writer,
                 metrics=HistoryMetrics.create(CollectorRegistry(), version=__version__),
                 told=lambda _: None,
+                missed=lambda: None,
                 now=time.time,
             )
             await subscriber.catch_up(progress, before=lambda: projection.clear(database))
@@ -113,7 +115,9 @@ def build(settings: Settings, database: Database, *, readers: Executor, writer: 
     def told(applied: Applied) -> None:
         hub.publish(applied.touched)
 
-    subscriber = Subscriber(settings, database=database, writer=writer, metrics=metrics, told=told, now=time.time)
+    subscriber = Subscriber(
+        settings, database=database, writer=writer, metrics=metrics, told=told, missed=hub.miss, now=time.time
+    )
 
     def not_ready() -> Sequence[str]:
         if stopping.is_set():
@@ -209,9 +213,7 @@ async def _serve(built: Built, stop: asyncio.Event, forget: Callable[[], Any]) -
     logger.info("stopping")
     built.stopping.set()
     built.hub.close()
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    await end(tasks)
     await runner.cleanup()
     await built.health.stop()
     logger.info("stopped")

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, KafkaTimeoutError, OffsetOutOfRangeError
 
 from streams import topics
-from streams.brokers import RefusedError
+from streams.brokers import NOT_ALLOWED, RefusedError
 from streams.history import projection
 from streams.history.database import Database
 from streams.history.projection import Applied, Partition
@@ -42,6 +42,10 @@ _STALL_S: Final = 60.0
 _Consumer: Any = AIOKafkaConsumer  # annotated in part only
 
 
+def _nothing() -> None:
+    pass
+
+
 class SourceError(Exception):
     """The topics do not match the database; the text says how, and what to do."""
 
@@ -52,7 +56,7 @@ class State:
 
     connected: bool = False
     since: float = 0.0
-    """Unix time of the last answer; 0: none yet."""
+    """Unix time of the broker's last answer while the topics can be read; 0: none yet."""
     lag: dict[str, int] = field(default_factory=dict)
     """Offsets not read yet, by topic."""
 
@@ -71,6 +75,7 @@ class Subscriber:
         writer: Runs what writes to the database: one thread, as there is one writer.
         metrics: Ours.
         told: Called with what each batch did, after it was written.
+        missed: Called when a batch may have been written that nobody is told of.
         now: The wall clock, in seconds.
     """
 
@@ -82,6 +87,7 @@ class Subscriber:
         writer: Executor,
         metrics: HistoryMetrics,
         told: Callable[[Applied], None],
+        missed: Callable[[], None],
         now: Callable[[], float],
     ) -> None:
         self.state = State()
@@ -90,8 +96,11 @@ class Subscriber:
         self._writer = writer
         self._metrics = metrics
         self._told = told
+        self._missed = missed
         self._now = now
         self._positions: dict[Partition, int] = {}
+        self._reads = False
+        """Every partition was read from since the connect: before, an answer says little."""
 
     async def run(self) -> None:
         """Follow the topics for ever.
@@ -108,12 +117,10 @@ class Subscriber:
                 if isinstance(error, RefusedError) and not self.state.ever_connected:
                     raise  # a password or a certificate is wrong: waiting does not help
                 self.state.connected = False
-                servers = self._settings.kafka.bootstrap_servers
-                why = error if isinstance(error, RefusedError) else type(error).__name__
-                logger.warning("waiting for the broker at %s: %s", servers, why)
+                logger.warning("%s", self._described(error))
                 await asyncio.sleep(RETRY_S)
 
-    async def catch_up(self, progress: TellProgress, *, before: Callable[[], None] = lambda: None) -> None:
+    async def catch_up(self, progress: TellProgress, *, before: Callable[[], None] = _nothing) -> None:
         """Read to where the topics end now, and return.
 
         Args:
@@ -127,7 +134,17 @@ class Subscriber:
         """
         await self._follow(progress, before)
 
-    async def _follow(self, progress: TellProgress | None, before: Callable[[], None] = lambda: None) -> None:
+    async def _follow(self, progress: TellProgress | None, before: Callable[[], None] = _nothing) -> None:
+        """Follow from where the database says; and anew from there, where retention overtook us: that counts the gap."""
+        while True:
+            try:
+                await self._connect_and_read(progress, before)
+            except OffsetOutOfRangeError:
+                before = _nothing  # it is done
+            else:
+                return
+
+    async def _connect_and_read(self, progress: TellProgress | None, before: Callable[[], None]) -> None:
         counts = await topics.partition_counts(self._settings, led=projection.TOPICS)
         missing = [topic for topic in projection.TOPICS if topic not in counts]
         if missing:
@@ -138,10 +155,11 @@ class Subscriber:
             client_id=f"{self._settings.worker.app_id}-history",
             group_id=None,
             isolation_level="read_committed",
-            auto_offset_reset="earliest",
+            auto_offset_reset="none",  # it would jump over what retention deleted, and nobody would know
             request_timeout_ms=round(self._settings.kafka.request_timeout_s * 1000),
         )
         consumer.assign(partitions)
+        self._reads = False
         try:
             async with asyncio.timeout(topics.CONNECT_TIMEOUT_S):
                 await consumer.start()
@@ -149,11 +167,15 @@ class Subscriber:
             await self._in_writer(before)
             starts = await self._seek(consumer, first, end)
             ends = await consumer.end_offsets(partitions)
-            self._heard()
             if progress is not None:
                 await self._read_to(consumer, starts, ends, progress)
                 return
-            await _until_one_fails(self._look(consumer, partitions), self._read_on(consumer))
+            try:
+                await _until_one_fails(self._look(consumer, partitions), self._read_on(consumer))
+            except Exception:
+                await self._in_writer(_nothing)  # a batch in work is written yet, although its reader is gone
+                self._missed()
+                raise
         finally:
             await stop_consumer(consumer)
 
@@ -209,6 +231,10 @@ class Subscriber:
     async def _read(self, consumer: Any) -> None:
         most = self._settings.history.batch_records
         fetched = await consumer.getmany(timeout_ms=_POLL_MS, max_records=most)
+        # It returns without an error, too, while nothing is answered; what is read of a partition tells its end.
+        if not self._reads and all(consumer.highwater(each) is not None for each in consumer.assignment()):
+            self._reads = True
+            self._heard()
         batch = {
             (partition.topic, partition.partition): [(record.offset, record.value) for record in rows]
             for partition, rows in fetched.items()
@@ -239,7 +265,8 @@ class Subscriber:
             for partition in partitions:
                 async with asyncio.timeout(_LOOK_TIMEOUT_S):
                     lag[partition.topic] += max(0, ends[partition] - await consumer.position(partition))
-            self._heard()
+            if self._reads:
+                self._heard()
             self.state.lag = lag
             for topic, count in lag.items():
                 self._metrics.lag.labels(topic).set(count)
@@ -249,6 +276,18 @@ class Subscriber:
         if not self.state.connected:
             logger.info("reading %s", ", ".join(projection.TOPICS))
         self.state.connected, self.state.since = True, self._now()
+        self._metrics.last_heard.set(self.state.since)
+
+    def _described(self, error: Exception) -> str:
+        """Say what keeps the topics from being read: an absence passes by itself, anything else has to be mended."""
+        servers, name = self._settings.kafka.bootstrap_servers, type(error).__name__
+        if isinstance(error, RefusedError):
+            return f"waiting for the broker at {servers}: {error}"
+        if isinstance(error, NOT_ALLOWED):
+            return f"the broker at {servers} lets nothing be read: {name}; allow it: mailstreams acls history"
+        if isinstance(error, KafkaError) and not error.retriable and not isinstance(error, KafkaTimeoutError):
+            return f"the topics at {servers} cannot be read: {name}"
+        return f"waiting for the broker at {servers}: {name}"
 
     def _read_offsets(self) -> dict[Partition, int]:
         with self._database.read() as connection:

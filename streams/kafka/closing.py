@@ -7,6 +7,7 @@ instead of an error, and then leaves its connections open.
 """
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any, Final
 
 from aiokafka.errors import KafkaError, ProducerClosed
@@ -22,6 +23,21 @@ def was_cancelled(error: BaseException) -> bool:
     """
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling() > 0)
+
+
+async def end(tasks: Iterable[asyncio.Future[Any]]) -> None:
+    """Cancel tasks and wait for their ends.
+
+    They are told again: aiokafka keeps a cancellation to itself that comes while it closes a client.
+    """
+    waiting = set(tasks)
+    while waiting:
+        for task in waiting:
+            task.cancel()
+        done, waiting = await asyncio.wait(waiting, timeout=_TELL_AGAIN_S)
+        for task in done:
+            if not task.cancelled():
+                task.exception()  # whoever wants to know has the task
 
 
 async def stop_consumer(consumer: Any) -> None:

@@ -1,4 +1,4 @@
-"""Databases for tests: SQLite in a folder, and PostgreSQL where Debian's package is installed."""
+"""Databases for tests: SQLite in a folder, and PostgreSQL where Debian's package is installed; and a broker for one test."""
 
 import os
 import shutil
@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from deploy.local import ports
+from deploy.local.broker import Broker
 from streams.history.database import Database
 from tests.history.support import Kept, sqlite_url
 
@@ -76,3 +77,10 @@ def kept(url: str) -> Iterator[Kept]:
     database.open()
     yield Kept(database)
     database.close()
+
+
+@pytest.fixture
+def own_broker(tmp_path: Path) -> Iterator[Broker]:
+    """A broker for one test alone: what its topics hold is compared as a whole."""
+    with Broker(tmp_path / "kafka") as broker:
+        yield broker

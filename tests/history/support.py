@@ -60,7 +60,7 @@ def event(
 
 @dataclass
 class Log:
-    """The three topics, with one partition each, as a worker would fill them."""
+    """The four topics, with one partition each, as a worker would fill them."""
 
     support_contact: str | None = "https://support.example.net/manual-send"
     rows: dict[Partition, list[tuple[int, bytes | None]]] = field(default_factory=dict)
@@ -73,17 +73,19 @@ class Log:
         self._offsets = itertools.count(self.first_offset, 2)  # with holes, as real logs have
 
     def tell(self, *events: DeliveryEvent) -> "Log":
-        """Add events, and the changes of status that they make."""
+        """Add events, and what they make of the status: a change of it, or no more than another answer."""
         for each in events:
             self.add(topics.EVENTS, records.encode_event(each, "mail.raw.x/0/0"))
-            old = self.known.get(each.delivery_id)
-            new = fold(old, each).delivery
+            folded = fold(self.known.get(each.delivery_id), each)
+            new = folded.delivery
             assert new is not None
             self.known[each.delivery_id] = new
-            if old is None or new.change.revision != old.change.revision:
+            if folded.changed or folded.refreshed:
                 status = records.encode_status(new, support_contact=self.support_contact, warn_after_us=3600 * 10**6)
                 self.newest[each.delivery_id] = codecs.decode(status)
-                self.add(topics.STATUS_CHANGED, status)
+                if folded.changed:
+                    self.add(topics.STATUS_CHANGED, status)
+                self.add(topics.STATUS, status)
         return self
 
     def alert(self, delivery_id: str, level: str, **more: Any) -> "Log":

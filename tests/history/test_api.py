@@ -414,5 +414,14 @@ async def test_a_reader_hears_of_what_it_asked_for_and_may_see() -> None:
         assert (await one.next())[0] == [touched(2)]
 
 
+async def test_what_nobody_knows_of_is_missed_by_all_who_listen_and_by_pages_that_begin_to_listen() -> None:
+    hub = Hub(10)
+    before = hub.sequence
+    with hub.subscribe(Interest(accounts=frozenset({"a"}), delivery_id="d2")) as one:
+        hub.miss()
+        assert await one.next() == ([], True)
+    assert hub.sequence != before
+
+
 def test_the_history_reads_public_topics_only() -> None:
-    assert set(projection.TOPICS) == {topics.STATUS_CHANGED, topics.EVENTS, topics.DEFERRAL_ALERTS}
+    assert set(projection.TOPICS) == {topics.STATUS_CHANGED, topics.STATUS, topics.EVENTS, topics.DEFERRAL_ALERTS}

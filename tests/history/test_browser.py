@@ -1,5 +1,6 @@
 """The pages in a real Chromium: what people see and do. Screenshots for a person are kept in ``var/screenshots``."""
 
+import asyncio
 import contextlib
 import itertools
 import os
@@ -237,6 +238,58 @@ async def test_a_page_changes_by_itself_and_keeps_the_focus(browser: Browser, wo
         await expect(row.locator(".status")).to_have_text(["Deferred", "Raised"])
         world.tell(log.tell(event("delivered", reference="INV-LIVE", message_id="live", at=9, start=NOW)))
         await expect(row.locator(".status")).to_have_text(["Delivered"])
+
+
+SEEN = "hidden => { Object.defineProperty(document, 'hidden', {value: hidden, configurable: true}); document.dispatchEvent(new Event('visibilitychange')) }"
+"""What a change of tabs is to a page; a browser without a screen takes all its tabs for seen."""
+
+
+async def listening(world: World, pages: int) -> None:
+    """Wait until so many pages listen."""
+    async with asyncio.timeout(20):
+        while len(world.built.hub) != pages:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_page_listens_while_it_is_seen_and_then_shows_what_it_missed(browser: Browser, world: World) -> None:
+    log = Log(first_offset=5000)
+    async with opened(browser, world, "/") as page:
+        row = page.locator("tbody tr", has=page.get_by_text("INV-LIVE"))
+        await listening(world, 1)
+        await page.evaluate(SEEN, True)
+        await listening(world, 0)
+        world.tell(log.tell(event("sent", reference="INV-LIVE", message_id="live", start=NOW)))
+        await page.evaluate(SEEN, False)
+        await expect(row.locator(".status")).to_have_text("Sent")
+        await listening(world, 1)
+        world.tell(log.tell(event("deferred", reference="INV-LIVE", message_id="live", at=3, start=NOW)))
+        await expect(row.locator(".status")).to_have_text("Deferred")
+
+
+async def test_more_tabs_are_open_than_a_browser_has_connections(browser: Browser, world: World) -> None:
+    async with await browser.new_context(base_url=str(world.client.make_url("/"))) as made:
+        for _ in range(8):
+            page = await made.new_page()
+            await page.goto("/", timeout=10_000)
+            await listening(world, 1)
+            await page.evaluate(SEEN, True)
+            await listening(world, 0)
+
+
+async def test_a_page_that_was_refused_listens_later_and_once(
+    browser: Browser, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.built.hub, "_most", 0)
+    async with await browser.new_context(base_url=str(world.client.make_url("/"))) as made:
+        page = await made.new_page()
+        async with page.expect_response(lambda answer: answer.status == 503):  # the console says so, and is right
+            await page.goto("/")
+        await page.evaluate(SEEN, True)
+        monkeypatch.setattr(world.built.hub, "_most", 10)
+        await page.evaluate(SEEN, False)
+        await listening(world, 1)
+        await changed(page, world, "INV-2026-0042")
+        assert len(world.built.hub) == 1
 
 
 @pytest.mark.parametrize("name", ["Next page", "Back to the beginning"])

@@ -1,9 +1,17 @@
 """How the database is reached."""
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, cast
 
-from streams.history.database import Database
+import psycopg
+import pytest
+
+from streams.history import database as module
+from streams.history.database import Database, DatabaseError
+from tests.history.support import Kept, Log, event, sqlite_url
 
 
 def parameters(url: str) -> dict[str, str]:
@@ -32,3 +40,98 @@ def test_what_the_url_says_of_the_connection_holds(new_postgresql: Callable[[], 
 
     assert (found["tcp_user_timeout"], found["application_name"]) == ("60000", "ours")
     assert found["keepalives_count"] == "3"
+
+
+def test_a_host_that_vanishes_is_noticed_by_postgresql_within_half_a_minute(new_postgresql: Callable[[], str]) -> None:
+    database = Database(new_postgresql())
+    database.open()
+    assert database._lock_connection is not None
+    try:
+        with database.read() as reader, database.write() as writer:
+            for session in (reader, writer, database._lock_connection):
+                waits = (
+                    session.exec_driver_sql(f"SHOW tcp_keepalives_{name}") for name in ("idle", "interval", "count")
+                )
+                idle_s, interval_s, count = (int(str(wait.scalar())) for wait in waits)
+                assert 0 < idle_s + interval_s * count <= 30
+    finally:
+        database.close()
+
+
+def test_the_lock_of_a_process_that_ends_meanwhile_is_waited_for(new_postgresql: Callable[[], str]) -> None:
+    url = new_postgresql()
+    first, second = Database(url), Database(url, query_timeout_s=0.01)
+    first.open()
+    with ThreadPoolExecutor(1) as pool, psycopg.connect(url, autocommit=True) as looking:
+        opening = pool.submit(second.open)
+        while looking.execute("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted").fetchone() is None:
+            assert not opening.done()
+        first.close()
+        opening.result(30)
+    second.close()
+
+
+def test_whoever_is_refused_is_told_how_to_end_the_session_of_a_process_that_is_gone(
+    new_postgresql: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOCK_PATIENCE_S", 0.1)
+    url = new_postgresql()
+    gone, other = Database(url), Database(new_postgresql())
+    gone.open()
+    other.open()
+    with pytest.raises(DatabaseError, match="stop that one first") as refused:
+        Database(url).open()
+    with psycopg.connect(url, autocommit=True) as connection:
+        assert connection.execute(str(refused.value).partition("there: ")[2].encode()).fetchall() == [(True,)]
+    again = Database(url)
+    again.open()
+    again.close()
+    with other.write() as connection:
+        assert connection.exec_driver_sql("SELECT 1").scalar() == 1
+    assert other._lock_connection is not None
+    assert other._lock_connection.exec_driver_sql("SELECT 1").scalar() == 1
+    other.close()
+    gone.close()
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def test_a_new_database_is_for_its_own_user_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    database = Database(sqlite_url(folder))
+    before = os.umask(0o022)
+    try:
+        database.open()
+    finally:
+        os.umask(before)
+    Kept(database).apply(Log().tell(event("sent")).take())
+    assert mode(folder) == 0o700
+    assert {file.suffix: mode(file) for file in folder.glob("*.db*") if file.suffix != ".lock"} == dict.fromkeys(
+        (".db", ".db-wal", ".db-shm"), 0o600
+    )
+    database.close()
+
+
+def test_the_rights_of_a_folder_and_a_database_that_are_there_stay(tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    path.touch()
+    for each, rights in ((tmp_path, 0o750), (path, 0o640)):
+        each.chmod(rights)
+    database = Database(sqlite_url(tmp_path))
+    database.open()
+    assert (mode(tmp_path), mode(path)) == (0o750, 0o640)
+    database.close()
+
+
+def test_sqlites_planner_learns_how_the_rows_are_spread(tmp_path: Path) -> None:
+    database = Database(sqlite_url(tmp_path))
+    database.open()
+    Kept(database).apply(Log().tell(*(event("sent", message_id=f"m{number}") for number in range(50))).take())
+    database.tidy()
+    with database.read() as connection:
+        rows = connection.exec_driver_sql("SELECT idx, stat FROM sqlite_stat1 WHERE tbl = 'deliveries'")
+        known = {row.idx: row.stat for row in rows}
+    assert known["ix_deliveries_account"].startswith("50 50 ")  # rows, and rows of an account
+    database.close()

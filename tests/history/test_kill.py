@@ -9,7 +9,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -20,7 +19,7 @@ from aiokafka import AIOKafkaProducer
 from deploy.local import ports
 from deploy.local.broker import Broker
 from streams import codecs, topics
-from streams.history import projection
+from streams.history import projection, schema
 from streams.history.database import Database
 from streams.kafka.partitioner import partition_of
 from streams.settings import Settings
@@ -204,13 +203,6 @@ async def last_records(broker: Broker) -> dict[projection.Partition, int]:
     }
 
 
-@pytest.fixture
-def own_broker(tmp_path: Path) -> Iterator[Broker]:
-    """A broker for one test alone: what its topics hold is compared as a whole."""
-    with Broker(tmp_path / "kafka") as broker:
-        yield broker
-
-
 def settings_at(broker: Broker, process: Process) -> Settings:
     return settings_for(process.url, KAFKA__BOOTSTRAP_SERVERS=broker.bootstrap, TOPICS__PARTITIONS=str(PARTITIONS))
 
@@ -325,6 +317,40 @@ async def test_a_rebuild_makes_the_same_from_the_topics(own_broker: Broker, tmp_
     database.open()
     with database.read() as connection:
         assert rows_of(connection) == before == model_of(await all_records(own_broker))
+    database.close()
+
+
+async def test_a_database_that_knows_nothing_of_mail_status_catches_up_by_itself(
+    own_broker: Broker, tmp_path: Path
+) -> None:
+    """Versions before this one did not read it."""
+    with Process(own_broker.bootstrap, tmp_path) as process:
+        await topics.create(settings_at(own_broker, process))
+        log = log_of(1, 300)
+        found = {topic: rows for (topic, _), rows in log.rows.items() if topic != topics.STATUS}
+        await fill(own_broker, log)
+        model, ends = model_of(await all_records(own_broker)), await last_records(own_broker)
+        database = Database(process.url, query_timeout_s=60)
+        database.open()
+        Kept(database).apply({(topic, 0): rows for topic, rows in found.items()})
+        with database.write() as connection:
+            assert rows_of(connection) != model
+            connection.execute(sa.delete(schema.offsets))
+            connection.execute(
+                sa.insert(schema.offsets),
+                [
+                    {"topic": topic, "partition": partition, "next_offset": end}
+                    for (topic, partition), end in ends.items()
+                    if topic != topics.STATUS
+                ],
+            )
+        database.close()
+        process.start()
+        await caught_up(process, own_broker)
+        assert process.stop() == 0
+    database.open()
+    with database.read() as connection:
+        assert rows_of(connection) == model
     database.close()
 
 

@@ -138,13 +138,13 @@ async def test_a_change_whose_event_is_not_here_says_so(world: World) -> None:
     assert "The event behind this change is not here: it is not kept any more, or was not read yet" in text
 
 
+STATUS = ("delivery_id", "revision", "account", "provider", "recipient", "status", "first_received_at", "received_at")
 REQUIRED = {
-    topics.STATUS_CHANGED: (
-        "delivery_id", "revision", "account", "provider", "recipient", "status", "first_received_at", "received_at"
-    ),
+    topics.STATUS_CHANGED: STATUS,
+    topics.STATUS: STATUS,
     topics.EVENTS: ("delivery_id", "event_id", "type", "received_at"),
     topics.DEFERRAL_ALERTS: ("id", "delivery_id", "first_received_at", "episode", "level"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", ["deferred", "bounce", "dropped", "open"])
@@ -162,7 +162,7 @@ async def test_a_record_with_nothing_but_what_is_required_is_shown(world: World,
                 shown = ("reason", "smtp_code", "tags", "suppression_list", "user_agent", "advice", "attempt", "attempts",
                          "bounce_kind", "provider_event", "message_id", "outcome", "duration_s", "retry_until",
                          "dropped_since", "annulled", "machine")  # fmt: skip
-                optional = ("bounce_kind",) if topic == topics.STATUS_CHANGED else ()
+                optional = ("bounce_kind",) if REQUIRED[topic] is STATUS else ()
                 record |= dict.fromkeys([field for field in shown if field not in optional], others)
             kept.add(topic, codecs.encode(record))
     world.tell(kept)
@@ -311,6 +311,37 @@ async def test_a_search_finds_by_beginning_in_any_case_and_goes_on_to_further_pa
         assert sorted(found) == [f"Inv-{number:02}" for number in range(15)]
         assert re.findall(r"<bdi>(Inv-\d+)<", await page(world, "/search", q="ANN7@example.NET")) == ["Inv-07"]
         assert "Inv-07" in await page(world, "/search", q="ann7")
+
+
+async def test_a_status_that_only_a_newer_worker_knows_is_counted_and_leads_nowhere(world: World) -> None:
+    batch = Log().tell(event("sent"), event("sent", message_id="m2")).take()
+    newer = codecs.decode(batch[topics.STATUS_CHANGED, 0][0][1] or b"") | {"status": "lost&found"}
+    kept = Log()
+    kept.add(topics.STATUS_CHANGED, codecs.encode(newer))
+    kept.add(topics.STATUS_CHANGED, batch[topics.STATUS_CHANGED, 0][1][1])
+    world.tell(kept)
+    tabs = (await page(world, "/")).partition('aria-label="By status"')[2].partition("</nav>")[0]
+    assert "Lost&amp;found" in tabs
+    links = re.findall(r'href="([^"]+)"', tabs)
+    assert len(links) == 1 + len(queries.STATUSES)
+    for link in links:
+        await page(world, link.replace("&amp;", "&"))
+
+
+async def test_the_next_page_of_the_longest_references_is_shown_and_saved(tmp_path: Path) -> None:
+    text = "\N{GRINNING FACE}" * projection.LONGEST_KEY
+    async with served(sqlite_url(tmp_path), HISTORY__PAGE_SIZE="10") as world:
+        world.tell(Log().tell(*(event("sent", message_id=f"m{number}", reference=text) for number in range(15))))
+        cursor = re.search(r'name="cursor" value="([^"]+)"', await page(world, "/search", q=text))
+        assert cursor is not None
+        assert len(cursor[1]) > 1000
+        form: dict[str, Any] = {"q": text, "by": "reference", "cursor": cursor[1]}
+        assert (await page(world, "/search", **form)).count("<tr") == 5 + 1
+        answer = await world.client.post("/export.csv", data=form)
+        assert answer.status == 200
+        asked = {"reference": text, "cursor": cursor[1]}
+        answer = await world.client.post("/api/v1/search", json=asked | {"prefix": True})
+        assert len((await answer.json())["items"]) == 5
 
 
 async def test_hostile_content_in_every_field_from_outside_stays_text(world: World) -> None:

@@ -14,6 +14,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 
 from streams import codecs, topics
+from streams.domain.events import DeliveryEvent
 from streams.domain.status import to_micros
 from streams.history import database, projection, queries, schema
 from streams.history.access import Viewer
@@ -67,7 +68,8 @@ def test_a_database_of_a_newer_version_is_refused(kept: Kept, url: str) -> None:
         Database(url).open()
 
 
-def test_one_process_writes(kept: Kept, url: str) -> None:
+def test_one_process_writes(kept: Kept, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "LOCK_PATIENCE_S", 0.1)
     assert kept.database
     with pytest.raises(DatabaseError, match="stop that one first"):
         Database(url).open()
@@ -235,6 +237,86 @@ def test_attempts_of_a_former_life_are_not_counted_and_are_told(kept: Kept) -> N
         assert item.answer["reason"] == "now"
 
 
+def shown(kept: Kept, log: Log) -> queries.Item:
+    """Return the one delivery of a log as a page shows it."""
+    (name,) = log.known
+    with kept.database.read() as connection:
+        item = delivery(connection, ALL, name)
+    assert item is not None
+    return item
+
+
+FULL: dict[str, Any] = {"reason": "452 4.2.2 mailbox full", "smtp_code": 452, "enhanced_code": "4.2.2"}
+REFRESHED = [
+    ([event("deferred", attempt=1), event("deferred", at=60, attempt=2, **FULL)], "deferred_mailbox_full"),
+    ([event("delivered", at=900), event("bounce", at=30, received=950)], "accepted_after_refusal"),
+    ([event("dropped"), event("dropped", at=5, suppression_list="spam")], "dropped_spam_report"),
+]
+
+
+@pytest.mark.parametrize(("events", "code"), REFRESHED)
+@pytest.mark.parametrize("first", [topics.STATUS_CHANGED, topics.STATUS, topics.EVENTS])
+def test_advice_is_that_of_the_newest_status_also_where_the_status_itself_did_not_change(
+    kept: Kept, first: str, events: list[DeliveryEvent], code: str
+) -> None:
+    log = Log().tell(*events)
+    batch = log.take()
+    changed = codecs.decode(batch[topics.STATUS_CHANGED, 0][0][1] or b"")
+    kept.apply({(first, 0): batch.pop((first, 0))})
+    kept.apply(batch)
+    item = shown(kept, log)
+    assert changed["advice"]["code"] != code
+    assert item.advice["code"] == code
+    assert item.record == log.newest[item.delivery_id]
+    assert [row.revision for row in rows(kept, schema.changes)] == [1]
+
+
+def test_a_delivery_is_found_by_its_corrected_reference_and_no_more_by_the_wrong_one(kept: Kept) -> None:
+    log = Log().tell(event("sent", reference="INV-4711"))
+    kept.apply(log.take())
+    kept.apply(log.tell(event("sent", at=9, reference="INV-4712")).take())
+    with kept.database.read() as connection:
+        assert search(connection, ALL, Filter(), reference="INV-4711", size=5).items == []
+        (item,) = search(connection, ALL, Filter(), reference="INV-4712", size=5).items
+    assert (item.reference, item.invoice_id) == ("INV-4712", invoice_id("INV-4712"))
+
+
+def test_of_several_references_of_events_the_one_said_last_counts(kept: Kept) -> None:
+    log = Log().tell(event("sent", at=9, reference="INV-B"), event("sent", at=5, received=20, reference="INV-A"))
+    log.tell(event("sent", reference="INV-0", received=21, occurred_at=NOW - timedelta(days=99)))  # no such clock
+    batch = log.take()
+    status = codecs.decode(batch[topics.STATUS_CHANGED, 0][0][1] or b"") | {"reference": None}
+    alone = {(topics.STATUS_CHANGED, 0): [(9, codecs.encode(status))]}
+    kept.apply({(topics.EVENTS, 0): batch[topics.EVENTS, 0]})
+    kept.apply(alone)
+    assert rows(kept, schema.deliveries)[0].reference == "INV-B" == log.newest[status["delivery_id"]]["reference"]
+
+
+def test_a_copy_of_what_is_known_is_no_news(kept: Kept) -> None:
+    batch = Log().tell(event("sent"), event("delivered", at=5)).take()
+    copies = {(topics.STATUS, 0): batch.pop((topics.STATUS, 0))}
+    kept.apply(batch)
+    applied = kept.apply(copies)
+    assert applied.outcomes[topics.STATUS, Outcome.KNOWN] == 2
+    assert applied.touched == []
+
+
+def test_a_delivery_that_the_worker_forgot_stays_in_the_history(kept: Kept) -> None:
+    log = Log().tell(event("sent"), event("delivered", at=5))
+    log.add(topics.STATUS, None)
+    applied = kept.apply(log.take())
+    assert shown(kept, log).record["status"] == "delivered"
+    assert applied.malformed == []
+
+
+def test_a_delivery_whose_changes_are_gone_from_the_topic_is_shown_as_it_stands(kept: Kept) -> None:
+    log = Log().tell(event("sent"), event("delivered", at=5))
+    kept.apply({(topics.STATUS, 0): log.take()[topics.STATUS, 0]})
+    assert shown(kept, log).record["status"] == "delivered"
+    with kept.database.read() as connection:
+        assert count(connection, ALL, Filter())["delivered"] == 1
+
+
 def test_a_reference_that_came_after_the_last_change_is_found(kept: Kept) -> None:
     log = Log().tell(event("delivered", reference=None))
     kept.apply(log.take())
@@ -258,7 +340,6 @@ def test_a_reference_that_came_before_the_first_change_is_found(kept: Kept) -> N
 @pytest.mark.parametrize(
     "value",
     [
-        None,
         b"",
         b"null",
         b"[]",
@@ -328,13 +409,17 @@ def test_what_had_no_news_for_long_is_forgotten_with_all_that_belongs_to_it(kept
         assert sum(count(connection, ALL, Filter()).values()) == 1
 
 
-def test_an_event_that_came_after_its_delivery_was_forgotten_is_forgotten_in_its_turn(kept: Kept) -> None:
+def test_what_came_after_its_delivery_was_forgotten_is_forgotten_in_its_turn(kept: Kept) -> None:
     log = Log().tell(*(event("sent", message_id=f"m{number}") for number in range(10)))
     log.add(
         topics.EVENTS,
         codecs.encode({"delivery_id": "a", "event_id": "e", "type": "open", "received_at": "2020-01-01T00:00:00Z"}),
     )
     log.add(topics.EVENTS, codecs.encode({"delivery_id": "z", "event_id": "e", "type": "open", "received_at": NOW}))
+    alert = {"delivery_id": "b", "first_received_at": "2020-01-01T00:00:00Z", "episode": 1, "level": "raised"}
+    log.add(topics.DEFERRAL_ALERTS, codecs.encode(alert | {"id": "a1"}))
+    log.add(topics.DEFERRAL_ALERTS, codecs.encode(alert | {"id": "a2", "delivery_id": "y", "first_received_at": NOW}))
+    log.add(topics.DEFERRAL_ALERTS, codecs.encode(alert | {"id": "a3", "delivery_id": next(iter(log.known))}))
     kept.apply(log.take())
     place: str | None = ""
     looks = 0
@@ -343,6 +428,7 @@ def test_an_event_that_came_after_its_delivery_was_forgotten_is_forgotten_in_its
         looks += 1
     assert looks == 5
     assert {row.delivery_id for row in rows(kept, schema.events)} == {*log.known, "z"}
+    assert {row.id for row in rows(kept, schema.alerts)} == {"a2", "a3"}
 
 
 def test_counts_are_those_of_the_rows_whatever_the_batches(kept: Kept) -> None:

@@ -58,10 +58,13 @@ def crowded(folder: Path, crowd: int) -> Kept:
     return kept
 
 
-@pytest.fixture(scope="module")
-def histories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Kept, Kept]]:
+@pytest.fixture(scope="module", params=["as they grew", "tidied"])
+def histories(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Kept, Kept]]:
     folder = tmp_path_factory.mktemp("crowded")
     both = crowded(folder / "few", FEW), crowded(folder / "many", MANY)
+    if request.param == "tidied":
+        for each in both:
+            each.database.tidy()
     yield both
     for each in both:
         each.database.close()

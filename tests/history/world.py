@@ -22,14 +22,15 @@ def model_of(records: Mapping[str, Sequence[bytes | None]]) -> Tables:
         records: The values of each topic, in the order of the topic's partitions.
     """
     statuses = [json.loads(value or b"") for value in records[topics.STATUS_CHANGED]]
+    states = [json.loads(value or b"") for value in records[topics.STATUS]]
     events = [json.loads(value or b"") for value in records[topics.EVENTS]]
     newest: dict[str, dict[str, Any]] = {}
-    for status in statuses:
+    for status in [*statuses, *states]:  # a state beats the change that it comes from, and the last one those before it
         old = newest.get(status["delivery_id"])
-        if old is None or _order(status) > _order(old):
+        if old is None or _order(status) >= _order(old):
             newest[status["delivery_id"]] = status
     said: dict[str, set[str]] = defaultdict(set)
-    for each in [*events, *statuses]:
+    for each in [*events, *statuses, *states]:
         if each["reference"] is not None:
             said[each["delivery_id"]].add(each["reference"])
     changes: dict[str, list[dict[str, Any]]] = defaultdict(list)

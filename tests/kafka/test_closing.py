@@ -12,7 +12,7 @@ from aiokafka.errors import ProducerClosed
 
 from deploy.local.broker import Broker
 from streams.kafka.batches import Row
-from streams.kafka.closing import stop_consumer, stop_producer
+from streams.kafka.closing import end, stop_consumer, stop_producer
 from streams.kafka.producer import Producer
 from tests.contracts.clients import new_topic
 
@@ -119,3 +119,20 @@ async def test_whoever_is_cancelled_while_a_consumer_stops_is_cancelled() -> Non
     stopping.cancel()
     with pytest.raises(asyncio.CancelledError):
         await stopping
+
+
+async def test_a_task_whose_client_keeps_a_cancellation_to_itself_ends() -> None:
+    told = 0
+
+    async def runs() -> None:
+        nonlocal told
+        while told < 2:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                told += 1
+
+    begun = asyncio.create_task(runs())
+    await asyncio.sleep(0)
+    await end([begun])
+    assert told == 2
