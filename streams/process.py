@@ -49,16 +49,19 @@ def error_of(done: "asyncio.Future[Any]") -> BaseException | None:
     return asyncio.CancelledError() if done.cancelled() else done.exception()
 
 
-async def topic_problems(settings: Settings, wanted: Callable[[TopicSpec], bool] = lambda _: True) -> list[str]:
+async def topic_problems(
+    settings: Settings, wanted: Callable[[TopicSpec], bool] = lambda _: True, *, leaders: bool = True
+) -> list[str]:
     """Return what is wrong with the topics or our access; while no broker answers, wait: a restart brings none back.
 
     Args:
         settings: All of them.
         wanted: Says which topics matter, as for ``topics.check``.
+        leaders: Whether to wait until all of their partitions have a leader, too.
     """
     while True:
         try:
-            return await topics.check(settings, wanted)
+            return await topics.check(settings, wanted, leaders=leaders)
         except RefusedError as error:
             return [str(error)]
         except (KafkaError, OSError, TimeoutError) as error:

@@ -230,12 +230,15 @@ async def create(settings: Settings) -> list[TopicSpec]:
     return missing
 
 
-async def check(settings: Settings, wanted: Callable[[TopicSpec], bool] = lambda _: True) -> list[str]:
+async def check(
+    settings: Settings, wanted: Callable[[TopicSpec], bool] = lambda _: True, *, leaders: bool = True
+) -> list[str]:
     """Return what does not fit: a sentence for each, with the command that mends it; nothing when all is well.
 
     Args:
         settings: All of them.
         wanted: Says which topics matter: who writes two of them needs no right to look at the others.
+        leaders: Whether all of their partitions must have a leader: who only writes goes on with those that have one.
 
     Raises:
         aiokafka.errors.KafkaError, TimeoutError: the brokers cannot be reached, or have only just come back.
@@ -244,7 +247,7 @@ async def check(settings: Settings, wanted: Callable[[TopicSpec], bool] = lambda
     servers = settings.kafka.bootstrap_servers
     problems = []
     async with admin_client(settings) as admin:
-        there = await _partition_counts(admin, {spec.name for spec in specs})
+        there = await _partition_counts(admin, {spec.name for spec in specs}, leaders=leaders)
         configs = await _configs(admin, [spec.name for spec in specs if spec.name in there])
     for spec in specs:
         if spec.name not in there:
@@ -342,8 +345,8 @@ async def _start(admin: Any, settings: Settings) -> None:
         raise
 
 
-async def _partition_counts(admin: Any, led: AbstractSet[str] = frozenset()) -> dict[str, int]:
-    """Return the partition count of every topic whose partitions all have a leader.
+async def _partition_counts(admin: Any, led: AbstractSet[str] = frozenset(), *, leaders: bool = True) -> dict[str, int]:
+    """Return the partition count of every topic whose partitions all have a leader; without ``leaders`` of every topic.
 
     All topics are asked for, as asking for one by name creates it where ``auto.create.topics.enable`` is on.
 
@@ -353,8 +356,9 @@ async def _partition_counts(admin: Any, led: AbstractSet[str] = frozenset()) -> 
     """
     counts: dict[str, int] = {}
     for topic in await admin.describe_topics():
-        if topic["partitions"] and all(partition["leader"] >= 0 for partition in topic["partitions"]):
-            counts[topic["topic"]] = len(topic["partitions"])
+        partitions = topic["partitions"]
+        if partitions and (not leaders or all(partition["leader"] >= 0 for partition in partitions)):
+            counts[topic["topic"]] = len(partitions)
         elif topic["topic"] in led:
             raise LeaderNotAvailableError(topic["topic"])
     return counts

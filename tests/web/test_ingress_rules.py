@@ -14,12 +14,15 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from aiohttp import ClientSession, TCPConnector, web
 from prometheus_client import CollectorRegistry
 
+from streams import ingress as process
+from streams import topics
 from streams.ingress import _endpoints as served
 from streams.metrics import IngressMetrics
 from streams.providers import PROVIDERS
@@ -282,6 +285,37 @@ def test_all_accounts_at_a_provider_share_the_memory_of_its_tokens() -> None:
     assert [one.account for one in of_mailgun] == ["acme", "other"]
     assert len({id(one.tokens) for one in of_mailgun}) == 1
     assert of_mailgun[0].tokens.keep_s > 86_400  # the longest window of them
+
+
+async def test_a_partition_without_a_leader_does_not_hold_back_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(environment={})
+    specs = [spec for spec in topics.all_topics(settings) if spec.name in process._written(settings)]
+
+    class Admin:
+        """What a cluster says of which one broker is away that held the only copy of a partition of each topic."""
+
+        async def describe_topics(self) -> list[dict[str, Any]]:
+            return [
+                {"topic": spec.name, "partitions": [{"leader": 0 if at else -1} for at in range(spec.partitions)]}
+                for spec in specs
+            ]
+
+        async def describe_configs(self, _: object) -> list[Any]:
+            return [SimpleNamespace(resources=[(0, "", 2, spec.name, spec.config.items()) for spec in specs])]
+
+    @contextlib.asynccontextmanager
+    async def admin_client(_: object) -> AsyncIterator[Admin]:
+        yield Admin()
+
+    monkeypatch.setattr(topics, "admin_client", admin_client)
+    writing = asyncio.Event()
+
+    async def run() -> None:
+        writing.set()
+
+    async with asyncio.timeout(5):
+        await process._write(cast("process.Built", SimpleNamespace(settings=settings, writer=SimpleNamespace(run=run))))
+    assert writing.is_set()
 
 
 async def test_a_mistake_of_ours_is_answered_500_without_a_word_of_it(
