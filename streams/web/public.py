@@ -64,30 +64,28 @@ class Connection(SilentConnection):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes: of a body, or of a head, whose bytes are counted."""
-        if self._content is not None and not self._content.is_eof():
-            super().data_received(data)
-            return
+        body = self._content if self._content is not None and not self._content.is_eof() else None
         heads = self._request_count
         super().data_received(data)
-        self._head_bytes += len(data)
-        if self._request_count != heads:
-            self._heads_ended(self._request_count - heads)
-        elif self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse_head()
-        elif data and self._head_timer is None:
-            self._start_head_timer()
+        if self._request_count != heads:  # a head has ended, perhaps in the read that brought the end of a body
+            self._head_ended(body)
+        elif body is None:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse_head()
+            elif data and self._head_timer is None:
+                self._start_head_timer()
 
-    def _heads_ended(self, count: int) -> None:
+    def _head_ended(self, body: StreamReader | None) -> None:
+        """Judge a head by its own size: what else came with it is its body or the next request, and is not counted."""
         self._stop_head_timer()
-        came, self._head_bytes = self._head_bytes, 0
+        self._head_bytes = 0
         message, self._content = self._messages[-1]
-        if came <= MAX_HEAD_BYTES or not isinstance(message, RawRequestMessage):
-            return
-        # some of it is body, or the next request; what a head has is counted only here, where it may be too much
-        own = _head_bytes(message)
-        self.head_too_large = self.head_too_large or own > MAX_HEAD_BYTES
-        if count == 1 and self._content.is_eof():  # of several aiohttp keeps the rest for later, in one piece
-            self._head_bytes = max(came - own - self._content.total_bytes, 0)
+        if isinstance(message, RawRequestMessage):
+            self.head_too_large = self.head_too_large or _head_bytes(message) > MAX_HEAD_BYTES
+        elif body is not None and not body.is_eof():
+            # no head but an error in this body; aiohttp keeps it until the request is answered that waits for the body
+            body.set_exception(web.RequestPayloadError())
 
     def pause_writing(self) -> None:
         """Write no more for now: the client does not read. It has some time to."""

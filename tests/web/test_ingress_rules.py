@@ -501,6 +501,65 @@ async def test_a_large_body_in_many_pieces_is_no_head(make: Make, dial: Dial) ->
     assert len(here.writer.written) == 2
 
 
+async def test_a_request_whose_head_comes_with_the_end_of_a_refused_body_is_answered(make: Make, dial: Dial) -> None:
+    here = await make()
+    refused = world.sendgrid(b"x" * 60_000).with_headers(x_twilio_email_event_webhook_signature=None)
+    honest = world.sendgrid(json.dumps([{"event": "delivered", "filler": "x" * 100_000}]).encode())
+    line = await dial(here)
+    await line.send(world.head(refused) + refused.request.body[:5000])
+    assert await line.status() == 401
+    await line.reader.readuntil(b"missing\n")
+
+    await line.send(refused.request.body[5000:] + world.head(honest) + honest.request.body[:5000])
+    for at in range(5000, len(honest.request.body), 20_000):
+        await line.send(honest.request.body[at : at + 20_000])
+
+    assert await line.status() == 200
+    assert [value for _, value, _ in here.writer.written] == [honest.request.body]
+
+
+async def test_a_head_that_is_too_large_is_refused_behind_a_body_too(make: Make, dial: Dial) -> None:
+    here = await make()
+    refused = world.sendgrid(b"x" * 60_000).with_headers(x_twilio_email_event_webhook_signature=None)
+    line = await dial(here)
+    await line.send(world.head(refused) + refused.request.body[:5000])
+    assert await line.status() == 401
+    await line.reader.readuntil(b"missing\n")
+
+    await line.send(
+        refused.request.body[5000:] + HEAD + b"".join(b"X-%d: %s\r\n" % (n, b"y" * 1000) for n in range(20))
+    )
+    await line.send(b"\r\n")
+
+    assert await line.status() == 431
+    assert await line.ended()
+
+
+async def test_requests_before_it_on_the_connection_leave_nothing_to_a_head(make: Make, dial: Dial) -> None:
+    here = await make()
+    line = await dial(here)
+    for _ in range(950):  # each once left 18 bytes
+        line.writer.write(b"POST /n HTTP/1.1\r\nHost: h\r\nContent-Length: 17000\r\n\r\n" + b"x" * 17_000)
+        await line.reader.readuntil(b"not_found\n")
+
+    await line.send(HEAD)
+    await line.send(b"\r\n")
+
+    assert await line.status() == 200
+
+
+async def test_a_malformed_chunk_is_answered_400_as_soon_as_it_comes(make: Make, dial: Dial) -> None:
+    here = await make(endpoint("mailgun"), limits=dataclasses.replace(LIMITS, read_timeout_s=60))
+    line = await dial(here)
+    await line.send(world.head(world.mailgun(), length=-1, more="transfer-encoding: chunked\r\n") + b"5\r\nhello\r\n")
+    await line.send(b"zz\r\n")
+
+    async with asyncio.timeout(10):
+        assert await line.status() == 400
+        assert await line.ended()
+    assert here.rejected("broken", "mailgun") == 1
+
+
 async def test_the_next_head_has_as_little_time_as_the_first(make: Make, dial: Dial) -> None:
     here = await make(keepalive_timeout_s=60, head_timeout_s=0.3)
     idle, silent, slow = [await dial(here) for _ in range(3)]
