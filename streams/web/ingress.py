@@ -20,11 +20,13 @@ our own settings and reasons from closed sets.
 
 import contextlib
 import logging
+import math
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Final
 
 from aiohttp import web
@@ -61,15 +63,64 @@ COMPLAIN_S: Final = 60.0
 """The same complaint is logged once in so long."""
 
 HEAD_TOO_LARGE: Final = 431
-_UNAUTHORIZED, _FORBIDDEN, _UNAVAILABLE, _TOO_MANY = 401, 403, 503, 429
-_CODES: Final[Mapping[Refusal, int]] = {
+_UNAUTHORIZED, _FORBIDDEN, _UNAVAILABLE = 401, 403, 503
+
+
+class Reason(StrEnum):
+    """Why a request is refused, where it is not for its sender (``Refusal``): a closed set, fit for a metric's label."""
+
+    BROKEN = "broken"
+    """No HTTP, not compressed as it says, or its connection was lost."""
+    REPLAYED = "replayed"
+    """A token that was used already, for something else."""
+    NOT_FOUND = "not_found"
+    METHOD = "method"
+    TOO_SLOW = "too_slow"
+    TOO_LARGE = "too_large"
+    CONTENT_TYPE = "content_type"
+    CONTENT_ENCODING = "content_encoding"
+    RATE = "rate"
+    HEAD_TOO_LARGE = "head_too_large"
+    INTERNAL = "internal"
+    """A mistake of ours."""
+    BROKER = "broker"
+    """Not acknowledged in time."""
+    BUSY = "busy"
+    """Too many requests or bytes are in work."""
+    CERTIFICATE = "certificate"
+    """The signing certificate cannot be had."""
+    CONFIRMATION = "confirmation"
+    """A subscription could not be confirmed."""
+
+
+_CODES: Final[Mapping[Refusal | Reason, int]] = {
+    Reason.BROKEN: 400,
     Refusal.MISSING: _UNAUTHORIZED,
     Refusal.MALFORMED: _UNAUTHORIZED,
     Refusal.MISMATCH: _FORBIDDEN,
     Refusal.STALE: _FORBIDDEN,
     Refusal.UNTRUSTED: _FORBIDDEN,
     Refusal.UNCONFIGURED: _FORBIDDEN,
+    Reason.REPLAYED: _FORBIDDEN,
+    Reason.NOT_FOUND: 404,
+    Reason.METHOD: 405,
+    Reason.TOO_SLOW: 408,
+    Reason.TOO_LARGE: 413,
+    Reason.CONTENT_TYPE: 415,
+    Reason.CONTENT_ENCODING: 415,
+    Reason.RATE: 429,
+    Reason.HEAD_TOO_LARGE: HEAD_TOO_LARGE,
+    Reason.INTERNAL: 500,
+    Reason.BROKER: _UNAVAILABLE,
+    Reason.BUSY: _UNAVAILABLE,
+    Reason.CERTIFICATE: _UNAVAILABLE,
+    Reason.CONFIRMATION: _UNAVAILABLE,
 }
+_OF_NOBODY: Final = frozenset({Reason.BROKEN, Reason.NOT_FOUND, Reason.HEAD_TOO_LARGE})
+"""Reasons that are known before it is known whose request it is."""
+_OF_PROVIDERS: Final = frozenset(_CODES) - {Reason.NOT_FOUND, Reason.HEAD_TOO_LARGE}
+_UNREAD: Final = frozenset({Reason.BROKEN, Reason.TOO_SLOW, Reason.TOO_LARGE})
+"""Reasons after which the rest of the body is not wanted."""
 _PINGS: Final = frozenset({b"", b"[]", b"{}", b"null"})
 """Bodies that hold no event: a provider's page tries whether the URL answers."""
 _PING_BYTES: Final = 16
@@ -86,17 +137,16 @@ class _RefusedError(Exception):
     """The request is answered with something else than 200."""
 
     def __init__(
-        self, code: int, reason: str, *, retry_after_s: float | None = None, headers: Mapping[str, str] | None = None
+        self,
+        reason: Refusal | Reason,
+        *,
+        retry_after_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(reason)
-        self.code = code
+        super().__init__(reason.value)
         self.reason = reason
-        self.headers: dict[str, str] = dict(headers or {})
-        if retry_after_s is not None:
-            self.headers["Retry-After"] = str(max(1, -int(-retry_after_s // 1)))
-        if code == _UNAUTHORIZED:
-            # RFC 9110, 15.5.2; and SNS sends the credential of its URL only after it was asked for it
-            self.headers["WWW-Authenticate"] = 'Basic realm="webhooks"'
+        self.retry_after_s = retry_after_s
+        self.headers = headers or {}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -177,8 +227,10 @@ class Ingress:
         self._accepted = {name: metrics.last_request.labels(name) for name in names - {UNKNOWN}}
         for one in endpoints:  # a series that is born at 3 loses its first step, and of few webhooks each one counts
             metrics.produced.labels(one.topic)
-            for refusal in Refusal:
-                metrics.rejected.labels(one.provider.name, refusal.value)
+            for reason in _OF_PROVIDERS:
+                metrics.rejected.labels(one.provider.name, reason.value)
+        for reason in _OF_NOBODY:
+            metrics.rejected.labels(UNKNOWN, reason.value)
         self._counters: dict[tuple[str, int], Counter] = {}
         self.room = Room(limits.max_requests, limits.max_memory_bytes)
         self.draining = False
@@ -197,9 +249,9 @@ class Ingress:
         answer, reason = await self._answer(endpoint, request)
         self._count(name, answer.status)
         if reason is not None:
-            self._metrics.rejected.labels(name, reason).inc()
+            self._metrics.rejected.labels(name, reason.value).inc()
             if endpoint is not None:
-                self._complain(endpoint, reason)
+                self._say(endpoint, reason.value, "refused: %s", reason.value)
         self._seconds[name].observe(time.perf_counter() - begun)
         return answer
 
@@ -211,19 +263,21 @@ class Ingress:
 
     async def _answer(
         self, endpoint: Endpoint | None, request: web.BaseRequest
-    ) -> tuple[web.StreamResponse, str | None]:
+    ) -> tuple[web.StreamResponse, Refusal | Reason | None]:
         """Return the answer, and the reason where it is not 200."""
         if endpoint is None:
-            return self._response(404, b"not_found\n"), "not_found"
+            refused = _RefusedError(Reason.NOT_FOUND)
+            return self._refusal(None, refused), refused.reason
         try:
             return self._response(200, await self._take(endpoint, request)), None
-        except _RefusedError as refused:
-            return self._response(refused.code, refused.reason.encode() + b"\n", refused.headers), refused.reason
+        except _RefusedError as error:
+            refused = error
         except (web.HTTPException, ConnectionError, web.RequestPayloadError, HttpProcessingError):
-            return self._response(400, b"broken\n"), "broken"
+            refused = _RefusedError(Reason.BROKEN)
         except Exception as error:  # noqa: BLE001 - the client learns nothing of it, and the provider comes again
             logger.error("a mistake of ours: %s", described(error))  # noqa: TRY400 - the text of an error may hold data
-            return self._response(500, b"internal error\n"), "internal"
+            refused = _RefusedError(Reason.INTERNAL)
+        return self._refusal(endpoint.provider, refused), refused.reason
 
     async def _take(self, endpoint: Endpoint, request: web.BaseRequest) -> bytes:
         """Take one webhook in and return what to answer.
@@ -235,11 +289,11 @@ class Ingress:
             self._metrics.unrecorded.labels(endpoint.provider.name, "head").inc()
             return b""
         if request.method != "POST":
-            raise _RefusedError(405, "method", headers={"Allow": "POST, HEAD"})
+            raise _RefusedError(Reason.METHOD, headers={"Allow": "POST, HEAD"})
         if request.content_type not in endpoint.provider.content_types:
-            raise _RefusedError(415, "content_type")
+            raise _RefusedError(Reason.CONTENT_TYPE)
         if not endpoint.secrets and not endpoint.insecure:
-            raise self._refusal(endpoint, Refusal.UNCONFIGURED)
+            raise _RefusedError(Refusal.UNCONFIGURED)
         headers = {header.lower(): text for header, text in request.headers.items()}
         proven = endpoint.insecure or self._read_headers(endpoint, headers)
         place = self.room.enter()
@@ -254,25 +308,25 @@ class Ingress:
         try:
             return endpoint.provider.read_headers(headers, endpoint.secrets)
         except VerificationError as error:
-            raise self._refusal(endpoint, error.reason) from None
+            raise _RefusedError(error.reason) from None
 
     async def _body(self, request: web.BaseRequest, place: Place, *, proven: bool) -> bytes:
         limits = self.limits
         if (request.content_length or 0) > limits.max_body_bytes:
-            raise _RefusedError(413, "too_large")
+            raise _RefusedError(Reason.TOO_LARGE)
         encoding = request.headers.get("Content-Encoding", "").strip().lower()
         try:
             return await self._read(request, place, encoding=encoding, most=limits.max_body_bytes, proven=proven)
         except TooLargeError:
-            raise _RefusedError(413, "too_large") from None
+            raise _RefusedError(Reason.TOO_LARGE) from None
         except NoRoomError:
-            raise _RefusedError(_UNAVAILABLE, "busy", retry_after_s=1) from None
+            raise _RefusedError(Reason.BUSY, retry_after_s=1) from None
         except UnknownEncodingError:
-            raise _RefusedError(415, "content_encoding", headers={"Accept-Encoding": "gzip, deflate"}) from None
+            raise _RefusedError(Reason.CONTENT_ENCODING, headers={"Accept-Encoding": "gzip, deflate"}) from None
         except BrokenBodyError:
-            raise _RefusedError(400, "broken") from None
+            raise _RefusedError(Reason.BROKEN) from None
         except TimeoutError:
-            raise _RefusedError(408, "too_slow") from None
+            raise _RefusedError(Reason.TOO_SLOW) from None
 
     async def _read(self, request: web.BaseRequest, place: Place, *, encoding: str, most: int, proven: bool) -> bytes:
         """Read a body, and only then begin to work on it: one that does not come takes no place from those that do.
@@ -297,7 +351,7 @@ class Ingress:
     async def _take_body(self, endpoint: Endpoint, webhook: WebhookRequest) -> bytes:
         verification = None if endpoint.insecure else await self._verify(endpoint, webhook)
         if wait_s := endpoint.bucket.take(time.monotonic()):
-            raise _RefusedError(_TOO_MANY, "rate", retry_after_s=wait_s)
+            raise _RefusedError(Reason.RATE, retry_after_s=wait_s)
         if len(webhook.body) <= _PING_BYTES and webhook.body.strip() in _PINGS:
             self._metrics.unrecorded.labels(endpoint.provider.name, "ping").inc()
             return endpoint.provider.answer(webhook) or b""
@@ -330,8 +384,8 @@ class Ingress:
             )
         except VerificationError as error:
             if failed and error.reason is Refusal.UNTRUSTED:  # not its fault: it may come again
-                raise _RefusedError(_UNAVAILABLE, "certificate", retry_after_s=RETRY_AFTER_S) from None
-            raise self._refusal(endpoint, error.reason) from None
+                raise _RefusedError(Reason.CERTIFICATE) from None
+            raise _RefusedError(error.reason) from None
         if url is not None and certificate is not None:
             self._certificates.proved(url)
         return verification
@@ -353,7 +407,7 @@ class Ingress:
             yield False
             return
         if use is Use.FORGED:
-            raise _RefusedError(_FORBIDDEN, "replayed")
+            raise _RefusedError(Reason.REPLAYED)
         accepted = False
         try:
             yield True
@@ -377,7 +431,7 @@ class Ingress:
         try:
             await self._writer.write(endpoint.topic, webhook.body, headers)
         except NotWrittenError:
-            raise _RefusedError(_UNAVAILABLE, "broker", retry_after_s=RETRY_AFTER_S) from None
+            raise _RefusedError(Reason.BROKER) from None
 
     async def _confirm(self, endpoint: Endpoint, webhook: WebhookRequest) -> None:
         """Confirm a subscription, or say how to. Its topic is allowed: ``verify`` has checked that.
@@ -388,7 +442,7 @@ class Ingress:
         try:
             handshake = endpoint.provider.handshake(webhook)
         except VerificationError as error:
-            raise self._refusal(endpoint, error.reason) from None
+            raise _RefusedError(error.reason) from None
         if handshake is None:
             return
         if not endpoint.auto_confirm:
@@ -406,7 +460,7 @@ class Ingress:
             await self._client.get(handshake.confirm_url)
         except FetchError as error:
             logger.warning("the subscription of %s could not be confirmed: %s", handshake.topic_arn, error)
-            raise _RefusedError(_UNAVAILABLE, "confirmation", retry_after_s=RETRY_AFTER_S) from None
+            raise _RefusedError(Reason.CONFIRMATION) from None
         logger.info("subscribed account %s to %s", endpoint.account, handshake.topic_arn)
 
     @staticmethod
@@ -424,10 +478,10 @@ class Ingress:
                 request, lambda most: self._read(request, place, encoding="", most=most, proven=True)
             )
         except (web.HTTPException, ConnectionError, web.RequestPayloadError, HttpProcessingError):
-            return self._response(400, b"broken\n")
+            return self._refusal(None, _RefusedError(Reason.BROKEN))
         except Exception as error:  # noqa: BLE001 - as for webhooks
             logger.error("a mistake of ours: %s", described(error))  # noqa: TRY400 - as for webhooks
-            return self._response(500, b"internal error\n")
+            return self._refusal(None, _RefusedError(Reason.INTERNAL))
         finally:
             place.leave()
         answer.headers["Server"] = SERVER
@@ -463,23 +517,34 @@ class Ingress:
         answer = web.Response(status=code, body=body, headers={"Server": SERVER, **(headers or {})})
         if body:
             answer.content_type = "application/json" if body[:1] == b"{" else "text/plain"
-        if self.draining or code in {400, 408, 413}:
-            answer.force_close()  # the rest of the body is not wanted
+        if self.draining:
+            answer.force_close()
         return answer
 
-    @staticmethod
-    def _refusal(endpoint: Endpoint, reason: Refusal) -> _RefusedError:
-        code = _CODES[reason]
-        code = endpoint.provider.instead_of.get(code, code)
-        return _RefusedError(code, reason.value, retry_after_s=RETRY_AFTER_S if code == _UNAVAILABLE else None)
+    def _refusal(self, provider: Provider | None, refused: _RefusedError) -> web.Response:
+        """Return the answer of a refusal, with the code after which this provider comes again if that is of any use."""
+        code = _CODES[refused.reason]
+        if provider is not None:
+            code = provider.instead_of.get(code, code)
+        headers = dict(refused.headers)
+        wait_s = refused.retry_after_s
+        if wait_s is None and code == _UNAVAILABLE:
+            wait_s = RETRY_AFTER_S
+        if wait_s is not None:
+            headers["Retry-After"] = str(max(1, math.ceil(wait_s)))
+        if code == _UNAUTHORIZED:
+            # RFC 9110, 15.5.2; and SNS sends the credential of its URL only after it was asked for it
+            headers["WWW-Authenticate"] = 'Basic realm="webhooks"'
+        answer = self._response(code, f"{refused.reason.value}\n".encode(), headers)
+        if refused.reason in _UNREAD:
+            answer.force_close()
+        return answer
 
     def count_broken(self, code: int) -> None:
         """Count a request that is no HTTP at all (400), or whose head is too large (431)."""
         self._count(UNKNOWN, code)
-        self._metrics.rejected.labels(UNKNOWN, "head_too_large" if code == HEAD_TOO_LARGE else "broken").inc()
-
-    def _complain(self, endpoint: Endpoint, reason: str) -> None:
-        self._say(endpoint, reason, "refused: %s", reason)
+        reason = Reason.HEAD_TOO_LARGE if code == HEAD_TOO_LARGE else Reason.BROKEN
+        self._metrics.rejected.labels(UNKNOWN, reason.value).inc()
 
     def _say(self, endpoint: Endpoint, kind: str, text: str, *values: object) -> None:
         """Log a warning about an endpoint, each kind of it once in a while."""

@@ -25,12 +25,12 @@ from streams import ingress as process
 from streams import topics
 from streams.ingress import _endpoints as served
 from streams.metrics import IngressMetrics
-from streams.providers import PROVIDERS
+from streams.providers import PROVIDERS, Refusal
 from streams.records import Headers
 from streams.settings import Ingress as IngressSettings
 from streams.settings import load
 from streams.web.certificates import KEEP_STALE_S, Certificates
-from streams.web.ingress import Endpoint, Ingress, Limits
+from streams.web.ingress import Endpoint, Ingress, Limits, Reason
 from streams.web.limits import Handler, ReadBody, TokenBucket
 from streams.web.outbound import FetchError, GuardedClient
 from streams.web.public import PublicServer
@@ -933,10 +933,19 @@ async def test_it_speaks_tls_itself_with_a_certificate(make: Make, tmp_path: Pat
     assert here.writer.written[0][2]["url"] == b"https://hooks.test/webhooks/sendgrid/acme"
 
 
-async def test_what_is_written_and_what_a_wrong_secret_gives_are_counted_from_0(make: Make) -> None:
+async def test_what_is_written_and_what_is_refused_for_whatever_reason_are_counted_from_0(make: Make) -> None:
     """A series that is born at 3 shows no increase, and a small installation has no more than that."""
     world = await make(endpoint("mailgun"))
     value = world.metrics.registry.get_sample_value
     assert value("mailstreams_ingress_records_total", {"topic": "mail.raw.mailgun"}) == 0
-    for reason in ("missing", "mismatch", "untrusted", "unconfigured"):
-        assert value("mailstreams_webhook_rejected_total", {"provider": "mailgun", "reason": reason}) == 0
+    known = {*Refusal, *Reason}
+    for provider, reasons in (
+        ("mailgun", known - {Reason.NOT_FOUND, Reason.HEAD_TOO_LARGE}),
+        ("unknown", {Reason.NOT_FOUND, Reason.HEAD_TOO_LARGE, Reason.BROKEN}),
+    ):
+        born = {
+            reason
+            for reason in known
+            if value("mailstreams_webhook_rejected_total", {"provider": provider, "reason": reason.value}) == 0
+        }
+        assert born == reasons
