@@ -603,6 +603,9 @@ PROVIDER = Provider(
             "x-amz-sns-topic-arn",
         }
     ),
+    # https://docs.aws.amazon.com/sns/latest/dg/sns-http-https-endpoint-as-subscriber.html: of 4xx only 429 is tried
+    # again. What the others refuse would be refused again, but a body that came too slowly may be a good one
+    instead_of={408: 503},
     read_headers=read_headers,
     certificate_url=certificate_url,
     handshake=handshake,

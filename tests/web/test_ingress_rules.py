@@ -196,6 +196,23 @@ async def test_each_provider_is_refused_by_a_code_after_which_it_comes_again(
     assert (await here.post(world.GENUINE[provider](), headers={"content-type": kind}))[0] == 415
 
 
+@pytest.mark.parametrize(("provider", "code"), [("sendgrid", 408), ("amazon_ses", 503)])  # 408 makes SNS give it up
+async def test_a_body_that_does_not_come_in_time_is_refused_by_a_code_after_which_its_provider_comes_again(
+    make: Make, provider: str, code: int
+) -> None:
+    here = await make(endpoint(provider), limits=dataclasses.replace(LIMITS, read_timeout_s=0.1))
+    reader, writer = await connect(here)
+    writer.write(world.head(world.GENUINE[provider]()))
+
+    head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)).lower()
+
+    assert int(head.split()[1]) == code
+    assert (b"retry-after: 10\r\n" in head) == (code == 503)
+    assert b"connection: close\r\n" in head
+    assert here.rejected("too_slow", provider) == 1
+    writer.close()
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_the_headers_of_a_provider_are_kept_and_none_that_carries_a_credential(provider: str) -> None:
     kept = endpoint(provider).kept_headers
