@@ -1,10 +1,10 @@
 """The producer of all that is written in batches: aiokafka's, which also takes ``auto`` as its compression.
 
 ``auto`` chooses for each batch by the rows that it is made for. Every other
-compression goes for all batches.
+compression goes for all batches. It tells, too, which partitions have a leader.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Final, Protocol
 
 from aiokafka import AIOKafkaProducer
@@ -53,6 +53,11 @@ class Producer(AIOKafkaProducer):
             self._message_accumulator._compression_type = codec  # noqa: SLF001 - in public it is the whole producer's
         batch: BatchBuilder = self.create_batch()
         return batch
+
+    async def led_partitions(self, topic: str) -> Collection[int]:
+        """Return the partitions of a topic that have a leader, as far as is known; all where none has."""
+        everything: Collection[int] = await self.partitions_for(topic)
+        return self.client.cluster.available_partitions_for_topic(topic) or everything
 
 
 def _are_large(rows: Iterable[Keyed]) -> bool:

@@ -70,6 +70,14 @@ class _Queue:
     """By the entry's id, in the order of arrival."""
     senders: int = 0
 
+    def is_stalled(self, now: float) -> bool:
+        """Tell whether something waits for so long that another sender should take it, if there may be one."""
+        return (
+            self.senders < self.max_senders
+            and bool(self.waiting)
+            and now - next(iter(self.waiting.values())).since > STALLED_S
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
@@ -201,12 +209,13 @@ class RecordWriter:
         self._unanswered[id(entry)] = entry
         if self._sweeper is None:
             self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
-        if queue.senders == 0 or (
-            queue.senders < queue.max_senders and now - next(iter(queue.waiting.values())).since > STALLED_S
-        ):
-            queue.senders += 1
-            self._spawn(self._send(queue))
+        if queue.senders == 0 or queue.is_stalled(now):
+            self._begin_sender(queue)
         return queue, entry
+
+    def _begin_sender(self, queue: _Queue) -> None:
+        queue.senders += 1
+        self._spawn(self._send(queue))
 
     async def _acknowledged(self, put: Sequence[tuple[_Queue, _Entry]]) -> None:
         try:
@@ -220,7 +229,10 @@ class RecordWriter:
                     entry.done.exception()  # seen
 
     def _sweep(self) -> None:
-        """Give up what took too long. One timer for all: all have the same patience, so the oldest comes first."""
+        """Give up what took too long, and begin another sender where something waits that nothing follows.
+
+        One timer for all: all have the same patience, so the oldest comes first.
+        """
         self._sweeper = None
         now = time.monotonic()
         for number, entry in list(self._unanswered.items()):
@@ -230,6 +242,9 @@ class RecordWriter:
             if not entry.done.done():
                 entry.done.set_exception(NotWrittenError())
                 self._late(entry)
+        for queue in self._queues.values():
+            if queue.is_stalled(now):
+                self._begin_sender(queue)
         if self._unanswered:
             self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
 
@@ -287,7 +302,7 @@ class RecordWriter:
         """Send the entries as one batch and wait for its acknowledgement; those that do not fit go back to the queue."""
         partition = queue.partition
         if partition is None:
-            partition = self._next_partition(queue.topic, await producer.partitions_for(queue.topic))
+            partition = self._next_partition(queue.topic, await producer.led_partitions(queue.topic))
         place = (queue.topic, partition)
         self._busy.add(place)
         try:
@@ -303,9 +318,9 @@ class RecordWriter:
         finally:
             self._busy.discard(place)
 
-    def _next_partition(self, topic: str, all_partitions: Collection[int]) -> int:
+    def _next_partition(self, topic: str, led_partitions: Collection[int]) -> int:
         """Return the next partition in turn, of those to which nothing is on its way if there is one."""
-        partitions = sorted(all_partitions)
+        partitions = sorted(led_partitions)
         self._turn += 1
         free = [partition for partition in partitions if (topic, partition) not in self._busy]
         chosen = free or partitions

@@ -15,6 +15,7 @@ import pytest
 import rocksdict
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
+from aiokafka.cluster import ClusterMetadata
 from aiokafka.conn import AIOKafkaConnection, create_conn
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import Assignment, Subscription, SubscriptionState, TopicPartitionState
@@ -112,6 +113,8 @@ SIGNATURES: list[tuple[Callable[..., Any], list[str], str]] = [
     (aiokafka.AIOKafkaProducer.commit_transaction, ["self"], "a transaction a batch"),
     (BatchBuilder.append, ["self", "timestamp", "key", "value", "headers"], "batches of rows"),
     (BatchBuilder.record_count, ["self"], "batches of rows"),
+    (aiokafka.AIOKafkaProducer.partitions_for, ["self", "topic"], "Producer.led_partitions"),
+    (ClusterMetadata.available_partitions_for_topic, ["self", "topic"], "Producer.led_partitions"),
     (
         AIOKafkaClient.send,
         ["self", "node_id", "request", "group"],

@@ -1,8 +1,8 @@
-"""When a writer says that it can write, where Kafka cannot be made to behave so at will."""
+"""When a writer says that it can write, and where to, where Kafka cannot be made to behave so at will."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Collection
+from typing import Any, ClassVar
 
 import pytest
 
@@ -23,6 +23,10 @@ class Producer:
     acknowledges = False
     started = 0
     stopped = 0
+    led: Collection[int] = frozenset({0})
+    silent: Collection[int] = frozenset()
+    """Partitions that acknowledge nothing whatever the others do."""
+    written: ClassVar[list[int]] = []
 
     def __init__(self, **_: Any) -> None:
         self.client = self
@@ -45,15 +49,16 @@ class Producer:
     def fail_all(self, _: BaseException) -> None:
         """Nothing waits here."""
 
-    async def partitions_for(self, _: str) -> set[int]:
-        return {0}
+    async def led_partitions(self, _: str) -> Collection[int]:
+        return Producer.led
 
     def batch_for(self, _: object) -> Batch:
         return Batch()
 
-    async def send_batch(self, *_: Any, **__: Any) -> "asyncio.Future[None]":
+    async def send_batch(self, *_: Any, partition: int) -> "asyncio.Future[None]":
         future = asyncio.get_running_loop().create_future()
-        if Producer.acknowledges:
+        Producer.written.append(partition)
+        if Producer.acknowledges and partition not in Producer.silent:
             future.set_result(None)
         return future
 
@@ -63,6 +68,7 @@ async def writer(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RecordWriter]
     monkeypatch.setattr(module, "Producer", Producer)
     monkeypatch.setattr(module, "_RETIRE_TIMEOUT_S", 0.1)
     Producer.acknowledges, Producer.started, Producer.stopped = False, 0, 0
+    Producer.led, Producer.silent, Producer.written = {0}, set(), []
     writer = RecordWriter(
         client_options={},
         client_id="ingress",
@@ -114,3 +120,18 @@ async def test_a_producer_that_failed_is_given_up_with_its_connections(writer: R
         while Producer.stopped < 3:
             await asyncio.sleep(0.01)
     assert Producer.started >= 3
+
+
+async def test_a_record_behind_a_partition_that_is_silent_goes_to_another_though_nothing_follows_it(
+    writer: RecordWriter,
+) -> None:
+    Producer.acknowledges, Producer.led, Producer.silent = True, {0, 1, 2}, {1}
+    first = asyncio.create_task(writer.write("mail.raw.sendgrid", b"{}", []))
+    while Producer.written != [1]:  # in its turn
+        await asyncio.sleep(0)
+
+    await writer.write("mail.raw.sendgrid", b"{}", [])
+
+    assert Producer.written == [1, 0]
+    with pytest.raises(NotWrittenError):
+        await first
