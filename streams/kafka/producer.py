@@ -1,13 +1,14 @@
 """The producer of all that is written in batches: aiokafka's, which also takes ``auto`` as its compression.
 
 ``auto`` chooses for each batch by the rows that it is made for. Every other
-compression goes for all batches. It tells, too, which partitions have a leader.
+compression goes for all batches. It tells, too, which partitions have a leader and whether a broker answers.
 """
 
 from collections.abc import Collection, Iterable
 from typing import Any, Final, Protocol
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaConnectionError
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.default_records import DefaultRecordBatch
 
@@ -58,6 +59,15 @@ class Producer(AIOKafkaProducer):
         """Return the partitions of a topic that have a leader, as far as is known; all where none has."""
         everything: Collection[int] = await self.partitions_for(topic)
         return self.client.cluster.available_partitions_for_topic(topic) or everything
+
+    async def look(self) -> None:
+        """See that some broker answers, and bring what is known of leaders up to date.
+
+        Raises:
+            KafkaConnectionError: none does.
+        """
+        if not await self.client.force_metadata_update():
+            raise KafkaConnectionError
 
 
 def _are_large(rows: Iterable[Keyed]) -> bool:

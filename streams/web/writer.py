@@ -35,7 +35,11 @@ LINGER_S: Final = 0.001
 _SWEEP_S: Final = 0.1
 _MAX_BATCH_RECORDS: Final = 2000
 _RETRY_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
+_LOOK_S: Final = 5.0
+"""After so long without an answer of a broker one is asked for: only so is known in a quiet hour whether there is one."""
 _RETIRE_TIMEOUT_S: Final = 10.0
+_LOOKS: Final = 2
+"""Times the patience: so long a look may take, as the first broker that is asked may be the one of several that is silent."""
 _DOUBT: Final = 2
 """Times the patience: so long after a batch that was not acknowledged nothing but an acknowledgement shows that all is well."""
 _OVERHEAD_BYTES: Final = 1500
@@ -128,6 +132,8 @@ class RecordWriter:
         self._queues: dict[tuple[str, int | None], _Queue] = {}
         self._producer: Any = None
         self._producer_since = 0.0
+        self._heard_at = 0.0
+        """When a broker last answered, or was asked whether it does."""
         self._rows_sent = 0
         self._there = asyncio.Event()
         self._wanted = asyncio.Event()
@@ -145,7 +151,7 @@ class RecordWriter:
         """Start a producer whenever one is wanted, and try again until the broker is there; writes wait for it."""
         failures = 0
         while True:
-            await self._wanted.wait()
+            await self._until_wanted()
             producer = Producer(**self._options)
             try:
                 async with asyncio.timeout(self._timeout_s):
@@ -158,10 +164,31 @@ class RecordWriter:
                 continue
             failures = 0
             self._producer, self._producer_since = producer, time.monotonic()
+            self._heard_at = self._producer_since
             if time.monotonic() >= self._doubted_until:
                 self._recovered()
             self._wanted.clear()
             self._there.set()
+
+    async def _until_wanted(self) -> None:
+        """Wait until another producer is wanted, and see meanwhile that the one in use has a broker."""
+        while not self._wanted.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(self._heard_at + _LOOK_S - time.monotonic(), 0)):
+                    await self._wanted.wait()
+            if not self._wanted.is_set() and time.monotonic() >= self._heard_at + _LOOK_S:
+                if self._producer is not None:  # else it was closed
+                    await self._look(self._producer)
+                self._heard_at = time.monotonic()
+
+    async def _look(self, producer: Any) -> None:
+        try:
+            async with asyncio.timeout(_LOOKS * self._timeout_s):
+                await producer.look()
+        except (KafkaError, OSError, TimeoutError) as error:
+            if producer is self._producer:
+                self._complain(f"it does not answer, {type(error).__name__}")
+                self._retire(producer)
 
     @property
     def why_not_ready(self) -> list[str]:
@@ -291,6 +318,7 @@ class RecordWriter:
                     entry.done.set_exception(NotWrittenError())
             return
         self._recovered()
+        self._heard_at = time.monotonic()
         self._hooks.acknowledged(queue.topic, len(entries), time.monotonic() - begun)
         for entry in entries:
             if not entry.done.done():

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Collection
 from typing import Any, ClassVar
 
 import pytest
+from aiokafka.errors import KafkaConnectionError
 
 from streams.web import writer as module
 from streams.web.writer import Hooks, NotWrittenError, RecordWriter
@@ -21,6 +22,7 @@ class Producer:
     """aiokafka's producer on brokers that answer, and of which too few have the records: it is tried for ever."""
 
     acknowledges = False
+    away = False
     started = 0
     stopped = 0
     led: Collection[int] = frozenset({0})
@@ -38,7 +40,12 @@ class Producer:
         self._pending_batches: set[Any] = set()
 
     async def start(self) -> None:
+        await self.look()
         Producer.started += 1
+
+    async def look(self) -> None:
+        if Producer.away:
+            raise KafkaConnectionError
 
     async def stop(self) -> None:
         await asyncio.sleep(60)
@@ -67,8 +74,9 @@ class Producer:
 async def writer(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RecordWriter]:
     monkeypatch.setattr(module, "Producer", Producer)
     monkeypatch.setattr(module, "_RETIRE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(module, "_LOOK_S", 0.05)
     Producer.acknowledges, Producer.started, Producer.stopped = False, 0, 0
-    Producer.led, Producer.silent, Producer.written = {0}, set(), []
+    Producer.away, Producer.led, Producer.silent, Producer.written = False, {0}, set(), []
     writer = RecordWriter(
         client_options={},
         client_id="ingress",
@@ -120,6 +128,20 @@ async def test_a_producer_that_failed_is_given_up_with_its_connections(writer: R
         while Producer.stopped < 3:
             await asyncio.sleep(0.01)
     assert Producer.started >= 3
+
+
+async def test_a_broker_that_goes_while_nothing_is_written_makes_it_not_ready_until_it_is_back(
+    writer: RecordWriter,
+) -> None:
+    async with asyncio.timeout(20):
+        for _ in range(2):
+            Producer.away = True
+            while not writer.why_not_ready:
+                await asyncio.sleep(0.01)
+            Producer.away = False
+            while writer.why_not_ready:
+                await asyncio.sleep(0.01)
+    assert Producer.written == []
 
 
 async def test_a_record_behind_a_partition_that_is_silent_goes_to_another_though_nothing_follows_it(
