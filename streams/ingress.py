@@ -11,6 +11,7 @@ import logging
 import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 
@@ -24,6 +25,7 @@ from streams.web.certificates import Certificates
 from streams.web.health import HealthServer
 from streams.web.ingress import Endpoint, Ingress, Limits
 from streams.web.limits import Handler, TokenBucket
+from streams.web.listener import Listener
 from streams.web.outbound import GuardedClient
 from streams.web.public import PublicServer
 from streams.web.replay import TokenMemory
@@ -31,8 +33,6 @@ from streams.web.writer import Hooks, RecordWriter
 
 logger = logging.getLogger(__name__)
 
-_BACKLOG = 1024
-_TLS_HANDSHAKE_S = 10.0
 _LOOK_S = 0.02
 _OTHER_FILES = 128
 """Open files that are no clients: listeners, brokers, certificates, logs."""
@@ -50,6 +50,7 @@ class Built:
     settings: Settings
     ingress: Ingress
     public: PublicServer
+    listener: Listener
     writer: RecordWriter
     client: GuardedClient
     health: HealthServer
@@ -91,15 +92,17 @@ def build(settings: Settings) -> Built:
         return ["stopping"] if ingress.draining else writer.why_not_ready
 
     metrics.ready.set_function(lambda: not not_ready())
+    public = PublicServer(
+        ingress,
+        head_timeout_s=own.read_timeout_s,
+        keepalive_timeout_s=own.keepalive_timeout_s,
+        max_connections=_connections_that_fit(own.max_connections),
+    )
     return Built(
         settings=settings,
         ingress=ingress,
-        public=PublicServer(
-            ingress,
-            head_timeout_s=own.read_timeout_s,
-            keepalive_timeout_s=own.keepalive_timeout_s,
-            max_connections=_connections_that_fit(own.max_connections),
-        ),
+        public=public,
+        listener=Listener(public, tls=own.tls_context()),
         writer=writer,
         client=client,
         health=HealthServer(
@@ -196,7 +199,6 @@ def _others(settings: Settings, writer: RecordWriter, metrics: IngressMetrics) -
 
 async def _run(settings: Settings) -> int:
     stop = stop_by_signals()
-    tls = settings.ingress.tls_context()
     built = build(settings)
     _say_what_is_served(settings)
     own = settings.ingress
@@ -204,26 +206,19 @@ async def _run(settings: Settings) -> int:
     try:
         admin_port = await built.health.start()
         place = (own.host, own.port)
-        server = await asyncio.get_running_loop().create_server(
-            built.public,
-            own.host,
-            own.port,
-            ssl=tls,
-            ssl_handshake_timeout=_TLS_HANDSHAKE_S if tls is not None else None,
-            backlog=_BACKLOG,
-            reuse_port=own.reuse_port or None,
-        )
+        port = await built.listener.listen(own.host, own.port, reuse_port=own.reuse_port)
     except OSError as error:
         logger.error("cannot listen on %s:%s: %s", *place, error.strerror)  # noqa: TRY400 - one line says it all
         await built.health.stop()
         return EXIT_CANNOT_START
     logger.info("http://%s:%d/metrics /livez /readyz", own.admin_host, admin_port)
-    scheme = "https" if tls is not None else "http"
-    logger.info("%s://%s:%d/webhooks/PROVIDER/ACCOUNT", scheme, own.host, server.sockets[0].getsockname()[1])
-    stopping, writing = asyncio.create_task(stop.wait()), asyncio.create_task(_write(built))
-    await asyncio.wait({stopping, writing}, return_when=asyncio.FIRST_COMPLETED)
-    status = EXIT_OK if stop.is_set() else _status_of(writing)
-    await _drain(built, server)
+    scheme = "https" if own.tls_certfile is not None else "http"
+    logger.info("%s://%s:%d/webhooks/PROVIDER/ACCOUNT", scheme, own.host, port)
+    stopping = asyncio.create_task(stop.wait())
+    writing, serving = asyncio.create_task(_write(built)), asyncio.create_task(built.listener.serve())
+    await asyncio.wait({stopping, writing, serving}, return_when=asyncio.FIRST_COMPLETED)
+    status = EXIT_OK if stop.is_set() else _status_of(writing if writing.done() else serving)
+    await _drain(built, serving)
     for task in (stopping, writing):
         task.cancel()
     return status
@@ -248,19 +243,19 @@ def _written(settings: Settings) -> set[str]:
     return {topics.SENDS, *(topics.raw_topic(name) for name in settings.topics.providers)}
 
 
-def _status_of(writing: "asyncio.Task[int]") -> int:
-    if (error := error_of(writing)) is None:
-        return writing.result()
+def _status_of(ended: "asyncio.Task[Any]") -> int:
+    if (error := error_of(ended)) is None:
+        return int(ended.result())
     logger.error("the ingress ends: %s", type(error).__name__, exc_info=error)
     return EXIT_CRASHED
 
 
-async def _drain(built: Built, server: asyncio.Server) -> None:
+async def _drain(built: Built, serving: "asyncio.Task[None]") -> None:
     """Take no new connections, finish the requests in work, close the rest."""
     ingress, limit_s = built.ingress, built.settings.ingress.shutdown_s
     logger.info("stopping: finishing %d requests", ingress.room.requests)
     ingress.draining = True  # from now on each answer closes its connection
-    server.close()
+    serving.cancel()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(limit_s):
             while ingress.room.requests:  # noqa: ASYNC110 - it is a number, there is nothing to await

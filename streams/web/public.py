@@ -30,10 +30,12 @@ class Connection(SilentConnection):
     could hold all connections for as long as they like.
     """
 
-    __slots__ = ("_content", "_head_bytes", "_head_timer", "_unread_timer", "_wire", "head_too_large")
+    __slots__ = ("_content", "_counted_by", "_head_bytes", "_head_timer", "_unread_timer", "_wire", "head_too_large")
 
     def __init__(self, manager: "PublicServer", **options: Any) -> None:
         super().__init__(manager, **options)
+        manager.open_connections += 1
+        self._counted_by: PublicServer | None = manager
         self._head_timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
         self._wire: asyncio.Transport | None = None  # aiohttp forgets its own once it is closing
@@ -42,25 +44,28 @@ class Connection(SilentConnection):
         self.head_too_large = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin; a connection too many is closed at once, a silent one before long."""
+        """Begin; a silent connection is closed before long."""
         super().connection_made(transport)
         self._wire = self.transport
-        manager = self._manager
-        assert isinstance(manager, PublicServer)
-        manager.open_connections += 1
-        if manager.open_connections > manager.max_connections:
-            self.force_close()
-            return
         self._start_head_timer()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """End."""
-        if isinstance(self._manager, PublicServer):
-            self._manager.open_connections -= 1
+        self._leave()
         self._wire = None
         self._stop_head_timer()
         self._stop_unread_timer()
         super().connection_lost(exc)
+
+    def give_up(self) -> None:
+        """Give its place back where it has not begun and never will; else its end does."""
+        if self._wire is None:
+            self._leave()
+
+    def _leave(self) -> None:
+        if self._counted_by is not None:
+            self._counted_by.open_connections -= 1
+            self._counted_by = None
 
     def data_received(self, data: bytes) -> None:
         """Take bytes: of a body, or of a head, whose bytes are counted."""
@@ -167,7 +172,7 @@ class PublicServer(web.Server):
         ingress: what answers.
         head_timeout_s: a request's head must come within so long of its first byte, the first one's of the connection.
         keepalive_timeout_s: an idle connection is closed after so long.
-        max_connections: further ones are closed at once.
+        max_connections: who accepts further ones is to close them at once.
     """
 
     def __init__(
@@ -189,8 +194,8 @@ class PublicServer(web.Server):
             "lingering_time": 1.0,  # so that a refused client gets to read its answer
         }
 
-    def __call__(self) -> web.RequestHandler:
-        """Return the handler of a new connection."""
+    def __call__(self) -> Connection:
+        """Return the handler of a new connection, which counts from now on."""
         return Connection(self, loop=asyncio.get_running_loop(), **self._connection_options)
 
     def told_broken(self, code: int = 400) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import gzip
 import json
 import logging
@@ -32,6 +33,7 @@ from streams.settings import load
 from streams.web.certificates import KEEP_STALE_S, Certificates
 from streams.web.ingress import Endpoint, Ingress, Limits, Reason
 from streams.web.limits import Handler, ReadBody, TokenBucket
+from streams.web.listener import Listener
 from streams.web.outbound import FetchError, GuardedClient
 from streams.web.public import PublicServer
 from streams.web.replay import TokenMemory
@@ -101,6 +103,7 @@ class World:
     client: Client
     ingress: Ingress
     server: PublicServer
+    listener: Listener
     url: str
     metrics: IngressMetrics
 
@@ -133,7 +136,7 @@ Make = Callable[..., Awaitable[World]]
 
 @pytest.fixture
 async def make() -> AsyncIterator[Make]:
-    servers: list[tuple[asyncio.Server, PublicServer]] = []
+    servers: list[tuple[asyncio.Task[None], PublicServer]] = []
 
     async def make_world(
         *endpoints: Endpoint,
@@ -142,6 +145,7 @@ async def make() -> AsyncIterator[Make]:
         keepalive_timeout_s: float = 5,
         head_timeout_s: float = 5,
         tls: ssl.SSLContext | None = None,
+        handshake_timeout_s: float = 60,
         others: Mapping[tuple[str, str], Handler] | None = None,
         **options: Any,
     ) -> World:
@@ -163,16 +167,16 @@ async def make() -> AsyncIterator[Make]:
             keepalive_timeout_s=keepalive_timeout_s,
             max_connections=max_connections,
         )
-        server = await asyncio.get_running_loop().create_server(public, "127.0.0.1", 0, ssl=tls)
+        listener = Listener(public, tls=tls, handshake_timeout_s=handshake_timeout_s)
+        url = f"{'https' if tls else 'http'}://127.0.0.1:{await listener.listen('127.0.0.1', 0)}"
         # small, so that an answer that is not read is soon with us: accepted connections inherit it
-        server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
-        servers.append((server, public))
-        url = f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        return World(writer, client, ingress, public, url, metrics)
+        listener.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+        servers.append((asyncio.create_task(listener.serve()), public))
+        return World(writer, client, ingress, public, listener, url, metrics)
 
     yield make_world
-    for server, public in servers:
-        server.close()
+    for serving, public in servers:
+        serving.cancel()
         public.pre_shutdown()
         await public.shutdown(1)
 
@@ -755,6 +759,74 @@ async def test_a_connection_too_many_is_closed_and_the_others_are_served(make: M
     await asyncio.sleep(0.1)
     assert here.server.open_connections == 0
     assert (await here.post(world.sendgrid()))[0] == 200
+
+
+async def test_a_connection_counts_before_its_tls_handshake_and_gives_its_place_back_when_that_fails(
+    make: Make, tmp_path: Path
+) -> None:
+    pem = world.self_signed(tmp_path / "server.pem", "hooks.test")
+    here = await make(tls=IngressSettings(tls_certfile=pem).tls_context(), max_connections=3)
+    port = int(here.url.rpartition(":")[2])
+    silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(30)]
+
+    closed_at_once = [asyncio.create_task(reader.read()) for reader, _ in silent[3:]]
+    async with asyncio.timeout(10):
+        await asyncio.wait(closed_at_once)
+    assert here.server.open_connections == 3
+    assert not any(reader.at_eof() for reader, _ in silent[:3])
+
+    silent[0][1].write(b"no handshake at all\r\n")  # which fails
+    silent[1][1].close()
+    async with asyncio.timeout(10):
+        while here.server.open_connections > 1:
+            await asyncio.sleep(0.01)
+    assert (await here.post(world.sendgrid(), {"Host": "hooks.test"}))[0] == 200
+    for _, writer in silent:
+        writer.close()
+    assert await closed(here, 10)
+
+
+async def test_a_tls_handshake_that_takes_too_long_gives_its_place_back(make: Make, tmp_path: Path) -> None:
+    pem = world.self_signed(tmp_path / "server.pem", "hooks.test")
+    here = await make(tls=IngressSettings(tls_certfile=pem).tls_context(), handshake_timeout_s=0.2)
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(here.url.rpartition(":")[2]))
+
+    async with asyncio.timeout(10):
+        assert await reader.read() == b""
+    assert await closed(here, 10)
+    writer.close()
+
+
+async def test_while_no_file_is_left_for_a_connection_it_waits_and_then_goes_on(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = asyncio.get_running_loop()
+    accept, errors = loop.sock_accept, [OSError(errno.EMFILE, "Too many open files"), ConnectionAbortedError()]
+
+    async def scarce(listening: socket.socket) -> Any:
+        if errors:
+            raise errors.pop(0)
+        return await accept(listening)
+
+    monkeypatch.setattr(loop, "sock_accept", scarce)
+    monkeypatch.setattr("streams.web.listener._AGAIN_S", 0.01)
+    here = await make()
+
+    assert (await here.post(world.sendgrid()))[0] == 200
+    assert caplog.text.count("no connection can be let in: Too many open files") == 1
+
+
+async def test_several_processes_can_share_a_port(make: Make) -> None:
+    here = await make()
+    one, other = Listener(here.server), Listener(here.server)
+
+    port = await one.listen("127.0.0.1", 0, reuse_port=True)
+
+    assert await other.listen("127.0.0.1", port, reuse_port=True) == port
+    with pytest.raises(OSError, match="Address already in use"):
+        await Listener(here.server).listen("127.0.0.1", port)
+    for listener in (one, other):
+        listener.sockets[0].close()
 
 
 async def test_requests_one_after_the_other_on_one_connection_are_each_answered(make: Make) -> None:
