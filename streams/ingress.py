@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import resource
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ from streams.web.limits import Handler, TokenBucket
 from streams.web.listener import Listener
 from streams.web.outbound import GuardedClient
 from streams.web.public import PublicServer
+from streams.web.renewal import Renewal
 from streams.web.replay import TokenMemory
 from streams.web.writer import Hooks, RecordWriter
 
@@ -51,6 +53,7 @@ class Built:
     ingress: Ingress
     public: PublicServer
     listener: Listener
+    renewal: Renewal
     writer: RecordWriter
     client: GuardedClient
     health: HealthServer
@@ -98,11 +101,23 @@ def build(settings: Settings) -> Built:
         keepalive_timeout_s=own.keepalive_timeout_s,
         max_connections=_connections_that_fit(own.max_connections),
     )
+    listener = Listener(public, tls=own.tls_context())
+
+    def use(tls: ssl.SSLContext | None) -> None:
+        listener.tls = tls
+
     return Built(
         settings=settings,
         ingress=ingress,
         public=public,
-        listener=Listener(public, tls=own.tls_context()),
+        listener=listener,
+        renewal=Renewal(
+            own.tls_certfile,
+            own.tls_keyfile,
+            load=own.tls_context,
+            use=use,
+            told=metrics.certificate_expiry.set,
+        ),
         writer=writer,
         client=client,
         health=HealthServer(
@@ -215,11 +230,12 @@ async def _run(settings: Settings) -> int:
     scheme = "https" if own.tls_certfile is not None else "http"
     logger.info("%s://%s:%d/webhooks/PROVIDER/ACCOUNT", scheme, own.host, port)
     stopping = asyncio.create_task(stop.wait())
-    writing, serving = asyncio.create_task(_write(built)), asyncio.create_task(built.listener.serve())
-    await asyncio.wait({stopping, writing, serving}, return_when=asyncio.FIRST_COMPLETED)
-    status = EXIT_OK if stop.is_set() else _status_of(writing if writing.done() else serving)
+    serving = asyncio.create_task(built.listener.serve())
+    parts = [asyncio.create_task(_write(built)), serving, asyncio.create_task(built.renewal.run())]
+    await asyncio.wait({stopping, *parts}, return_when=asyncio.FIRST_COMPLETED)
+    status = EXIT_OK if stop.is_set() else _status_of(next(part for part in parts if part.done()))
     await _drain(built, serving)
-    for task in (stopping, writing):
+    for task in (stopping, *parts):
         task.cancel()
     return status
 
