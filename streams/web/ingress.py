@@ -119,6 +119,9 @@ _CODES: Final[Mapping[Refusal | Reason, int]] = {
 _OF_NOBODY: Final = frozenset({Reason.BROKEN, Reason.NOT_FOUND, Reason.HEAD_TOO_LARGE})
 """Reasons that are known before it is known whose request it is."""
 _OF_PROVIDERS: Final = frozenset(_CODES) - {Reason.NOT_FOUND, Reason.HEAD_TOO_LARGE}
+_OF_THE_REQUEST: Final = (web.HTTPException, ConnectionError, web.RequestPayloadError, HttpProcessingError)
+_OF_A_LOST_CONNECTION: Final = (OSError, RuntimeError)
+"""What aiohttp, the event loop and TLS raise where a connection ends in the middle of something."""
 _UNREAD: Final = frozenset({Reason.BROKEN, Reason.TOO_SLOW, Reason.TOO_LARGE})
 """Reasons after which the rest of the body is not wanted."""
 _PINGS: Final = frozenset({b"", b"[]", b"{}", b"null"})
@@ -163,6 +166,11 @@ class Endpoint:
     bucket: TokenBucket
     tokens: TokenMemory
     kept_headers: frozenset[str] = field(init=False)
+
+    @property
+    def path(self) -> str:
+        """Where it is called."""
+        return f"{PREFIX}{self.provider.name}/{self.account}"
 
     def __post_init__(self) -> None:
         # a header that holds a credential is never kept, whatever its name
@@ -212,7 +220,7 @@ class Ingress:
         public_url: str | None = None,
         trusted_proxies: Sequence[str] = (),
     ) -> None:
-        self._endpoints = {f"{PREFIX}{one.provider.name}/{one.account}": one for one in endpoints}
+        self._endpoints = {one.path: one for one in endpoints}
         self._others = dict(others)
         self.limits = limits
         self._writer = writer
@@ -221,7 +229,7 @@ class Ingress:
         self._metrics = metrics
         self._public_url = public_url
         self._is_proxy = trusts(trusted_proxies)
-        self._complaints: dict[tuple[str, str, str], tuple[float, int]] = {}
+        self._complaints: dict[tuple[str, str], tuple[float, int]] = {}
         names = {UNKNOWN, *(one.provider.name for one in endpoints)}
         self._seconds = {name: metrics.request_seconds.labels(name) for name in names}
         self._accepted = {name: metrics.last_request.labels(name) for name in names - {UNKNOWN}}
@@ -243,7 +251,7 @@ class Ingress:
         path = request.raw_path.partition("?")[0]
         other = self._others.get((request.method, path))
         if other is not None:
-            return await self._handle_other(other, request)
+            return await self._handle_other(path, other, request)
         endpoint = self._endpoints.get(path)
         name = endpoint.provider.name if endpoint is not None else UNKNOWN
         answer, reason = await self._answer(endpoint, request)
@@ -251,7 +259,7 @@ class Ingress:
         if reason is not None:
             self._metrics.rejected.labels(name, reason.value).inc()
             if endpoint is not None:
-                self._say(endpoint, reason.value, "refused: %s", reason.value)
+                self._say(endpoint.path, reason.value, "refused: %s", reason.value)
         self._seconds[name].observe(time.perf_counter() - begun)
         return answer
 
@@ -272,12 +280,17 @@ class Ingress:
             return self._response(200, await self._take(endpoint, request)), None
         except _RefusedError as error:
             refused = error
-        except (web.HTTPException, ConnectionError, web.RequestPayloadError, HttpProcessingError):
-            refused = _RefusedError(Reason.BROKEN)
         except Exception as error:  # noqa: BLE001 - the client learns nothing of it, and the provider comes again
-            logger.error("a mistake of ours: %s", described(error))  # noqa: TRY400 - the text of an error may hold data
-            refused = _RefusedError(Reason.INTERNAL)
+            refused = self._failed(endpoint.path, request, error)
         return self._refusal(endpoint.provider, refused), refused.reason
+
+    def _failed(self, path: str, request: web.BaseRequest, error: Exception) -> _RefusedError:
+        """Return whether the request is to blame for an error that nobody expected, or we are, which is logged."""
+        if isinstance(error, _OF_THE_REQUEST) or (isinstance(error, _OF_A_LOST_CONNECTION) and _is_lost(request)):
+            return _RefusedError(Reason.BROKEN)
+        # its text may hold data
+        self._say(path, described(error), "a mistake of ours: %s", described(error), level=logging.ERROR)
+        return _RefusedError(Reason.INTERNAL)
 
     async def _take(self, endpoint: Endpoint, request: web.BaseRequest) -> bytes:
         """Take one webhook in and return what to answer.
@@ -374,7 +387,7 @@ class Ingress:
                     certificate = await self._certificates.get(url)
                 except FetchError as error:
                     failed = True
-                    self._say(endpoint, "certificate", "no signing certificate: %s", error)
+                    self._say(endpoint.path, "certificate", "no signing certificate: %s", error)
             verification = provider.verify(
                 webhook,
                 endpoint.secrets,
@@ -471,17 +484,14 @@ class Ingress:
         logger.info("agreed to get webhooks of %s for account %s", endpoint.provider.name, endpoint.account)
         return consent
 
-    async def _handle_other(self, handler: Handler, request: web.BaseRequest) -> web.StreamResponse:
+    async def _handle_other(self, path: str, handler: Handler, request: web.BaseRequest) -> web.StreamResponse:
         place = self.room.enter()
         try:
             answer = await handler(
                 request, lambda most: self._read(request, place, encoding="", most=most, proven=True)
             )
-        except (web.HTTPException, ConnectionError, web.RequestPayloadError, HttpProcessingError):
-            return self._refusal(None, _RefusedError(Reason.BROKEN))
         except Exception as error:  # noqa: BLE001 - as for webhooks
-            logger.error("a mistake of ours: %s", described(error))  # noqa: TRY400 - as for webhooks
-            return self._refusal(None, _RefusedError(Reason.INTERNAL))
+            return self._refusal(None, self._failed(path, request, error))
         finally:
             place.leave()
         answer.headers["Server"] = SERVER
@@ -546,9 +556,9 @@ class Ingress:
         reason = Reason.HEAD_TOO_LARGE if code == HEAD_TOO_LARGE else Reason.BROKEN
         self._metrics.rejected.labels(UNKNOWN, reason.value).inc()
 
-    def _say(self, endpoint: Endpoint, kind: str, text: str, *values: object) -> None:
-        """Log a warning about an endpoint, each kind of it once in a while."""
-        place = (endpoint.provider.name, endpoint.account, kind)
+    def _say(self, path: str, kind: str, text: str, *values: object, level: int = logging.WARNING) -> None:
+        """Log something about one of our paths, each kind of it once in a while."""
+        place = (path, kind)
         now = time.monotonic()
         last, held = self._complaints.get(place, (-COMPLAIN_S, 0))
         if now - last < COMPLAIN_S:
@@ -556,7 +566,12 @@ class Ingress:
             return
         self._complaints[place] = (now, 0)
         more = f" ({held} times more since)" if held else ""
-        logger.warning("%s%s/%s: %s%s", PREFIX, *place[:2], text % values, more)
+        logger.log(level, "%s: %s%s", path, text % values, more)
+
+
+def _is_lost(request: web.BaseRequest) -> bool:
+    """Tell whether nobody is there any more who could read an answer."""
+    return request.transport is None or request.transport.is_closing()
 
 
 def _peer(request: web.BaseRequest) -> str:

@@ -353,6 +353,47 @@ async def test_a_mistake_of_ours_is_answered_500_without_a_word_of_it(
     assert "@" not in caplog.text
 
 
+async def test_the_same_mistake_of_ours_is_logged_once_in_a_while(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    here = await make()
+    here.writer.error = RuntimeError()
+
+    for _ in range(3):
+        assert (await here.post(world.sendgrid()))[0] == 500
+
+    assert here.rejected("internal") == 3
+    assert caplog.text.count("a mistake of ours") == 1
+
+
+async def test_a_tls_connection_that_is_broken_in_the_middle_of_a_body_is_no_mistake_of_ours(
+    make: Make, tmp_path: Path
+) -> None:
+    pem = world.self_signed(tmp_path / "server.pem", "hooks.test")
+    here = await make(tls=IngressSettings(tls_certfile=pem).tls_context())
+    signed = world.sendgrid()
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(here.url.rpartition(":")[2]))
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = ssl._create_unverified_context().wrap_bio(incoming, outgoing, server_hostname="h")
+    while True:
+        try:
+            client.do_handshake()
+            break
+        except ssl.SSLWantReadError:
+            writer.write(outgoing.read())
+            incoming.write(await reader.read(65_536))
+    client.write(world.head(signed) + signed.request.body[:1])
+    writer.write(outgoing.read())
+    while not here.ingress.room.requests:
+        await asyncio.sleep(0.01)
+
+    writer.write(b"\x17\x03\x03\x00\x20" + b"z" * 32)  # a record that nobody encrypted
+
+    assert await closed(here, 10)
+    while here.ingress.room.requests:
+        await asyncio.sleep(0.01)
+    assert (here.rejected("broken"), here.rejected("internal")) == (1, 0)
+    writer.close()
+
+
 async def test_a_verify_that_breaks_lets_nothing_in(make: Make) -> None:
     def broken(*_: object, **__: object) -> Any:
         raise ZeroDivisionError
