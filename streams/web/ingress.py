@@ -47,6 +47,7 @@ from streams.web.limits import (
     TokenBucket,
     TooLargeError,
     UnknownEncodingError,
+    coding_of,
     read_body,
 )
 from streams.web.outbound import FetchError, GuardedClient
@@ -327,9 +328,10 @@ class Ingress:
         limits = self.limits
         if (request.content_length or 0) > limits.max_body_bytes:
             raise _RefusedError(Reason.TOO_LARGE)
-        encoding = request.headers.get("Content-Encoding", "").strip().lower()
         try:
-            return await self._read(request, place, encoding=encoding, most=limits.max_body_bytes, proven=proven)
+            return await self._read(
+                request, place, encoding=coding_of(request), most=limits.max_body_bytes, proven=proven
+            )
         except TooLargeError:
             raise _RefusedError(Reason.TOO_LARGE) from None
         except NoRoomError:

@@ -170,6 +170,11 @@ class TokenBucket:
         return (1 - self._tokens) / self.rate_per_s
 
 
+def coding_of(request: web.BaseRequest) -> str:
+    """Return the Content-Encoding in lower case, of all lines: several codings make one word that is none."""
+    return ",".join(request.headers.getall("Content-Encoding", ())).strip().lower()
+
+
 def inflate(body: bytes, encoding: str, most: int) -> bytes:
     """Return what a body with this Content-Encoding, a key of ``_ENCODINGS``, inflates to.
 
@@ -202,7 +207,7 @@ async def read_body(
 
     Args:
         content: as it comes over the wire: nothing may decompress it before.
-        encoding: in lower case; empty or ``identity`` for none. Several on top of each other are not understood.
+        encoding: as ``coding_of`` has it; empty or ``identity`` for none. Several on top of each other are not understood.
         most: bytes that it may have as it comes, and decompressed.
         proven: its sender has proved already who it is; else it may inflate to ``UNPROVEN_BYTES``, or a little more.
         place: where its bytes are counted.

@@ -485,6 +485,18 @@ async def test_what_compresses_as_events_do_may_be_large_before_its_proof(make: 
     assert (await here.post(dataclasses.replace(sent, request=request)))[0] == 200
 
 
+async def test_codings_in_two_lines_are_several_too(make: Make) -> None:
+    here = await make(endpoint("postmark"))
+    sent = world.postmark()
+    body = gzip.compress(gzip.compress(sent.request.body))
+    reader, writer = await connect(here)
+    writer.write(world.head(sent, length=len(body), more="content-encoding: gzip\r\n" * 2) + body)
+
+    assert (await asyncio.wait_for(reader.readline(), 10)).startswith(b"HTTP/1.1 415 ")
+    assert (here.rejected("content_encoding", "postmark"), here.writer.written) == (1, [])
+    writer.close()
+
+
 class Line:
     """A connection of its own, byte by byte."""
 
