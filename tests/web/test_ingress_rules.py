@@ -933,7 +933,7 @@ async def test_connections_whose_answers_are_not_read_are_closed_in_time_and_oth
 
     async with asyncio.TaskGroup() as group:
         asking = [group.create_task(ask(writer)) for _, writer in greedy]
-        assert await closed(here, 5)
+        assert await closed(here, 30)
         assert (await here.post(world.sendgrid(), {"Host": "hooks.test"}))[0] == 200
         for one in asking:
             one.cancel()
@@ -952,7 +952,7 @@ async def test_an_idle_connection_is_closed_even_if_its_last_answers_are_never_r
         writer.write(UNREAD)
         await asyncio.sleep(0.05)
 
-    assert await closed(here, 5)
+    assert await closed(here, 30)
     writer.transport.abort()
 
 
