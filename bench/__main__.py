@@ -1,7 +1,7 @@
-"""``make bench``: how fast it is here, beside the field, with exactly-once on and outputs compared.
+"""``make bench``: how fast it is on this machine, compared with others, with exactly-once and checked outputs.
 
-One run, one broker, every contestant a process of its own; medians of interleaved
-rounds. ``figure=value`` lines at the end are for programs. ``docs/performance.md``
+One run uses one broker; every contestant is a separate process; figures are medians of
+interleaved rounds. ``figure=value`` lines at the end are for programs. ``docs/performance.md``
 says what each figure means.
 """
 
@@ -30,7 +30,7 @@ BROKER_HEAP_MIB = 1024
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what is asked for, and print it."""
+    """Measure the chosen parts, and print the figures."""
     chosen = _parser().parse_args(arguments)
     parts = _parts(chosen)
     if not parts:
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         plan = replace(plan, compression=chosen.compression)
     if chosen.deliveries:
         plan = replace(plan, deliveries=chosen.deliveries)
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it tells of each leader that is a moment late
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it logs each partition whose leader comes a moment late
     try:
         failed = uvloop.run(_measure(parts, plan, fast=chosen.fast))
     except LocalError as error:
@@ -106,7 +106,7 @@ def _parts(chosen: argparse.Namespace) -> list[str]:
 
 
 async def _measure(parts: Sequence[str], plan: suite.Plan, *, fast: bool) -> list[str]:
-    """Measure these parts, print their figures, and return those that failed: their figures are not kept."""
+    """Measure these parts, print their figures, and return the failed ones, whose figures are not kept."""
     began = time.monotonic()
     _end_in_order()
     machine = pages.machine()
@@ -145,7 +145,7 @@ async def _measure(parts: Sequence[str], plan: suite.Plan, *, fast: bool) -> lis
 
 
 def _end_in_order() -> None:
-    """Let SIGTERM do what Ctrl-C does, and Ctrl-C also where a shell's background ignores it: what we started is ours."""
+    """Handle SIGTERM like Ctrl-C, and Ctrl-C even where a background shell ignores it, so that our processes end."""
     task = asyncio.current_task()
     assert task is not None  # it is asked in one
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)

@@ -1,8 +1,8 @@
-"""What is made of measurements: the suite's own arithmetic.
+"""The suite's own arithmetic: from measurements to figures.
 
-The rule: a figure is the median of its rounds, and never goes without its spread.
-A ratio is taken within a round, where both sides saw the same machine, and only
-then is the median taken.
+The rule: a figure is the median of its rounds, and is always shown with its spread.
+A ratio is taken within a round, where both sides had the same machine; the median
+is then taken over these ratios.
 """
 
 import statistics
@@ -12,18 +12,18 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 WARM_UP: Final = 0.05
-"""The first and the last outputs, as a share of all, are not timed: processes start, caches fill, batches run out."""
+"""The share of the outputs at each end that is not timed: processes start, caches fill, the last batches are short."""
 
 
 class Goal(NamedTuple):
     """What a figure should reach."""
 
     at_least: bool
-    """Or at most."""
+    """True: the figure should be at least the value; False: at most."""
     value: float
 
     def met_by(self, value: float) -> bool:
-        """Tell whether a value reaches it."""
+        """Tell whether a value reaches the goal."""
         return value >= self.value if self.at_least else value <= self.value
 
     def __str__(self) -> str:
@@ -87,12 +87,12 @@ class Figure:
 
     @property
     def goal(self) -> Goal | None:
-        """What it should reach, if anything."""
+        """The figure's goal, if it has one."""
         return GOALS.get(self.name)
 
     @property
     def line(self) -> str:
-        """It, for a program to read."""
+        """The figure as ``name=value``, for programs."""
         return f"{self.name}={_plain(self.median)}"
 
 
@@ -107,7 +107,7 @@ class Figures:
         self.rounds.setdefault(name, []).append(value)
 
     def all(self) -> list[Figure]:
-        """Return them."""
+        """Return all figures."""
         return [Figure(name, tuple(values)) for name, values in self.rounds.items()]
 
 
@@ -144,7 +144,7 @@ class Window(NamedTuple):
     """Unix time in seconds."""
     end: float
     share: float
-    """Of all work: what was done in it."""
+    """The share of all work that was done in it."""
 
     @property
     def seconds(self) -> float:
@@ -155,8 +155,8 @@ class Window(NamedTuple):
 def window_of(appended: Sequence[float]) -> Window:
     """Return from when to when the work was timed, given the broker's times (s) of its outputs.
 
-    Both ends lie in the middle of the work, where as much is in flight at the one as at the other; so neither large
-    batches nor a last flush are an advantage. What was appended at an end's very moment counts as done before it.
+    Both ends lie in the middle of the work, where the same amount is in flight; so neither large batches nor a last
+    flush are an advantage. An output appended exactly at one end counts as done before it.
 
     Raises:
         ValueError: there are too few outputs to tell.
@@ -168,13 +168,13 @@ def window_of(appended: Sequence[float]) -> Window:
         raise ValueError(message)
     begin = ordered[int(count * WARM_UP)]
     end = ordered[int(count * (1 - WARM_UP))]
-    if begin == end:  # a few large batches: the whole has to do
+    if begin == end:  # a few large batches: take the whole time
         begin, end = ordered[0], ordered[-1]
     return Window(begin, end, (bisect_right(ordered, end) - bisect_right(ordered, begin)) / count)
 
 
 def at(samples: Sequence[tuple[float, float]], moment: float) -> float:
-    """Return the value at a moment between samples of (time, value) by a straight line; beyond them the nearest.
+    """Return the value at a moment, interpolated linearly between samples (time, value); outside them the nearest.
 
     Raises:
         ValueError: there are no samples.
@@ -197,7 +197,7 @@ def growth_percent(before: float, after: float) -> float:
 
 
 def table(figures: Iterable[Figure]) -> list[str]:
-    """Return the rows of a Markdown table of them."""
+    """Return the rows of a Markdown table of the figures."""
     rows = ["| figure | median | lowest | highest | rounds | goal | |", "|---|---:|---:|---:|---:|---|---|"]
     for each in figures:
         goal, verdict = "", ""

@@ -1,4 +1,4 @@
-"""The ground that all contestants run on: one broker, the topics, what is put in and what came out."""
+"""What all contestants have in common: one broker, the topics, their inputs and their outputs."""
 
 import asyncio
 import re
@@ -19,7 +19,7 @@ from streams.kafka.partitioner import partition_of
 from streams.kafka.producer import AUTO
 
 Sent = tuple[int, bytes | None, bytes, Sequence[tuple[str, bytes]]]
-"""A record to put in: partition, key, value, headers."""
+"""An input record: partition, key, value, headers."""
 
 BATCH_BYTES: Final = 900 << 10
 _VISIBLE_TIMEOUT_S: Final = 30.0
@@ -28,12 +28,12 @@ _STAMPED_BY_BROKER: Final = {"message.timestamp.type": "LogAppendTime", "max.mes
 
 @dataclass(slots=True)
 class Contents:
-    """What stands in a topic, as a ``read_committed`` reader sees it."""
+    """The contents of a topic, as a ``read_committed`` reader sees them."""
 
     appended: list[float] = field(default_factory=list)
     """The timestamp of every record (s)."""
     told: dict[bytes, int] = field(default_factory=dict)
-    """Of every key a checksum over its values in order. The order between keys is nobody's promise."""
+    """By key, a checksum over its values in order. The order between different keys is not promised."""
 
     def add(self, key: bytes, value: bytes | None) -> None:
         """Add a key's next value."""
@@ -49,11 +49,11 @@ class Ground:
         self.folder = folder
         self.partitions = partitions
         self.compression = compression
-        """Of all that is written, as the product's setting names it."""
+        """The compression of all records, by its name in the product's settings."""
 
     @property
     def known_compression(self) -> str:
-        """The same for clients that do not know ``auto``: what it chooses for large batches."""
+        """The same for clients that do not know ``auto``: the one that ``auto`` chooses for large batches."""
         return "zstd" if self.compression == AUTO else self.compression
 
     def partition_of(self, key: bytes) -> int:
@@ -61,7 +61,7 @@ class Ground:
         return partition_of(key, self.partitions)
 
     async def create(self, topics: Iterable[str], *, partitions: int | None = None, compacted: bool = False) -> None:
-        """Create topics whose records the broker stamps when they are appended: the clock of all races."""
+        """Create topics whose records the broker stamps at the append: all races use this clock."""
         config = _STAMPED_BY_BROKER | ({"cleanup.policy": "compact"} if compacted else {})
         wanted = list(topics)
         admin = await self._admin()
@@ -72,13 +72,13 @@ class Ground:
                 [new(name, partitions or self.partitions, 1, topic_configs=config) for name in wanted]
             )
             async with asyncio.timeout(_VISIBLE_TIMEOUT_S):
-                while not set(wanted) <= set(await admin.list_topics()):  # noqa: ASYNC110 - no event tells of it
+                while not set(wanted) <= set(await admin.list_topics()):  # noqa: ASYNC110 - there is no event for it
                     await asyncio.sleep(0.05)
         finally:
             await admin.close()
 
     async def delete(self, naming: str) -> None:
-        """Delete all topics with this in their names: whatever a contestant made, so that none costs the next anything."""
+        """Delete all topics with this text in their names, so that a contestant's topics do not slow down the next one."""
         admin = await self._admin()
         try:
             found = [name for name in await admin.list_topics() if naming in name]
@@ -108,13 +108,13 @@ class Ground:
             await asyncio.gather(*futures)
 
     async def ends(self, topics: Sequence[str], *, partitions: int | None = None) -> dict[TopicPartition, int]:
-        """Return how far ``read_committed`` readers see each partition."""
+        """Return the end of each partition for ``read_committed`` readers."""
         tps = [TopicPartition(topic, p) for topic in topics for p in range(partitions or self.partitions)]
         async with AIOKafkaConsumer(bootstrap_servers=self.bootstrap, isolation_level="read_committed") as consumer:
             return await _ends(consumer, tps)
 
     async def read(self, topic: str) -> Contents:
-        """Return what stands in a topic."""
+        """Return the contents of a topic."""
         contents = Contents()
         tps = [TopicPartition(topic, p) for p in range(self.partitions)]
         async with AIOKafkaConsumer(
@@ -146,7 +146,7 @@ class Ground:
 def size_of(folder: Path, topic: str) -> int:
     """Return the bytes of a topic's segments in a broker's log directory.
 
-    One that was deleted stays there for a minute (``file.delete.delay.ms``), as ``<topic>-<partition>.<id>-delete``.
+    A deleted topic stays there for a minute (``file.delete.delay.ms``), as ``<topic>-<partition>.<id>-delete``.
     """
     partition = re.compile(re.escape(topic) + r"-\d+")
     logs = (log for log in folder.glob("*/*.log") if partition.fullmatch(log.parent.name))

@@ -1,16 +1,16 @@
-"""What the Sending History does: ``python -m bench --history``, or alone ``python -m bench.history``.
+"""The performance of the Sending History: ``python -m bench --history``, or alone ``python -m bench.history``.
 
-- ``history_records_per_s``: ``mailstreams history``, on one core where the machine has two, reads what the topics hold
-  into SQLite: records of all topics, from the first transaction to the last;
-- ``history_cpu_us_per_record``: what that costs of the processor, which says the same on a busy machine;
-- ``history_lag_p99_ms``: 2,000 events a second and the status changes that they make come in; from when a record is
-  sent until a reader of the database can see it;
+- ``history_records_per_s``: ``mailstreams history``, on one core if the machine has two, reads the topics into
+  SQLite: records of all topics a second, from the first transaction to the last;
+- ``history_cpu_us_per_record``: the processor time of that, which a busy machine hardly changes;
+- ``history_lag_p99_ms``: 2,000 events a second arrive, with the status changes that they cause; the time from sending
+  a record until a reader of the database can see it;
 - ``history_first_page_ms``: the first page and pages by status, provider and account among 1,000,000 deliveries, over
-  HTTP, 99 of 100;
-- ``history_search_ms``: the search by recipient and by reference, whole and by their beginnings, the same way;
-- ``history_search_recipient_ms``: that by recipient alone;
-- ``history_small_account_ms``: lists and searches of an account that has ten of them, all old;
-- ``history_rare_filter_ms``: lists by a provider, and by a status of a provider, that ten of them have.
+  HTTP, 99th percentile;
+- ``history_search_ms``: the search by recipient and by reference, complete or by prefix, measured the same way;
+- ``history_search_recipient_ms``: the search by recipient alone;
+- ``history_small_account_ms``: lists and searches of an account with ten deliveries, all old;
+- ``history_rare_filter_ms``: lists by a provider, and by a status of a provider, with only ten deliveries.
 """
 
 import argparse
@@ -70,9 +70,9 @@ async def measure(broker: Broker, folder: Path, *, events: int, deliveries: int,
     Args:
         broker: Running, without topics of these names.
         folder: For databases.
-        events: That are read for the first figure.
-        deliveries: Among which pages and searches are asked for.
-        tell: Is told what is done.
+        events: Number of events read for the first figure.
+        deliveries: Number of deliveries in the database for pages and searches.
+        tell: Called with each step.
     """
     tell("making events and what becomes of them")
     rows = list(rows_of(events + round(EVENTS_PER_S * RUN_S)))
@@ -115,7 +115,7 @@ def environment_of(broker: Broker, database: Path) -> dict[str, str]:
 
 
 def rows_of(events: int) -> Iterator[Row]:
-    """Yield events, each followed by the change of status that it makes, if any: as a worker writes them."""
+    """Yield events, each followed by the change of status that it causes, if any, as a worker writes them."""
     normalise, keys = PROVIDERS["sendgrid"].normalise, Settings().delivery.reference_keys
     known: dict[str, Delivery] = {}
     for body in bodies_of(1, events // 10, 10):
@@ -124,7 +124,7 @@ def rows_of(events: int) -> Iterator[Row]:
             key, old = name.encode(), known.get(name)
             yield topics.EVENTS, key, records.encode_event(event, "bench/0/0", delivery_id=name)
             new = fold(old, event, delivery_id=name).delivery
-            if new is not None and (old is None or new.revision != old.revision):
+            if new is not None and (old is None or new.change.revision != old.change.revision):
                 yield topics.STATUS_CHANGED, key, records.encode_status(new, support_contact=None, warn_after_us=10**9)
             if new is not None:
                 known[name] = new
@@ -143,7 +143,7 @@ async def _send(broker: Broker, rows: Sequence[Row]) -> None:
 
 
 async def _time_reading(database: Path, child: psutil.Process, total: int) -> dict[str, float]:
-    """Return records a second and the processor's time for each, without the start of the process."""
+    """Return records a second and processor time per record, without the start of the process."""
     began, spent, seen = 0.0, 0.0, 0
     with _reader(database) as read:
         while True:
@@ -159,7 +159,7 @@ async def _time_reading(database: Path, child: psutil.Process, total: int) -> di
 
 
 async def _lag_p99_ms(broker: Broker, database: Path, rows: Sequence[Row]) -> float:
-    """Send at an even pace, look at the database meanwhile, and compare."""
+    """Send at a constant rate, poll the database meanwhile, and compare."""
     sent: dict[tuple[str, int], list[tuple[int, float]]] = {}
     lags: list[float] = []
     per_s = len(rows) / RUN_S
@@ -212,7 +212,7 @@ class _reader:  # noqa: N801 - reads as a function with `with`
 
 
 async def asked(database: Path, deliveries: int, tell: Tell) -> dict[str, float]:
-    """Return how long pages and searches take among so many deliveries."""
+    """Return how long pages and searches take with this many deliveries."""
     settings = load(environment={"MAILSTREAMS_HISTORY__DATABASE_URL": f"sqlite:///{database}"})
     store = Database(settings.history.database_url.get_secret_value())
     store.open()
@@ -238,7 +238,7 @@ def _fill(store: Database, deliveries: int) -> None:
 
 
 def _status(number: int, total: int, chance: random.Random) -> bytes:
-    """Return a record of ``mail.status-changed`` with what the history reads, of a size as in life."""
+    """Return a record of ``mail.status-changed`` with the fields that the history reads, of a realistic size."""
     status = chance.choices(list(_STATUSES), list(_STATUSES.values()))[0]
     at = (datetime.now(UTC) - timedelta(days=100 * (1 - number / total))).isoformat().replace("+00:00", "Z")
     recipient = _recipient(number)

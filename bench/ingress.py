@@ -1,13 +1,13 @@
-"""How many signed webhooks one ingress takes, beside two bare aiohttp handlers.
+"""How many signed webhooks one ingress takes, compared with two bare aiohttp handlers.
 
-One of them only reads the body, the other checks its signature too (the same check),
-and neither keeps anything: what lies between them is the price of knowing who sends, what lies
-between the second and the ingress is all that is ours (docs/decisions/0005).
+One of them only reads the body, the other also checks its signature (the same check), and neither
+stores anything. The difference between the two is the cost of the signature; the difference between
+the second and the ingress is the cost of our own code (docs/decisions/0005).
 
-The servers are pinned to one core where the machine has two, and the sender to the
-others; the broker runs where there is room. Requests are signed beforehand; the sender keeps a fixed
+The servers are pinned to one core if the machine has two, and the sender to the
+others; the broker is not pinned. Requests are signed beforehand; the sender keeps a fixed
 number of connections busy. ``..._cpu_us_per_request`` is the server's own processor
-time, which depends little on what else the machine does.
+time, which other load on the machine hardly changes.
 
 Run a bare server: ``python -m bench.ingress PORT [VERIFICATION_KEY]``.
 """
@@ -46,7 +46,7 @@ START_S = 30
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What came of one run of requests."""
+    """The result of one run of requests."""
 
     requests_per_s: float
     p50_ms: float
@@ -56,7 +56,7 @@ class Load:
 
 
 async def measure(ground: Ground, seconds: float) -> dict[str, float]:
-    """Return the figures of ``make bench`` that are about the ingress; each load is kept up for so long.
+    """Return the figures of ``make bench`` on the ingress; each load lasts ``seconds``.
 
     Raises:
         ContestantError: a server did not start, or refused a request.
@@ -114,7 +114,7 @@ def _requests(secrets: signing.Secrets, bodies: Sequence[bytes]) -> list[bytes]:
 
 @contextmanager
 def _sender_on_its_own_core() -> Iterator[None]:
-    """Keep this process off the server's core, where there are two."""
+    """Keep this process off the server's core, if there are two cores."""
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores - {SERVER_CORE} or cores)
     try:
@@ -125,7 +125,7 @@ def _sender_on_its_own_core() -> Iterator[None]:
 
 @asynccontextmanager
 async def _server(command: Sequence[str], environment: dict[str, str], port: int) -> AsyncIterator[psutil.Process]:
-    """Run a server, on a core of its own where there are two, and give it once it takes connections."""
+    """Run a server, on its own core if there are two, and yield it once it takes connections."""
     pin = ["taskset", "-c", str(SERVER_CORE)] if shutil.which("taskset") and (os.cpu_count() or 1) > 1 else []
     process = subprocess.Popen([*pin, *command], env=os.environ | environment)  # noqa: ASYNC220 - nothing else runs meanwhile
     try:
@@ -158,7 +158,7 @@ async def _measure(server: psutil.Process, port: int, requests: Sequence[bytes],
 
 
 async def _drive(port: int, requests: Sequence[bytes], seconds: float) -> tuple[list[float], float]:
-    """Return the seconds that each request took, and all of them together."""
+    """Return the seconds of each request, and of the whole run."""
     latencies: list[float] = []
     end = time.perf_counter() + seconds
 
@@ -185,7 +185,7 @@ async def _drive(port: int, requests: Sequence[bytes], seconds: float) -> tuple[
 
 
 def _bare(port: int, key: str | None) -> None:
-    """Serve what reads the body, and with a key verifies it, and no more."""
+    """Serve a handler that reads the body and, given a key, verifies it, and does nothing else."""
 
     async def read(request: web.Request) -> web.Response:
         body = await request.read()

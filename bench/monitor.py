@@ -1,15 +1,15 @@
 """What the deferral monitor costs: a part of the suite, and ``python -m bench.monitor`` alone.
 
 - ``monitor_tick_ms``: a tick with 1,000 deadlines due among 1,000,000 open deferrals of one partition: look up, decide,
-  encode, write to the store. Without the broker, whose transaction is that of any small batch;
+  encode, write to the store. Without the broker: its transaction costs the same as that of any small batch;
 - ``monitor_idle_tick_ms``: the same with nothing due;
 - ``monitor_open_s``: to open that partition after a restart;
-- ``monitor_reindex_s``: the same when the policies are others than before; each of these with ``_cpu``: of the processor
-  alone, which says the same on a busy machine;
+- ``monitor_reindex_s``: the same after a change of the policies. Each of these figures with ``_cpu`` is processor time
+  only, which a busy machine hardly changes;
 - ``deferrals_resolved_s``: 100,000 raised deferrals of four partitions end at once, in a real worker with a real
   broker: from the first end that is sent to the last ``resolved`` that a ``read_committed`` reader can see;
 - ``monitor_cost_percent``: how much longer a real worker takes for the same ``mail.events``, 5 % of the messages
-  deferred, than one that tells the monitor nothing; ``monitor_cost_cpu_percent``: the same in processor time.
+  deferred, than a worker that sends the monitor nothing; ``monitor_cost_cpu_percent``: the same in processor time.
 """
 
 import argparse
@@ -50,7 +50,7 @@ DUE: Final = 1_000
 TICKS: Final = 7
 RESOLVED: Final = 100_000
 MESSAGES: Final = 300_000
-"""For half a minute: the half second that the monitor lets its last records gather is then no part of what it costs."""
+"""Enough for half a minute, so that the half second in which the monitor collects its last records is negligible."""
 DEFERRED_SHARE: Final = 0.05
 SECOND: Final = 1_000_000
 BEGAN: Final = 1_790_000_000 * SECOND
@@ -66,7 +66,7 @@ sys.argv = ["mailstreams", "worker"]
 sys.exit(main())
 """,
 ]
-"""A worker whose ``track`` says nothing to the monitor."""
+"""A worker whose ``track`` sends nothing to the monitor."""
 
 
 def main() -> int:
@@ -76,7 +76,7 @@ def main() -> int:
     parser.add_argument("--open", type=int, default=OPEN, help="open deferrals (default 1,000,000)")
     parser.add_argument("--only", choices=["store", "resolve", "cost"], help="one part")
     chosen = parser.parse_args()
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it tells of each leader that is a moment late
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it logs each partition whose leader comes a moment late
     figures = Figures()
     if chosen.only in {None, "store"}:
         asyncio.run(of_the_store(figures, chosen.open))
@@ -103,7 +103,7 @@ async def _of_the_worker(figures: Figures, only: str | None, rounds: int) -> Non
 
 
 async def of_the_store(figures: Figures, count: int) -> None:
-    """Measure ticks and the opening of a partition; the names of the figures say another count than a million."""
+    """Measure ticks and the opening of a partition; a count other than a million is part of the figures' names."""
     suffix = "" if count == OPEN else f"_at_{count // 1_000}k"
 
     def add(name: str, unit: str, took: tuple[float, float], scale: float = 1) -> None:
@@ -171,7 +171,7 @@ def _open(folder: Path) -> Store:
 
 
 def _fill(store: Store, monitor: Monitor, count: int) -> None:
-    """Write open deferrals, one of each second, as they stand after a restart."""
+    """Write open deferrals, one for each second, as they are after a restart."""
     store.write(Changes(policy=monitor.policies.digest))
     for first in range(0, count, 10_000):
         rows: dict[bytes, bytes | None] = {}
@@ -244,7 +244,7 @@ async def of_resolving(figures: Figures, ground: Ground, tell: Callable[[str], N
 
 
 async def of_the_stage(figures: Figures, ground: Ground, rounds: int, tell: Callable[[str], None]) -> None:
-    """Measure what 5 % deferred messages cost the status stage because they are monitored."""
+    """Measure how much monitoring 5 % deferred messages costs the status stage."""
     for number in range(rounds):
         flows = {}
         for name, command in (("monitored", workers.COMMAND), ("unmonitored", UNMONITORED))[:: 1 if number % 2 else -1]:
@@ -260,7 +260,7 @@ async def of_the_stage(figures: Figures, ground: Ground, rounds: int, tell: Call
 
 
 def _traffic(now: datetime) -> Iterator[DeliveryEvent]:
-    """Yield sent and delivered of each message; one of twenty was deferred in between, twice."""
+    """Yield ``sent`` and ``delivered`` for each message; one in twenty is deferred twice in between."""
     for number in range(MESSAGES):
         kinds = [EventType.SENT, EventType.DELIVERED]
         if number % round(1 / DEFERRED_SHARE) == 0:
@@ -293,7 +293,7 @@ def _encoded(events: Iterable[DeliveryEvent]) -> Iterator[tuple[bytes, bytes]]:
 
 
 async def _until(ground: Ground, alerts: int, worker: Running) -> None:
-    """Wait until a ``read_committed`` reader has seen so many alerts."""
+    """Wait until a ``read_committed`` reader has seen this many alerts."""
     async with AIOKafkaConsumer(
         bootstrap_servers=ground.bootstrap, isolation_level="read_committed", max_partition_fetch_bytes=8 << 20
     ) as consumer:

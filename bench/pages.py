@@ -29,9 +29,9 @@ A_BILLION: Final = 1_000_000_000
 """Deliveries a day that ``docs/scaling.md`` computes for."""
 EVENTS_PER_DELIVERY: Final = 3
 PEAK: Final = 3
-"""The busiest hour against the mean of the day."""
+"""The busiest hour, as a multiple of the mean of the day."""
 USED: Final = 0.5
-"""The share of what a worker can do that is planned for: the rest is for catching up."""
+"""The share of a worker's capacity that is planned for; the rest is for working off a backlog."""
 KEPT_DAYS: Final = 90
 REPLICAS: Final = 3
 _TERABYTE: Final = 1e12
@@ -39,11 +39,11 @@ _DAY_S: Final = 86_400
 STEPS: Final = 1_000_000
 TRIES: Final = 3
 BUSY: Final = 0.5
-"""A higher load average before the start is somebody else's."""
+"""With a higher load average before the start, other programs use the machine."""
 
 
 def machine() -> str:
-    """Return what this machine is."""
+    """Return a description of this machine."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     cpuinfo = Path("/proc/cpuinfo")
     model = re.search(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
@@ -55,9 +55,9 @@ def machine() -> str:
 
 
 def step_ns() -> float:
-    """Return what a step of Python takes here: a number made a text and kept in a dictionary; the best of three tries.
+    """Return the time of a step of Python here: turn a number into text, put it into a dictionary; the best of three.
 
-    One version differs by a third between hosts and between builds (PGO, LTO), and no build says how it was made.
+    The same version differs by a third between hosts and between builds (PGO, LTO), and no build says how it was made.
     """
     taken = []
     for _ in range(TRIES):
@@ -70,24 +70,24 @@ def step_ns() -> float:
 
 
 def load() -> float:
-    """Return how many processes wanted to run in the last minute."""
+    """Return the load average of the last minute."""
     return os.getloadavg()[0]
 
 
 def busy() -> bool:
-    """Tell whether others use this machine now."""
+    """Tell whether other programs use this machine now."""
     return load() > BUSY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What one part measured."""
+    """The figures of one part."""
 
     part: str
     at: str
     machine: str
     load_before: float
-    """Load average when the part began, our own doing included but for the first part."""
+    """Load average when the part began; except for the first part, it includes our own load."""
     fast: bool
     events: int
     figures: Mapping[str, Sequence[float]]
@@ -106,7 +106,7 @@ class Measured:
         )
 
     def keep(self) -> None:
-        """Keep it for ``write``, unless it is coarse."""
+        """Keep the figures for ``write``, unless they are coarse."""
         if not self.fast:
             KEPT.mkdir(parents=True, exist_ok=True)
             (KEPT / f"{self.part}.json").write_text(json.dumps(asdict(self), indent=1))
@@ -117,13 +117,13 @@ class Measured:
 
 
 def kept(parts: Iterable[str]) -> list[Measured]:
-    """Return what is kept of these parts."""
+    """Return the kept figures of these parts."""
     files = [KEPT / f"{part}.json" for part in parts]
     return [Measured(**json.loads(path.read_text())) for path in files if path.exists()]
 
 
 def write() -> list[Path]:
-    """Write what is kept into the pages, and return those that were written."""
+    """Write the kept figures into the pages, and return the pages that were written."""
     from bench.suite import PARTS  # noqa: PLC0415 - the suite does not need to know of pages, nor be loaded to test them
 
     measured = kept(PARTS)
@@ -136,7 +136,7 @@ def write() -> list[Path]:
 
 
 def replaced(page: str, lines: Iterable[str]) -> str:
-    """Return a page with other lines between its marks.
+    """Return the page with these lines between its marks.
 
     Raises:
         ValueError: it has no marks.
@@ -166,7 +166,7 @@ def tables(measured: Sequence[Measured]) -> list[str]:
 
 
 def scaling(figures: Mapping[str, float]) -> list[str]:
-    """Return what a billion deliveries a day take, as Markdown; "not measured" where a figure is missing."""
+    """Return the needs of a billion deliveries a day, as Markdown; "not measured" where a figure is missing."""
     mean = A_BILLION * EVENTS_PER_DELIVERY / _DAY_S
     deliveries = A_BILLION * KEPT_DAYS
 
@@ -207,7 +207,7 @@ def scaling(figures: Mapping[str, float]) -> list[str]:
             )
             for topic, name, days in (
                 ("mail.raw.*", "disk_bytes_per_event_raw", 7),
-                ("mail.events", "disk_bytes_per_event_events", 7),
+                ("mail.events", "disk_bytes_per_event_events", 8),
                 ("mail.status-changed", "disk_bytes_per_event_status_changed", 30),
             )
         ),
@@ -226,5 +226,5 @@ def scaling(figures: Mapping[str, float]) -> list[str]:
 
 
 def _digits(value: float) -> str:
-    """Return the digits that mean something: none behind the point of a count or of what is large."""
+    """Return a number with its significant digits: no decimals for a count or a large number."""
     return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:,.1f}"  # noqa: PLR2004 - three digits

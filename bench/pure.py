@@ -1,8 +1,8 @@
-"""What the pure functions cost, each by itself: processor time for one event, with nothing else in the process.
+"""The cost of each pure function alone: processor time for one event, with nothing else in the process.
 
-Measured on the product's own traffic, every function on the inputs that it really
-gets. ``overhead_us`` of a contestant is its whole processor time for an event less
-that of the job's fold, which calls these.
+Measured on the product's own traffic, every function with its real inputs.
+``overhead_us`` of a contestant is its whole processor time for an event minus that of
+the job's fold, which calls these functions.
 """
 
 import gc
@@ -117,7 +117,7 @@ def _each(function: Callable[[Any], object], inputs: Sequence[Any]) -> float:
 
 
 def _us(run: Callable[[], None], count: int) -> float:
-    """Return the processor time of ``run`` over ``count`` in microseconds; the collector takes no part in it."""
+    """Return the processor time of ``run`` over ``count`` in microseconds, without garbage collection."""
     gc.collect()
     gc.disable()
     try:

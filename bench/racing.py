@@ -1,9 +1,9 @@
-"""A race: contestants do the same job on the same records in turn, round after round, each a process of its own.
+"""A race: contestants do the same job on the same records in turn, round after round, each in its own process.
 
-The clock is the broker's: outputs are stamped when they are appended, and a rate
-is what was done between the first and the last twentieth of them. Processor
-time and memory are read from outside, for Python and Java alike. A run counts
-only when its outputs are what the pure job says, key by key, value by value.
+The broker's clock is used: outputs are stamped when they are appended, and a rate
+is the work done between the first and the last twentieth of them. Processor time
+and memory are read from outside, for Python and Java alike. A run counts only if
+its outputs equal those of the pure job, key by key and value by value.
 """
 
 import asyncio
@@ -28,30 +28,30 @@ from bench.jobs import Job
 from deploy.local import ROOT
 
 QUIX_PYTHON: Final = ROOT / "var" / "bench" / "venv" / "bin" / "python"
-"""Quix Streams has dependencies that ours do not bear; `make bench` installs it on its own."""
+"""Quix Streams' dependencies conflict with ours; `make bench` installs it separately."""
 SAMPLE_S: Final = 0.1
 STILL_S: Final = 1.0
-"""Outputs that have not grown for so long are complete, or will never be."""
+"""Outputs that have not grown for this long are complete, or will never be."""
 START_TIMEOUT_S: Final = 120.0
 LOG_SHOWN: Final = 3000
 
 
 class ContestantError(Exception):
-    """A contestant ended, stood still, or told something else than the job says."""
+    """A contestant ended, stalled, or produced other outputs than the job."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """Who takes part."""
+    """A program that takes part."""
 
     name: str
     command: Sequence[str]
-    """The process; a ``Task`` as its last argument says what to do."""
+    """The command; a ``Task`` is added as its last argument."""
     options: Mapping[str, str] = field(default_factory=dict)
     makes_changelog: bool = False
     """It creates and names its own changelog topic."""
     share: float = 1.0
-    """Of the events; less for one that would take too long."""
+    """The share of the events that it gets; less than 1 where all would take too long."""
 
 
 OURS = Contestant("ours", [sys.executable, "-m", "bench.contestants.ours"])
@@ -80,7 +80,7 @@ class Sampler:
         self._thread.start()
 
     def stop(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         self._stop.set()
         self._thread.join()
 
@@ -91,12 +91,12 @@ class Sampler:
                 times = [each.cpu_times() for each in family]
                 self.cpu_s.append((time.time(), sum(each.user + each.system for each in times)))
                 self.rss_mb = max(self.rss_mb, sum(each.memory_info().rss for each in family) / 2**20)
-            except psutil.Error:  # it ended; whoever waits for it sees that
+            except psutil.Error:  # it ended, which `check` reports
                 return
 
 
 class Running:
-    """A process that runs, with its log and what is sampled of it."""
+    """A running process, with its log and its samples."""
 
     def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
         self.log = log
@@ -113,7 +113,7 @@ class Running:
             raise self.failed(what)
 
     def failed(self, what: str) -> ContestantError:
-        """Return the error that says what became of it, with the end of its log, which does not outlive the run."""
+        """Return the error with what happened and the end of the log, which is deleted after the run."""
         text = self.log.read_text(errors="replace")[-LOG_SHOWN:]
         return ContestantError(f"{self.log.stem} {what}; its log ends:\n{text}")
 
@@ -124,7 +124,7 @@ class Running:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.samples.stop()
-        self.process.kill()  # nothing in it is wanted any more
+        self.process.kill()  # its state is not needed any more
         self.process.wait()
 
 
@@ -140,18 +140,18 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """Records that were put in, and what has to come out."""
+    """The input records, and the expected outputs."""
 
     source: str
     events: int
     expected: Mapping[str, Contents]
-    """By the job's output."""
+    """By the job's output name."""
     outputs: int
     """Records of the first output."""
 
 
 class Race:
-    """One job on one ground."""
+    """One job on one broker (``Ground``)."""
 
     def __init__(self, ground: Ground, job: Job, records: Sequence[tuple[bytes, bytes]]) -> None:
         self._ground = ground
@@ -209,7 +209,7 @@ class Race:
         return [(self._ground.partition_of(key), key, value, []) for key, value in records]
 
     async def _until_done(self, running: Running, course: Course, topic: str) -> Contents:
-        """Wait for the last output of the first topic, and return what stands there."""
+        """Wait for the last output of the first topic, and return the contents of the topic."""
         seen, grew_at = 0, time.monotonic()
         while True:
             await asyncio.sleep(0.2)
@@ -237,7 +237,7 @@ class Race:
 
 
 def differences(expected: Contents, found: Contents) -> str:
-    """Return how two topics differ; nothing when each key was told the same values in the same order."""
+    """Return how two topics differ; empty if each key has the same values in the same order."""
     if expected.told == found.told:
         return ""
     missing = len(expected.told.keys() - found.told.keys())
@@ -247,7 +247,7 @@ def differences(expected: Contents, found: Contents) -> str:
 
 
 def expected_of(job: Job, records: Sequence[tuple[bytes, bytes]]) -> tuple[dict[str, Contents], int]:
-    """Return what the job tells on these records, and the number of records of its first output."""
+    """Return the job's outputs for these records, and the number of records of its first output."""
     rows: dict[bytes, bytes] = {}
     expected = {name: Contents() for name in job.outputs}
     outputs = 0

@@ -1,7 +1,7 @@
-"""The parts of the suite: each measures something on one ground and adds its figures.
+"""The parts of the suite: each measures something on one broker and adds its figures.
 
-The order within a part is always: all contestants once, then all again. A machine
-that slows down or warms up during the run then does so for everybody.
+The order within a part is always: all contestants once, then all again. So a machine
+that slows down or warms up during the run affects all of them.
 """
 
 import sys
@@ -17,7 +17,7 @@ from streams import codecs
 from streams.settings import Settings
 
 FAUST_SHARE: Final = 0.1
-"""Idiomatic Faust gets a tenth of the events: a tenth of its time is enough."""
+"""Idiomatic Faust gets a tenth of the events, because it would take too long with all of them."""
 PURE_SHARE: Final = 0.25
 """The pure functions are measured on a quarter of the events, in each round."""
 IDIOMATIC_FAUST: Final = Contestant(
@@ -36,22 +36,22 @@ class Plan:
     events: int
     rounds: int
     deliveries: int
-    """Kept while the worker is restarted."""
+    """Deliveries in the store while the worker is restarted."""
     kafka_streams_events: int
     """More than the others need: Java's compiler has to be warm."""
     latency_s: float
     ingress_s: float
-    """Each of four loads on an ingress or a bare server."""
+    """Duration of each of the four loads on an ingress or a bare server."""
     kill: bool
     """Measure the start after a kill too: it takes a session timeout."""
     open_deferrals: int
-    """Among which the monitor finds what is due."""
+    """Open deferrals among which the monitor finds the due ones."""
     monitored: bool
-    """Let workers run for the monitor's figures too: it takes minutes."""
+    """Also run workers for the monitor's figures, which takes minutes."""
     latency_events_per_s: int = 2_000
     streams_threads: int = 1
     compression: str = Settings().kafka.compression_type.value
-    """Of everything that everybody writes: the product's default."""
+    """The compression of all contestants' records: the product's default."""
 
 
 FULL: Final = Plan(
@@ -77,13 +77,13 @@ FAST: Final = Plan(
     monitored=False,
 )
 CALM_EVENTS_PER_S: Final = 500
-"""The second pace at which latency is taken: far from what a small machine can do."""
+"""The second rate at which latency is measured: far below the capacity of a small machine."""
 LONG_DELIVERIES: Final = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a part is given."""
+    """The arguments of a part."""
 
     ground: Ground
     plan: Plan
@@ -108,7 +108,7 @@ async def functions(run: Run) -> None:
 
 
 async def thin(run: Run) -> None:
-    """``thin_...``: the thin job, ours beside the field."""
+    """``thin_...``: the thin job, ours compared with the others."""
     race = Race(run.ground, jobs.named("thin"), _thin_records(run.plan.events))
     contestants = [OURS, AIOKAFKA, QUIX, QUIX_EOS, IDIOMATIC_FAUST]
     for number in range(run.plan.rounds):
@@ -121,7 +121,7 @@ async def thin(run: Run) -> None:
 
 
 async def product(run: Run) -> None:
-    """``status_events_per_s``, ``ratio_...``, ``overhead_us_...``: the product's own logic in everybody's hands."""
+    """``status_events_per_s``, ``ratio_...``, ``overhead_us_...``: the product's own logic in all contestants."""
     records = pure.events_of(_bodies(run.plan.events))
     race = Race(run.ground, jobs.named("product"), records)
     contestants = [OURS, AIOKAFKA, QUIX, QUIX_EOS, UNTRANSACTED]
@@ -144,7 +144,7 @@ async def product(run: Run) -> None:
 
 
 async def end_to_end(run: Run) -> None:
-    """``end_to_end_...``: bodies to status-changed through one real worker; ``disk_bytes_...`` of what it writes."""
+    """``end_to_end_...``: from bodies to status changes in one real worker; ``disk_bytes_...`` of its topics."""
     events = run.plan.events
     for number in range(run.plan.rounds):
         flow, sizes = await workers.end_to_end(run.ground, f"bodies-{number}", events, EVENTS_PER_BODY, number)
@@ -168,7 +168,7 @@ async def end_to_end(run: Run) -> None:
 
 
 async def latency(run: Run) -> None:
-    """``latency_...``: 2,000 events a second through one worker, hop by hop; then a calmer pace."""
+    """``latency_...``: 2,000 events a second through one worker, stage by stage; then at a lower rate."""
     for number in range(run.plan.rounds):
         measured = await workers.latency(
             run.ground, f"latency-{number}", run.plan.latency_s, run.plan.latency_events_per_s, number
@@ -194,7 +194,7 @@ async def latency(run: Run) -> None:
 
 
 async def restart(run: Run) -> None:
-    """``restart_...``, ``restore_...``, ``rss_...``: a million deliveries kept, the worker restarted, its store lost."""
+    """``restart_...``, ``restore_...``, ``rss_...``: a million deliveries stored, the worker restarted, its store lost."""
     await _keep(run, run.plan.deliveries)
 
 
@@ -206,7 +206,7 @@ async def long(run: Run) -> None:
 async def _keep(run: Run, deliveries: int) -> None:
     kept = await workers.keeping(run.ground, f"kept-{deliveries}", deliveries, run.plan.rounds, kill=run.plan.kill)
     count = _short(deliveries)
-    # the goals are about a million; other counts say so in their names
+    # the goals are for a million; other counts are part of the figures' names
     suffix = "" if deliveries == FULL.deliveries else f"_at_{count}"
     run.tell(f"{count} deliveries: ready after {kept.restart_s[0]:.1f} s, {kept.rss_mb:.0f} MiB")
     for value in kept.restart_s:
@@ -224,7 +224,7 @@ async def _keep(run: Run, deliveries: int) -> None:
 
 
 async def deferral_monitor(run: Run) -> None:
-    """``monitor_...``: a tick among a million open deferrals; what the monitor costs a worker, and how soon it resolves."""
+    """``monitor_...``: a tick with a million open deferrals, the monitor's cost for a worker, time to resolve."""
     await monitor.of_the_store(run.figures, run.plan.open_deferrals)
     if run.plan.monitored:
         await monitor.of_the_stage(run.figures, run.ground, run.plan.rounds, run.tell)
@@ -256,7 +256,7 @@ async def scale(run: Run) -> None:
 
 
 async def beside_kafka_streams(run: Run) -> None:
-    """``thin_ratio_kafka_streams...``: the thin job beside Kafka Streams, on events enough to warm Java up."""
+    """``thin_ratio_kafka_streams...``: the thin job and Kafka Streams, on enough events to warm up Java."""
     java, java_eos = kafka_streams.contestants(run.plan.streams_threads)
     race = Race(run.ground, jobs.named("thin"), _thin_records(run.plan.kafka_streams_events))
     for number in range(run.plan.rounds):
@@ -304,9 +304,9 @@ PARTS: Final[Mapping[str, Part]] = {
     "history": sending_history,
 }
 QUICK: Final = ("functions", "thin", "product", "end-to-end", "latency", "restart", "monitor")
-"""What a coarse run measures when nobody says what."""
+"""What a coarse run measures by default."""
 ALWAYS: Final = (*QUICK, "ingress", "history")
-"""What a full run measures when nobody says what."""
+"""What a full run measures by default."""
 
 
 def _add_results(figures: Figures, prefix: str, results: Mapping[str, Result]) -> None:
@@ -318,7 +318,7 @@ def _add_results(figures: Figures, prefix: str, results: Mapping[str, Result]) -
 
 
 def _faster_quix(results: Mapping[str, Result]) -> float:
-    """Return the rate of whichever guarantee was faster in this round."""
+    """Return the rate of the guarantee that was faster in this round."""
     return max(results["quix"].events_per_s, results["quix_eos"].events_per_s)
 
 

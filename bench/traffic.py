@@ -1,4 +1,4 @@
-"""Traffic in SendGrid's documented shape, the same for the same seed: disorder, repetitions, all statuses."""
+"""Traffic in SendGrid's documented format, the same for the same seed: disorder, repetitions, all statuses."""
 
 import random
 import time
@@ -12,7 +12,7 @@ REPEATED = 0.05
 
 
 def events_of(seed: int, count: int) -> Iterator[dict[str, object]]:
-    """Yield ``count`` events of a third as many deliveries; one in twenty is a repetition of a recent one."""
+    """Yield ``count`` events for a third as many deliveries; one in twenty is a repetition of a recent one."""
     chance = random.Random(seed)
     now = int(time.time())
     deliveries = max(count // EVENTS_PER_DELIVERY, 1)

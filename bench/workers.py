@@ -1,8 +1,8 @@
-"""The real worker, as it is deployed: ``python -m streams worker``, all stages, exactly-once on.
+"""The real worker, as it is deployed: ``python -m streams worker``, all stages, exactly once.
 
-What it takes end to end, how long one event is on its way, and what a restart
-costs. Its topics are those of the product, so the clock is not the broker's: rates
-go by the group's committed positions, looked up twenty times a second.
+Measures its rate end to end, the latency of one event, and the cost of a restart.
+Its topics are those of the product, so the broker's timestamps cannot be used: rates
+come from the group's committed positions, read twenty times a second.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ WARM_UP_S: Final = 3.0
 
 
 class Flow(NamedTuple):
-    """What one worker, or several, did with a backlog."""
+    """How one worker, or several, processed a backlog."""
 
     events_per_s: float
     cpu_us: float
@@ -54,19 +54,19 @@ class Flow(NamedTuple):
 
 
 class Latency(NamedTuple):
-    """How long records were on their way (ms)."""
+    """The latency of records (ms)."""
 
     hops: Mapping[str, list[float]]
-    """By topic: from the raw record's append until a reader of that topic has the record that came of it."""
+    """By topic: from the raw record's append until a reader of that topic has the resulting record."""
     batches: Mapping[str, float]
-    """What the worker's own metrics say: mean time and size of a batch, by stage."""
+    """From the worker's own metrics: mean time and size of a batch, by stage."""
     sent_per_s: float
     cpu_percent: float
-    """Of one core, by the worker, while it was sent."""
+    """The worker's share of one core while the events were sent."""
 
 
 class Deployment:
-    """The product's topics on the ground, made anew, and workers on them."""
+    """Newly created topics of the product on the broker, and workers on them."""
 
     def __init__(
         self, ground: Ground, name: str, *, partitions: int | None = None, more: Mapping[str, str] | None = None
@@ -87,7 +87,7 @@ class Deployment:
 
     @property
     def partitions(self) -> int:
-        """Of each topic."""
+        """Partitions of each topic."""
         return self.settings.topics.partitions
 
     def datadir(self, number: int = 0) -> Path:
@@ -119,7 +119,7 @@ class Deployment:
 async def deployed(
     ground: Ground, name: str, *, partitions: int | None = None, more: Mapping[str, str] | None = None
 ) -> AsyncIterator[Deployment]:
-    """Make the product's topics, and delete them at the end; ``more``: other settings than the product's own."""
+    """Create the product's topics, and delete them at the end; ``more``: settings other than the defaults."""
     deployment = Deployment(ground, name, partitions=partitions, more=more)
     await topics.create(deployment.settings)
     try:
@@ -131,7 +131,7 @@ async def deployed(
 
 
 async def end_to_end(ground: Ground, name: str, count: int, per_body: int, seed: int) -> tuple[Flow, dict[str, float]]:
-    """Return how one worker works off SendGrid bodies, and the bytes that an event takes in each topic."""
+    """Return how one worker processes SendGrid bodies, and the bytes per event in each topic."""
     async with deployed(ground, name) as deployment:
         await deployment.put_bodies(traffic.bodies_of(seed, count // per_body, per_body))
         with deployment.worker() as worker:
@@ -150,7 +150,7 @@ async def end_to_end(ground: Ground, name: str, count: int, per_body: int, seed:
 
 
 async def whole_worker(ground: Ground, name: str, bodies: list[bytes]) -> Flow:
-    """Return how one worker works off ``mail.events``, its monitor included."""
+    """Return how one worker processes ``mail.events``, its monitor included."""
     async with deployed(ground, name) as deployment:
         events = pure.events_of(bodies)
         await deployment.put_events(events)
@@ -159,7 +159,7 @@ async def whole_worker(ground: Ground, name: str, bodies: list[bytes]) -> Flow:
 
 
 async def monitored(ground: Ground, name: str, events: list[tuple[bytes, bytes]], command: Sequence[str]) -> Flow:
-    """Return how one worker works off ``mail.events`` and all that it tells its monitor."""
+    """Return how one worker processes ``mail.events`` and everything that it sends to its monitor."""
     async with deployed(ground, name) as deployment:
         await deployment.put_events(events)
         with deployment.worker(command=command) as worker:
@@ -171,14 +171,14 @@ async def monitored(ground: Ground, name: str, events: list[tuple[bytes, bytes]]
 
 
 async def several(ground: Ground, name: str, bodies: list[bytes], workers: int, partitions: int) -> Flow:
-    """Return how several workers share ``mail.events``; they are all there before the first event."""
+    """Return how several workers share ``mail.events``; all of them are ready before the first event."""
     async with deployed(ground, name, partitions=partitions) as deployment:
         with contextlib.ExitStack() as held:
             running = []
             for number in range(workers):
                 running.append(held.enter_context(deployment.worker(number)))
                 await ready(running[-1])
-            await asyncio.sleep(5)  # the last rebalance, and whatever start-up still does
+            await asyncio.sleep(5)  # the last rebalance, and the rest of the start-up
             events = pure.events_of(bodies)
             putting = asyncio.create_task(deployment.put_events(events))
             flow = await _work_off(deployment, running, [topics.EVENTS], len(events))
@@ -187,7 +187,7 @@ async def several(ground: Ground, name: str, bodies: list[bytes], workers: int, 
 
 
 async def latency(ground: Ground, name: str, seconds: float, per_s: int, seed: int) -> Latency:
-    """Send single-event bodies at a fixed pace, whatever becomes of them, and read every topic on their way."""
+    """Send single-event bodies at a fixed rate, without waiting for results, and read every topic on their way."""
     watched = {"raw": RAW, "events": topics.EVENTS, "status_changed": topics.STATUS_CHANGED}
     async with deployed(ground, name) as deployment:
         bodies = traffic.bodies_of(seed, round((WARM_UP_S + seconds) * per_s), 1)
@@ -202,7 +202,7 @@ async def latency(ground: Ground, name: str, seconds: float, per_s: int, seed: i
             began = time.time()
             sent_per_s = await _send_at(ground, bodies, per_s)
             ended = time.time()
-            # All must have arrived, or the slowest would be left out.
+            # Wait until all have arrived, or the slowest would be left out.
             await _until_worked_off(deployment, [worker], [RAW, topics.EVENTS], len(bodies))
             await asyncio.sleep(1)
             stop.set()
@@ -212,7 +212,7 @@ async def latency(ground: Ground, name: str, seconds: float, per_s: int, seed: i
 
 
 class Kept(NamedTuple):
-    """What so many deliveries cost."""
+    """The cost of this many deliveries."""
 
     events_per_s: float
     rss_mb: float
@@ -226,13 +226,13 @@ class Kept(NamedTuple):
     restart_s: list[float]
     """From the process's start until all partitions run, after an orderly stop."""
     killed_s: list[float]
-    """The same after a kill: the group first has to notice."""
+    """The same after a kill: the group first has to notice it."""
     restore_rows_per_s: list[float]
     rss_restarted_mb: float
 
 
 async def keeping(ground: Ground, name: str, deliveries: int, rounds: int, *, kill: bool) -> Kept:
-    """Let one worker take in so many deliveries, restart it, take its store away, and kill it if that is asked for."""
+    """Let one worker take in this many deliveries, restart it, delete its store, and kill it if ``kill``."""
     async with deployed(ground, name) as deployment:
         await deployment.put_events(_one_event_each(deliveries))
         with deployment.worker() as worker:
@@ -274,7 +274,7 @@ async def keeping(ground: Ground, name: str, deliveries: int, rounds: int, *, ki
 
 
 class Idle(NamedTuple):
-    """What a worker costs that has many partitions and nothing to do."""
+    """The cost of an idle worker with many partitions."""
 
     ready_s: float
     rss_mb: float
@@ -284,7 +284,7 @@ class Idle(NamedTuple):
 
 
 async def many_partitions(ground: Ground, name: str, partitions: int) -> Idle:
-    """Start one worker on topics of so many partitions each."""
+    """Start one worker on topics with this many partitions each."""
     async with deployed(ground, name, partitions=partitions) as deployment:
         with deployment.worker() as worker:
             ready_s = await ready(worker, timeout_s=300)
@@ -306,7 +306,7 @@ async def ready(worker: Running, timeout_s: float = 120) -> float:
 
 
 async def _wait_for(worker: Running, pattern: str, timeout_s: float = 120) -> tuple[float, re.Match[str]]:
-    """Wait until a worker's log says so; return when it was seen."""
+    """Wait until a worker's log matches the pattern; return when it did, and the match."""
     deadline = time.monotonic() + timeout_s
     while True:
         found = re.search(pattern, worker.log.read_text(errors="replace"))
@@ -326,7 +326,7 @@ def _stop(worker: Running) -> None:
 
 
 async def _work_off(deployment: Deployment, workers: list[Running], sources: list[str], count: int) -> Flow:
-    """Let the group work off all sources, the last of which gets ``count`` events; return what was measured."""
+    """Let the group process all sources, the last of which gets ``count`` events; return the measurements."""
     for worker in workers:
         await ready(worker)
     began = time.time()
@@ -338,7 +338,7 @@ async def _work_off(deployment: Deployment, workers: list[Running], sources: lis
 async def _until_worked_off(
     deployment: Deployment, workers: list[Running], sources: list[str], count: int
 ) -> list[tuple[float, int]]:
-    """Wait until the group has worked off all sources; return how many events of the last were done when."""
+    """Wait until the group has processed all sources; return (time, events done) of the last source."""
     partitions = deployment.partitions
     last = [TopicPartition(sources[-1], p) for p in range(partitions)]
     before = [TopicPartition(source, p) for source in sources[:-1] for p in range(partitions)]
@@ -370,18 +370,18 @@ async def _until_worked_off(
 def flow_of(
     began: float, progress: list[tuple[float, int]], cpu_s: list[list[tuple[float, float]]], rss_mb: float
 ) -> Flow:
-    """Return rate and cost of the whole, from the moment when the workers could begin until the last commit.
+    """Return rate and cost of the whole work, from the moment when the workers could begin until the last commit.
 
-    Not from the first commit: the stages before have worked far ahead by then.
+    The time does not begin at the first commit, because the earlier stages have worked far ahead by then.
 
     Args:
         began: When the workers had their partitions and there was something to do.
         progress: (time, events done) in order of time.
         cpu_s: For each worker (time, processor seconds).
-        rss_mb: The most memory that one held.
+        rss_mb: The most memory that one worker held.
 
     Raises:
-        ValueError: it was over before it began to be looked at.
+        ValueError: the work was done before the first look.
     """
     end, total = progress[-1]
     if end <= began or not total:
@@ -403,9 +403,9 @@ async def _committed(admin: Any, group: str, tps: list[TopicPartition]) -> dict[
 
 
 async def _ages(ground: Ground, topic: str, since: float, stop: asyncio.Event) -> list[float]:
-    """Read a topic as a subscriber would; return how old each record was (ms) by the broker's time of the raw one.
+    """Read a topic as a subscriber would; return each record's age (ms), from the broker's timestamp of its raw record.
 
-    Every stage hands the time of its source record on, so it is the same in all topics.
+    Every stage copies the timestamp of its source record, so it is the same in all topics.
     """
     ages: list[float] = []
     async with AIOKafkaConsumer(
@@ -421,7 +421,7 @@ async def _ages(ground: Ground, topic: str, since: float, stop: asyncio.Event) -
 
 
 async def _send_at(ground: Ground, bodies: list[bytes], per_s: int) -> float:
-    """Append bodies at a fixed pace; return the pace that was reached."""
+    """Append bodies at a fixed rate; return the rate that was reached."""
     headers = _headers()
     began = time.monotonic()
     async with AIOKafkaProducer(bootstrap_servers=ground.bootstrap, acks="all") as producer:
@@ -475,7 +475,7 @@ def _headers() -> list[tuple[str, bytes]]:
 
 
 def _one_event_each(deliveries: int) -> Iterator[tuple[bytes, bytes]]:
-    """Yield one ``delivered`` for each of so many deliveries, made from one record because a million take long."""
+    """Yield one ``delivered`` per delivery, made from one template record because encoding a million takes long."""
     now = datetime.now(UTC)
     event = DeliveryEvent(
         event_id="e0000000000-q4P1S7vXTkS9u5yR2mVx0A",

@@ -1,7 +1,7 @@
-"""What runs in production, written down: a CycloneDX document of our package and all that it brings, and a check of it.
+"""The list of what runs in production: a CycloneDX document of our package and its dependencies, and a check of it.
 
-The rule: it names what is installed from ``requirements.lock`` and nothing else, so it is made of an environment that
-holds just that (`make sbom` makes one), and compared with the lock before anybody gets it.
+The rule: it names the packages of ``requirements.lock`` and no others, so it is made from an environment that has
+only these (`make sbom` makes one), and compared with the lock before it is written.
 """
 
 import argparse
@@ -25,7 +25,7 @@ NAME = "mailstreams"
 
 
 def problems(bom: Any, lock: str) -> list[str]:
-    """Return in what a document and a lock differ, for this platform: a line each, nothing when all is well."""
+    """Return the differences between a document and a lock for this platform, one line each; empty if there are none."""
     wanted = {canonicalize_name(one.name): _version(one) for one in _locked(lock)}
     found = {canonicalize_name(one["name"]): one["version"] for one in bom["components"]}
     said = [f"{name}=={version} is locked and not named" for name, version in wanted.items() if name not in found]
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         subprocess.run(command, check=True)
         bom = json.loads(made.read_text())
     root = bom["metadata"]["component"]
-    root["version"] = streams.__version__  # hatchling reads it there, so pyproject.toml has none
+    root["version"] = streams.__version__  # hatchling reads the version there, so pyproject.toml has none
     root["purl"] = f"pkg:pypi/{NAME}@{streams.__version__}"
     found = problems(bom, (ROOT / "requirements.lock").read_text())
     for problem in found:
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _locked(lock: str) -> Iterator[Requirement]:
-    """Yield what the lock asks for on this platform."""
+    """Yield the requirements of the lock for this platform."""
     for line in lock.splitlines():
         if line and line[0] not in " #":
             requirement = Requirement(line.removesuffix("\\"))

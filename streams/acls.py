@@ -1,7 +1,7 @@
-"""Who may do what in Kafka: the one place from which the commands, the table of the documentation and the proof come.
+"""Who may do what in Kafka: the one source of the commands, of the documentation's table and of the test.
 
-The rule: **a right is here because a part of the system asks a broker for it, and no other is.** ``make e2e`` runs every
-part as its own user with exactly these (``tests/e2e/test_access.py``); what is missing here stops a part there.
+The rule: **a right is listed only if a part of the system needs it from a broker.** ``make e2e`` runs every part as
+its own user with exactly these rights (``tests/e2e/test_access.py``); there a missing right stops a part.
 
 Operations imply others, as in Kafka: Read, Write and Alter imply Describe, AlterConfigs implies DescribeConfigs.
 """
@@ -18,11 +18,11 @@ from streams.history import projection
 from streams.settings import Settings
 
 USER_PREFIX: Final = "mailstreams-"
-"""Before the role's name: the user that it has where nobody chooses another."""
+"""With the role's name after it: the user of a role unless another is chosen."""
 
 
 class Resource(StrEnum):
-    """What a right is on, as the options of ``kafka-acls.sh`` are called."""
+    """What a right applies to, named like the options of ``kafka-acls.sh``."""
 
     TOPIC = "topic"
     GROUP = "group"
@@ -46,7 +46,7 @@ class Grant:
     resource: Resource
     names: tuple[str, ...]
     prefixed: bool = False
-    """The names are beginnings of names."""
+    """The names are prefixes."""
     operations: tuple[Operation, ...]
     purpose: str
 
@@ -62,13 +62,13 @@ class Role:
 
 
 def roles(settings: Settings, user: str | None = None) -> list[Role]:
-    """Return every role with its rights, with ``user`` or else each with its usual one."""
+    """Return every role with its rights, for ``user`` or else each for its default user."""
     made = (_ingress, _sender, _worker, _history, _subscriber, _support, _operator)
     return [role(settings, user or USER_PREFIX + role.__name__.removeprefix("_")) for role in made]
 
 
 def commands(role: Role, *, servers: str, command_config: str) -> list[str]:
-    """Return the ``kafka-acls.sh`` commands that give a role its rights; doing them again does no harm."""
+    """Return the ``kafka-acls.sh`` commands that give a role its rights; running them again does no harm."""
     start = ["kafka-acls.sh", "--bootstrap-server", servers, "--command-config", command_config]
     start += ["--add", "--allow-principal", f"User:{role.user}"]
     made = []

@@ -23,6 +23,7 @@ from streams.kafka.progress import Progress
 from streams.kafka.publishing import Publisher
 from streams.kafka.restore import LaneTableManager, Restoring, StatefulStage, StatelessStage
 from streams.kafka.store import Budget
+from streams.kafka.stores import Table
 from streams.kafka.transactions import TransactionalWriter
 from streams.kafka.transport import CODEC, FETCH_BYTES, SCHEME, Batching, register
 from streams.kafka.watchdog import Watchdog
@@ -35,11 +36,11 @@ from streams.settings import Settings
 from streams.web.health import HealthServer
 
 MAX_POLL_INTERVAL_S = 10 * 365 * 86_400.0
-"""As good as never. A worker without a partition fetches nothing, and aiokafka takes that for a loop that hangs: it would
-leave the group and never come back. The watchdog sees what hangs."""
+"""In effect never. A worker without a partition fetches nothing, and aiokafka takes that for a hung loop: it would
+leave the group and never come back. The watchdog detects real hangs."""
 DAY_US = 86_400 * SECOND
 MONITOR_LINGER_S = 0.5
-"""Deferrals are counted in minutes: half a second of them together costs a tenth of the transactions."""
+"""Deferrals are counted in minutes: collecting half a second of them costs a tenth of the transactions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,7 @@ class Worker:
     watchdog: Watchdog
     health_server: HealthServer
     crashed: "asyncio.Future[BaseException]"
-    """Done when the worker can no longer work: the reason."""
+    """Done when the worker can no longer work; the result is the reason."""
 
 
 def nothing_reached(point: str, tp: TP) -> None:
@@ -140,7 +141,7 @@ def _faust_app(settings: Settings) -> BatchedApp:
     return BatchedApp(
         settings.worker.app_id,
         broker=[f"{SCHEME}://{server}" for server in servers],
-        store="memory://",  # Faust's tables name things; their rows are in streams.kafka.store
+        store="memory://",  # Faust's tables are only names; the rows are in streams.kafka.store
         datadir=str(settings.worker.datadir / "faust"),
         autodiscover=False,
         web_enabled=False,
@@ -239,8 +240,6 @@ def _track(settings: Settings, policies: Policies, held: Callable[[str], bool]) 
     return StatefulStage(
         name=track.STAGE,
         source_topic=topics.EVENTS,
-        changelog_topic=topics.changelog_topic(settings.worker.app_id),
-        table=topics.DELIVERIES_TABLE,
         fold=track.Track(
             status_changed_topic=topics.STATUS_CHANGED,
             status_topic=topics.STATUS,
@@ -251,8 +250,12 @@ def _track(settings: Settings, policies: Policies, held: Callable[[str], bool]) 
             objective_us=int(settings.deferrals.objective_s * SECOND),
             held=held,
         ),
-        due_of=due_of_row,
-        watch_of=watch_of_row,
+        table=Table(
+            name=topics.DELIVERIES_TABLE,
+            changelog_topic=topics.changelog_topic(settings.worker.app_id),
+            due_of=due_of_row,
+            watch_of=watch_of_row,
+        ),
     )
 
 
@@ -270,12 +273,14 @@ def _monitor(settings: Settings, policies: Policies, held: Callable[[str], bool]
     return StatefulStage(
         name=monitor.STAGE,
         source_topic=topics.DEFERRALS,
-        changelog_topic=topics.changelog_topic(settings.worker.app_id, topics.OPEN_DEFERRALS_TABLE),
-        table=topics.OPEN_DEFERRALS_TABLE,
         fold=fold,
-        due_of=fold.due_of,
-        watch_of=lambda _row: None,
-        policy=policies.digest,
+        table=Table(
+            name=topics.OPEN_DEFERRALS_TABLE,
+            changelog_topic=topics.changelog_topic(settings.worker.app_id, topics.OPEN_DEFERRALS_TABLE),
+            due_of=fold.due_of,
+            watch_of=lambda _row: None,
+            policy=policies.digest,
+        ),
     )
 
 

@@ -1,8 +1,8 @@
-"""Why no broker lets us in: asked of the brokers themselves, since aiokafka only says that none could be used.
+"""Why no broker lets us in: found by asking each broker, since aiokafka only says that none could be used.
 
-The rule: **a refusal is told apart from an absence.** A broker that is away comes back,
-so those who need it wait. A password or a certificate that is refused stays refused
-until a person changes something, so that is said in a line, with what to change.
+The rule: **a refusal is distinguished from an absence.** A broker that is away comes
+back, so its clients wait. A refused password or certificate stays refused until a
+person changes something, so one line says so, with what to change.
 """
 
 import ssl
@@ -28,7 +28,7 @@ NOT_ALLOWED: Final = (
     TopicAuthorizationFailedError,
     TransactionalIdAuthorizationFailed,
 )
-"""A broker knows us and does not let us do something: a right is missing."""
+"""A broker knows our user, but the user lacks a right."""
 _TIMEOUT_MS: Final = 3000
 _CERT_REQUIRED: Final = ("TLSV13_ALERT_CERTIFICATE_REQUIRED", "SSLV3_ALERT_BAD_CERTIFICATE")
 _HOSTNAME_MISMATCH: Final = (62, 64)
@@ -38,14 +38,14 @@ _connect: Any = create_conn  # untyped
 
 
 class RefusedError(KafkaConnectionError):
-    """A broker answers and does not let us in, or is not whom we trust; the text says what to change."""
+    """A broker answers but does not let us in, or we do not trust it; the text says what to change."""
 
     def __str__(self) -> str:
         return str(self.args[0])
 
 
 async def refusal(options: Mapping[str, Any]) -> RefusedError | None:
-    """Ask each of the brokers once more; return why the first that answers is no use, or None if it is none of that.
+    """Ask each of the brokers once more; return why the first that refuses cannot be used, or None if none refuses.
 
     Args:
         options: Those of any aiokafka client: ``Kafka.client_options()``.

@@ -38,9 +38,9 @@ def decode(data: bytes | str) -> Any:
 def members_decoder(*names: str) -> Callable[[bytes], dict[str, bytes]]:
     """Return a function from a JSON object to its members of these names, each as its own JSON text.
 
-    Nothing else of the object is built. So it costs a few milliseconds a megabyte whatever the bytes, where ``decode``
-    may cost a hundred: for what a stranger sends. Of members of one name the last counts, as in ``decode``; a value
-    may hold what ``decode`` would refuse. The function raises ``DecodeError`` when the text is no JSON object.
+    Nothing else of the object is built. So any input costs a few milliseconds a megabyte, where ``decode`` may cost a
+    hundred: this is for untrusted input. If a name occurs twice, the last member counts, as in ``decode``; a value may
+    hold what ``decode`` would refuse. The function raises ``DecodeError`` when the text is no JSON object.
     """
     struct = msgspec.defstruct("Members", [(name, msgspec.Raw, msgspec.Raw()) for name in names])
     decode_struct = msgspec.json.Decoder(struct).decode
@@ -61,13 +61,13 @@ def encode(value: Any) -> bytes:
 
     Datetimes in UTC become RFC 3339 with a ``Z``. A mapping keeps its order, so equal values give equal bytes.
     """
-    # A copy, for 40 ns, because orjson leaves a text the buffer that it grew for it, 4 to 16 KiB for one KiB of JSON, and
-    # ten thousands of texts live until their batch is committed.
+    # A copy, for 40 ns, because orjson's result keeps the buffer that grew for it, 4 to 16 KiB for one KiB of JSON, and
+    # tens of thousands of results live until their batch is committed.
     return b"%b" % orjson.dumps(value, option=orjson.OPT_UTC_Z)
 
 
 def typed_decoder(type_: type[_T]) -> Callable[[bytes], _T]:
-    """Return a function from a JSON text to a dataclass, in one pass and several times as fast as by way of ``decode``.
+    """Return a function from a JSON text to a dataclass, in one pass and several times as fast as via ``decode``.
 
     The function raises ``DecodeError`` when the text does not fit the class's
     annotations exactly; fields that the class does not have are ignored.

@@ -20,7 +20,7 @@ SLOT_S = 10
 """Open deferrals are counted by the slot of time in which they began, so that no scrape looks at each of them."""
 
 Open = tuple[str, str, str, int]
-"""(provider, destination, highest level told or "", slot) of open deferrals."""
+"""(provider, destination, highest level published or "", slot) of open deferrals."""
 
 
 def slot_of(since_us: int) -> int:
@@ -62,7 +62,7 @@ class BulkHistogram(Collector):
 
 
 class OpenDeferrals(Collector):
-    """The open deferrals of this worker: how many, how old, which level was told.
+    """The open deferrals of this worker: how many, how old, which level was published.
 
     Series exist only while something is open, and only for partitions that this
     worker owns and has read: a sum over workers neither doubles nor dips for long.
@@ -80,10 +80,10 @@ class OpenDeferrals(Collector):
         """Show nothing yet.
 
         Args:
-            prefix: of the metrics' names.
-            levels: that can be told of an open deferral.
+            prefix: of the metric names.
+            levels: the alert levels that an open deferral can have.
             registry: where it is collected.
-            given_up: the level after which the provider tries no more: no age of it is worth an alert.
+            given_up: the level after which the provider tries no more: its age is worth no alert.
             clock: seconds since 1970.
         """
         self._prefix, self._levels, self._clock, self._given_up = prefix, tuple(levels), clock, given_up
@@ -92,7 +92,7 @@ class OpenDeferrals(Collector):
         registry.register(self)
 
     def load(self, partition: int, counts: Mapping[Open, int]) -> None:
-        """Show a partition, as it was found."""
+        """Show a partition, with these counts."""
         self._open[partition] = dict(counts)
 
     def forget(self, partition: int) -> None:
@@ -102,7 +102,7 @@ class OpenDeferrals(Collector):
     def leave_out_of_oldest(self, partitions: Iterable[int]) -> None:
         """Leave these partitions, and no others, out of the oldest deferral.
 
-        The events that end their deferrals wait behind what stopped the partitions, so nobody knows how old those are.
+        The events that end their deferrals wait behind what stopped the partitions, so nobody knows how old they are.
         """
         self._left_out = frozenset(partitions)
 

@@ -1,8 +1,8 @@
-"""Run the ingress until it is told to stop. A process of its own, so that webhooks are taken while workers restart.
+"""Run the ingress until it is stopped. A process of its own, so that webhooks are taken while workers restart.
 
 The rule: it starts without the broker and answers 503 until there is one, because a
-provider remembers a connection that is refused longer than an answer. An orderly stop
-takes no new connections, finishes the requests in work, and ends with 0.
+provider remembers a refused connection longer than a 503. An orderly stop takes no new
+connections, finishes the requests in work, and ends with exit status 0.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 _LOOK_S = 0.02
 _OTHER_FILES = 128
-"""Open files that are no clients: listeners, brokers, certificates, logs."""
+"""Open files that are not clients: listeners, brokers, certificates, logs."""
 
 
 def run_ingress(settings: Settings) -> int:
@@ -131,9 +131,9 @@ def build(settings: Settings) -> Built:
 
 
 def _connections_that_fit(wanted: int) -> int:
-    """Return how many connections there may be, once the process may have as many open files as it is let.
+    """Raise the limit of open files as far as needed and allowed; return how many connections fit into it.
 
-    Without a file left, nobody could be answered and the brokers could not be reached.
+    With no file left, nobody could be answered and the brokers could not be reached.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted + _OTHER_FILES
@@ -163,7 +163,7 @@ def _hooks(metrics: IngressMetrics) -> Hooks:
 
 
 def _endpoints(settings: Settings) -> list[Endpoint]:
-    """Return an endpoint for each account at each provider that is read."""
+    """Return an endpoint for each account at each provider of ``topics.providers``."""
     return [endpoint for name in settings.topics.providers for endpoint in _endpoints_of(PROVIDERS[name], settings)]
 
 
@@ -193,7 +193,7 @@ def _endpoints_of(provider: Provider, settings: Settings) -> list[Endpoint]:
 
 
 def _others(settings: Settings, writer: RecordWriter, metrics: IngressMetrics) -> dict[tuple[str, str], Handler]:
-    """Return what else the public port serves: ``POST /sends``, where an account has a key for it."""
+    """Return what else the public port serves: ``POST /sends``, if any account has an API key."""
     keys = {name: account.api_keys for name, account in settings.accounts.items() if account.api_keys}
     if not keys:
         return {}
@@ -241,10 +241,10 @@ async def _run(settings: Settings) -> int:
 
 
 async def _write(built: Built) -> int:
-    """Keep the writer connected, once the topics are there; return an exit status where they are not.
+    """Keep the writer connected once the topics are right; return an exit status if they are not.
 
-    Nothing is written before: a record might create its topic with the broker's own settings, or go to a partition that
-    is not its key's. But a partition without a leader is not waited for, as all others take records.
+    Until then nothing is written: a record might create its topic with the broker's own settings, or go to another
+    partition than its key's. A partition without a leader does not delay the start: the others take records.
     """
     written = _written(built.settings)
     problems = await topic_problems(built.settings, lambda spec: spec.name in written, leaders=False)
@@ -287,7 +287,7 @@ async def _drain(built: Built, serving: "asyncio.Task[None]") -> None:
 
 
 def _say_what_is_served(settings: Settings) -> None:
-    """Say what is open at each start: it is easily forgotten."""
+    """Log at each start what is open to anybody or not served: that is easily forgotten."""
     configured = [
         (provider, account, webhook)
         for account, contents in settings.accounts.items()

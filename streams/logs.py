@@ -1,8 +1,8 @@
 """Logging: one configuration for ours, Faust's and aiokafka's; lines for people or JSON.
 
-The rule: a log line carries no address. Ours never put one in; what looks like one
-in somebody else's text is replaced. With the broker away aiokafka logs many lines
-a second: each logger may say the same thing once in ``REPEAT_S``.
+The rule: a log line carries no address. Our own texts never contain one; what looks
+like one in other texts is replaced. With the broker away aiokafka logs many lines a
+second: each logger that is not ours may repeat a message once in ``REPEAT_S``.
 """
 
 import logging
@@ -18,7 +18,7 @@ from streams.settings import LogFormat, Settings
 
 REPEAT_S = 10.0
 _ADDRESS = re.compile(r"""(?:"[^"\n]{1,64}"|[^\s@<>"'(),:;]{1,255})(?:@|%40)[^\s@<>"'(),:;]{1,255}""")
-_TEMPLATES_KEPT = 1000  # a library that logs text made beforehand would fill the memory
+_TEMPLATES_KEPT = 1000  # a library that formats its texts itself would fill the memory
 
 
 def configure(settings: Settings) -> None:
@@ -49,7 +49,7 @@ def configure(settings: Settings) -> None:
     root.setLevel(settings.worker.log_level.upper())
     for noisy in ("faust", "mode", "aiokafka"):
         theirs = logging.getLogger(noisy)
-        theirs.handlers[:] = []  # whoever set one before: from here on all goes one way
+        theirs.handlers[:] = []  # drop earlier ones: from here on everything goes to the root logger
         theirs.propagate = True
         theirs.setLevel(max(root.level, logging.WARNING))
 
@@ -82,7 +82,7 @@ class RateLimit(logging.Filter):
 
 
 def without_addresses(text: str) -> str:
-    """Return a text in which ``<address>`` stands for whatever looks like an e-mail address."""
+    """Return the text with ``<address>`` in place of everything that looks like an e-mail address."""
     return _ADDRESS.sub("<address>", text) if "@" in text or "%40" in text else text
 
 

@@ -1,11 +1,11 @@
 """Every metric, once: name, help, unit, labels. Prefix ``mailstreams_``, base units, bounded labels.
 
 The rule: no label ever carries an address, an id or free text. Counters are
-raised when a batch took effect, not when it was read; a crash between the two
-can leave them short, never long. Exactness is in the topics.
+raised after a batch has taken effect, not when it is read; a crash in between
+can leave them too low, never too high. The exact numbers are in the topics.
 
-Beside its own, each process tells the usual ones of a process, ``process_*``:
-from ``process_start_time_seconds`` the alerts know how often it was started.
+Beside its own, each process exports the usual metrics of a process, ``process_*``:
+from ``process_start_time_seconds`` the alerts derive how often it was started.
 """
 
 from dataclasses import dataclass
@@ -240,14 +240,14 @@ class Metrics:
         return metrics
 
     def begin_stage(self, stage: str) -> None:
-        """Give the series of one of this worker's stages their 0, as ``_initialise`` does with all others."""
+        """Create the series of one of this worker's stages at 0, as ``_initialise`` does with all others."""
         self.dead_letters.labels(stage)
         self.batches.labels(stage)
         self.batch_records.labels(stage)
         self.processing_delay.labels(stage)
 
     def _initialise(self) -> None:
-        """Give every series its 0 that can be known beforehand: one that is born at 20 loses its first step.
+        """Create every series that is known beforehand at 0: one that first appears at 20 loses that increase.
 
         Not those of ``time_to_deliver``: all pairs would make /metrics larger by a third, and no alert reads it.
         """
@@ -377,7 +377,7 @@ class IngressMetrics:
 
 @dataclass(frozen=True, slots=True)
 class HistoryMetrics:
-    """The metrics of one history service. ``page`` is the name of a route, of a closed set."""
+    """The metrics of one history service. ``page`` is the name of a route, from a closed set."""
 
     registry: CollectorRegistry
     build_info: Gauge

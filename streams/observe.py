@@ -1,4 +1,4 @@
-"""What the lanes and the restore tell, as metrics and as health: one place between ``kafka`` and ``metrics``."""
+"""What the lanes and the restore report, as metrics and as health: one place between ``kafka`` and ``metrics``."""
 
 import asyncio
 import logging
@@ -25,11 +25,11 @@ logger = logging.getLogger(__name__)
 
 
 class Counted(NamedTuple):
-    """How a stage's count is told."""
+    """How a stage's count becomes a metric."""
 
     counter: Callable[[Metrics], Counter]
     by_provider: bool
-    """The first label is the provider: the name in an event is whatever its writer put there."""
+    """The first label is the provider, mapped by ``label_of``: in an event it is whatever its writer put there."""
 
 
 COUNTED: Final[Mapping[str, Counted]] = {
@@ -45,9 +45,9 @@ COUNTED: Final[Mapping[str, Counted]] = {
     "deferrals": Counted(lambda metrics: metrics.deferrals, by_provider=True),
     "alerts": Counted(lambda metrics: metrics.alerts, by_provider=True),
 }
-"""The counter of each ``lanes.Count``, but for ``open_deferrals``, which is a gauge."""
+"""The counter of each ``lanes.Count``, except ``open_deferrals``, which is a gauge."""
 _BEFORE_MONITOR = frozenset({EVENTS, DEFERRALS})
-"""Their partition n bears what ends the open deferrals of partition n."""
+"""Partition n of these topics carries what ends the open deferrals of partition n."""
 
 Reached = Callable[[str, TP], Awaitable[None] | None]
 
@@ -118,7 +118,7 @@ class Observer:
         logger.warning("%s/%s resumed", tp.topic, tp.partition)
 
     def _leave_out_of_oldest(self) -> None:
-        """Leave the partitions out of the oldest deferral whose monitor is stopped, or a stage before it."""
+        """Leave out of the oldest deferral each partition whose monitor, or a stage before it, is stopped."""
         stopped = (tp.partition for tp in self.stopped_partitions if tp.topic in _BEFORE_MONITOR)
         self.metrics.open_deferrals.leave_out_of_oldest(stopped)
 
@@ -139,7 +139,7 @@ class Observer:
         self.metrics.skipped_offsets.labels(tp.topic).inc(offsets)
 
     def assigned(self, tps: int) -> None:
-        """Count an assignment; what stood before is told again by its new lane."""
+        """Count an assignment; a partition stopped before is reported again by its new lane."""
         self.metrics.rebalances.inc()
         self.metrics.partitions_owned.set(tps)
         self.metrics.restore_remaining.set(0)  # of a restore that was given up
@@ -149,7 +149,7 @@ class Observer:
         self.revoked()
 
     def revoked(self) -> None:
-        """Tell nothing more of partitions that another worker tells of from now on."""
+        """Report nothing more on partitions that another worker reports on from now on."""
         self.metrics.lag.clear()
         self.metrics.monitor_clock.clear()
 
@@ -166,7 +166,7 @@ class Health:
     watchdog: Watchdog
 
     def __post_init__(self) -> None:
-        # Asked at each scrape: while the broker is away nobody looks, and the last look was a good one.
+        # Computed at each scrape, not at each look: while the broker is away there are none, and the last one was good.
         self.metrics.ready.set_function(lambda: not self.not_ready())
 
     def not_live(self) -> list[str]:

@@ -1,7 +1,7 @@
 """The deferral policy of each account at each provider, as the settings say it.
 
-The rule: one reading of the settings for the worker, which alerts by it, and for
-the command line, which shows the same deadlines.
+The rule: the settings are read in one way, for the worker, which alerts by these
+policies, and for the command line, which shows the same deadlines.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ class Policies:
     default: Mapping[str, Policy]
     """By provider."""
     other: Policy
-    """Of a provider that is not built in."""
+    """For a provider that is not built in."""
     of_account: Mapping[tuple[str, str], Policy] = field(default_factory=dict)
     """By (account, provider), where it differs."""
 
@@ -34,7 +34,7 @@ class Policies:
 
     @property
     def digest(self) -> bytes:
-        """Tells whether the deadlines in an index were computed by these policies."""
+        """A hash of the policies: shows whether the deadlines in an index were computed with these."""
         return blake2b(repr((self.default, self.other, self.of_account)).encode(), digest_size=16).digest()
 
 

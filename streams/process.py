@@ -1,7 +1,9 @@
-"""What worker, ingress and history have in common as processes: exit statuses, signals, and waiting for a broker."""
+"""What worker, ingress and history share as processes: exit statuses, signals, limits, and waiting for a broker."""
 
 import asyncio
+import contextlib
 import logging
+import resource
 import signal
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
@@ -21,7 +23,7 @@ EXIT_OK: Final = 0
 """After an orderly stop."""
 EXIT_CRASHED: Final = 1
 EXIT_CANNOT_START: Final = 2
-"""Something has to be set, made or freed first: another start alone does not help."""
+"""Something has to be configured, created or freed first: a restart alone does not help."""
 EXIT_STALLED: Final = 75
 """The worker's event loop hung."""
 
@@ -37,34 +39,48 @@ def run(settings: Settings, work: Callable[[], Coroutine[Any, Any, int]]) -> int
 
 
 def stop_by_signals() -> asyncio.Event:
-    """Return what SIGTERM and SIGINT set from now on, instead of ending the process."""
+    """Return an event that SIGTERM and SIGINT set from now on, instead of ending the process."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     return stop
 
 
+def raise_open_files() -> None:
+    """Let the process have as many open files as it may: of half a million a shell or a unit gives 1,024 by default."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # without a limit, as on macOS, the system still has one of its own
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def error_of(done: "asyncio.Future[Any]") -> BaseException | None:
-    """Return what ended a part of the process; a cancellation is some library's own, as nobody here asked for one."""
+    """Return the error that ended a part of the process; a cancellation counts as one: nothing here asks for any."""
     return asyncio.CancelledError() if done.cancelled() else done.exception()
 
 
 async def topic_problems(
     settings: Settings, wanted: Callable[[TopicSpec], bool] = lambda _: True, *, leaders: bool = True
 ) -> list[str]:
-    """Return what is wrong with the topics or our access; while no broker answers, wait: a restart brings none back.
+    """Return why the topics or our access prevent a start; while no broker answers, wait: a restart would not help.
+
+    A problem that does not prevent the start is logged.
 
     Args:
-        settings: All of them.
+        settings: All settings.
         wanted: Says which topics matter, as for ``topics.check``.
-        leaders: Whether to wait until all of their partitions have a leader, too.
+        leaders: Whether to wait until all their partitions have a leader, as for ``topics.check``.
     """
     while True:
         try:
-            return await topics.check(settings, wanted, leaders=leaders)
+            problems = await topics.check(settings, wanted, leaders=leaders)
         except RefusedError as error:
             return [str(error)]
         except (KafkaError, OSError, TimeoutError) as error:
             servers = settings.kafka.bootstrap_servers
             logger.warning("waiting for the broker at %s: %s", servers, type(error).__name__)
             await asyncio.sleep(BROKER_RETRY_S)
+            continue
+        for problem in problems:
+            if not problem.forbids:
+                logger.warning("%s", problem.text)
+        return [problem.text for problem in problems if problem.forbids]

@@ -1,7 +1,7 @@
 """Text that others wrote, made fit to be shown: a receiving server's answer, an address, a reference.
 
-The rule: what came from outside is one line, and holds nothing that a terminal obeys or that reorders or forges what
-stands around it. What a page or a file escapes besides is its own matter.
+The rule: text from outside becomes one line, and holds nothing that controls a terminal, or reorders or forges the text
+around it. A page or a file does its own further escaping.
 """
 
 import re

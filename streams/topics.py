@@ -1,14 +1,15 @@
 """The topics: the one place that names them, declares them, creates them and checks them.
 
-Nothing else writes a topic's name. ``mail.sends`` and, from ``mail.events`` on,
-every topic has the same partition count, key (the delivery id) and partitioner
-(murmur2), so that one worker owns a delivery from end to end; that count can
-therefore never be changed in place, and ``check`` refuses a worker a cluster
-where it does not fit.
+No other file writes a topic's name. ``mail.sends``, ``mail.events`` and the
+topics after it, but for dead letters and control, have the same partition count,
+key (the delivery id) and partitioner (murmur2), so that one worker owns a delivery
+from end to end. So that count can never be changed in place, and ``check`` keeps
+a worker from starting on a cluster where it does not fit.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from aiokafka.errors import (
 )
 
 from streams import brokers
-from streams.settings import Settings
+from streams.settings import RETENTION_MARGIN_DAYS, Settings
 
 RAW_PREFIX: Final = "mail.raw."
 SENDS: Final = "mail.sends"
@@ -42,14 +43,14 @@ CONTROL: Final = "mail.control"
 DELIVERIES_TABLE: Final = "deliveries"
 """The Faust table of the stage ``track``; Faust names its changelog topic after it."""
 OPEN_DEFERRALS_TABLE: Final = "open-deferrals"
-"""That of the stage ``monitor``."""
+"""The Faust table of the stage ``monitor``."""
 
 MAX_RECORD_BYTES: Final = 8 * 1024 * 1024
-"""A webhook body, or a batch of records, of at most so many bytes is taken."""
+"""The largest batch of records that a topic takes, in bytes; so also the limit of a webhook with its headers."""
 MAX_BODY_BYTES: Final = MAX_RECORD_BYTES - 64 * 1024
-"""A webhook body of at most so many bytes fits into a record together with its headers."""
+"""The largest webhook body that fits into a record together with its headers."""
 
-# aiokafka annotates its admin client in part, and answers with types that are made at run time
+# aiokafka annotates its admin client only in part, and its answers have types that are made at run time
 _Admin: Any = AIOKafkaAdminClient
 _NewTopic: Any = NewTopic
 _ConfigResource: Any = ConfigResource
@@ -59,11 +60,21 @@ _VISIBLE_TIMEOUT_S: Final = 60.0
 _DAY_MS: Final = 24 * 60 * 60 * 1000
 _MEBIBYTE: Final = 1024 * 1024
 _CHECKED_CONFIG: Final = ("cleanup.policy", "max.message.bytes", "message.timestamp.type")
-"""What must fit for the promises to hold; retention and the like are the operator's to change."""
+"""Settings on which our guarantees depend; an operator may change retention and the like, within limits."""
 
 
 class TopicsError(Exception):
     """The brokers refuse a topic as it is declared; the text says which and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something of a topic that does not fit."""
+
+    text: str
+    """What, and the command that mends it."""
+    forbids: bool = True
+    """A process that needs the topic does not start. Else it runs, and less is safe than the settings say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,10 +83,10 @@ class TopicSpec:
 
     name: str
     description: str
-    """What a record of it is."""
+    """What one of its records is."""
     partitions: int
     fixed_partitions: bool
-    """Another partition count would send a key elsewhere, or break an order that is promised; else more do no harm."""
+    """Another partition count would move keys or break a promised order; if False, more partitions do no harm."""
     config: Mapping[str, str]
     """Kafka's topic settings, by their Kafka names."""
     holds_addresses: bool
@@ -93,7 +104,7 @@ def changelog_topic(app_id: str, table: str = DELIVERIES_TABLE) -> str:
 
 
 def all_topics(settings: Settings) -> list[TopicSpec]:
-    """Return every topic of the system, in the order of the data's way."""
+    """Return every topic of the system, in the order in which data passes them."""
     chosen = settings.topics
     delete = {
         "cleanup.policy": "delete",
@@ -101,7 +112,7 @@ def all_topics(settings: Settings) -> list[TopicSpec]:
         "message.timestamp.type": "CreateTime",
         "min.insync.replicas": str(chosen.min_insync_replicas),
         "segment.bytes": str(128 * _MEBIBYTE),
-        # a segment is deleted as a whole: a day long at most, so that addresses do not outlive the retention by a week
+        # segments are deleted whole: each spans a day at most, so that addresses do not outlive the retention by a week
         "segment.ms": str(_DAY_MS),
     }
     compact = {
@@ -130,7 +141,7 @@ def all_topics(settings: Settings) -> list[TopicSpec]:
         TopicSpec(
             name=SENDS,
             description="what the application handed to a provider: message id, recipient, its own reference",
-            # the broker's clock, as of the raw topics: it is the time of receipt, and the clock of ticks goes by it
+            # the broker's clock, as for the raw topics: it is the time of receipt, and the clock of ticks follows it
             config={**delete, **_retention(chosen.raw_retention_days), "message.timestamp.type": "LogAppendTime"},
             partitions=chosen.partitions,
             fixed_partitions=True,
@@ -214,7 +225,7 @@ def all_topics(settings: Settings) -> list[TopicSpec]:
 async def create(settings: Settings) -> list[TopicSpec]:
     """Create the topics that are missing, wait until the cluster shows them, and return them.
 
-    A topic that is there is left as it is: ``check`` says what does not fit.
+    An existing topic is left as it is: ``check`` says what does not fit.
 
     Raises:
         TopicsError: the brokers refuse a topic, or do not show it in time.
@@ -232,60 +243,62 @@ async def create(settings: Settings) -> list[TopicSpec]:
 
 async def check(
     settings: Settings, wanted: Callable[[TopicSpec], bool] = lambda _: True, *, leaders: bool = True
-) -> list[str]:
-    """Return what does not fit: a sentence for each, with the command that mends it; nothing when all is well.
+) -> list[Problem]:
+    """Return what does not fit; nothing when all is well.
 
     Args:
         settings: All of them.
-        wanted: Says which topics matter: who writes two of them needs no right to look at the others.
-        leaders: Whether all of their partitions must have a leader: who only writes goes on with those that have one.
+        wanted: Says which topics to check: a part that writes two of them needs no right to describe the others.
+        leaders: Whether all partitions must have a leader: a part that only writes can use those that have one.
 
     Raises:
         aiokafka.errors.KafkaError, TimeoutError: the brokers cannot be reached, or have only just come back.
     """
     specs = [spec for spec in all_topics(settings) if wanted(spec)]
     servers = settings.kafka.bootstrap_servers
-    problems = []
+    problems: list[Problem] = []
     async with admin_client(settings) as admin:
-        there = await _partition_counts(admin, {spec.name for spec in specs}, leaders=leaders)
+        there = await _partitions(admin, {spec.name for spec in specs}, leaders=leaders)
         configs = await _configs(admin, [spec.name for spec in specs if spec.name in there])
     for spec in specs:
         if spec.name not in there:
-            problems.append(missing(settings, spec.name))
+            problems.append(Problem(missing(settings, spec.name)))
             continue
-        found = there[spec.name]
+        found = len(there[spec.name])
         if found < spec.partitions or (spec.fixed_partitions and found != spec.partitions):
-            problems.append(_partitions_problem(spec, found, servers))
+            problems.append(Problem(_partitions_problem(spec, found, servers)))
         config = configs[spec.name]
         if isinstance(config, str):
-            problems.append(f"topic {spec.name}: its configuration cannot be read: {config}")
+            problems.append(Problem(f"topic {spec.name}: its configuration cannot be read: {config}"))
             continue
         problems.extend(
-            f"topic {spec.name} has {name}={config.get(name)}, {spec.config[name]} is needed; change it: "
-            f"kafka-configs.sh --bootstrap-server {servers} --alter --entity-type topics --entity-name {spec.name} "
-            f"--add-config {name}={spec.config[name]}"
+            Problem(_config_problem(spec.name, name, config.get(name), spec.config[name], servers))
             for name in _CHECKED_CONFIG
             if not _fits(name, config.get(name), spec.config[name])
         )
+        copies = min(len(partition["replicas"]) for partition in there[spec.name])
+        problems.extend(_too_few_copies(spec, copies, config, settings))
+    retentions = {name: _retention_of(config) for name, config in configs.items() if not isinstance(config, str)}
+    problems.extend(_read_too_late(specs, retentions, servers))
     return problems
 
 
 def missing(settings: Settings, name: str) -> str:
-    """Say that a topic is not shown to us: a broker with access control does not tell whether it is there."""
+    """Return what to say of a topic not shown to us: with access control a broker does not reveal if it exists."""
     text = f"topic {name} is missing; create it: mailstreams topics create"
     user = settings.kafka.sasl_username or (settings.kafka.ssl_certfile and "of the certificate")
     return f"{text}; or the user {user} may not see it; allow it: mailstreams acls" if user else text
 
 
 async def partition_counts(settings: Settings, led: Iterable[str] = ()) -> dict[str, int]:
-    """Return the partition count of every topic that the brokers show us, ours or not, if all of it has leaders.
+    """Return the partition count of every topic, ours or not, that the brokers show us with all its leaders.
 
     Args:
         settings: How to reach the brokers.
-        led: Topics that are waited for rather than left out while they have no leaders: see below.
+        led: Topics that raise an error, rather than being left out, while a partition has no leader: see below.
 
     Raises:
-        aiokafka.errors.LeaderNotAvailableError: a topic of ``led`` is there, but not all of it has a leader just now.
+        aiokafka.errors.LeaderNotAvailableError: a topic of ``led`` exists, but a partition has no leader just now.
         aiokafka.errors.KafkaError, TimeoutError: the brokers cannot be reached.
     """
     async with admin_client(settings) as admin:
@@ -294,6 +307,58 @@ async def partition_counts(settings: Settings, led: Iterable[str] = ()) -> dict[
 
 def _retention(days: float) -> dict[str, str]:
     return {"retention.ms": str(round(days * _DAY_MS))}
+
+
+def _too_few_copies(spec: TopicSpec, copies: int, config: Mapping[str, str], settings: Settings) -> Iterator[Problem]:
+    """Yield what makes a record of the topic less safe than the settings say: it was made with others, mostly the defaults.
+
+    A topic with fewer copies than ``min.insync.replicas`` takes no record at all, so it gets the copies first.
+    """
+    factor, in_sync = settings.topics.replication_factor, settings.topics.min_insync_replicas
+    if copies < factor:
+        text = (
+            f"topic {spec.name} has partitions with {copies} {'copy' if copies == 1 else 'copies'}, {factor} are needed; "
+            "add them: kafka-reassign-partitions.sh (docs/operations.md#more-copies-of-a-topic)"
+        )
+        yield Problem(text, forbids=False)
+    name = "min.insync.replicas"
+    if int(config.get(name, in_sync)) < in_sync <= copies:
+        text = _config_problem(spec.name, name, config[name], str(in_sync), settings.kafka.bootstrap_servers)
+        yield Problem(text, forbids=False)
+
+
+def _retention_of(config: Mapping[str, str]) -> float:
+    """Return for how long a topic keeps a record, in ms; infinite where it keeps all of them."""
+    retention = float(config.get("retention.ms", -1))
+    return math.inf if retention < 0 else retention
+
+
+def _read_too_late(specs: Sequence[TopicSpec], retentions: Mapping[str, float], servers: str) -> Iterator[Problem]:
+    """Yield the topics that do not outlive what their records are made of, and so lose what is made of it late.
+
+    By what the topics have, as an operator may have changed one of them and not the others.
+    """
+    kept = [spec for spec in specs if spec.name in retentions and spec.config["cleanup.policy"] == "delete"]
+    sources = [spec.name for spec in kept if spec.config["message.timestamp.type"] == "LogAppendTime"]
+    if not sources:
+        return
+    longest = max(sources, key=lambda name: retentions[name])
+    needed = retentions[longest] + RETENTION_MARGIN_DAYS * _DAY_MS
+    for spec in kept:
+        found = retentions[spec.name]
+        if spec.name not in sources and found < needed:
+            value = "-1" if math.isinf(needed) else f"{needed:.0f}"
+            why = f", a day longer than {longest}, whose records' time it carries"
+            text = _config_problem(spec.name, "retention.ms", f"{found:.0f}", value, servers, why=why)
+            yield Problem(text, forbids=False)
+
+
+def _config_problem(topic: str, name: str, found: str | None, wanted: str, servers: str, *, why: str = "") -> str:
+    return (
+        f"topic {topic} has {name}={found}, {wanted} is needed{why}; change it: "
+        f"kafka-configs.sh --bootstrap-server {servers} --alter --entity-type topics --entity-name {topic} "
+        f"--add-config {name}={wanted}"
+    )
 
 
 def _fits(name: str, found: str | None, wanted: str) -> bool:
@@ -345,27 +410,36 @@ async def _start(admin: Any, settings: Settings) -> None:
         raise
 
 
-async def _partition_counts(admin: Any, led: AbstractSet[str] = frozenset(), *, leaders: bool = True) -> dict[str, int]:
-    """Return the partition count of every topic whose partitions all have a leader; without ``leaders`` of every topic.
+async def _partition_counts(admin: Any, led: AbstractSet[str] = frozenset()) -> dict[str, int]:
+    """Return the partition count of every topic whose partitions all have a leader: see ``_partitions``."""
+    return {name: len(partitions) for name, partitions in (await _partitions(admin, led)).items()}
 
-    All topics are asked for, as asking for one by name creates it where ``auto.create.topics.enable`` is on.
+
+async def _partitions(
+    admin: Any, led: AbstractSet[str] = frozenset(), *, leaders: bool = True
+) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the partitions of every topic that all have a leader, each as the brokers describe it.
+
+    Without ``leaders``, those of every topic.
+
+    It asks for all topics, because asking for one by name creates it if ``auto.create.topics.enable`` is on.
 
     Raises:
-        LeaderNotAvailableError: a topic of ``led`` is there without. So it is for a moment when a broker comes back, and
-            nobody should be told to create what is there.
+        LeaderNotAvailableError: a topic of ``led`` exists without. That happens for a moment when a broker comes back,
+            and nobody should be advised to create a topic that exists.
     """
-    counts: dict[str, int] = {}
+    found: dict[str, list[Mapping[str, Any]]] = {}
     for topic in await admin.describe_topics():
         partitions = topic["partitions"]
         if partitions and (not leaders or all(partition["leader"] >= 0 for partition in partitions)):
-            counts[topic["topic"]] = len(partitions)
+            found[topic["topic"]] = partitions
         elif topic["topic"] in led:
             raise LeaderNotAvailableError(topic["topic"])
-    return counts
+    return found
 
 
 async def _create_missing(admin: Any, specs: Sequence[TopicSpec], replication_factor: int) -> None:
-    """Ask for the topics until each was created or is there; a cluster that just started has no controller yet."""
+    """Request the topics until each exists; a cluster that has just started has no controller yet."""
     waiting = {spec.name: spec for spec in specs}
     deadline = asyncio.get_running_loop().time() + _VISIBLE_TIMEOUT_S
     while waiting:
@@ -377,7 +451,7 @@ async def _create_missing(admin: Any, specs: Sequence[TopicSpec], replication_fa
         )
         for name, code, *message in answer.topic_errors:
             error = for_code(code)
-            if code == 0 or error is TopicAlreadyExistsError:  # another one was quicker
+            if code == 0 or error is TopicAlreadyExistsError:  # another process was quicker
                 del waiting[name]
             elif not issubclass(error, (NotControllerError, RequestTimedOutError, LeaderNotAvailableError)):
                 rights = "; which rights it takes: mailstreams acls operator" if error in brokers.NOT_ALLOWED else ""

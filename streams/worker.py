@@ -24,6 +24,7 @@ from streams.process import (
     EXIT_OK,
     EXIT_STALLED,
     error_of,
+    raise_open_files,
     run,
     stop_by_signals,
     topic_problems,
@@ -38,8 +39,9 @@ GC_THRESHOLD = (100_000, 50, 100)
 
 def run_worker(settings: Settings, *, reached: Reached = nothing_reached) -> int:
     """Run a worker until its process ends: 0 after an orderly stop, 1 after a crash, 2 when it cannot start, 75 when it hung."""
-    gc.freeze()  # what start-up made lives for ever, and a batch makes thousands of objects without a cycle:
-    gc.set_threshold(*GC_THRESHOLD)  # looking for garbage at the default pace is wasted
+    gc.freeze()  # start-up objects live for ever, and a batch makes thousands of objects without a cycle:
+    gc.set_threshold(*GC_THRESHOLD)  # collecting at the default pace is wasted work
+    raise_open_files()  # the stores alone may need thousands
     return run(settings, lambda: _run(settings, reached))
 
 
@@ -83,7 +85,7 @@ async def _work(worker: Worker, stop: asyncio.Event) -> NoReturn:
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, list[str]]) -> list[str]:
-    """Return what ``work`` returns, or nothing when the worker is told to stop before."""
+    """Return what ``work`` returns, or nothing if ``stop`` is set before."""
     working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
     await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
     return working.result() if working.done() else []
@@ -161,7 +163,7 @@ def _end_hung(silent_s: float) -> None:
 
 
 def _exit(status: int) -> NoReturn:
-    """End now: threads, sockets and half-done transactions need no farewell, the next owner fences."""
+    """End now: threads, sockets and open transactions need no clean-up, because the next owner fences."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -6,11 +6,32 @@ from typing import Any, cast
 from faust.types import TP
 from prometheus_client import CollectorRegistry
 
+from deploy.local import stack
 from streams.kafka.progress import Standing
 from streams.metrics import Metrics
 from streams.observe import Health
 
 RUNS, OPENS, STANDS = (TP("mail.deferrals", number) for number in range(3))
+
+
+def test_a_stopped_partition_is_a_line_that_who_starts_a_worker_knows_from_all_others() -> None:
+    def health(stopped: dict[TP, str], *, fresh: bool = True) -> Health:
+        return Health(
+            metrics=Metrics.create(CollectorRegistry(), version="1"),
+            observer=cast("Any", SimpleNamespace(stopped_partitions=stopped)),
+            tables=cast("Any", SimpleNamespace(restoring=False, actives_ready=fresh)),
+            lanes=cast("Any", None),
+            progress=cast("Any", SimpleNamespace(fresh=fresh)),
+            watchdog=cast("Any", None),
+        )
+
+    bad = health({STANDS: "21 of the last 30 records are bad: no JSON"}).not_ready()
+    others = health({}, fresh=False).not_ready()
+
+    assert bad == ["mail.deferrals/2 stopped: 21 of the last 30 records are bad: no JSON"]
+    assert all(map(stack._STOPPED.fullmatch, bad))
+    assert len(others) == 2
+    assert not any(map(stack._STOPPED.fullmatch, others))
 
 
 async def test_the_watchdog_is_asked_about_neither_who_stands_nor_who_still_opens() -> None:

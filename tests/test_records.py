@@ -475,14 +475,14 @@ def test_the_id_of_a_change_is_that_of_its_revision_only(history: list[DeliveryE
     for each in history:
         delivery = fold(delivery, each).delivery
         assert delivery is not None
-        ids.setdefault(delivery.revision, set()).add(decode_status(status_bytes(delivery))["id"])
+        ids.setdefault(delivery.change.revision, set()).add(decode_status(status_bytes(delivery))["id"])
     assert all(len(each) == 1 for each in ids.values())
     assert len(set.union(*ids.values())) == len(ids)
 
 
 def test_a_delivery_begun_again_after_its_expiry_has_other_ids() -> None:
     before, after = fold_all([event(EventType.OPEN, 0)]), fold_all([event(EventType.OPEN, 0, received=9_000_000)])
-    assert before.revision == after.revision
+    assert before.change.revision == after.change.revision
     assert decode_status(status_bytes(before))["id"] != decode_status(status_bytes(after))["id"]
 
 

@@ -147,6 +147,22 @@ def test_an_unknown_variable_is_refused_too() -> None:
         ("KAFKA__SASL_PASSWORD", "hunter2", "has no effect with kafka.security_protocol PLAINTEXT"),
         ("KAFKA__SSL_CAFILE", "/no/such.pem", "kafka.ssl_cafile: path does not point to a file"),
         ("TOPICS__MIN_INSYNC_REPLICAS", "2", "must be at most topics.replication_factor (1)"),
+        (
+            "TOPICS__RAW_RETENTION_DAYS",
+            "14",
+            "topics.events_retention_days: 8 days must be at least 15, a day longer than topics.raw_retention_days (14 days)",
+        ),
+        (
+            "TOPICS__EVENTS_RETENTION_DAYS",
+            "7.5",
+            "topics.events_retention_days: 7.5 days must be at least 8, a day longer than topics.raw_retention_days (7 days)",
+        ),
+        (
+            "TOPICS__STATUS_CHANGED_RETENTION_DAYS",
+            "7",
+            "topics.status_changed_retention_days: 7 days must be at least 8",
+        ),
+        ("TOPICS__DEAD_LETTER_RETENTION_DAYS", "1", "topics.dead_letter_retention_days: 1 days must be at least 8"),
         ("TOPICS__PROVIDERS", "sendgird", "unknown provider 'sendgird'; did you mean sendgrid?"),
         ("WORKER__POISON_SHARE", "1.5", "worker.poison_share: input should be less than or equal to 0.9"),
         ("WORKER__POISON_MINIMUM", "1001", "must be at most worker.poison_window (1000)"),
@@ -205,12 +221,17 @@ TEN_YEARS_S = 3653 * 86_400
 @pytest.mark.parametrize("name", [*DAYS, *SECONDS])
 def test_what_is_added_to_times_is_ten_years_at_most(name: str) -> None:
     most = 3653 if name in DAYS else TEN_YEARS_S
+    others = {}
+    if name == "topics.raw_retention_days":
+        most -= 1  # what is made of a webhook is kept a day longer
+        made = ("EVENTS", "STATUS_CHANGED", "DEAD_LETTER")
+        others = {f"MAILSTREAMS_TOPICS__{each}_RETENTION_DAYS": str(most + 1) for each in made}
     variable = f"MAILSTREAMS_{name.replace('.', '__').upper()}"
     beyond = f"{name}: input should be less than or equal to {most} (from {variable})"
 
     assert problems({variable: str(most + 1)}) == [beyond]
     assert problems({variable: "1e12"}) == [beyond]
-    assert load(environment={variable: str(most)})
+    assert load(environment={variable: str(most)} | others)
 
 
 @pytest.mark.parametrize("section", ["topics", "history", "delivery", "deferrals"])

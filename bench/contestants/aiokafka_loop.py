@@ -1,8 +1,8 @@
-"""The floor: consume, fold in a dictionary, produce in batches. No transactions, no store, no rebalance: at least once.
+"""The minimum: consume, fold in a dictionary, produce in batches. No transactions, no store, no rebalance: at least once.
 
-It does what a hand-written loop would do to be fast: aiokafka's own batches, one
-row a key and batch in the changelog, acknowledgements awaited while the next
-batch is folded, and a commit after each.
+It does what a fast hand-written loop would do: aiokafka's own batches, one changelog
+row per key and batch, waiting for acknowledgements while the next batch is folded,
+and a commit after each batch.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ async def run(task: Task) -> None:
             changed: dict[bytes, bytes] = {}
             told: dict[str, list[tuple[bytes, bytes, int]]] = {name: [] for name in job.outputs}
             for record in records:
-                key: Any = record.key  # aiokafka allows None; the course has none
+                key: Any = record.key  # aiokafka allows None; here each record has a key
                 row, news = job.fold(rows.get(key), key, record.value)  # type: ignore[arg-type] # the same
                 if row is not None:
                     rows[key] = changed[key] = row

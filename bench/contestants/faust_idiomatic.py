@@ -1,6 +1,6 @@
-"""Faust as its documentation says: an agent, a table in RocksDB, one ``send`` an event. At least once, at best.
+"""Faust as in its documentation: an agent, a table in RocksDB, one ``send`` per event. At least once, at best.
 
-The thin job only, in Faust's own words: values are decoded and encoded by Faust.
+It does the thin job only, in Faust's own way: Faust decodes and encodes the values.
 """
 
 import sys

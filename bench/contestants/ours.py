@@ -1,8 +1,8 @@
 """Our own stack with one stage: the parts that ``streams.app`` puts together, and nothing else.
 
-The product job runs ``streams.agents.track``, the very class of the product; the
-thin job a fold of its own. With the option ``transactions=no`` the same batches
-are produced without a transaction, to tell what transactions cost.
+The product job runs the product's own class in ``streams.agents.track``; the thin
+job has its own fold. With the option ``transactions=no`` the same batches are
+produced without a transaction, to show the cost of transactions.
 """
 
 import asyncio
@@ -33,6 +33,7 @@ from streams.kafka.progress import Progress
 from streams.kafka.publishing import Publisher
 from streams.kafka.restore import LaneTableManager, Restoring, StatefulStage
 from streams.kafka.store import Budget, Store
+from streams.kafka.stores import Table
 from streams.kafka.transactions import MAX_BATCH_BYTES, RETRY_BACKOFF_MS, TransactionalWriter, Turns, send_rows
 from streams.kafka.transport import CODEC, FETCH_BYTES, SCHEME, Batching, register
 from streams.metrics import Metrics
@@ -78,7 +79,7 @@ class Thin:
 
 
 class Untransacted:
-    """A lane's writer without transactions: at least once, and nothing is fenced. It exists to be compared with."""
+    """A lane's writer without transactions: at least once, without fencing. It is for comparison only."""
 
     def __init__(self, client_options: Mapping[str, Any], compression_type: str | None) -> None:
         self._producer = Producer(
@@ -238,16 +239,13 @@ def _stage(task: Task) -> StatefulStage:
     return StatefulStage(
         name=STAGE,
         source_topic=task.source,
-        changelog_topic=f"{task.group}-{TABLE}-changelog",
-        table=TABLE,
         fold=fold,
-        due_of=due_of,
-        watch_of=watch_of,
+        table=Table(name=TABLE, changelog_topic=f"{task.group}-{TABLE}-changelog", due_of=due_of, watch_of=watch_of),
     )
 
 
 def _never(_row: bytes) -> None:
-    """A thin row falls never due."""
+    """A row of the thin job is never due."""
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Quix Streams, as its documentation says: a stateful function, its RocksDB state with a changelog, ``to_topic``.
+"""Quix Streams, as in its documentation: a stateful function, its RocksDB state with a changelog, ``to_topic``.
 
-Rows are bytes already, so they are kept as bytes; the guarantee is an option. All
-else is Quix's default, but for the compression, which is that of all but ours,
-and for librdkafka's ``linger.ms``: its default of 5 makes batches so small that
+Rows are bytes already, so they are stored as bytes; the guarantee is an option. All
+else is Quix's default, except for the compression, which is that of all contestants
+but ours, and for librdkafka's ``linger.ms``: its default of 5 makes batches so small that
 compressing them takes a third of the processor time.
 """
 

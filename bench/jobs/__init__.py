@@ -1,14 +1,14 @@
-"""The jobs that contestants do, as pure functions: what is the same for all of them.
+"""The jobs that contestants do, as pure functions: the part that is the same for all of them.
 
-A job folds one record into the row of its key and says what to tell. Everything
-else (fetching, keeping rows, changelogs, producing, committing) is the contestant's.
+A job folds one record into the row of its key and returns the outputs. The contestant
+does everything else (fetching, storing rows, changelogs, producing, committing).
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 Folded = tuple[bytes | None, list[tuple[str, bytes]]]
-"""The new row, or None when it stays as it is; what to tell, as (output, value)."""
+"""The new row, or None if it does not change; the outputs, as (output, value)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,16 +17,16 @@ class Job:
 
     name: str
     outputs: tuple[str, ...]
-    """What it tells, the most frequent first; each is a topic of its own."""
+    """The names of its outputs, the most frequent first; each has its own topic."""
     fold: Callable[[bytes | None, bytes, bytes], Folded]
-    """(row, key, value of the record) -> the row and what to tell. Pure."""
+    """(row, key, value of the record) -> the row and the outputs. Pure."""
 
 
 def named(name: str) -> Job:
-    """Return a job; only its own imports are made, so that a contestant needs no more than that.
+    """Return a job; only its own modules are imported, so that a contestant needs no others.
 
     Raises:
-        ValueError: there is none of this name.
+        ValueError: there is no job of this name.
     """
     if name == "thin":
         from bench.jobs import thin  # noqa: PLC0415 - see the docstring

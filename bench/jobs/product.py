@@ -1,7 +1,7 @@
 """The product job: what ``streams.agents.track`` does to an event, with the same pure functions and codecs.
 
-Without what belongs to the contestant: our own reads and writes differently, and
-counts metrics too. A test holds this fold to ``track.Track``, output for output.
+The contestant's work is left out: ours reads and writes differently, and also counts
+metrics. A test compares this fold with ``track.Track``, output by output.
 """
 
 from bench import jobs
@@ -37,11 +37,12 @@ def fold(row: bytes | None, key: bytes, value: bytes) -> jobs.Folded:
 
 
 def _concerns_monitor(before: Delivery | None, folded: Folded, type_: EventType) -> bool:
-    if type_ is EventType.DEFERRED:
-        return folded.outcome is Outcome.APPLIED
+    applied = folded.outcome is Outcome.APPLIED
+    if type_ is EventType.DEFERRED and applied:
+        return True
     assert folded.delivery is not None
     was_or_is = folded.delivery.status is Status.DEFERRED or (before is not None and before.status is Status.DEFERRED)
-    return was_or_is and (folded.changed or folded.refreshed)
+    return was_or_is and (folded.changed or folded.refreshed or (type_ is EventType.DROPPED and applied))
 
 
 JOB = Job("product", ("status-changed", "status", "deferrals"), fold)

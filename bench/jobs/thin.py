@@ -1,7 +1,7 @@
-"""The thin job: decode, look up, fold, keep, tell. Hardly any logic, so that it shows what everything else costs.
+"""The thin job: decode, look up, fold, store, publish. Hardly any logic, to show the cost of everything else.
 
-One SendGrid event a record, its message id the key. The row keeps the status; a
-change of it is told. ``bench/kafka_streams`` does the same in Java, to the byte.
+Each record is one SendGrid event, with its message id as the key. The row holds the
+status; a change of it is published. ``bench/kafka_streams`` does the same in Java, to the byte.
 """
 
 import orjson

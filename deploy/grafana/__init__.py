@@ -1,10 +1,10 @@
 """The Grafana dashboards, as code: ``python -m deploy.grafana`` (``make dashboards``) writes ``dashboards/*.json``.
 
 ``panels`` has the kinds of panel, one function each; ``late``, ``deferrals``, ``flow`` and ``pipeline`` are the
-dashboards, which read as lists of panels; ``provisioning`` is what Grafana reads at its start.
+dashboards, which read as lists of panels; ``provisioning`` has the files that Grafana reads at its start.
 
-No Grafana runs in the tests. They hold every query to the metrics that are declared, to PromQL's grammar and to a
-Prometheus that scraped a real run; how a panel looks, nobody has checked but the schema of the SDK.
+No Grafana runs in the tests. They check every query against the declared metrics, PromQL's grammar and a Prometheus
+that scraped a real run; panels are checked only against the schema of the SDK, and nobody has looked at them.
 """
 
 import json

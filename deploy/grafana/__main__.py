@@ -1,4 +1,4 @@
-"""Write the dashboards' JSON anew; what no dashboard made is deleted."""
+"""Write the JSON of all dashboards; delete JSON files that belong to no dashboard."""
 
 from deploy.grafana import DASHBOARDS, FOLDER, render
 

@@ -1,7 +1,7 @@
-"""Deferrals: what waits, where, how long, why, and until when the provider tries again.
+"""Deferrals: which deliveries are deferred, where, how long, why, and until when the provider tries again.
 
-The table in the middle is what Postfix' ``qshape`` prints: destinations against age, in minutes that double. A row that
-is full on the left is a destination that has just begun to defer; one that is full on the right is stuck mail.
+The table in the middle is the matrix of Postfix' ``qshape``: destination by age, in minutes that double. Large numbers
+on the left of a row are a destination that has just begun to defer; large numbers on the right are stuck mail.
 """
 
 from itertools import pairwise
@@ -189,7 +189,7 @@ def in_half_an_hour(counter: str) -> str:
 
 
 def qshape() -> dict[str, str]:
-    """Return the columns of the table: the total, then one a bucket. Prometheus' buckets hold all below their bound."""
+    """Return the columns of the table: the total, then one per bucket. Prometheus' buckets are cumulative."""
     count = f"sum by (destination) ({pick(f'{AGE}_gcount', PROVIDER, DESTINATION)})"
     columns = {"T": count, f"{BOUNDS[0] // 60}": up_to(BOUNDS[0])}
     for below, bound in pairwise(BOUNDS):
@@ -199,6 +199,6 @@ def qshape() -> dict[str, str]:
 
 
 def up_to(bound: int) -> str:
-    """Return the query for what is at most so old; a bound is written ``300.0`` or, by others, ``300``."""
+    """Return the query for deferrals up to this age; clients write a bound as ``300.0`` or as ``300``."""
     bucket = pick(f"{AGE}_bucket", PROVIDER, DESTINATION, f'le=~"{bound}([.]0)?"')
     return f"sum by (destination) ({bucket})"

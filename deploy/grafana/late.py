@@ -1,7 +1,7 @@
-"""Is mail late? The question of everybody, answered by the objective.
+"""Is mail late? Answered by the objective.
 
-The objective counts each message once, at its delivery or when its time is over, whichever comes first. So mail that
-waits counts, which no histogram of deliveries can say: what is not delivered never enters one.
+The objective counts each message once, at its delivery or at its deadline, whichever comes first. So waiting mail is
+counted, which a histogram of delivery times cannot do: mail that is not delivered never enters it.
 """
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
@@ -27,13 +27,14 @@ from deploy.grafana.thresholds import threshold
 
 OBJECTIVE = threshold("objective_met_share")
 PAGE, TICKET = threshold("budget_burn_fast"), threshold("budget_burn_slow")
-"""Burn rates at which somebody is called, and at which somebody looks."""
+"""Burn rates of the critical alert and of the warning."""
 
 ALL = pick("mailstreams_objective_total", PROVIDER)
 MET = pick("mailstreams_objective_total", PROVIDER, 'outcome="met"')
 MISSED = pick("mailstreams_objective_total", PROVIDER, 'outcome="missed"')
 ALLOWED = "(1 - scalar(mailstreams:objective_met_share:threshold))"
 """The share of messages that may be late."""
+TRIED = 'level!="overdue"'
 DELIVERY = "mailstreams_time_to_deliver_seconds"
 BURN_ALERTS = ("MailTimeToDeliverBudgetBurn",)
 
@@ -81,8 +82,9 @@ def dashboard() -> Dashboard:
                     ),
                     number(
                         "Stuck now",
-                        "Of those, the ones that were told on `mail.deferral-alerts`. Go on at the dashboard Deferrals.",
-                        f"sum({pick('mailstreams_deferred_stuck', PROVIDER, DESTINATION)})",
+                        "Of those, the ones that were told on `mail.deferral-alerts` and are still tried. Go on at the "
+                        "dashboard Deferrals.",
+                        f"sum({pick('mailstreams_deferred_stuck', PROVIDER, DESTINATION, TRIED)})",
                         steps=((None, GOOD), (1, LOOK), (threshold("deferrals_stuck"), ACT)),
                         alerts=("MailDeferralsStuck",),
                     ),
@@ -174,7 +176,7 @@ def dashboard() -> Dashboard:
 
 
 def missed(window: str) -> str:
-    """Return the share of messages that missed the objective, by provider, as the alerts see it; of none, none."""
+    """Return the share of messages that missed the objective, by provider, as in the alerts; no value without messages."""
     return f"({pick(f'provider:mailstreams_objective_missed:share{window}', PROVIDER)} >= 0)"
 
 

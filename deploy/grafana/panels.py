@@ -1,8 +1,8 @@
 """The kinds of panel, one function each, and the frame that all dashboards share.
 
-The rules: a panel says in one sentence what it shows and what to do with it; it names the alerts that look at the
-same series, so that whoever is paged finds it by the alert's name; colours mean good, look, act. A query writes the
-names of its metrics in full, so that a search for one finds its panels.
+The rules: a panel says in one sentence what it shows and what to do with it; it names the alerts on the
+same series, so that a person on call finds it by the alert's name; the colours mean good, look, act. A query has the
+full names of its metrics, so that a search for a metric finds its panels.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,7 +43,7 @@ __all__ = [
 
 Panel = Builder[model.Panel]
 Steps = Sequence[tuple[float | None, str]]
-"""From which value on which colour; the first from None, that is minus infinity."""
+"""Lower bound and colour of each step; the first bound is None, that is minus infinity."""
 
 GOOD, LOOK, ACT = "green", "orange", "red"
 
@@ -64,19 +64,19 @@ class Query:
     legend: str = ""
     """The name of a series, from its labels, as in ``{{provider}}``."""
     limit: bool = False
-    """Whether it is a line that the others should not reach: drawn dashed and red."""
+    """Whether it is a limit for the other lines; limits are drawn dashed and red."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dimension:
-    """A label to choose by, at the head of a dashboard."""
+    """A label to filter by, at the top of a dashboard."""
 
     name: str
     metric: str
-    """From whose series its values are taken."""
+    """The metric from whose series its values are taken."""
 
     def variable(self) -> build.QueryVariable:
-        """Return Grafana's variable: several values, at first all."""
+        """Return Grafana's variable: several values may be chosen, all by default."""
         return (
             build.QueryVariable(self.name)
             .label(self.name.capitalize())
@@ -93,7 +93,7 @@ class Dimension:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A row of a dashboard: a heading and what stands below it, from left to right, 24 columns a line."""
+    """A row of a dashboard: a heading and the panels below it, from left to right, 24 columns per line."""
 
     title: str
     panels: Sequence[Panel]
@@ -108,7 +108,7 @@ def pick(metric: str, *matchers: str) -> str:
 
 
 def share(part: str, whole: str) -> str:
-    """Return a quotient that is absent, rather than not a number, where the whole is 0."""
+    """Return a quotient that has no value, rather than NaN, where the whole is 0."""
     return f"{part} / ({whole} > 0)"
 
 
@@ -119,7 +119,7 @@ def quantile(q: float, histogram: str, *matchers: str, by: str = "") -> str:
         q: Which, from 0 to 1.
         histogram: The metric's name without ``_bucket``.
         matchers: Of its series.
-        by: The label that keeps apart what is not to be mixed.
+        by: The label whose values get separate quantiles.
     """
     kept = f"le, {by}" if by else "le"
     return (
@@ -148,12 +148,12 @@ def number(
         says: What it shows and what to do with it.
         queries: One series each.
         unit: In Grafana's words.
-        steps: From which value on which colour.
-        alerts: The names of the alerts that look at the same.
+        steps: Lower bound and colour of each step.
+        alerts: The names of the alerts on the same series.
         absent: What it shows where there is no series.
         width: In columns.
-        decimals: How many; None: as many as the digits have room for. 0 for what was counted in a time, as Prometheus
-            extrapolates to the ends of it.
+        decimals: How many; None: as many as there is room for. 0 for counts in a time range, which Prometheus
+            extrapolates to the ends of the range.
     """
     panel = _common(stat.Panel(), title, says, alerts=alerts, width=width, unit=unit, steps=steps).height(
         _HEIGHT_OF_NUMBERS
@@ -183,8 +183,8 @@ def lines(
         unit: In Grafana's words.
         alerts: The names of the alerts that look at the same.
         width: In columns.
-        stacked: Whether the series are parts of a whole, shown as areas one upon the other.
-        step: The least time between two points, as ``5m``: so long that a rate over it has something to count.
+        stacked: Whether the series are parts of a whole, shown as stacked areas.
+        step: The least time between two points, as ``5m``: long enough for a rate over it to have samples.
     """
     panel = (
         _common(timeseries.Panel(), title, says, alerts=alerts, width=width, unit=unit)
@@ -232,7 +232,7 @@ def bars(
     most: float = 1,
     width: int = 12,
 ) -> Panel:
-    """Return a panel of one horizontal bar for each series, as it is now; see ``number``. ``most`` fills the panel."""
+    """Return a panel of one horizontal bar for each series, as it is now; see ``number``. A value of ``most`` fills the panel."""
     panel = (
         _common(bargauge.Panel(), title, says, alerts=alerts, width=width, unit=unit, steps=steps)
         .height(_HEIGHT)
@@ -283,16 +283,16 @@ def table(
     hidden: Sequence[str] = (),
     width: int = 24,
 ) -> Panel:
-    """Return a table of what is now: one row for each set of labels, one column for each query.
+    """Return a table of the current values: one row for each set of labels, one column for each query.
 
     Args:
         title: Its heading.
         says: What it shows and what to do with it.
         columns: Heading to query. All of them have the same labels, which become the first columns.
         unit: Of the values, in Grafana's words.
-        steps: From which value on which colour the cells of values are painted; none: they are not.
+        steps: Lower bound and colour for the cells of values; none: they are not coloured.
         alerts: The names of the alerts that look at the same.
-        hidden: Columns that say nothing.
+        hidden: Columns without information, which are not shown.
         width: In columns of the dashboard.
     """
     panel = _common(tables.Panel(), title, says, alerts=alerts, width=width, unit=unit, steps=steps).height(_HEIGHT)
@@ -314,7 +314,7 @@ def table(
 
 
 def shares(title: str, says: str, *queries: Query | str, alerts: Sequence[str] = (), width: int = 12) -> Panel:
-    """Return ``lines`` of rates of parts of a whole, 0 to 100 %, over ten minutes at least: few events make no share."""
+    """Return ``lines`` of rates of parts of a whole, 0 to 100 %, over ten minutes at least, because few events make no share."""
     return lines(title, says, *queries, unit="percentunit", alerts=alerts, width=width, step="10m")
 
 
@@ -330,15 +330,15 @@ def board(
     dimensions: Sequence[Dimension] = (),
     since: str = "now-6h",
 ) -> build.Dashboard:
-    """Return a dashboard of sections, with the choices at its head and links to the others.
+    """Return a dashboard of sections, with the filters at its top and links to the others.
 
     Args:
         title: Its name.
-        uid: Its address in Grafana; links rely on it.
+        uid: Its id in Grafana's URLs; links depend on it.
         says: The question that it answers.
         sections: Its rows.
-        dimensions: What one can choose by.
-        since: From when on it shows things at first.
+        dimensions: The filters.
+        since: The beginning of its time range by default.
     """
     made = (
         build.Dashboard(title)
@@ -385,7 +385,7 @@ class _Numbered(Builder[model.Panel]):
 
 
 class _Common(Protocol):
-    """What every kind of panel can be told; the SDK's builders have no class in common that says so."""
+    """The methods of every kind of panel; the SDK's builders have no common base class with them."""
 
     def title(self, title: str) -> Self: ...
     def description(self, description: str) -> Self: ...
@@ -400,7 +400,7 @@ _P = TypeVar("_P", bound=_Common)
 
 
 def _common(panel: _P, title: str, says: str, *, alerts: Sequence[str], width: int, unit: str, steps: Steps = ()) -> _P:
-    """Return the panel with what all kinds have."""
+    """Return the panel with the options that all kinds have."""
     told = f"{says}\n\nAlerts: {', '.join(alerts)}" if alerts else says
     panel = panel.title(title).description(told).datasource(_SOURCE).span(width).unit(unit)
     if not steps:
@@ -422,7 +422,7 @@ def _asked(query: Query, at: int) -> Dataquery:
 
 
 def _last() -> common.ReduceDataOptions:
-    """Return how a series becomes one value: its last."""
+    """Return the option that reduces a series to its last value."""
     return common.ReduceDataOptions().calcs(["lastNotNull"]).values(values=False)
 
 

@@ -1,6 +1,6 @@
-"""Pipeline: whether our own machinery works, from a webhook's arrival to the status, and the monitor that watches.
+"""Pipeline: whether our own machinery works, from a webhook's arrival to the status, and the monitor.
 
-By worker and topic, not by provider: what is wrong here is ours to mend.
+By worker and topic, not by provider: faults shown here are in our own system.
 """
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
@@ -11,7 +11,7 @@ from deploy.grafana.thresholds import threshold
 WORKER = 'job="mailstreams-worker"'
 INGRESS = 'job="mailstreams-ingress"'
 HANDLED = 'provider!="unknown"'
-"""Without the paths that are nobody's, which everybody on the internet tries."""
+"""Without the paths of no account, which anybody on the internet tries."""
 
 
 def dashboard() -> Dashboard:
@@ -55,7 +55,7 @@ def dashboard() -> Dashboard:
                     number(
                         "Monitor last ran",
                         "How long ago, in the worker where it is longest. It should run each second.",
-                        # One that has not run yet says 0, which is no time.
+                        # A monitor that has not run yet reports 0, which is not a time.
                         f"max(time() - ({pick('mailstreams_monitor_last_run_timestamp_seconds', WORKER)} > 0))",
                         unit="s",
                         steps=((None, GOOD), (60, LOOK), (threshold("monitor_silence_seconds"), ACT)),
@@ -131,7 +131,7 @@ def dashboard() -> Dashboard:
                         "Assignments that each worker received; 1 while it brings its stores up to date.",
                         Query("increase(mailstreams_rebalances_total[15m])", "{{instance}} assignments in 15 min"),
                         Query("mailstreams_restoring", "{{instance}} restoring"),
-                        Query("mailstreams:rebalances:threshold", "limit", limit=True),
+                        Query("job:mailstreams_rebalances:limit", "limit", limit=True),
                         alerts=("MailRebalanceStorm",),
                     ),
                     lines(
@@ -263,6 +263,7 @@ def dashboard() -> Dashboard:
                             limit=True,
                         ),
                         unit="cps",
+                        alerts=("MailIngressMissing",),
                     ),
                     lines(
                         "Webhooks that left no record",
@@ -296,7 +297,7 @@ def dashboard() -> Dashboard:
                     ),
                     lines(
                         "Certificate expires in",
-                        "That of the public port, by ingress; none where a proxy speaks TLS.",
+                        "The certificate of the public port, by ingress; no line where a proxy speaks TLS.",
                         Query(
                             "(mailstreams_ingress_certificate_expiry_timestamp_seconds > 0) - time()", "{{instance}}"
                         ),

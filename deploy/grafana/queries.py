@@ -1,4 +1,4 @@
-"""What the generated dashboards ask, read back out of their JSON, for whoever has to check it."""
+"""The queries of the generated dashboards, read back from their JSON, for checks."""
 
 import re
 from collections.abc import Mapping
@@ -8,12 +8,12 @@ from typing import Any
 __all__ = ["PanelQuery", "concrete", "panel_queries", "panels_of_alerts", "variable_queries"]
 
 _VARIABLES = {"$__rate_interval": "1m", "$__range": "1h", "$provider": ".*", "$destination": ".*"}
-"""What Grafana would send: with everything chosen, over an hour."""
+"""The values that Grafana would insert: without a filter, over an hour."""
 
 
 @dataclass(frozen=True, slots=True)
 class PanelQuery:
-    """A query as it stands in a file."""
+    """A query as it is in a file."""
 
     dashboard: str
     """The title."""
@@ -26,7 +26,7 @@ class PanelQuery:
     instant: bool
     """Whether it asks for the present only."""
     description: str
-    """Of the panel."""
+    """The panel's description."""
 
 
 def panel_queries(dashboard: Mapping[str, Any]) -> list[PanelQuery]:
@@ -47,7 +47,7 @@ def panel_queries(dashboard: Mapping[str, Any]) -> list[PanelQuery]:
 
 
 def variable_queries(dashboard: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return label and metric of each choice at the head of a dashboard."""
+    """Return label and metric of each filter at the top of a dashboard."""
     found = []
     for variable in dashboard["templating"]["list"]:
         if variable["type"] == "query":
@@ -72,7 +72,7 @@ def concrete(expr: str) -> str:
     """Return a query with Grafana's variables filled in.
 
     Raises:
-        ValueError: it has one that nobody fills in.
+        ValueError: it has a variable without a value here.
     """
     for name, value in _VARIABLES.items():
         expr = expr.replace(name, value)

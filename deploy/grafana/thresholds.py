@@ -1,7 +1,7 @@
-"""At which figures somebody is called: read from Prometheus' rules, so that a colour and an alert agree.
+"""The thresholds of the alerts, read from Prometheus' rules, so that colours and alerts agree.
 
 Lines in a panel are queries for ``mailstreams:<name>:threshold`` and follow a change at once. The colour of a number is
-part of the dashboard: it follows when the dashboards are generated anew.
+part of the dashboard: it follows when the dashboards are generated again.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ RULES = Path(__file__).parents[1] / "prometheus" / "rules"
 
 
 def threshold(name: str) -> float:
-    """Return the figure of ``mailstreams:<name>:threshold``.
+    """Return the value of ``mailstreams:<name>:threshold``.
 
     Raises:
         LookupError: there is none.

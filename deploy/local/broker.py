@@ -1,7 +1,7 @@
 """A real Kafka broker on this machine: a single node that is its own controller (KRaft).
 
-Everything it has is in one folder: ``server.properties``, ``broker.log``, ``broker.pid`` and its data in ``log``. The
-folder may be used again: the data is kept. A broker is only touched if it is the one that was started on that folder.
+All its files are in one folder: ``server.properties``, ``broker.log``, ``broker.pid`` and its data in ``log``. The
+folder may be used again: the data is kept. Only the broker that was started on that folder is stopped or paused.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from deploy.local import ROOT, LocalError, jars, ports, processes
 __all__ = ["CONTROLLER_PORT", "PORT", "Broker", "new_cluster_id"]
 
 PORT = 19092
-"""Where the package's own setting ``kafka.bootstrap_servers`` looks by default."""
+"""The port in the default of the package's setting ``kafka.bootstrap_servers``."""
 
 CONTROLLER_PORT = 19093
 TEMPLATES = ROOT / "deploy" / "kafka"
@@ -39,10 +39,10 @@ class Broker:
         data: The folder; made if it is not there.
         port: Where clients connect, on 127.0.0.1; None: a free one, found at each start.
         controller_port: Where the controller listens; None: a free one.
-        properties: Settings of the broker on top of (and before) those of ``deploy/kafka/server.properties``.
-        version: Of Kafka; None: the one that ``KAFKA`` in the environment asks for, else ours.
+        properties: Settings of the broker that override those of ``deploy/kafka/server.properties``.
+        version: Of Kafka; None: the value of ``KAFKA`` in the environment, else ours.
         heap_mib: Java's heap in MiB.
-        cluster_id: Of the cluster that it is one of (``new_cluster_id``); None: it is alone.
+        cluster_id: Of the cluster that it belongs to (``new_cluster_id``); None: it is the only broker.
     """
 
     def __init__(
@@ -83,10 +83,10 @@ class Broker:
     def start(self, *, timeout_s: float = 60) -> None:
         """Start it and wait until it answers.
 
-        A port that was found free once is kept at a later start, so that clients find the broker again.
+        A free port that was found once is used again at later starts, so that clients find the broker.
 
         Raises:
-            LocalError: Java, Maven or a port is missing, it runs already, or it did not come up.
+            LocalError: Java, Maven or a port is missing, it is already running, or it did not start.
         """
         if running := self.process:
             message = f"a broker already runs on {self.data} (process {running.pid})"
@@ -99,18 +99,18 @@ class Broker:
         ports.check(self.controller_port, "CONTROLLER_PORT")
         self._configure()
         self._format(lib)
-        with (self.data / "broker.out").open("wb") as output:  # what Java says before and after the log
+        with (self.data / "broker.out").open("wb") as output:  # Java's output before and after the log
             command = self._java(lib, "kafka.Kafka", str(self._config))
             self._child, process = processes.spawn(command, output=output)
         process.write(self._pid_file)
         try:
             self._wait_until_ready(self._child, timeout_s)
-        except BaseException:  # Ctrl-C too: no broker is left behind half started
+        except BaseException:  # Ctrl-C too: leave no half-started broker behind
             self.kill()
             raise
 
     def stop(self, *, grace_s: float = 15) -> None:
-        """Stop it in good order, or by force after the grace time; nothing if it does not run."""
+        """Stop it in order, or by force after the grace time; do nothing if it does not run."""
         if process := self.process:
             process.end(grace_s)
         self._pid_file.unlink(missing_ok=True)
@@ -123,12 +123,12 @@ class Broker:
         self._reap()
 
     def pause(self) -> None:
-        """Make it stand still (SIGSTOP), at once: its connections stay open and nobody answers."""
+        """Pause it (SIGSTOP), at once: its connections stay open and it does not answer."""
         if process := self.process:
             process.pause()
 
     def resume(self) -> None:
-        """Let it go on after ``pause`` (SIGCONT)."""
+        """Let it continue after ``pause`` (SIGCONT)."""
         if process := self.process:
             process.signal(signal.SIGCONT)
 
@@ -211,7 +211,7 @@ def new_cluster_id() -> str:
 
 
 def _last_line(text: str) -> str:
-    """Return the last line that is no part of a Java stack trace."""
+    """Return the last line that is not part of a Java stack trace."""
     lines = [line.strip() for line in text.splitlines()]
     said = [line for line in lines if line and not line.startswith(("at ", "... "))]
     return said[-1] if said else "it said nothing"
@@ -220,7 +220,7 @@ def _last_line(text: str) -> str:
 def _answers(address: str) -> bool:
     """Ask for the cluster's metadata (Kafka protocol, Metadata v1, no topics): does a broker name itself and a controller?
 
-    A port that listens is not enough: a broker takes requests a while before its controller lets it serve.
+    A listening port is not enough: a broker takes requests for a while before its controller lets it serve.
     """
     host, _, port = address.rpartition(":")
     client = b"mailstreams"
@@ -253,7 +253,7 @@ def _receive(connection: socket.socket, size: int) -> bytes:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Start, stop or ask after a broker that stays when the command has ended."""
+    """Start, stop or look up a broker that keeps running after the command has ended."""
     parser = argparse.ArgumentParser(
         prog="python -m deploy.local.broker", description="A Kafka broker on this machine, for trying and testing."
     )

@@ -1,4 +1,4 @@
-"""The provider payloads of ``deploy/demo``, and what must become of them (``expected.json``; see the README there)."""
+"""The provider payloads of ``deploy/demo``, and their expected results (``expected.json``; see the README there)."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,10 +11,10 @@ __all__ = ["ACCOUNT", "DEFERRALS", "FOLDER", "PROVIDERS", "Payload", "payloads"]
 
 FOLDER = ROOT / "deploy" / "demo"
 ACCOUNT = "demo"
-"""Under which name of ours they are fed."""
+"""The name of the account for which they are fed."""
 PROVIDERS = tuple(sorted(path.name for path in FOLDER.iterdir() if path.is_dir()))
 DEFERRALS = {"warn_after_s": 20, "escalate_after_s": 60, "retry_window_s": 120, "overdue_slack_s": 30}
-"""The policy of the account, for whoever watches: a deferral is raised, and mostly resolved, within a minute."""
+"""The account's policy, short enough to watch: a deferral is raised, and mostly resolved, within a minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +23,14 @@ class Payload:
 
     path: Path
     events: int
-    """Different events in it."""
+    """The number of different events in it."""
     statuses: Mapping[str, Sequence[str]]
-    """The statuses of each delivery in their order, by recipient."""
+    """The statuses of each delivery in order, by recipient."""
     dead_letters: int
 
     @property
     def provider(self) -> str:
-        """Whose webhook it is."""
+        """The provider whose webhook it is."""
         return self.path.parent.name
 
 

@@ -16,7 +16,7 @@ from deploy.local import ROOT, LocalError
 __all__ = ["KAFKA_VERSION", "asked_for", "java", "resolve"]
 
 KAFKA_VERSION = "4.1.0"
-"""What is run where nobody asks for another version."""
+"""The version that is run by default."""
 
 POM = ROOT / "deploy" / "kafka" / "pom.xml"
 CACHE = ROOT / "var" / "kafka"
@@ -35,7 +35,7 @@ def resolve(version: str = KAFKA_VERSION, *, cache: Path = CACHE) -> Path:
     wanted = hashlib.sha256(POM.read_bytes()).hexdigest()
     done = home / "complete"  # holds the digest of the pom that the jars were resolved from
     with (home / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # a second one waits for the first and finds the jars
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits for the first and finds the jars
         if not (done.exists() and done.read_text() == wanted):
             print(f"resolving the jars of Kafka {version} by Maven ...", file=sys.stderr, flush=True)
             done.unlink(missing_ok=True)
@@ -76,7 +76,7 @@ def _copy_dependencies(version: str, folder: Path) -> None:
 def asked_for() -> str:
     """Return the version that a broker has if its caller names none: ``KAFKA`` of the environment, else ours.
 
-    `make` hands its variable on, so `make test-broker KAFKA=3.9.1` reaches every broker that a test starts.
+    `make` passes its variable on, so `make test-broker KAFKA=3.9.1` reaches every broker that a test starts.
     """
     return os.environ.get("KAFKA") or KAFKA_VERSION
 
@@ -86,7 +86,7 @@ def java() -> str:
     """Return the path of a Java that is new enough: that of ``JAVA_HOME``, else that of ``PATH``.
 
     Raises:
-        LocalError: there is none.
+        LocalError: there is no such Java.
     """
     home = os.environ.get("JAVA_HOME")
     found = shutil.which("java", path=Path(home, "bin")) if home else None

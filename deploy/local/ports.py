@@ -22,7 +22,7 @@ PATIENCE_S = 2.0
 def check(port: int, setting: str) -> None:
     """Make sure that nothing listens on a port.
 
-    A process that is ending counts as ended while its last threads still hold its sockets, so a port that is not free
+    The last threads of a process can hold its sockets for a moment after it counts as ended, so a port that is in use
     is tried again for a moment.
 
     Raises:
@@ -48,12 +48,12 @@ def find(count: int) -> list[int]:
     """Return ports that were all free at the same moment.
 
     Raises:
-        LocalError: so many are not to be had.
+        LocalError: there are not this many free ports.
     """
     found: list[int] = []
     with contextlib.ExitStack() as held:  # held until all are found, so that they differ
         candidates = range(LOWEST_FOUND, HIGHEST + 1)
-        # By chance, so that two sessions that search at the same time seldom find the same.
+        # At random, so that two sessions that search at the same time seldom find the same ports.
         for port in random.SystemRandom().sample(candidates, len(candidates)):
             if len(found) == count:
                 return found
@@ -67,7 +67,7 @@ def find(count: int) -> list[int]:
 def _bind(port: int) -> socket.socket:
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
-        # As Kafka and aiohttp do: connections that a former server closed do not keep the port from us.
+        # As Kafka and aiohttp do: connections that a former server closed do not block the port.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((HOST, port))
         listener.listen(1)

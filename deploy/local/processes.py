@@ -1,8 +1,8 @@
 """Processes that we started, and no others.
 
 A process id is used again after its process has ended, so a process is known by its id *and* the moment it started.
-Each is the leader of a session of its own: a Ctrl-C in the terminal does not reach it, and ending it ends the
-children it may have, and nothing else.
+Each is the leader of its own session: a Ctrl-C in the terminal does not reach it, and ending it ends its children,
+if any, and nothing else.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ class Process:
 
     pid: int
     started: str
-    """When, in the words of the system; equal texts mean the same moment."""
+    """Its start time, as the system writes it; equal texts mean the same moment."""
 
     @property
     def alive(self) -> bool:
@@ -42,13 +42,13 @@ class Process:
                 os.killpg(self.pid, number)
 
     def pause(self, timeout_s: float = 10) -> None:
-        """Make it stand still (SIGSTOP), and return only when it does.
+        """Pause it (SIGSTOP), and return only when all its threads have stopped.
 
-        The signal is delivered before it has taken effect: each thread stops when it is next about to run, and until
-        then a thread on another processor still answers.
+        The signal is delivered before it takes effect: each thread stops when it is next about to run, and until then
+        a thread on another processor still answers.
 
         Raises:
-            TimeoutError: a thread of it still runs after that time (one that waits for a disk does).
+            TimeoutError: one of its threads has not stopped after that time (a thread that waits for a disk does not).
         """
         self.signal(signal.SIGSTOP)
         deadline = time.monotonic() + timeout_s
@@ -68,9 +68,9 @@ class Process:
         return True
 
     def end(self, grace_s: float) -> None:
-        """Ask it to end (SIGTERM), and after the grace time end it (SIGKILL)."""
+        """Ask it to end (SIGTERM), and kill it after the grace time (SIGKILL)."""
         self.signal(signal.SIGTERM)
-        self.signal(signal.SIGCONT)  # a stopped process would not notice
+        self.signal(signal.SIGCONT)  # a stopped process would not handle SIGTERM
         if not self.wait(grace_s):
             self.kill()
 
@@ -80,12 +80,12 @@ class Process:
         self.wait(timeout_s=10)
 
     def write(self, path: Path) -> None:
-        """Write it down, for ``read`` in another process."""
+        """Save it to a file, for ``read`` in another process."""
         path.write_text(json.dumps(asdict(self)) + "\n")
 
 
 def read(path: Path) -> Process | None:
-    """Return the process that was written down, if it is still alive."""
+    """Return the process that was saved to a file, if it is still alive."""
     try:
         process = Process(**json.loads(path.read_text()))
     except (FileNotFoundError, ValueError, TypeError):
@@ -100,7 +100,7 @@ def spawn(
     errors: int | None = None,
     env: Mapping[str, str] | None = None,
 ) -> tuple[subprocess.Popen[bytes], Process]:
-    """Start a command in a session of its own, without input.
+    """Start a command in its own session, without input.
 
     Args:
         command: Program and arguments.
@@ -132,12 +132,12 @@ def _stands(pid: int) -> bool:
 
 
 def _stat(path: Path) -> list[str] | None:
-    """Return what the system says of a process or thread, from its state on; None if it has gone (see proc(5))."""
+    """Return the fields of proc(5)'s ``stat`` of a process or thread, from its state on; None if it has ended."""
     try:
         stat = path.read_text()
     except OSError:
         return None
-    return stat.rpartition(")")[2].split()  # the name before may hold anything
+    return stat.rpartition(")")[2].split()  # the name before can contain any characters
 
 
 def _started(pid: int) -> str | None:

@@ -1,4 +1,4 @@
-"""``make run``: the whole system on this machine, alive until Ctrl-C.
+"""``make run``: the whole system on this machine, until Ctrl-C.
 
 A broker of our own with its data in ``var/run`` (or an existing cluster, ``--broker``), the topics, a worker, an
 ingress and the Sending History under supervisors, Prometheus and Alertmanager where they are installed, simulated providers that send it
@@ -34,8 +34,8 @@ from deploy.local.watchers import ALERTMANAGER_PORT, PROMETHEUS_PORT, Watchers
 __all__ = ["main"]
 
 _POLL_S = 0.1
-_BEFORE_DEMO_S = 2.0  # the live view begins with what comes after it has found the broker
-_RATE = "0.7"  # messages a second, about two statuses: one can read along
+_BEFORE_DEMO_S = 2.0  # the live view shows only changes after it has found the broker
+_RATE = "0.7"  # messages a second, about two statuses: slow enough to read
 _SEEDS = 1 << 31
 _REFUSED = re.compile(rb"[0-9,]+ refused")
 
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None, *, command: Sequence[str] = COM
             code = 1
         try:
             stack.stop()
-        except KeyboardInterrupt:  # asked twice
+        except KeyboardInterrupt:  # a second Ctrl-C
             stack.kill()
     if code == 0:
         _say("stopped")
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None, *, command: Sequence[str] = COM
 
 
 def _watchers(options: argparse.Namespace, *, with_demo: bool) -> Watchers | None:
-    """Return Prometheus and Alertmanager where they are installed, with the patience of a demonstration."""
+    """Return Prometheus and Alertmanager where they are installed, with the times of a demonstration."""
     if watchers.missing():
         return None
     return Watchers(
@@ -99,7 +99,7 @@ def _watchers(options: argparse.Namespace, *, with_demo: bool) -> Watchers | Non
 
 
 def _live(stack: Stack, *, with_demo: bool) -> None:
-    """Show statuses and alerts as they come, and play the providers meanwhile; ends by KeyboardInterrupt or LocalError only."""
+    """Show statuses and alerts as they come, and simulate the providers; ends only by KeyboardInterrupt or LocalError."""
     watch = stack.spawn("watch", "--from-now")
     begin_at = time.monotonic() + _BEFORE_DEMO_S
     simulation = None
@@ -114,9 +114,9 @@ def _live(stack: Stack, *, with_demo: bool) -> None:
 
 
 class _Simulation:
-    """The providers, played with a new seed at each start, so that each start shows new messages.
+    """The simulated providers, with a new seed at each start, so that each start shows new messages.
 
-    It is not what the system is for: when it fails, that is said once, and all else goes on.
+    The system does not depend on them: if they fail, that is printed once, and everything else continues.
     """
 
     def __init__(self, stack: Stack, say: Callable[[str], None]) -> None:
@@ -124,7 +124,7 @@ class _Simulation:
         self.log = simulation_log(stack)
         self._say = say
         self._told_refused = self._told_end = False
-        with self.log.open("wb") as log:  # each run's own: the child has it open on its own account
+        with self.log.open("wb") as log:  # a new log for each run; the child keeps it open itself
             self._child = stack.spawn(
                 *("simulate", "--url", stack.edge.url, "--account", demo.ACCOUNT, "--secrets", stack.secrets),
                 *("--profile", "demo", "--rate", _RATE, "--seed", str(secrets.randbelow(_SEEDS))),
@@ -133,7 +133,7 @@ class _Simulation:
             )
 
     def look(self) -> None:
-        """Say what went wrong since the last look."""
+        """Print what went wrong since the last look."""
         if self._told_end:
             return
         code = self._child.poll()
@@ -147,7 +147,7 @@ class _Simulation:
 
 
 def simulation_log(stack: Stack) -> Path:
-    """Return where the news of the simulated providers are."""
+    """Return the path of the simulated providers' log."""
     return stack.folder / "simulate.log"
 
 
@@ -193,7 +193,7 @@ def _shown(path: Path) -> str:
 
 
 def _file_name(address: str) -> str:
-    """Each cluster has a folder of its own: a local store belongs to the changelog it was built from."""
+    """Each cluster has its own folder: a local store belongs to the changelog from which it was built."""
     return "at-" + re.sub(r"[^A-Za-z0-9.-]+", "-", address)
 
 

@@ -1,7 +1,7 @@
-"""``make smoke``: the whole system on temporary data and free ports, fed once, checked, and gone again.
+"""``make smoke``: the whole system on temporary data and free ports, fed once, checked, and removed.
 
-The checks are an outside subscriber's: ``mailstreams watch`` for the statuses, a plain ``read_committed`` consumer for
-the rest. What has to come out is ``deploy/demo/expected.json``.
+The checks use what any subscriber can use: ``mailstreams watch`` for the statuses, a plain ``read_committed`` consumer
+for the rest. The expected results are in ``deploy/demo/expected.json``.
 """
 
 import argparse
@@ -34,12 +34,12 @@ DEAD_LETTERS = "mail.dead-letters"
 _Consumer: Any = AIOKafkaConsumer  # annotated in part only
 
 _POLL_S = 0.1
-_SETTLE_S = 1.0  # after everything has come: what comes now is too much
+_SETTLE_S = 1.0  # after everything has arrived: more output in this time is a failure
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What came out."""
+    """The results."""
 
     changes: list[dict[str, Any]] = field(default_factory=list)
     """The records of ``mail.status-changed``, in the order in which they were read."""
@@ -47,7 +47,7 @@ class Outcome:
     dead_letters: int = 0
 
     def statuses(self) -> dict[tuple[str, str], list[str]]:
-        """Return the statuses of each delivery in their order, by provider and recipient."""
+        """Return the statuses of each delivery in order, by provider and recipient."""
         found: dict[tuple[str, str], list[str]] = defaultdict(list)
         for change in self.changes:
             found[change["provider"], change["recipient"]].append(change["status"])
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None, *, command: Sequence[str] = COM
         command: The program of the package's command line.
 
     Returns:
-        0 when exactly the expected came out; 1 otherwise, with what is missing or too much printed; 130 after Ctrl-C.
+        0 if the results are exactly as expected; 1 otherwise, with the differences printed; 130 after Ctrl-C.
     """
     parser = argparse.ArgumentParser(prog="python -m deploy.local.smoke", description=__doc__)
     parser.add_argument("--kafka", default=jars.asked_for(), metavar="VERSION", help="default: %(default)s")
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None, *, command: Sequence[str] = COM
 
 
 def differences(expected: Iterable[demo.Payload], outcome: Outcome) -> list[str]:
-    """Return a line for each difference between what should and what did come out."""
+    """Return a line for each difference between expected and actual results."""
     expected = list(expected)
     wanted = {(p.provider, to): list(statuses) for p in expected for to, statuses in p.statuses.items()}
     found = outcome.statuses()
@@ -126,7 +126,7 @@ def differences(expected: Iterable[demo.Payload], outcome: Outcome) -> list[str]
 
 
 def _observe(stack: Stack, expected: Sequence[demo.Payload], timeout_s: float) -> Outcome:
-    """Feed everything, and wait until as much came out as should, or the time is over."""
+    """Feed everything, and wait until as many results came as expected, or until the timeout."""
     watch = stack.spawn("watch", "--json", "--no-alerts", "--from-beginning", output=subprocess.PIPE)
     outcome = Outcome()
     threading.Thread(target=_read, args=(watch, outcome.changes), daemon=True).start()
@@ -172,7 +172,7 @@ async def _count(bootstrap: str) -> tuple[int, int]:
         ends = await consumer.end_offsets(consumer.assignment())
         events: set[tuple[bytes | None, str]] = set()
         dead_letters = 0
-        # The position, not the last record's offset: the markers of transactions take offsets too.
+        # The position, not the last record's offset: transaction markers have offsets too.
         while any([await consumer.position(partition) < end for partition, end in ends.items()]):
             for partition, records in (await consumer.getmany(timeout_ms=200)).items():
                 if partition.topic == EVENTS:

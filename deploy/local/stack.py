@@ -1,7 +1,7 @@
-"""Worker and ingress on a cluster, as an operator runs them: topics, both supervised, and the orderly end of it all.
+"""Worker and ingress on a cluster, as an operator runs them: topics, both supervised, and an orderly stop.
 
-Everything is done by the public command line, in processes of their own. Whatever is started here is ended by
-``stop``, last first, and nothing else is: see ``processes``.
+Everything is done by the public command line, in separate processes. ``stop`` ends everything that is started here,
+last first, and nothing else: see ``processes``.
 """
 
 import contextlib
@@ -49,16 +49,18 @@ COMMAND = (sys.executable, "-m", "streams")
 WEB_PORT = 19100
 """The default of the package's own setting ``web.port``."""
 INGRESS_PORT = 19101
-"""Of ``ingress.port``."""
+"""The default of ``ingress.port``."""
 INGRESS_ADMIN_PORT = 19102
-"""Of ``ingress.admin_port``."""
+"""The default of ``ingress.admin_port``."""
 HISTORY_PORT = 19103
-"""Of ``history.port``."""
+"""The default of ``history.port``."""
 HISTORY_ADMIN_PORT = 19104
-"""Of ``history.admin_port``."""
+"""The default of ``history.admin_port``."""
 
 _POLL_S = 0.1
 _READY_S = 90.0
+_STOPPED = re.compile(r"\S+/\d+ stopped: .*")
+"""A line of ``/readyz`` about a partition that waits for a person: the process does all else, and no wait makes it ready."""
 STDERR = 2
 
 
@@ -71,7 +73,7 @@ class Edge:
     admin_port: int = INGRESS_ADMIN_PORT
     """Of its endpoints for operators."""
     simulated: bool = False
-    """Whether it takes what ``mailstreams simulate`` signs, for the account ``demo``."""
+    """Whether it accepts the webhooks of ``mailstreams simulate``, for the account ``demo``."""
 
     @property
     def url(self) -> str:
@@ -105,7 +107,7 @@ class Pages:
 
 
 class Stack:
-    """A broker of ours or somebody's cluster, its topics, one worker; perhaps an ingress, pages and who watches it.
+    """Our own broker or an existing cluster, its topics, one worker; optionally an ingress, pages and watchers.
 
     Args:
         folder: Where all of it keeps its files; one stack at a time uses it.
@@ -113,10 +115,10 @@ class Stack:
         web_port: Of the worker's endpoints.
         edge: The ingress; None: there is none.
         pages: The Sending History; None: there is none.
-        watchers: Prometheus and Alertmanager; None: nobody watches. When they cannot run, that is said, and all else
-            goes on.
-        env: What the command line finds in its environment, besides what this class sets.
-        say: Is told what happens, a line each.
+        watchers: Prometheus and Alertmanager; None: they are not started. If they cannot run, that is printed, and
+            everything else continues.
+        env: The environment of the command line, besides the variables that this class sets.
+        say: Called with each line on what happens.
         command: The command line's program.
     """
 
@@ -143,9 +145,9 @@ class Stack:
         self.ingress_log = folder / "ingress.log"
         self.history_log = folder / "history.log"
         self.secrets = folder / "simulate"
-        """What the simulated providers sign with."""
+        """The secrets of the simulated providers."""
         self.settings = folder / "mailstreams.toml"
-        """The settings that all processes have in common, for whoever asks from another terminal; made by ``start``."""
+        """The settings that all processes share, also for commands in another terminal; written by ``start``."""
         self._web_port = web_port
         self._env = dict(env)
         self._say = say
@@ -163,7 +165,7 @@ class Stack:
         """Start what is missing, and wait until all of it is ready.
 
         Raises:
-            LocalError: something stands in the way.
+            LocalError: something on this machine prevents it.
         """
         self._lock()
         self._end_leftovers()
@@ -200,7 +202,7 @@ class Stack:
             self._watch(self.watchers)
 
     def check(self) -> None:
-        """Make sure that what was started still runs.
+        """Make sure that everything that was started still runs.
 
         Raises:
             LocalError: worker or ingress was given up, or the broker is gone; the text holds the last lines.
@@ -215,7 +217,7 @@ class Stack:
         """Run the command line to its end and return what it printed.
 
         Raises:
-            LocalError: it failed; the text is what it said.
+            LocalError: it failed; the text is its output.
         """
         child, process = self._spawn(arguments, output=subprocess.PIPE, errors=subprocess.PIPE)
         try:
@@ -237,16 +239,16 @@ class Stack:
         Args:
             arguments: The command and its options.
             output: Where its output goes, as for ``subprocess``; None: where ours goes.
-            errors: Where its errors go, likewise; where ours go unless said.
+            errors: Where its errors go, likewise; by default where ours go.
         """
         child, _ = self._spawn(arguments, output=output, errors=errors)
         return child
 
     def stop(self) -> None:
-        """Stop everything that was started, in good order: whoever asks before whoever answers, the broker last."""
+        """Stop everything that was started, in order: clients before servers, the broker last."""
         children = list(self._children)
         for process in children:
-            process.signal(signal.SIGTERM)  # all at once, so that they end side by side
+            process.signal(signal.SIGTERM)  # all at once, so that they end in parallel
         for process in children:
             process.end(grace_s=5)
             self._forget(process)
@@ -258,7 +260,7 @@ class Stack:
         self._owned.close()
 
     def kill(self) -> None:
-        """Stop everything at once, as when nobody wants to wait for the good order."""
+        """Stop everything at once, without waiting for an orderly end."""
         for process in list(self._children):
             process.kill()
             self._forget(process)
@@ -270,7 +272,7 @@ class Stack:
         self._owned.close()
 
     def _watch(self, watchers: Watchers) -> None:
-        """Start Prometheus and Alertmanager; they are looked after, and nothing waits for them."""
+        """Start Prometheus and Alertmanager; they are supervised, and nothing waits for them."""
         folder = self.folder / "watchers"
         targets = {"worker": [self.web.removeprefix("http://")]}
         if self.edge:
@@ -285,7 +287,7 @@ class Stack:
     def _serve(
         self, name: str, url: str, log: Path, env: Mapping[str, str], *, command: Sequence[str] | None = None
     ) -> None:
-        """Start a command of the package, or another one that all else can do without, under a supervisor."""
+        """Start a command of the package, or another one that nothing depends on, under a supervisor."""
         supervisor = Supervisor(
             command or [*self._command, name],
             log=self._owned.enter_context(log.open("ab")),
@@ -300,7 +302,7 @@ class Stack:
         thread.start()
 
     def _write_settings(self) -> None:
-        """Write the file: the demo's policy below, the user's own file on it, the broker's address above all.
+        """Write the file: the user's own file overrides the demo's policy, and the broker's address overrides both.
 
         Raises:
             LocalError: the user's own file cannot be read.
@@ -324,13 +326,13 @@ class Stack:
         self.settings.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def _demo_settings(self) -> dict[str, Any]:
-        """Return the policy of the simulated account: nobody who tries this waits for an hour."""
+        """Return the policy of the simulated account, with short times, so that alerts can be seen in a demo."""
         if not (self.edge and self.edge.simulated):
             return {}
         return {"accounts": {demo.ACCOUNT: {"deferrals": dict.fromkeys(demo.PROVIDERS, demo.DEFERRALS)}}}
 
     def _history_settings(self, pages: Pages) -> dict[str, str]:
-        """Return what holds unless the environment says otherwise: another database may be wanted."""
+        """Return the settings that the environment may override, such as the database."""
         return {
             "MAILSTREAMS_HISTORY__HOST": ports.HOST,
             "MAILSTREAMS_HISTORY__PORT": str(pages.port),
@@ -348,7 +350,7 @@ class Stack:
         }
         if not edge.simulated:
             return own
-        # As variables, and not in the file: it is for everybody, and these are the ingress's.
+        # As variables, not in the file: all processes read the file, and these are for the ingress only.
         shown = self.call("simulate", "--show-settings", "--account", demo.ACCOUNT, "--secrets", self.secrets)
         return own | variables(tomllib.loads(shown))
 
@@ -375,13 +377,13 @@ class Stack:
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = self._owned.enter_context((self.folder / "lock").open("a"))
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it however we end
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system releases it however we end
         except OSError:
             message = f"it runs already on {self.folder}: stop that one first"
             raise LocalError(message) from None
 
     def _end_leftovers(self) -> None:
-        """End what a former run left behind because it was killed: the lock is ours, so nobody watches over it."""
+        """End processes that a killed run left behind: we hold the lock, so nothing supervises them."""
         for pid_file in sorted(self.folder.glob("*.pid")):
             if left := processes.read(pid_file):
                 self._say(f"ending process {left.pid}, which an earlier run left behind")
@@ -400,6 +402,10 @@ class Stack:
                     return
             except urllib.error.HTTPError as error:
                 why = error.read().decode(errors="replace").strip() or str(error)
+                if all(map(_STOPPED.fullmatch, why.splitlines())):
+                    lines = [f"the {service.name} runs; let go on, once the cause is mended, by `mailstreams resume`:"]
+                    self._say("\n  ".join(["", *lines, *why.splitlines(), ""]))
+                    return
             except OSError as error:
                 why = str(error)
             time.sleep(_POLL_S)
@@ -409,24 +415,24 @@ class Stack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Service:
-    """A process of the stack that is brought back when it crashes."""
+    """A process of the stack that is restarted when it crashes."""
 
     name: str
     url: str
-    """Of its ``/readyz``, without the path."""
+    """The URL of its ``/readyz``, without the path."""
     log: Path
     supervisor: Supervisor
     thread: threading.Thread
     needed: bool
-    """Whether nothing goes on without it."""
+    """Whether the stack cannot run without it."""
     told: threading.Event = field(default_factory=threading.Event)
-    """Set when its end was said."""
+    """Set when its end was printed."""
 
     def check(self, say: Callable[[str], None]) -> None:
-        """Make sure that it runs or is being brought back; of what is not needed, say once that it does not.
+        """Make sure that it runs or is being restarted; if it is not needed, only print once that it does not run.
 
         Raises:
-            LocalError: neither.
+            LocalError: it is needed, and does not run any more.
         """
         if self.thread.is_alive() or self.told.is_set():
             return
@@ -439,11 +445,11 @@ class _Service:
 
 
 def variables(settings: Mapping[str, Any], *above: str) -> dict[str, str]:
-    """Return settings, nested as in the file, as the environment variables that say the same.
+    """Return settings, nested as in the file, as the equivalent environment variables.
 
     Args:
         settings: The contents of a section, or all of them.
-        above: The names of the sections around it.
+        above: The names of the enclosing sections.
     """
     found: dict[str, str] = {}
     for name, value in settings.items():
@@ -461,13 +467,13 @@ def toml(settings: Mapping[str, Any], *above: str) -> Iterator[str]:
 
     Args:
         settings: The contents of a section, or all of them.
-        above: The names of the sections around it, as they are written.
+        above: The names of the enclosing sections, as they are written.
     """
     for name, value in settings.items():
         path = (*above, name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False))
         if isinstance(value, Mapping) and value:
             yield from toml(value, *path)
-        else:  # JSON's texts, numbers and lists are TOML's, too; what JSON has not is no setting
+        else:  # JSON's strings, numbers and lists are also valid TOML; no setting has another type
             yield f"{'.'.join(path)} = {json.dumps(value, ensure_ascii=False, default=str)}"
 
 
@@ -483,8 +489,8 @@ def environment(*, with_settings: bool) -> dict[str, str]:
     """Return our environment for the command line.
 
     Args:
-        with_settings: Whether the settings of this shell and folder (``MAILSTREAMS_...``, ``mailstreams.toml``)
-            hold. Without them the defaults do.
+        with_settings: Whether to use the settings of this shell and folder (``MAILSTREAMS_...``,
+            ``mailstreams.toml``), or the defaults.
     """
     if with_settings:
         return dict(os.environ)

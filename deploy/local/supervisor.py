@@ -1,8 +1,8 @@
 """Keeps a command running: restarts it when it crashes, and gives up when that does not help.
 
-A crash is any end other than exit code 0. The restart waits, twice as long after each crash, so that a broker that is
-away is not stormed; five crashes within two minutes mean that a restart is no cure, and a person has to read why.
-The worker relies on this: it leaves by crashing whenever only a fresh start is safe.
+A crash is any end other than exit code 0. The restart waits, twice as long after each crash, so as not to flood a
+broker that is away; five crashes within two minutes mean that a restart does not help, and a person has to find out why.
+The worker relies on this: it ends by crashing whenever only a fresh start is safe.
 """
 
 import argparse
@@ -38,7 +38,7 @@ class Policy:
     healthy_after_s: float = 60
     """A run of this length was healthy: the next delay is the first one again."""
     crashes: int = 5
-    """So many crashes within ``within_s``: give up."""
+    """Give up after this many crashes within ``within_s``."""
     within_s: float = 120
     grace_s: float = 25
     """From the request to stop until SIGKILL; above ``worker.shutdown_s``, so that an orderly stop can end."""
@@ -52,8 +52,8 @@ class Supervisor:
         log: Where its output and errors go, line by line; the supervisor does not close it.
         env: Its whole environment; None: ours.
         policy: When to restart and to give up.
-        pid_file: Where the running process is written down, for ``processes.read``.
-        say: Is told of each crash and restart, a line each.
+        pid_file: Where the running process is saved, for ``processes.read``.
+        say: Called with a line for each crash and restart.
         kept_lines: How many of the last lines of output to keep for ``last_lines``.
     """
 
@@ -84,7 +84,7 @@ class Supervisor:
 
     @property
     def process(self) -> processes.Process | None:
-        """The process as of now; None before the first start and between two."""
+        """The current process; None before the first start and between two runs."""
         process = self._process
         return process if process and process.alive else None
 
@@ -102,7 +102,7 @@ class Supervisor:
             process.signal(number)
 
     def kill(self) -> None:
-        """As ``stop``, without any grace."""
+        """As ``stop``, without the grace time."""
         self.stop(signal.SIGKILL)
 
     def run(self) -> int:
@@ -145,14 +145,14 @@ class Supervisor:
         copier = threading.Thread(target=self._copy, args=(child.stdout,), daemon=True)
         copier.start()
         try:
-            if self._stop_signal is not None:  # asked for while it was being started
+            if self._stop_signal is not None:  # requested while it was being started
                 self._process.signal(self._stop_signal)
             while child.poll() is None:
                 time.sleep(_POLL_S)
                 if self._stop_signal is not None and time.monotonic() > self._stop_asked_at + self.policy.grace_s:
                     self._process.kill()
         finally:
-            self._process.kill()  # nothing if it has ended; not left behind when we are interrupted
+            self._process.kill()  # does nothing if it has ended; not left behind when we are interrupted
             copier.join(timeout=1)  # a grandchild may hold the pipe for ever
             if self._pid_file:
                 self._pid_file.unlink(missing_ok=True)
@@ -168,7 +168,7 @@ class Supervisor:
                     self._tail.append(text)
 
     def _sleep(self, seconds: float) -> bool:
-        """Sleep; return whether it was undisturbed. No lock, because ``stop`` may run in a signal handler."""
+        """Sleep; return whether no stop interrupted it. No lock, because ``stop`` may run in a signal handler."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             if self._stop_signal is not None:

@@ -1,7 +1,7 @@
-"""Prometheus and Alertmanager beside a stack: who watches it, and who is told.
+"""Prometheus and Alertmanager for a stack.
 
-The rule: what is evaluated is what ``deploy/prometheus`` and ``deploy/alertmanager`` hold. Put in are addresses, and for
-a run that cannot wait for hours a ``Pace``: how often is looked, how long a condition has to hold, other thresholds. No
+The rule: they use the files of ``deploy/prometheus`` and ``deploy/alertmanager``. Only addresses are filled in, and, for
+a run that cannot wait for hours, a ``Pace``: how often to scrape, how long a condition has to hold, other thresholds. No
 rule and no route is written here.
 """
 
@@ -19,7 +19,7 @@ __all__ = ["ALERTMANAGER_PORT", "DEMO", "PACKAGES", "PROMETHEUS_PORT", "Pace", "
 PROMETHEUS_PORT = 19105
 ALERTMANAGER_PORT = 19106
 PACKAGES = "prometheus prometheus-alertmanager"
-"""What brings the programs on Debian and Ubuntu."""
+"""The packages of the programs on Debian and Ubuntu."""
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 ALERTMANAGER = ROOT / "deploy" / "alertmanager" / "alertmanager.yml"
 
@@ -29,23 +29,23 @@ _PROGRAMS = {  # Debian's name for it, then its own
     "alertmanager": ("prometheus-alertmanager", "alertmanager"),
 }
 _THRESHOLDS = "name: mailstreams-thresholds"
-_KEPT = "2d"  # of the history: a run on this machine is no archive
+_KEPT = "2d"  # retention: a run on this machine is not an archive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How quickly somebody is told. Times are whole seconds."""
+    """How quickly alerts are sent. Times are whole seconds."""
 
     every_s: int
     """Between two scrapes, and between two evaluations."""
     holds_s: int
-    """A condition has to hold so long at most (``for``)."""
+    """The longest time for which a condition has to hold (``for``)."""
     lingers_s: int
-    """An alert goes on for so long at most when the condition ended (``keep_firing_for``)."""
+    """The longest time for which an alert fires after its condition ended (``keep_firing_for``)."""
     gathers_s: int
-    """Alertmanager waits so long at most for what belongs together."""
+    """The longest time for which Alertmanager waits for alerts of the same group."""
     thresholds: Mapping[str, float] = field(default_factory=dict)
-    """Instead of those in the file: ``deferrals_stuck`` -> 0."""
+    """Replacements for those in the file, such as ``deferrals_stuck`` -> 0."""
 
 
 DEMO = Pace(
@@ -55,19 +55,19 @@ DEMO = Pace(
     gathers_s=5,
     thresholds={"deferrals_stuck": 0, "deferral_oldest_seconds": 60},
 )
-"""One delivery that is deferred for a minute is enough to see what an alert looks like."""
+"""With it, one delivery that is deferred for a minute is enough to see an alert."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watchers:
-    """The two of a stack."""
+    """Prometheus and Alertmanager of a stack."""
 
     prometheus_port: int = PROMETHEUS_PORT
     alertmanager_port: int = ALERTMANAGER_PORT
     pace: Pace | None = None
     """None: as in the files."""
     receiver: str | None = None
-    """The URL that every receiver of Alertmanager is given; None: nobody is told."""
+    """The URL for every receiver of Alertmanager; None: nobody is notified."""
 
     @property
     def prometheus(self) -> str:
@@ -83,7 +83,7 @@ class Watchers:
         """Write the configuration of both.
 
         Args:
-            folder: Where; what an earlier run wrote is replaced, its data are kept.
+            folder: Where; configuration of an earlier run is replaced, its data are kept.
             targets: The name of a file of targets, without ``.yml`` -> addresses to scrape.
         """
         own = {
@@ -124,7 +124,7 @@ class Watchers:
                 f"--storage.tsdb.path={folder / 'prometheus'}",
                 f"--storage.tsdb.retention.time={_KEPT}",
                 f"--web.listen-address={ports.HOST}:{self.prometheus_port}",
-                # What fires before Alertmanager is found is told again after this; by default in a minute.
+                # Alerts that fire before Alertmanager is found are sent again after this; by default after a minute.
                 *([f"--rules.alert.resend-delay={self.pace.gathers_s}s"] if self.pace else []),
             ],
         }
@@ -140,7 +140,7 @@ def _program(name: str) -> str | None:
 
 
 def _paced(text: str, pace: Pace | None) -> str:
-    """Return a file with other times and thresholds; what takes longer than the pace becomes as short as it.
+    """Return the file with the pace's thresholds, and with times no longer than the pace's.
 
     Raises:
         LookupError: there is no such threshold.

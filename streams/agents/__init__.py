@@ -1,6 +1,6 @@
-"""The stages: one file each, and in it the fold, which says what a record does. ``BatchedApp.serve`` hands them batches.
+"""The stages: one file each, with its fold, which says what a record does. ``BatchedApp.serve`` feeds them batches.
 
-In the order of the data's way:
+In the order in which the data flows:
 
 - ``normalise``  a provider's words -> delivery events
 - ``sends``      what the application says it sent -> delivery events

@@ -1,14 +1,14 @@
 """``mail.deferrals`` -> ``mail.deferral-alerts``: no message stays deferred in silence.
 
-Exactly once for ``read_committed`` readers. The rule itself is
-``domain.deferrals``; here it is read, applied and written. Open episodes are the
-table ``open-deferrals``; its due index holds the next deadline of each, so that a
-tick costs what is due and not what is open, and a restart rebuilds nothing.
+Exactly once for ``read_committed`` readers. The rule itself is ``domain.deferrals``;
+this file reads records, applies the rule and writes the result. Open episodes are the
+rows of the table ``open-deferrals``; its due index holds the next deadline of each, so
+a tick costs as much as is due, not as much as is open, and a restart rebuilds nothing.
 
-Only a tick raises an alert, and its time stands still while anything upstream is
-unread: catching up raises no false alarm. A provider of which a partition of raw
-webhooks stands is *held*: the word that would end its episodes may be in there,
-so its deadlines are looked at again later. ``MailPartitionStopped`` pages then.
+Only a tick raises an alert, and its time never runs ahead of what was processed
+upstream: catching up raises no false alarm. A provider is *on hold* while one of its
+raw partitions is stopped: an event that ends its episodes may be in there, so its
+deadlines are looked at again later. ``MailPartitionStopped`` pages an operator then.
 """
 
 import asyncio
@@ -29,9 +29,9 @@ from streams.providers import label_of
 
 STAGE = "monitor"
 ALERTS_PER_TICK = 2_000
-"""Deadlines that one tick takes; what is left falls due again at the next."""
+"""Most deadlines that one tick handles; the rest are still due at the next."""
 ROWS_PER_SLICE = 2_000
-"""Rows read at the opening of a partition before the loop gets its turn."""
+"""Rows read, while a partition opens, before the event loop gets its turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,14 +43,14 @@ class Monitor:
     support_contacts: Mapping[str, str]
     """By account."""
     held: Callable[[str], bool]
-    """Whether a provider's deadlines have to wait."""
+    """Whether a provider is on hold: its deadlines have to wait."""
     gauges: OpenDeferrals
 
     async def opened(self, partition: int, store: Store) -> None:
-        """Count what is open; and where the policies are others than before, compute every deadline anew.
+        """Count the open episodes; if the policies have changed, compute every deadline again.
 
-        What the index was computed by is forgotten first and noted last, so that whoever comes next begins again if this
-        one dies on the way, with the policies of before too.
+        The store's note of its policies is reset first and written last. So if the worker dies in between, the next one
+        computes all deadlines again, even if it has the old policies.
         """
         digest = self.policies.digest
         anew = store.policy != digest
@@ -75,7 +75,7 @@ class Monitor:
         self.gauges.load(partition, counts)
 
     def closed(self, partition: int) -> None:
-        """Show nothing of the partition any more."""
+        """Remove the partition from the gauges."""
         self.gauges.forget(partition)
 
     def due_of(self, row: bytes) -> int | None:
@@ -83,10 +83,10 @@ class Monitor:
         return self._next_due(records.decode_open_deferral(row))
 
     def record(self, record: Record, partition: int, get: Callable[[bytes], bytes | None], effects: Effects) -> None:
-        """Take in what ``track`` says of a delivery.
+        """Take in what ``track`` reports about a delivery.
 
         Raises:
-            RecordError: it is no such record, or its key is missing.
+            RecordError: it is not such a record, or its key is missing.
         """
         deferral = records.decode_deferral(record.value)
         key = records.delivery_key(record.key)
@@ -101,9 +101,9 @@ class Monitor:
         self._tell(partition, alerts, told, effects)
 
     def tick(self, now: int, partition: int, store: Store, effects: Effects) -> None:
-        """Tell what has fallen due.
+        """Raise the alerts that are due.
 
-        An entry of the index can be stale: a restore enters a row once for each version of it.
+        An entry of the index can be stale: a restore adds an entry for each version of a row.
         """
         for due, key in store.due(now, ALERTS_PER_TICK):
             effects.due_removed.append((due, key))
@@ -118,7 +118,7 @@ class Monitor:
             if not alerts or after is None:
                 at = self._next_due(before)
                 if at is not None and at > due:
-                    effects.due_added.append((at, key))  # whatever entered it too early did not enter this one
+                    effects.due_added.append((at, key))  # the entry was too early; the index may lack this one
                 continue
             self._replace(key, before, after, records.encode_open_deferral(after), effects)
             self._tell(partition, alerts, [self._row_of(key, alert) for alert in alerts], effects)
@@ -126,7 +126,7 @@ class Monitor:
     def _replace(
         self, key: bytes, before: Episode | None, after: Episode | None, row: bytes | None, effects: Effects
     ) -> None:
-        """Put a row in another's place, in the table, in the due index and in the gauges."""
+        """Replace a row in the table, in the due index and in the gauges."""
         effects.rows[key] = row
         due_before = due_after = None
         if before is not None:
@@ -163,7 +163,7 @@ async def _clear_index(store: Store) -> None:
 
 
 def _open(episode: Episode) -> Open:
-    """Return under which key the metrics count an open episode."""
+    """Return the key under which the metrics count an open episode."""
     return (
         label_of(episode.provider),
         episode.destination,

@@ -1,9 +1,9 @@
 """``mail.raw.<provider>`` -> ``mail.events``: a provider's words become delivery events.
 
-Without state, and at least once: a repetition is absorbed by the next stage, which
-knows every event's id. One request can hold many events; a bad one among them
-goes to the dead letters without its neighbours. Where many are bad, the request
-goes there once, whole: the cost of one record is bounded, whatever it holds.
+Stateless, and at least once: the next stage recognises a repeated event by its id.
+One request can hold many events; a bad one among them goes to the dead letters
+alone. If many are bad, the whole request goes there once: so the cost of one record
+is bounded, whatever it holds.
 """
 
 from collections.abc import Sequence
@@ -35,10 +35,10 @@ class Normalise:
 
         Raises:
             RecordError, PoisonError: the request can never be understood.
-            PartlyBadError: some of it can.
+            PartlyBadError: a part of it can be.
         """
         request = records.decode_raw(record.value, record.headers, reference_keys=self.reference_keys)
-        whole: Exception | None = None  # why it is kept as one; replayed, it repeats good events, known by their ids
+        whole: Exception | None = None  # why all of it is kept; a replay repeats good events, known by their ids
         bad: Sequence[BadElement] = ()
         try:
             events: Sequence[DeliveryEvent] = self.provider.normalise(request)
@@ -55,7 +55,7 @@ class Normalise:
             try:
                 value = records.encode_event(event, source, delivery_id=delivery_id)
             except records.RecordError as error:
-                whole = whole or error  # nobody knows any more which element it was
+                whole = whole or error  # which element it was is no longer known
                 continue
             key = delivery_id.encode()
             rows.append((partition_of(key, self.events_partitions), Row(key, value, record.timestamp)))

@@ -1,10 +1,9 @@
 """``mail.sends`` -> ``mail.events``: what the application says it sent becomes a ``sent`` event.
 
-Without state, and at least once, as ``normalise``: the event's id is a
-fingerprint, so what is said twice counts once. The event brings ``sent`` to the
-deliveries of providers that never report it, and the reference to those whose
-events lack it; the order in which it and the provider's own events come does
-not matter.
+Stateless, and at least once, like ``normalise``: the event's id is a fingerprint,
+so a repeated report counts once. The event gives ``sent`` to the deliveries of
+providers that never report it, and the reference to those whose events lack it.
+It may come before or after the provider's own events.
 """
 
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from streams.kafka.partitioner import partition_of
 
 STAGE = "sends"
 PROVIDER_EVENT = "mail.sends"
-"""The event's ``provider_event``: no provider said it, the application did."""
+"""The event's ``provider_event``: the application reported it, not a provider."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +29,7 @@ class Sends:
     events_partitions: int
 
     def __call__(self, record: Record, effects: Effects) -> None:
-        """Turn what was said into one event.
+        """Turn one report into one event.
 
         Raises:
             RecordError: it can never be understood.
@@ -39,13 +38,13 @@ class Sends:
         delivery_id = event.delivery_id
         source = f"{record.topic}/{record.partition}/{record.offset}"
         value = records.encode_event(event, source, delivery_id=delivery_id)
-        # The application may have chosen another key, or none: the delivery's own partition is found anew.
+        # The application may have chosen another key, or none: the partition is computed from the delivery id.
         key = delivery_id.encode()
         effects.emit(self.events_topic, partition_of(key, self.events_partitions), Row(key, value, record.timestamp))
 
 
 def event_of(send: Send, *, received_at: datetime) -> DeliveryEvent:
-    """Return the event that a send is; without a time of its own it happened when it was received."""
+    """Return the event of a send; without a time of its own, its time is that of receipt."""
     return DeliveryEvent(
         event_id=send.event_id,
         provider=send.provider,

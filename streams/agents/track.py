@@ -1,7 +1,7 @@
-"""``mail.events`` -> ``mail.status-changed`` and ``mail.status``: facts are kept, a status is derived, changes are told.
+"""``mail.events`` -> ``mail.status-changed`` and ``mail.status``: keep facts, derive a status, publish changes.
 
-Exactly once for ``read_committed`` readers. The rule itself is
-``domain.status.fold``; here it is read, applied and written. What concerns a
+Exactly once for ``read_committed`` readers. The rule itself is ``domain.status.fold``;
+this file reads records, applies the rule and writes the result. What concerns a
 deferral goes to ``mail.deferrals`` too, for the monitor.
 
 A tick does two things. It expires deliveries that had no event for a long time:
@@ -25,14 +25,14 @@ from streams.policies import LOOK_AGAIN_US, Policies
 
 STAGE = "track"
 EXPIRED_PER_TICK = 500
-"""Bounds the work of one tick; what is left falls due again at the next."""
+"""Bounds the work of one tick; the rest is still due at the next."""
 WATCHED_PER_TICK = 5_000
-"""The same; nearly all of them were delivered long ago, which is told from the head of the row."""
+"""The same; nearly all of them were delivered long ago, and the head of the row shows that."""
 
 _ARRIVED = frozenset({Status.DELIVERED, Status.OPENED})
 
 _News = tuple[bytes | None, bytes | None, bytes | None, objective.Judged | None]
-"""A row, the values for ``mail.status`` and ``mail.deferrals``, a judgement; None where there is nothing new."""
+"""A row, the values for ``mail.status`` and ``mail.deferrals``, a judgement; each is None if there is nothing new."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class Track:
     expire_after_us: int
     objective_us: int
     held: Callable[[str], bool]
-    """Whether a provider's silence proves nothing now: the word may be in a partition that stands."""
+    """Whether a provider is on hold: a missing event proves nothing, as it may be in the stopped partition."""
 
     async def opened(self, partition: int, store: Store) -> None:
         """Nothing to prepare."""
@@ -90,7 +90,7 @@ class Track:
         _count_event(event, folded, effects)
 
     def _news(self, before: Delivery | None, folded: Folded, type_: EventType) -> _News:
-        """Return what there is to write about a delivery after an event: everything that can fail is done here."""
+        """Return what to write about a delivery after an event; everything that can fail happens here."""
         after = folded.delivery
         if after is None or after is before:
             return None, None, None, None
@@ -108,20 +108,20 @@ class Track:
         return records.encode_row(after), status_value, deferral, judged
 
     def tick(self, now: int, partition: int, store: Store, effects: Effects) -> None:
-        """Expire what is old, and count what is late."""
+        """Expire old deliveries, and count late ones."""
         self._expire(now - self.expire_after_us, partition, store, effects)
         self._watch(now, store, effects)
 
     def _expire(self, until: int, partition: int, store: Store, effects: Effects) -> None:
         """Forget deliveries whose last event was at ``until`` or before.
 
-        The due index holds the time of some earlier event: a delivery that had a later one moves on in the index. So
-        does one whose provider is held, for a while: its next event may be in what waits.
+        The due index holds the time of some earlier event: if a later one came since, the entry moves to that time. If
+        the provider is on hold, the entry moves a little: the delivery's next event may be in the backlog.
         """
         for due, key in store.due(until, EXPIRED_PER_TICK):
             effects.due_removed.append((due, key))
             row = store.get(key)
-            if row is None or key in effects.rows:  # a restore enters a row once for each version of it
+            if row is None or key in effects.rows:  # a restore adds an entry for each version of a row
                 continue
             last_event_at = records.due_of_row(row)
             if last_event_at > until:
@@ -140,14 +140,14 @@ class Track:
                 effects.emit(self.deferrals_topic, partition, Row(key, forgotten, expired_at // 1000))
 
     def _watch(self, now: int, store: Store, effects: Effects) -> None:
-        """Look at the deliveries whose time has come. Most were judged long ago; their rows say so without decoding."""
+        """Look at the deliveries that are due. Most were judged long ago; the row's head shows it without decoding."""
         for due, key in store.watched(now, WATCHED_PER_TICK):
             effects.watch_removed.append((due, key))
             row = store.get(key)
             if row is None or key in effects.rows:
                 continue
             watch_at = records.watch_of_row(row)
-            if watch_at is None or watch_at > due:  # less than `due`: it was held when its time came
+            if watch_at is None or watch_at > due:  # below `due`: it was due while on hold
                 continue
             delivery = records.decode_row(row)
             if self.held(delivery.provider):
@@ -166,13 +166,15 @@ class Track:
 def _concerns_monitor(before: Delivery | None, folded: Folded, type_: EventType) -> bool:
     """Tell whether the monitor has to know: another attempt, or news of a delivery that is or was deferred.
 
-    A repeated event can be such news: its provider's clock is believed by the second time that it is received.
+    A repeated event can be such news: its time may be too far in the future at first, but not when it comes again. A
+    drop that comes late is, too: the deferrals before it were another episode, although no status shows that.
     """
-    if type_ is EventType.DEFERRED and folded.outcome is Outcome.APPLIED:
+    applied = folded.outcome is Outcome.APPLIED
+    if type_ is EventType.DEFERRED and applied:
         return True
     assert folded.delivery is not None
     was_or_is = folded.delivery.status is Status.DEFERRED or (before is not None and before.status is Status.DEFERRED)
-    return was_or_is and (folded.changed or folded.refreshed)
+    return was_or_is and (folded.changed or folded.refreshed or (type_ is EventType.DROPPED and applied))
 
 
 def _count_change(before: Delivery | None, after: Delivery, effects: Effects) -> None:
@@ -187,7 +189,7 @@ def _count_event(event: DeliveryEvent, folded: Folded, effects: Effects) -> None
     if folded.clock_skewed:
         effects.counts["clock_skew", event.provider] += 1
     if event.type is EventType.DEFERRED and folded.outcome is Outcome.APPLIED:
-        # Here and not in the monitor, which knows the last answer only: an attempt may come late.
+        # Not counted in the monitor, which knows only the last answer: an attempt may come late.
         class_ = classify(event.reason, event.smtp_code, event.enhanced_code)
         effects.counts["deferrals", event.provider, destination_of(event.recipient), class_] += 1
 

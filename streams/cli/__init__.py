@@ -1,9 +1,9 @@
 """The command line: one file a group of commands.
 
 A command's file is imported when that command is called, so that ``--help`` and
-shell completion answer at once. Whatever a person can cause, from a misspelled
-setting to an absent broker, is answered by one line and an exit code, never by
-a traceback.
+shell completion answer at once. Any error that a person can cause, from a
+misspelled setting to an absent broker, is answered by one line and an exit code,
+never by a traceback.
 """
 
 import importlib
@@ -45,7 +45,7 @@ _COMMANDS: Final = {
 
 
 class Failure(click.ClickException):
-    """A failure that a person can mend, said in plain lines, with the exit code that fits."""
+    """A failure that a person can correct, in plain lines, with its exit code."""
 
     def __init__(self, *lines: str, exit_code: int = NOTHING_FOUND) -> None:
         super().__init__("\n".join(lines))
@@ -60,7 +60,7 @@ class Failure(click.ClickException):
 
 @dataclass(slots=True)
 class Invocation:
-    """What the options before the command say."""
+    """The options before the command."""
 
     config: Path | None = None
 
@@ -80,7 +80,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 
 class _Commands(click.Group):
-    """The commands, imported when called; turns what a person can cause into one line and an exit code."""
+    """The commands, imported when called; turns errors that a person can cause into one line and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
@@ -116,7 +116,7 @@ class _Commands(click.Group):
         for argument in args:
             try:
                 argument.encode()
-            except UnicodeEncodeError:  # bytes that the shell handed over; they can be in no record and in no answer
+            except UnicodeEncodeError:  # bytes from the shell that no record and no answer can hold
                 message = "an argument is not UTF-8; what is the terminal's encoding?"
                 raise click.UsageError(message, ctx) from None
         return super().parse_args(ctx, args)
@@ -157,12 +157,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _failure(error: Exception, ctx: click.Context) -> Failure | None:
-    """Return how to say an error that a person can mend; none for click's own and for mistakes of ours."""
+    """Return what to show for an error that a person can correct; none for click's own and for our own mistakes."""
     if isinstance(error, (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError)):
         return None
     from streams.cli._kafka import unavailable  # noqa: PLC0415 - needed for a failure only
-    from streams.settings import SettingsError  # noqa: PLC0415 - as above
-    from streams.topics import TopicsError  # noqa: PLC0415 - as above
+    from streams.settings import SettingsError  # noqa: PLC0415 - needed for a failure only
+    from streams.topics import TopicsError  # noqa: PLC0415 - needed for a failure only
 
     if isinstance(error, SettingsError):
         return Failure(*error.problems, exit_code=WRONG_USE)

@@ -1,11 +1,11 @@
-"""Old webhook bodies made new: fresh ids, and times of which a message's newest is now.
+"""Old webhook bodies made new: fresh ids, and times moved so that a message's newest is now.
 
-The same recorded bodies can so be fed again and again and are new messages each
+So the same recorded bodies can be fed again and again and are new messages each
 time. Ids are replaced consistently over all bodies of one call, so that the
 events of a message stay together and a duplicate stays a duplicate; each id
-keeps its shape. The times of a message are moved by one amount, so that they
-keep their distances. Everything else stays; what cannot be read stays as it is,
-and so does what a signature covers: a fresh body is not a signed one.
+keeps its shape. The times of a message are all moved by the same amount.
+Everything else stays as it is, also a body that cannot be read and a signature:
+so the signature of a fresh body is not valid.
 """
 
 import re
@@ -37,7 +37,7 @@ _FOREIGN: Final = frozenset({"metadata", "user-variables", "tags", "custom_args"
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """Where a provider keeps what has to be fresh; names in lower case, as ``Message-Id`` and ``message-id`` are one."""
+    """The fields of a provider that have to be fresh; in lower case, as ``Message-Id`` and ``message-id`` are one."""
 
     message: Sequence[str]
     """Ids of the message, the best one first, as ``name`` or ``owner.name``: events that share it move together."""
@@ -46,7 +46,7 @@ class _Names:
     times: frozenset[str]
     """Times of what happened."""
     deadlines: frozenset[str] = frozenset()
-    """Times that lie ahead, which move along but are not the newest."""
+    """Times in the future, which are moved too but do not count as the newest."""
 
     def known(self) -> frozenset[str]:
         """Return every name, without its owner."""
@@ -83,12 +83,12 @@ _NAMES: Final[Mapping[str, _Names]] = {
 
 
 def freshened(bodies: Sequence[tuple[str, bytes]], *, now: datetime, run: str) -> list[bytes]:
-    """Return the bodies as if they came from messages of just now.
+    """Return the bodies as if their messages were new.
 
     Args:
         bodies: provider and body of each request.
         now: aware; becomes the time of the newest event of each message.
-        run: different for each call; the same gives the same ids.
+        run: different for each call; the same run gives the same ids.
     """
     documents = [_Document.read(provider, body) for provider, body in bodies]
     newest: dict[str, datetime] = {}
@@ -108,7 +108,7 @@ def freshened(bodies: Sequence[tuple[str, bytes]], *, now: datetime, run: str) -
 
 @dataclass(slots=True)
 class _Document:
-    """A body taken apart into the parts that each speak of one message, and how to put it together again."""
+    """A body split into parts that are each about one message, and how to join them again."""
 
     names: _Names
     parts: list[Any]
@@ -166,7 +166,7 @@ class _Form:
 
 @dataclass(slots=True)
 class _Fresh:
-    """Replaces ids and moves times, through values within values and JSON within strings."""
+    """Replaces ids and moves times, also in nested values and in JSON inside strings."""
 
     names: _Names
     run: str
@@ -212,7 +212,7 @@ def fresh_message_id(value: Any, run: str) -> Any:
 
 
 def message_base(value: str) -> str:
-    """Return what of a message id names the message: ``id`` of ``<id@host>`` and of SendGrid's ``id.recv...``."""
+    """Return the part of a message id that names the message: ``id`` of ``<id@host>`` and SendGrid's ``id.recv...``."""
     bare = re.split(r"\.recv|\.filter|@", value.strip("<> "))[0] or value
     return bare[:_SENDGRID_ID] if bare.find(".") == _SENDGRID_ID else bare
 
@@ -226,7 +226,7 @@ def fresh_id(value: Any, run: str) -> Any:
         low = 10 ** (len(str(abs(value))) - 1)
         return low + int.from_bytes(noise.digest(8), "big") % (min(9 * low, _LARGEST_ID - low) + 1)
     fresh = "".join(_like(char, byte) for char, byte in zip(value, noise.digest(len(value)), strict=True))
-    # a short id has few others of its shape: two runs could meet
+    # there are few short ids of one shape: two runs could get the same one
     return fresh if sum(map(str.isalnum, value)) >= _LONG_ID else f"{run}{fresh}"
 
 
@@ -239,7 +239,7 @@ def _like(char: str, byte: int) -> str:
 
 
 def moved(value: Any, shift: timedelta) -> Any:
-    """Return a time moved, in the notation it has: seconds as number or text, or ISO 8601; anything else as it is."""
+    """Return a time moved, in its own notation: seconds as number or text, or ISO 8601; anything else as it is."""
     if isinstance(value, bool) or instant(value) is None:
         return value
     seconds = shift.total_seconds()
@@ -257,7 +257,7 @@ def moved(value: Any, shift: timedelta) -> Any:
 
 
 def instant(value: Any) -> datetime | None:
-    """Return the time that a value means; none when it means none."""
+    """Return the time that a value means; None if it is not a time."""
     try:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return datetime.fromtimestamp(value, UTC)
@@ -283,7 +283,7 @@ def _moved_iso(value: str, shift: timedelta) -> str:
 
 
 def _message(part: Any, names: _Names) -> str:
-    """Return the id of the message that a part speaks of; parts without one share the empty id."""
+    """Return the id of the message that a part is about; parts without one share the empty id."""
     found = list(_members(part))
     for wanted in names.message:
         for owner, name, value in found:
@@ -324,14 +324,14 @@ def _is_pair(value: Any) -> bool:
 
 
 def _is_deep(value: Any, left: int) -> bool:
-    """Say whether values are nested in values more than ``left`` times: no webhook is."""
+    """Tell whether values are nested more than ``left`` times, as in no webhook."""
     if isinstance(value, dict):
         value = list(value.values())
     return isinstance(value, list) and (left == 0 or any(_is_deep(inner, left - 1) for inner in value))
 
 
 def _json_inside(value: Any) -> Any:
-    """Return the JSON object or list that a string holds; else none."""
+    """Return the JSON object or list that a string holds; None if it holds none."""
     if isinstance(value, str) and value.lstrip()[:1] in {"{", "["}:
         try:
             inside = codecs.decode(value)

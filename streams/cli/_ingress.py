@@ -1,4 +1,4 @@
-"""An ingress seen from the command line: where it is, with which settings it takes what is simulated, and sending to it."""
+"""The ingress for commands: where it is, the settings with which it accepts simulated webhooks, and sending to it."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -17,7 +17,7 @@ from streams.simulate.story import SENDS
 SECRETS: Final = Path("var/simulate")
 """Where the simulated providers' secrets are unless another folder is named."""
 TIMEOUT_S: Final = 15.0
-"""An answer may take so long."""
+"""The longest time that an answer may take."""
 NOBODY: Final = "no answer from {}: is the ingress running there? (mailstreams ingress)"
 _CONNECTIONS: Final = 200
 _SENDS_PATH: Final = "/sends"
@@ -32,7 +32,7 @@ def ingress_url(settings: Settings) -> str:
 
 
 def settings_text(secrets: signing.Secrets, folder: Path, account: str) -> str:
-    """Return the settings, in TOML, with which an ingress takes what is simulated."""
+    """Return the settings, in TOML, with which an ingress accepts simulated webhooks."""
     quoted = codecs.encode(str((folder / signing.CERTIFICATES).absolute())).decode()
     lines = [
         "# For simulation only: whoever has these secrets can forge what this account reports.",
@@ -53,13 +53,13 @@ def settings_text(secrets: signing.Secrets, folder: Path, account: str) -> str:
 
 @asynccontextmanager
 async def to_ingress(url: str, *, send_key: str | None) -> AsyncIterator[Deliver]:
-    """Yield what sends requests to an ingress."""
+    """Yield a function that sends requests to an ingress."""
     import aiohttp  # noqa: PLC0415 - for this way only
 
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
     connector = aiohttp.TCPConnector(limit=_CONNECTIONS)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as session:
-        try:  # whether anything is there: said at once, and not after all attempts
+        try:  # is anything there? reported at once, and not after all attempts
             async with session.head(url + "/", allow_redirects=False):
                 pass
         except aiohttp.InvalidURL:

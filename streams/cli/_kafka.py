@@ -27,12 +27,12 @@ from streams.kafka.offsets import committed_offsets
 from streams.settings import Settings
 
 TellProgress = Callable[[int, int], None]
-"""Told how many offsets were read, of how many."""
+"""Called with how many offsets were read, and of how many."""
 
 _Result = TypeVar("_Result")
 
 _COORDINATOR_STARTS: Final = (
-    GroupCoordinatorNotAvailableError,  # no group was ever used: the broker makes its topic for them now
+    GroupCoordinatorNotAvailableError,  # no group was ever used: the broker now creates its topic for groups
     GroupLoadInProgressError,
     NotCoordinatorForGroupError,
 )
@@ -42,7 +42,7 @@ _POLL_MS: Final = 500
 _ACKNOWLEDGE_S: Final = 30.0
 _STOP_S: Final = 5.0
 _PROOF_S: Final = 10.0
-"""A follower that hears nothing asks the brokers for a sign of life so often: aiokafka itself retries in silence."""
+"""A follower that gets no records checks this often that the brokers answer: aiokafka itself retries in silence."""
 _REQUEST_TIMEOUT_MS: Final = 30_000
 _MAX_RECORDS: Final = 5000
 _FETCH_BYTES: Final = topics.MAX_RECORD_BYTES + 1024 * 1024
@@ -53,7 +53,7 @@ _Producer: Any = AIOKafkaProducer
 
 
 class _LastWords(logging.Handler):
-    """Keeps aiokafka's last complaint, which says why, instead of writing hundreds of them."""
+    """Keeps aiokafka's last warning, which says what is wrong, instead of writing hundreds of them."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -67,7 +67,7 @@ _last_words = _LastWords()
 
 
 def run(work: Coroutine[Any, Any, _Result]) -> _Result:
-    """Run a command's work; the client library's own log lines are kept from the terminal."""
+    """Run a command's work; aiokafka's own log lines are kept off the terminal."""
     logger = logging.getLogger("aiokafka")
     logger.propagate = False
     if _last_words not in logger.handlers:
@@ -77,7 +77,7 @@ def run(work: Coroutine[Any, Any, _Result]) -> _Result:
 
 
 def unavailable(error: BaseException, settings: Settings) -> tuple[str, ...]:
-    """Return what to say when the brokers cannot be reached or refuse; nothing when it is another error."""
+    """Return what to say when the brokers cannot be reached or refuse; nothing for any other error."""
     servers = settings.kafka.bootstrap_servers
     if isinstance(error, RefusedError):
         return (str(error),)
@@ -106,13 +106,13 @@ async def partitions_of(settings: Settings, topic: str) -> int:
 
 
 async def committed(settings: Settings) -> dict[TopicPartition, OffsetAndMetadata]:
-    """Return what the workers' consumer group committed; nothing where no worker ever ran."""
+    """Return what the workers' consumer group committed; nothing if no worker ever ran."""
     async with topics.admin_client(settings) as admin:
         return await _soon(lambda: committed_offsets(admin, settings.worker.app_id), *_COORDINATOR_STARTS)
 
 
 async def _soon(ask: Callable[[], Awaitable[_Result]], *passing: type[KafkaError]) -> _Result:
-    """Ask again while the answer is an error that passes, but not for ever."""
+    """Ask again while the answer is a temporary error, but not for ever."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + topics.CONNECT_TIMEOUT_S
     while True:
@@ -178,9 +178,9 @@ async def consumer(settings: Settings, *names: str) -> AsyncIterator[Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """What a topic held when it was asked: each partition from its start up to its end, which is not included.
+    """The offsets that a topic held at one moment: each partition from its start up to its end, which is not included.
 
-    How far a reader is goes by its position, because the last offset may be a commit marker that is never delivered.
+    A reader's progress is its position, because the last offset may be a commit marker, which is never delivered.
     """
 
     starts: Mapping[TopicPartition, int]
@@ -188,16 +188,16 @@ class _Span:
 
     @property
     def total(self) -> int:
-        """How many offsets it is."""
+        """The number of offsets."""
         return self.done(self.ends)
 
     def done(self, positions: Mapping[TopicPartition, int]) -> int:
-        """Return how many of its offsets lie before these positions."""
+        """Return how many of its offsets are before these positions."""
         return sum(max(0, min(positions[each], end) - self.starts[each]) for each, end in self.ends.items())
 
 
 async def _seek_to_start(client: Any) -> _Span:
-    """Let a consumer begin with the oldest record; return what there is to read now."""
+    """Let a consumer begin with the oldest record; return the offsets that it has to read now."""
     partitions = list(client.assignment())
     span = _Span(await client.beginning_offsets(partitions), await client.end_offsets(partitions))
     for partition, offset in span.starts.items():
@@ -255,7 +255,7 @@ async def read_and_follow(
 ) -> AsyncIterator[Sequence[Any] | None]:
     """Yield what a topic holds, then None, then what is committed from then on, and None again at each pause.
 
-    Without an end; while nothing comes there is a None about twice a second.
+    It never ends; without new records there is a None about twice a second.
 
     Raises:
         aiokafka.errors.KafkaError: the brokers are gone.
@@ -276,7 +276,7 @@ async def read_and_follow(
 
 
 async def _polled(settings: Settings, client: Any) -> AsyncIterator[Mapping[TopicPartition, Sequence[Any]]]:
-    """Yield what a consumer gets, without an end; where nothing comes, nothing, about twice a second.
+    """Yield what a consumer gets, without an end; without new records an empty mapping, about twice a second.
 
     Raises:
         Failure: a topic is gone.
@@ -295,7 +295,7 @@ async def _polled(settings: Settings, client: Any) -> AsyncIterator[Mapping[Topi
                 await client.end_offsets(partitions)
             except KafkaTimeoutError:
                 for topic in {partition.topic for partition in partitions}:
-                    await partitions_of(settings, topic)  # brokers may answer, and the topic be gone
+                    await partitions_of(settings, topic)  # the brokers may answer while the topic is gone
                 raise
             proven = loop.time()
 

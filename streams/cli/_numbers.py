@@ -12,7 +12,7 @@ class Between(click.FloatRange):
         """Return the number.
 
         Raises:
-            click.BadParameter: it is none, or not in the range.
+            click.BadParameter: it is not a number, or not in the range.
         """
         number = super().convert(value, param, ctx)
         if number != number:  # noqa: PLR0124 - nan alone is not equal to itself
@@ -21,6 +21,6 @@ class Between(click.FloatRange):
 
 
 RATE = Between(min=0.001, max=1_000_000)
-"""So many a second."""
+"""A number per second."""
 SECONDS = Between(min=0, min_open=True, max=10 * 365 * 86_400)
 """At most ten years, so that every moment in them has a date."""

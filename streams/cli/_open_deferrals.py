@@ -1,7 +1,7 @@
-"""The open deferrals as the changelog holds them, and how a person and a program are shown them.
+"""The open deferrals as the changelog holds them, and how they are shown to people and programs.
 
-A shared terminal is no place for addresses: none is shown unless it was asked
-for, also not those that receiving servers put into their answers.
+Addresses do not belong on a shared terminal: none is shown unless it was asked
+for, not even those that receiving servers put into their answers.
 """
 
 import time
@@ -24,7 +24,7 @@ from streams.records import RowError, decode_open_deferral
 
 LEVEL_STYLES: Final = {Level.RAISED: "yellow", Level.ESCALATED: "bold red", Level.OVERDUE: "bold magenta"}
 _RESERVED: Final = b"\x00"
-"""The first byte of the changelog's keys that are no delivery's."""
+"""The first byte of those keys of the changelog that belong to no delivery."""
 _HEADINGS: Final = (
     "age",
     "level",
@@ -39,23 +39,23 @@ _HEADINGS: Final = (
 """The most needed first, because a narrow terminal cuts the end."""
 _NUMBERS: Final = frozenset({"age", "tries"})
 _ANSWER_WIDTH: Final = (40, 120)
-"""Of the last column: the least on a terminal, and where there is none."""
+"""Of the last column: the least on a terminal, and the width if there is no terminal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """What is asked for; an empty set lets all pass."""
+    """Which open deferrals are shown; an empty set lets all pass."""
 
     providers: frozenset[str] = frozenset()
     accounts: frozenset[str] = frozenset()
     destinations: frozenset[str] = frozenset()
     levels: frozenset[Level | None] = frozenset()
-    """The highest level told; None: none was."""
+    """The highest level published; None: no alert was."""
     older_than: int = 0
     """In microseconds."""
 
     def fits(self, episode: Episode, now: int) -> bool:
-        """Say whether an open deferral is one of those that are asked for."""
+        """Tell whether an open deferral passes."""
         return (
             (not self.providers or episode.provider in self.providers)
             and (not self.accounts or episode.account in self.accounts)
@@ -74,11 +74,11 @@ class OpenDeferrals:
     damaged: dict[bytes, str] = field(default_factory=dict)
     """Deliveries whose newest row cannot be understood, and why."""
     written: bool = False
-    """A monitor has written to the changelog, be it only its position."""
+    """A monitor has written to the changelog, even if only its position."""
     _unread: dict[bytes, bytes | None] = field(default_factory=dict)
 
     def take(self, records: Iterable[Any]) -> None:
-        """Take in records of the changelog; of a key only the newest counts, so none is decoded before ``settle``."""
+        """Take in records of the changelog; only a key's newest counts, so none is decoded before ``settle``."""
         for record in records:
             self.written = True
             if record.key and not record.key.startswith(_RESERVED):
@@ -95,7 +95,7 @@ class OpenDeferrals:
         return sorted(found, key=lambda episode: (episode.since, episode.delivery_id))
 
     def remarks(self, fitting: int) -> Iterator[str]:
-        """Yield what the rows do not tell: how many there are, what it means if none, and what cannot be shown."""
+        """Yield what the rows do not show: how many there are, what it means if none, and what cannot be shown."""
         total = len(self.episodes)
         if fitting:
             yield plural(fitting, "open deferral") + (f", of {total}" if fitting < total else "")
@@ -121,7 +121,7 @@ class OpenDeferrals:
             return before, None
         try:
             after = decode_open_deferral(row)
-        except RowError as error:  # open it is, in words that we do not know
+        except RowError as error:  # it is open, but cannot be decoded
             self.damaged[key] = str(error)
             return before, before
         self.episodes[key] = after
@@ -135,10 +135,10 @@ class View:
     out: Console
     policies: Policies
     addresses: bool
-    """Show them."""
+    """Whether addresses are shown."""
 
     def facts(self, episode: Episode, now: int) -> dict[str, Any]:
-        """Return what a program is told; the names are those of ``mail.deferral-alerts``."""
+        """Return a deferral for a program; the names are those of ``mail.deferral-alerts``."""
         end = self._ends_at(episode)
         return {
             "delivery_id": episode.delivery_id,
@@ -163,7 +163,7 @@ class View:
         }
 
     def table(self, episodes: Sequence[Episode], now: int) -> list[Text]:
-        """Return the table's lines; the last column, the answer, takes what the others leave of the terminal."""
+        """Return the table's lines; the last column, the answer, gets the rest of the terminal's width."""
         headings = [*_HEADINGS, "recipient"] if self.addresses else [*_HEADINGS]
         rows = [[Text(heading, "bold") for heading in headings]]
         rows.extend(self._cells(episode, now) for episode in episodes)
@@ -219,7 +219,7 @@ class View:
         return ends_at(episode, self.policies(episode.account, episode.provider))
 
     def _answer(self, episode: Episode) -> str:
-        """Return the receiving server's last answer, or its codes where the provider kept the text to itself."""
+        """Return the receiving server's last answer, or its codes if the provider did not report the text."""
         codes = " ".join(str(code) for code in (episode.smtp_code, episode.enhanced_code) if code)
         return self._shown(episode.reason or codes or "-")
 
@@ -228,7 +228,7 @@ class View:
         return clean(text) if self.addresses else without_addresses(clean(text))
 
     def _hidden(self, text: str | None) -> str | None:
-        """Return a text as a program may have it: as it came, or without addresses, whatever was between their letters."""
+        """Return a text for a program: as it came, or without addresses, even with invisible characters inside."""
         return text if text is None or self.addresses else self._shown(text)
 
 
@@ -253,7 +253,7 @@ def qshape_facts(row: Row) -> dict[str, Any]:
 
 
 def duration_text(micros: int) -> str:
-    """Return a length of time in its two largest units; a negative one as none."""
+    """Return a length of time in its two largest units; a negative one as zero."""
     seconds = max(micros, 0) // SECOND
     minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86_400
     if days:

@@ -34,19 +34,19 @@ _HIDDEN_IN_JSON: Final = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\
 
 
 def json_line(value: Any) -> None:
-    """Print a value as one line of JSON; characters that a terminal obeys are escaped, which JSON reads as the same."""
+    """Print a value as one line of JSON; characters that control a terminal are escaped, which keeps the value."""
     text = codecs.encode(value).decode("utf-8")
     click.echo(_HIDDEN_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
     sys.stdout.flush()
 
 
 def console() -> Console:
-    """Return standard output: coloured on a terminal, never wrapped, and no text taken for markup."""
+    """Return standard output: coloured on a terminal, never wrapped, and markup in texts has no effect."""
     return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def note(text: str) -> None:
-    """Say something that is not the command's result, to standard error."""
+    """Print text that is not the command's result, to standard error."""
     click.echo(text, err=True)
 
 
@@ -56,7 +56,7 @@ def status_text(status: object) -> Text:
 
 
 def time_text(value: object) -> str:
-    """Return a time as people read it, in UTC and whole seconds; whatever else it is, cleaned."""
+    """Return a time as people read it, in UTC and whole seconds; any other value cleaned."""
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
@@ -68,7 +68,7 @@ def time_text(value: object) -> str:
 
 
 def time_of_ms(milliseconds: int) -> str:
-    """Return a Kafka timestamp as people read it; nothing where there is none."""
+    """Return a Kafka timestamp as people read it; an empty text if there is none."""
     try:
         return time_text(datetime.fromtimestamp(milliseconds / 1000, UTC)) if milliseconds >= 0 else ""
     except (ValueError, OverflowError, OSError):
@@ -87,7 +87,7 @@ def plural(count: int, noun: str) -> str:
 
 @contextmanager
 def progress(text: str) -> Iterator[TellProgress]:
-    """Show on standard error how much of a topic was read, where that is a terminal."""
+    """Show on standard error how much of a topic was read, if that is a terminal."""
     stderr = Console(stderr=True)
     if not stderr.is_terminal:
         yield lambda _done, _total: None

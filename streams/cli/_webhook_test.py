@@ -1,9 +1,9 @@
 """``mailstreams webhook test PROVIDER``: one signed event to the ingress, what came back, and what to do about it.
 
-The secrets are those of the settings, so it tries what is configured. Two things
-cannot be tried from here: SendGrid's private key is SendGrid's, and Amazon's is
-Amazon's. There a forged request is sent, which must be refused; the rest is a
-click on the provider's own page.
+The secrets are those of the settings, so it tests what is configured. Two providers
+cannot be tested fully from here: only SendGrid has SendGrid's private key, and only
+Amazon has Amazon's. For them a forged request is sent, which must be refused; the
+rest is tested at the provider.
 """
 
 import asyncio
@@ -40,13 +40,13 @@ _NO_REFERENCE: Final = frozenset({"azure_communication"})
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
-    """How the request is signed, and what must come of it."""
+    """How the request is signed, and what the result must be."""
 
     sign: Sign
     forged: bool
-    """No secret of ours makes this proof: it has to be refused."""
+    """The proof is made with no secret of ours, so it has to be refused."""
     proof: str
-    """In words."""
+    """The proof in words."""
 
 
 @click.command("test", epilog=f"PROVIDER: {', '.join(PROVIDERS)}.")
@@ -182,7 +182,7 @@ async def _post(url: str, signed: signing.Signed) -> tuple[int, str]:
 
 
 def _verdict(status: int, answer: str, attempt: _Attempt, message: Message) -> tuple[bool, list[str]]:
-    """Return whether that is what had to come back, and what to do."""
+    """Return whether the answer is the right one, and what to do."""
     provider = message.provider
     if status in _OK and attempt.forged:
         return False, [
@@ -203,7 +203,7 @@ def _verdict(status: int, answer: str, attempt: _Attempt, message: Message) -> t
 
 
 def _known_by(message: Message) -> str:
-    """Return by what the event can be found: its reference, if the provider's events have one."""
+    """Return the option that finds the event: by its reference, if the provider's events have one."""
     if message.provider in _NO_REFERENCE:
         return f"--message-id {MESSAGE_IDS[message.provider](message.token)}"
     return f"--reference {message.reference}"
@@ -214,7 +214,7 @@ def _advice(status: int, answer: str, place: str, provider: str) -> str:  # noqa
         return f"Nothing answers there ({answer}). Is the ingress running (mailstreams ingress), and the port open?"
     if 300 <= status < 400:  # noqa: PLR2004 - redirects
         return "That is a redirect, which providers do not follow: give them the URL that it leads to."
-    if status in {401, 403} or answer in set(Refusal):  # to Event Grid a refusal is a 503
+    if status in {401, 403} or answer in set(Refusal):  # for Event Grid a refusal is a 503
         return (
             f"It was refused ({answer}). The ingress runs with other secrets than {place}: restart it with these "
             f"settings, or look at its log; a proxy before it must leave headers and body as they are."

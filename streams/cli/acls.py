@@ -26,8 +26,8 @@ def command(
 ) -> None:
     """Print the kafka-acls.sh commands that give each part its rights in Kafka, and no more.
 
-    They follow the settings: worker.app_id is in names. The broker is not asked. Give ROLE for one part only; an
-    application that subscribes has a user of its own, so: mailstreams acls subscriber --user NAME.
+    They follow the settings: some names contain worker.app_id. The broker is not asked. Give ROLE for one part only;
+    an application that subscribes has a user of its own, so: mailstreams acls subscriber --user NAME.
     """
     settings = invocation.settings()
     from streams import acls  # noqa: PLC0415 - Faust and SQLAlchemy take a while to import: not for --help

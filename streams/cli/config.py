@@ -41,7 +41,7 @@ def reference() -> None:
 
 
 def _print_table(name: str, values: Mapping[str, Any]) -> None:
-    """Print a TOML table; a JSON string, number or list of strings is a TOML one too."""
+    """Print a TOML table; a JSON string, number or list of strings is also valid TOML."""
     click.echo(f"[{name}]")
     for key, value in values.items():
         if not isinstance(value, Mapping):

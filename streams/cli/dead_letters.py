@@ -125,11 +125,11 @@ def replay(
 ) -> None:
     """Send dead letters to their origin topic again, with their original key and headers.
 
-    Do so after the mistake that made them is mended. They stay in the dead letters until their retention ends; what
-    is replayed twice changes nothing, as an event that was seen before is known by its id. A truncated one is
-    refused: replay its original with a consumer, or ask the provider for the event again. So is one of mail.deferrals
-    after which something else was said of its delivery; for that mail.status is read. Exit code 1: nothing to replay,
-    or some were refused.
+    Do so after the mistake that caused them is corrected. They stay in the dead letters until their retention ends;
+    replaying one twice changes nothing, because an event that was seen before is recognised by its id. A truncated one
+    is refused: replay its original with a consumer, or ask the provider for the event again. One of mail.deferrals is
+    also refused if something newer is known of its delivery; for that mail.status is read. Exit code 1: nothing to
+    replay, or some were refused.
     """
     if bool(origins) == (everything or topic is not None):
         message = "give either the ids of dead letters, or --all, or --topic TOPIC"
@@ -166,7 +166,7 @@ def replay(
 
 
 def _read(settings: Settings, is_meant: Callable[[DeadLetter], bool]) -> list[DeadLetter]:
-    """Return the dead letters that are meant, oldest first; the same origin once."""
+    """Return the chosen dead letters, oldest first; each origin once."""
     return run(_read_letters(settings, is_meant))
 
 
@@ -186,7 +186,7 @@ async def _read_letters(settings: Settings, is_meant: Callable[[DeadLetter], boo
 
 
 def _place(letter: DeadLetter) -> tuple[str, int, int, int]:
-    """Return what orders the letters of one moment as their records are ordered."""
+    """Return a sort key that orders letters of the same time like their records."""
     return letter.topic, letter.partition, letter.offset, -1 if letter.element is None else letter.element
 
 
@@ -215,16 +215,16 @@ async def _newest_statuses(settings: Settings, keys: Collection[bytes | None]) -
                     began = to_micros(datetime.fromisoformat(status["first_received_at"]))
                     newest[record.key] = _Newest(began, status["revision"], status["attempts"], status["status"])
                 except (RecordError, KeyError, TypeError, ValueError):
-                    continue  # somebody else's: the worker writes none like it
+                    continue  # not the worker's: it writes none like this
     return newest
 
 
 def _superseded(letter: DeadLetter, newest: Mapping[bytes | None, _Newest]) -> str | None:
-    """Say why a word about a delivery would put a wrong one in place of what is known since.
+    """Return why a replayed record of ``mail.deferrals`` would overwrite something newer; None if it would not.
 
-    The monitor cannot tell: it keeps open deferrals only. What opens or renews one must be the newest of its delivery;
-    ``track`` writes both topics in one transaction. What ends one is true as long as the delivery is not deferred now:
-    of what came after the end, such as an open, ``track`` tells the monitor nothing.
+    The monitor cannot find out: it keeps only open deferrals. A record that opens or renews one must be the newest of
+    its delivery; ``track`` writes both topics in one transaction. A record that ends one is true as long as the
+    delivery is not deferred now: ``track`` does not report to the monitor what comes after the end, such as an open.
     """
     try:
         said = decode_deferral(letter.value)
@@ -236,7 +236,7 @@ def _superseded(letter: DeadLetter, newest: Mapping[bytes | None, _Newest]) -> s
     if now is None:
         return "its delivery is gone"
     if said.status is None:
-        return "its delivery was forgotten, and has begun anew since"
+        return "its delivery was forgotten, and has begun again since"
     if (said.first_received_at, said.revision, said.attempts) != now[:3]:
         return f"something newer was said of its delivery, which has revision {now.revision} and {plural(now.attempts, 'attempt')}"
     return None
@@ -252,7 +252,7 @@ async def _send(settings: Settings, letters: Sequence[DeadLetter]) -> None:
 
 
 def _refusal(letter: DeadLetter, ours: set[str]) -> str | None:
-    """Say why a dead letter cannot be replayed."""
+    """Return why a dead letter cannot be replayed; None if it can."""
     if letter.truncated:
         return f"truncated, {len(letter.value or b'')} of {letter.size} bytes are kept"
     if sha256(letter.value or b"").hexdigest() != letter.sha256:

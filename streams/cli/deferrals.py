@@ -41,7 +41,7 @@ SHOWN: Final = 50
 """Rows of a table, unless ``--limit`` says otherwise."""
 _NOT_TOLD: Final = "none"
 _FRAME_LINES: Final = 5
-"""Lines of a screen that are no rows: two of head, the headings, what is not shown, and a spare one."""
+"""Lines of a screen that are not rows: two of head, the headings, how many are not shown, and a spare one."""
 
 _DURATION: Final = re.compile(r"(?P<number>\d{1,6}(\.\d{1,3})?)\s*(?P<unit>s|m|min|h|d)")
 _SECONDS: Final = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400}
@@ -100,7 +100,7 @@ def command(
 ) -> None:
     """Show what is deferred now, the oldest first: since when, why, and until when the provider tries.
 
-    A filter that is given more than once lets either pass. The level is the highest alert told on
+    A filter that is given more than once lets either pass. The level is the highest alert published on
     mail.deferral-alerts. Addresses are hidden unless --addresses is given. Exit code 0 also when nothing is deferred.
     """
     settings = invocation.settings()
@@ -189,7 +189,7 @@ async def _follow(settings: Settings) -> tuple[OpenDeferrals, _Follower]:
 
 
 async def _redraw(settings: Settings, view: View, chosen: Filter, limit: int, *, as_qshape: bool) -> None:
-    """Show the table anew every ``REDRAW_S`` on a screen of its own, until Ctrl-C."""
+    """Redraw the table every ``REDRAW_S`` on a screen of its own, until Ctrl-C."""
     found, follower = await _follow(settings)
     with Live(console=view.out, screen=True, auto_refresh=False) as live:
         drawn = float("-inf")
@@ -246,7 +246,7 @@ async def _print_changes(settings: Settings, view: View, chosen: Filter, *, as_j
 def _looked_at(
     found: OpenDeferrals, batch: Sequence[Any] | None, chosen: Filter
 ) -> Iterator[tuple[Episode | None, Episode | None]]:
-    """Yield what a batch changed, record by record; at a pause, what may have come of age."""
+    """Yield what a batch changed, record by record; at a pause, deferrals that may now be old enough to show."""
     for record in batch or ():
         found.take([record])
         yield from found.settle()
@@ -257,19 +257,19 @@ def _looked_at(
 
 @dataclass(frozen=True, slots=True)
 class _Changes:
-    """What changed, in a word.
+    """Names each change by one word.
 
-    ``opened`` and ``closed``; ``raised``, ``escalated`` and ``overdue`` when the alert was told; ``deferred`` once
-    more; ``changed`` in something else. What comes to fit the filters while it is open ``came``, what ceases to
-    ``left``.
+    ``opened`` and ``closed``; ``raised``, ``escalated`` and ``overdue`` when that alert was published; ``deferred``
+    once more; ``changed`` in something else. An open deferral that begins to fit the filters ``came``; one that no
+    longer fits ``left``.
     """
 
     chosen: Filter
     fitting: set[str] = field(default_factory=set)
-    """The delivery ids of those that fit now."""
+    """The delivery ids of the deferrals that fit now."""
 
     def between(self, before: Episode | None, after: Episode | None) -> tuple[str, Episode] | None:
-        """Return the word and the episode; None when nothing changed that was asked for."""
+        """Return the word and the episode; None if no change is to be shown."""
         if after is not None and self.chosen.fits(after, now_us()):
             if after.delivery_id not in self.fitting:
                 self.fitting.add(after.delivery_id)

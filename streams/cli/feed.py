@@ -19,7 +19,7 @@ from streams.providers import PROVIDERS
 from streams.settings import Settings
 
 _WINDOW: Final = 500
-"""Bodies on their way at once."""
+"""Most bodies that are sent and not yet acknowledged."""
 
 
 @click.command("feed", epilog=f"PROVIDER: {', '.join(sorted(PROVIDERS))}.")
@@ -46,11 +46,11 @@ def command(
 ) -> None:
     """Send webhook bodies from files to the PROVIDER's topic; - is standard input.
 
-    Each file is one request's body, exactly as the provider sends it. It is marked as not verified, for nobody
-    checked a signature. The command ends when the brokers have all of them safely.
+    Each file is one request's body, exactly as the provider sends it. It is marked as not verified, because no
+    signature was checked. The command ends when all in-sync replicas have all of them.
 
-    With --as-now the ids are made new consistently over all files of the call, so that the events of one message
-    stay together, and with --repeat each round is made of other messages.
+    With --as-now the ids are replaced consistently over all files of the call, so that the events of one message
+    stay together; with --repeat each round then has messages of its own.
     """
     settings = invocation.settings()
     bodies = [_read(path) for path in files]
@@ -82,7 +82,7 @@ def _read(path: Path) -> bytes:
 
 async def _send(settings: Settings, provider: str, account: str, bodies: Sequence[bytes], rate: float | None) -> int:
     topic = topics.raw_topic(provider)
-    await partitions_of(settings, topic)  # a missing topic is said at once, and not created by asking for it
+    await partitions_of(settings, topic)  # a missing topic is reported at once, and not created by asking for it
     loop = asyncio.get_running_loop()
     async with producer(settings) as client:
         start = loop.time()
@@ -105,7 +105,7 @@ def _headers(provider: str, account: str, body: bytes) -> list[tuple[str, bytes]
 
 
 def _content_type(body: bytes) -> str:
-    """Say what the provider would have named the body: these send JSON, or a form, or as SNS JSON named plain text."""
+    """Return the content type that a provider would send: that of JSON, of a form, or, as SNS does, of plain text."""
     try:
         value = codecs.decode(body)
     except codecs.DecodeError:

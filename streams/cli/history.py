@@ -22,7 +22,7 @@ def command(ctx: click.Context, invocation: Invocation) -> None:
     """Serve the Sending History: pages for people, JSON for programs.
 
     It reads mail.status-changed, mail.events and mail.deferral-alerts into a database of its own
-    (history.database_url). Ctrl-C or SIGTERM stops it in order. Without the broker it starts too, and shows what it
+    (history.database_url). Ctrl-C or SIGTERM stops it in order. It also starts without the broker, and shows what it
     knows.
     """
     if ctx.invoked_subcommand is not None:
@@ -39,14 +39,14 @@ def command(ctx: click.Context, invocation: Invocation) -> None:
 def rebuild(invocation: Invocation, *, yes: bool) -> None:
     """Empty the database and read the topics anew, with progress.
 
-    For a database that was damaged, or topics that were made anew. The history must not run meanwhile. Nothing is
+    For a database that was damaged, or topics that were created again. The history must not run meanwhile. Nothing is
     deleted before the broker has said where the topics begin and end. When this is ended early, the history goes on
     from where it was.
     """
     settings = invocation.settings()
-    from streams.history.database import DatabaseError  # noqa: PLC0415 - as above
-    from streams.history.service import rebuild as work  # noqa: PLC0415 - as above
-    from streams.history.subscriber import SourceError  # noqa: PLC0415 - as above
+    from streams.history.database import DatabaseError  # noqa: PLC0415 - takes a while to import: not for --help
+    from streams.history.service import rebuild as work  # noqa: PLC0415 - takes a while to import: not for --help
+    from streams.history.subscriber import SourceError  # noqa: PLC0415 - takes a while to import: not for --help
 
     if not yes:
         days = settings.topics

@@ -52,7 +52,7 @@ def command(
 
     TEXT alone is tried as reference, recipient, message id and delivery id. Options given together must all fit.
     The timeline goes back as far as mail.events is kept (topics.events_retention_days), and holds the alerts that
-    were told of the delivery while it was deferred. Exit code 1: nothing found.
+    were published for the delivery while it was deferred. Exit code 1: nothing found.
     """
     chosen = {"reference": reference, "recipient": recipient, "message_id": message_id, "delivery_id": delivery_id}
     question = _Question.of(text, {name: value for name, value in chosen.items() if value})
@@ -109,11 +109,11 @@ class _Question:
         return ", ".join(f"{name} {value}" for name, value in names.items())
 
     def needles(self) -> list[bytes]:
-        """Return bytes of which a fitting record's value holds at least one, in lower case."""
+        """Return byte strings in lower case; a fitting record's lower-cased value holds at least one of them."""
         return list({_needle(value) for value in self.wanted.values()})
 
     def fits(self, of: Callable[[str], object]) -> bool:
-        """Say whether a delivery's fields fit."""
+        """Tell whether a delivery's fields fit."""
         hits = (_plain(name, str(of(name) or "")) == value for name, value in self.wanted.items())
         return any(hits) if self.any_of else all(hits)
 
@@ -122,15 +122,15 @@ _PLACES: Final = ("reference", "recipient", "message_id", "delivery_id")
 
 
 def _needle(value: str) -> bytes:
-    """Return a part of the value's JSON that every record with it holds in lower case, whatever letters it has.
+    """Return a part of the value's JSON, in lower case, that every lower-cased record with the value holds.
 
-    Bytes know upper and lower case of ASCII only, so it is the longest part of that; an empty one is in all.
+    Bytes are lower-cased only where they are ASCII, so it is the longest ASCII part; an empty one is in every record.
     """
     return max(_ASCII.findall(codecs.encode(value)[1:-1].lower()), key=len, default=b"")
 
 
 def _plain(name: str, value: str) -> str:
-    """Return a value in the form in which two are compared."""
+    """Return a value in the form in which it is compared."""
     if name == "recipient":
         return normalised_recipient(value)
     return value.strip().strip("<>") if name == "message_id" else value.strip()
@@ -138,7 +138,7 @@ def _plain(name: str, value: str) -> str:
 
 @dataclass(slots=True)
 class _Found:
-    """A delivery: the newest status record, its events, of which one that came twice is kept once, and its alerts."""
+    """A delivery: its newest status record, its events without duplicates, and its alerts."""
 
     delivery_id: str
     status: dict[str, Any] | None = None
@@ -155,7 +155,7 @@ class _Found:
 
     @property
     def last_received_at(self) -> datetime:
-        """Return when the newest that we know came in."""
+        """Return the newest known time of receipt."""
         times = [event.received_at for event in self.events.values()]
         if self.status is not None and isinstance(received := self.status.get("received_at"), str):
             times.append(datetime.fromisoformat(received))
@@ -171,7 +171,7 @@ async def _search(settings: Settings, question: _Question) -> list[_Found]:
     with progress(f"reading {topics.EVENTS}") as tell:
         await _read_events(settings, question, found, tell)
     if set(found) - known:
-        # an event fitted, of a delivery that has no status yet: its earlier events may not have named what was looked for
+        # an event of a delivery without a status fitted: its earlier events may not have named what was looked for
         with progress(f"reading {topics.EVENTS} again") as tell:
             await _read_events(settings, question, found, tell)
     if found:
@@ -193,8 +193,8 @@ async def _read_statuses(settings: Settings, question: _Question, found: dict[st
             try:
                 status = decode_status(record.value)
             except RecordError:
-                continue  # not ours to judge: the worker's own readers count it
-            # What fitted once stays found: its reference may be another by now, and its older status is not the present one.
+                continue  # not reported here: the worker's own readers count it
+            # A delivery that fitted once stays found, with its newest status, even if its reference has changed since.
             if delivery_id in found or question.fits(status.get):
                 found[status["delivery_id"]] = _Found(status["delivery_id"], status)
 
@@ -209,7 +209,7 @@ async def _read_events(settings: Settings, question: _Question, found: dict[str,
             try:
                 event = decode_event(record.value)
             except RecordError:
-                continue  # as above
+                continue  # the worker's own readers count it
             delivery = found.get(event.delivery_id)
             if delivery is None and question.fits(partial(getattr, event)):
                 delivery = found[event.delivery_id] = _Found(event.delivery_id)
@@ -310,7 +310,7 @@ def _due_at(alert: dict[str, Any]) -> datetime:
 
 
 def _alert_line(alert: dict[str, Any]) -> Text:
-    """Return what subscribers were told; of an open deferral until when the provider tries, else how it ended."""
+    """Return an alert as a line: for an open deferral until when the provider tries, else how it ended."""
     outcome = alert.get("outcome")
     ended = f"it is {clean(outcome)}" if outcome else f"the provider gives up at {time_text(alert.get('retry_until'))}"
     return Text.assemble(

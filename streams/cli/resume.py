@@ -1,4 +1,4 @@
-"""``mailstreams resume``: let a source partition go on that stopped because too much of it was bad."""
+"""``mailstreams resume``: resume a source partition that stopped because too many of its records were bad."""
 
 import secrets
 from datetime import UTC, datetime
@@ -10,7 +10,7 @@ from streams import records, topics
 from streams.cli import NOTHING_FOUND, WRONG_USE, Failure, Invocation, json_option, pass_invocation
 from streams.cli._kafka import acknowledged, committed, partitions_of, producer, run
 from streams.cli._output import clean, json_line, note
-from streams.kafka.poison import Position
+from streams.kafka.positions import Position
 from streams.settings import Settings
 
 
@@ -32,8 +32,8 @@ def command(
     """Let a stopped source partition go on; without arguments, list those that are stopped.
 
     A partition stops when too many of its records cannot be understood, because then our code or the provider's
-    format is wrong, not the records. Mend that first: nothing is lost meanwhile. Then resume, and the records are
-    tried again from where it stopped. Those that nobody can understand: --dead-letter-through.
+    format is wrong, not the records. Correct that first: nothing is lost meanwhile. Then resume, and the records are
+    tried again from where it stopped. For records that can never be understood, use --dead-letter-through.
     """
     settings = invocation.settings()
     if topic is None:
@@ -91,6 +91,6 @@ async def _resume(settings: Settings, topic: str, partition: int, through: int |
             datetime.now(UTC),
             through,
             app_id=settings.worker.app_id,
-            offset=position.poison.stopped_at,  # what its lane compares, also where a person moved the offset
+            offset=position.poison.stopped_at,  # its lane compares this, even if a person moved the offset
         )
         await acknowledged([client.send_and_wait(where.topic, value, key=key, partition=where.partition)])

@@ -114,15 +114,15 @@ def command(
     """Play the providers: webhooks of made-up messages, in their true shapes, with signatures.
 
     Messages are delivered, opened, deferred and then delivered or bounced, refused, dropped; people complain,
-    machines open, absent ones have their mailbox answer. Webhooks come late, in disorder, and some twice. For Postmark
-    and Azure, which report no sent, the application tells its sends.
+    machines open messages, mailboxes of absent people reply. Webhooks come late, out of order, and some twice. For
+    Postmark and Azure, which report no sent, the application reports its sends.
 
-    The schedule is fixed by --seed and --rate and waits for nobody: a latency counts from when a request was due.
-    Requests that are refused for now are sent again. Without --messages and --duration it goes on until Ctrl-C; the
-    end prints what became of all. Exit code 1: something was refused or never answered.
+    The schedule is fixed by --seed and --rate and waits for no answer: a latency counts from when a request was due.
+    Requests that are refused temporarily are sent again. Without --messages and --duration it goes on until Ctrl-C; at
+    the end it prints what became of all requests. Exit code 1: something was refused or never answered.
 
     The ingress must know the simulated providers' secrets: --show-settings prints them as settings. They are made at
-    random, for simulation only: whoever has them can forge what the account reports.
+    random, for simulation only: anybody who has them can forge what the account reports.
     """
     if url is not None and kafka:
         message = "--url and --kafka exclude each other"
@@ -180,7 +180,7 @@ class _World:
 
     settings: Settings
     url: str | None
-    """Of the ingress; None: past it, to Kafka."""
+    """Of the ingress; None: requests are written directly to Kafka."""
     secrets: signing.Secrets
     account: str
     providers: Sequence[str]
@@ -193,7 +193,7 @@ class _World:
     summary: Summary
     """Filled while it runs."""
     news: bool
-    """Whether it is said now and then how far it is."""
+    """Whether progress is printed now and then."""
 
     async def play(self, ledger: Any) -> bool:
         """Send it all; return whether it was ended by a signal."""
@@ -247,11 +247,11 @@ class _World:
 
 @asynccontextmanager
 async def _to_kafka(settings: Settings, providers: Sequence[str]) -> AsyncIterator[Deliver]:
-    """Yield what writes requests to their topics as the ingress would, unverified."""
+    """Yield a function that writes requests to their topics as the ingress would, unverified."""
     from aiokafka.errors import KafkaError  # noqa: PLC0415 - for this way only
 
     for topic in (topics.SENDS, *map(topics.raw_topic, providers)):
-        await partitions_of(settings, topic)  # a missing topic is said at once, and not created by asking for it
+        await partitions_of(settings, topic)  # a missing topic is reported at once, and not created by asking for it
     async with producer(settings) as client:
 
         async def deliver(request: Outgoing) -> Answer:
@@ -304,7 +304,7 @@ def _tell(summary: Summary, *, as_json: bool) -> None:
 
 
 def _advice(summary: Summary, url: str | None, folder: Path, account: str) -> list[str]:
-    """Say what to do about what was refused."""
+    """Return what to do about refused requests."""
     if url is None:
         return ["the broker did not take everything"]
     lines = []

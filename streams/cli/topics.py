@@ -1,5 +1,7 @@
 """``mailstreams topics create|check``."""
 
+from collections.abc import Callable
+
 import click
 
 from streams import topics
@@ -21,7 +23,8 @@ def command() -> None:
 def create(ctx: click.Context, invocation: Invocation, *, as_json: bool) -> None:
     """Create the topics that are missing, then check all of them.
 
-    Doing it again does no harm: a topic that is there is left as it is.
+    Doing it again does no harm: a topic that is there is left as it is. Exit code 1 if one does not fit so that no
+    worker would start; of one that only makes less safe than the settings say, it is said.
     """
     settings = invocation.settings()
     for spec in run(topics.create(settings)):
@@ -29,7 +32,7 @@ def create(ctx: click.Context, invocation: Invocation, *, as_json: bool) -> None
             json_line({"created": spec.name, "partitions": spec.partitions, "config": dict(spec.config)})
         else:
             click.echo(f"created {spec.name} ({plural(spec.partitions, 'partition')}): {spec.description}")
-    _check(ctx, settings, as_json=as_json)
+    _check(ctx, settings, as_json=as_json, fails=lambda problem: problem.forbids)
 
 
 @command.command()
@@ -38,17 +41,17 @@ def create(ctx: click.Context, invocation: Invocation, *, as_json: bool) -> None
 @click.pass_context
 def check(ctx: click.Context, invocation: Invocation, *, as_json: bool) -> None:
     """Check that every topic is there and fits; says which command mends it. Exit code 1 if not."""
-    _check(ctx, invocation.settings(), as_json=as_json)
+    _check(ctx, invocation.settings(), as_json=as_json, fails=lambda _: True)
 
 
-def _check(ctx: click.Context, settings: Settings, *, as_json: bool) -> None:
+def _check(ctx: click.Context, settings: Settings, *, as_json: bool, fails: Callable[[topics.Problem], bool]) -> None:
     problems = run(topics.check(settings))
     for problem in problems:
         if as_json:
-            json_line({"problem": problem})
+            json_line({"problem": problem.text, "forbids_start": problem.forbids})
         else:
-            click.echo(problem)
+            click.echo(problem.text)
     if problems:
         note(f"{plural(len(problems), 'problem')}")
-        ctx.exit(NOTHING_FOUND)
+        ctx.exit(NOTHING_FOUND if any(map(fails, problems)) else 0)
     note(f"{plural(len(topics.all_topics(settings)), 'topic')}, all fit")

@@ -1,4 +1,4 @@
-"""``mailstreams webhook``: what has to be done by hand about webhooks."""
+"""``mailstreams webhook``: what a person has to do about webhooks by hand."""
 
 from datetime import datetime
 from typing import Final
@@ -34,8 +34,8 @@ def confirm(invocation: Invocation, topic_arn: str, account: str) -> None:
     """Confirm that Amazon SNS may send a topic's messages to an account.
 
     SNS asks once, when the subscription is made; the ingress verified the question and keeps it in mail.raw.amazon_ses.
-    It is answered by an address built from the topic's ARN and SNS's token, never by one that came with it. SNS forgets
-    its token after three days: then ask again there (RequestConfirmation).
+    The answer is sent to an address built from the topic's ARN and SNS's token, never to one that came with them. SNS
+    forgets its token after three days: then request a new one there (RequestConfirmation).
     """
     settings = invocation.settings()
     known = settings.accounts.get(account)

@@ -1,11 +1,11 @@
 """What a delivery's status means in plain words, and what the sender should do now.
 
-One table, ``ADVICE``, in our own words; below it the causes that choose from
-it. The receiving server's own code (RFC 3463, and the registry that RFC 5248
-began) tells more than the provider's kind of bounce, so it is asked first; why
-a message is put off, ``reasons`` tells, for the status and for alerts alike.
+One table, ``ADVICE``, holds the texts; the tables below it map causes to them.
+The receiving server's own code (RFC 3463, and the registry that RFC 5248 began)
+says more than the provider's kind of bounce, so it is looked at first. Why a
+message is deferred is decided by ``reasons``, for the status and for alerts alike.
 A second table, ``ALERT_ADVICE``, is for the alerts of the deferral monitor:
-there the time to wait is over. No code stands in both.
+by then the time to wait is over. No code is in both.
 
 A ``code`` is part of the public contract: it is never renamed or given another
 meaning. The prose may change. Everything here is shown to people who send
@@ -18,11 +18,11 @@ from streams.domain import smtp
 from streams.domain.deferrals import Ending, Level
 from streams.domain.events import BounceKind, SuppressionList
 from streams.domain.reasons import ReasonClass, classify
-from streams.domain.status import Delivery, Fact, Kind, Status, from_micros
+from streams.domain.status import Delivery, Kind, Status, from_micros
 
 
 class Advice(NamedTuple):
-    """What the sender is told."""
+    """What the sender reads."""
 
     code: str
     """Stable, for programs."""
@@ -239,7 +239,7 @@ _TABLE = (
     ),
 )
 ADVICE = {advice.code: advice for advice in _TABLE}
-"""Every advice there is, by code."""
+"""All advice, by code."""
 
 # {support} is filled in by advise_deferral.
 _ALERT_TABLE = (
@@ -359,14 +359,14 @@ _BOUNCED_BY_CODE = {
     "1.2": "no_such_domain",
     "1.3": "malformed_address",
     "1.6": "mailbox_moved",
-    "1.7": "blocked",  # it is our own sender's address or, next, its domain that it does not like
+    "1.7": "blocked",  # the server refuses our sender's address; in the next row, its domain
     "1.8": "blocked",
     "1.10": "no_such_domain",  # RFC 7505: the domain declares that it takes no mail
     "2.1": "mailbox_closed",
     "2.2": "mailbox_full",
     "2.3": "message_too_large",
     "3.4": "message_too_large",  # RFC 3463: too big for the system, not for the mailbox
-    "4.4": "no_such_domain",  # no route: in practice no DNS records for it
+    "4.4": "no_such_domain",  # no route: in practice the domain has no DNS records
     "4.310": "no_such_domain",  # Exchange Online: "DNS domain ... does not exist"
     "4.7": "put_off_too_long",
     "4.300": "put_off_too_long",  # Exchange Online
@@ -384,20 +384,21 @@ _BOUNCED_BY_KIND = {
     None: "refused_unknown_why",
 }
 _WORDS_SAY_MORE = frozenset({"", "0", "7"})
-"""Subjects of codes beside which the words of a refusal are read: none, undefined, and policy of any sort."""
+"""With a code of these subjects the text of a refusal is read, too: no code, undefined, and policy of any sort."""
 _BOUNCED_BY_REASON = {
     ReasonClass.MAILBOX_FULL: "mailbox_full",
     ReasonClass.AUTH: "authentication_refused",
 }
-_BOUNCED_BY_WORD = {  # what SES says where no server said anything
+_BOUNCED_BY_WORD = {  # the provider's own word, alone or before what the server said
     "MailboxFull": "mailbox_full",
     "MessageTooLarge": "message_too_large",
     "AttachmentRejected": "blocked",
     "ContentRejected": "blocked",
-    "CustomTimeoutExceeded": "put_off_too_long",
     "NoEmail": "no_such_address",
 }
-_EXPIRED_BY_REASON = {  # by the last answer before: to retry was in vain for the same cause each time
+_GIVEN_UP = frozenset({"CustomTimeoutExceeded", "old", "expired"})
+"""Words for "tried until it was too late", of SES, Mailgun and SendGrid."""
+_EXPIRED_BY_REASON = {  # by the last answer before: it is why the retries failed
     ReasonClass.MAILBOX_FULL: "mailbox_full",
     ReasonClass.REPUTATION: "blocked",
     ReasonClass.POLICY: "blocked",
@@ -406,7 +407,7 @@ _EXPIRED_BY_REASON = {  # by the last answer before: to retry was in vain for th
     ReasonClass.DNS: "unreachable",
     ReasonClass.TIMEOUT: "unreachable",
 }
-_DEFERRED_BY_REASON = {  # the alerts of the monitor go by the same class, so that the two do not contradict each other
+_DEFERRED_BY_REASON = {  # the monitor's alerts use the same class, so that the two do not contradict each other
     ReasonClass.RATE_LIMITED: "deferred_rate_or_reputation",
     ReasonClass.GREYLISTED: "deferred_rate_or_reputation",
     ReasonClass.MAILBOX_FULL: "deferred_mailbox_full",
@@ -421,7 +422,7 @@ _DEFERRED_BY_REASON = {  # the alerts of the monitor go by the same class, so th
     ReasonClass.UNKNOWN: "deferred",
 }
 _SERVER_TROUBLE = frozenset({"3", "4", "7"})
-"""Subjects of codes that say so where the class is unknown: the system; network and policy with words that say so."""
+"""If the class is unknown, these subjects mean server trouble: the system; network and policy if the text says so."""
 _DROPPED_BY_LIST = {
     SuppressionList.BOUNCE: "dropped_bounced_before",
     SuppressionList.SPAM: "dropped_spam_report",
@@ -456,7 +457,7 @@ ALERT_ACTIONS: dict[Level, tuple[str, ...]] = {
 
 
 def advise(delivery: Delivery, *, support_contact: str | None, warn_after_us: int) -> Advice:
-    """Return the advice for a delivery as it stands.
+    """Return the advice for a delivery in its present state.
 
     Args:
         delivery: The delivery.
@@ -480,8 +481,8 @@ def advise_deferral(
     """Return the advice for an alert of the deferral monitor.
 
     Args:
-        level: Of the alert.
-        ending: What ended the episode, where the level is resolved; else None.
+        level: The alert's level.
+        ending: What ended the episode, if the level is resolved; else None.
         reason_class: Why the message was put off last.
         support_contact: Whom to tell at this account; None: "your support".
 
@@ -516,10 +517,10 @@ def _code(delivery: Delivery) -> str:
 
 
 def _arrived(delivery: Delivery) -> str:
-    # What the recipient did not want weighs more than that they saw it.
-    if delivery.complained:
+    # A complaint or an unsubscribe matters more than an open.
+    if delivery.change.complained:
         return "marked_as_spam"
-    if delivery.unsubscribed:
+    if delivery.change.unsubscribed:
         return "unsubscribed"
     if delivery.status is Status.OPENED:
         return "opened"
@@ -537,18 +538,19 @@ def _bounced(delivery: Delivery) -> str:
     cause = "" if answer is None else (answer.enhanced_code or "").partition(".")[2]  # "5.1.10" -> "1.10"
     subject = cause.partition(".")[0]
     code = _BOUNCED_BY_CODE.get(cause) or _BOUNCED_BY_CODE.get(subject)
-    if code == "put_off_too_long":
-        return _expired(answer)
-    if answer is not None and cause not in _BOUNCED_BY_CODE and subject in _WORDS_SAY_MORE:
-        reason = answer.reason or ""
-        code = _BOUNCED_BY_WORD.get(reason) or _BOUNCED_BY_REASON.get(classify(reason, None, None)) or code
-    return code or _BOUNCED_BY_KIND[delivery.bounce_kind]
+    reason = "" if answer is None else answer.reason or ""
+    word, _, said = reason.partition(": ")
+    words_say_more = cause not in _BOUNCED_BY_CODE and subject in _WORDS_SAY_MORE
+    if code == "put_off_too_long" or (word in _GIVEN_UP and (code is None or words_say_more)):
+        return _expired(smtp.quoted_answer(reason) or (said if word in _GIVEN_UP else ""))
+    if words_say_more:
+        code = _BOUNCED_BY_WORD.get(word) or _BOUNCED_BY_REASON.get(classify(reason, None, None)) or code
+    return code or _BOUNCED_BY_KIND[delivery.change.bounce_kind]
 
 
-def _expired(answer: Fact | None) -> str:
-    """Return what kept the message waiting until its time ran out, where the report quotes the server's last answer."""
-    quoted = None if answer is None else smtp.quoted_answer(answer.reason or "")
-    why = ReasonClass.UNKNOWN if quoted is None else classify(quoted, *smtp.parse_reply(quoted))
+def _expired(last_answer: str) -> str:
+    """Return the code for a message whose time ran out, by the server's last answer; "" where that is not known."""
+    why = classify(last_answer, *smtp.parse_reply(last_answer))
     return _EXPIRED_BY_REASON.get(why, "put_off_too_long")
 
 

@@ -1,4 +1,4 @@
-"""Deferral episodes: from when a delivery is put off until it is not, and who is told in between.
+"""Deferral episodes: from when a delivery is deferred until it is not, and the alerts in between.
 
 An *episode* opens when a delivery's status becomes deferred and closes when it
 becomes anything else. Its age runs from its first deferral. While it is open,
@@ -6,18 +6,18 @@ alerts fall due by age, at most one of each level:
 
 =========  ==========================================================================
 raised     it waits for longer than the policy's warn age
-escalated  the end of the provider's retry window comes near: the last chance to act
-overdue    the window is over, and still no final event came: say so
-resolved   it ended, after at least one of the others was told
+escalated  the end of the provider's retry window is near: the last chance to act
+overdue    the window is over, and no final event has come
+resolved   it ended, after at least one of the other alerts
 =========  ==========================================================================
 
-The rule: two pure functions. ``observe`` takes in what ``track`` says about a
-delivery; ``elapse`` takes in what time it is. Only ``elapse`` raises alerts, only
-``observe`` resolves them. An alert bears the deadline that fell due, never the
-time at which that was noticed, so that neither a restart nor a backlog shows.
+The rule: two pure functions. ``observe`` takes in what ``track`` reports about a
+delivery; ``elapse`` takes in the time. Only ``elapse`` raises alerts, only
+``observe`` resolves them. An alert carries the deadline that passed, never the time
+at which that was noticed, so that a restart or a backlog makes no difference.
 
-Facts come late. An earlier deferral moves the deadlines forward. A delivery that
-turns out to have ended before the alert's deadline resolves the alert as
+Facts can come late. An earlier deferral makes the deadlines earlier. If a delivery
+turns out to have ended before the first alert's deadline, the alert is resolved as
 ``annulled``: it was wrong. The provider's own throttling (``preemptive``) is
 raised but never escalated: nobody blocks us, and it passes.
 
@@ -34,13 +34,13 @@ from streams.domain.status import SECOND, Status, later
 
 HOUR = 3600 * SECOND
 ESCALATE_BY = 12 * HOUR
-"""An episode is escalated after so long at the latest, unless the policy says otherwise: half a working day is lost."""
+"""Latest age for an escalation, unless the policy says otherwise: half a working day is lost by then."""
 ESCALATE_SHARE = 0.75
-"""Of the retry window: a quarter of it is left to send the message by another way."""
+"""Share of the retry window: a quarter of it is left to send the message by another way."""
 
 
 class Level(StrEnum):
-    """What an alert says of its episode; the order is that of growing age."""
+    """What an alert says about its episode, in order of age."""
 
     RAISED = "raised"
     ESCALATED = "escalated"
@@ -51,16 +51,16 @@ class Level(StrEnum):
 class Ending(StrEnum):
     """What ended an episode: the status that the delivery has now, or none at all."""
 
-    SENT = "sent"  # not seen in practice: every deferral fact remains
+    SENT = "sent"  # not seen in practice: a deferral fact is never removed
     DELIVERED = "delivered"
     OPENED = "opened"
     BOUNCED = "bounced"
     DROPPED = "dropped"
-    EXPIRED = "expired"  # the delivery was forgotten, with no final word
+    EXPIRED = "expired"  # the delivery was forgotten without a final event
 
 
 class Told(IntFlag):
-    """The levels that were told of an open episode."""
+    """The levels that were published for an open episode."""
 
     NOTHING = 0
     RAISED = 1
@@ -77,14 +77,14 @@ class Policy:
     escalate_after: int | None
     """Age at which it is escalated; None: the smaller of ``ESCALATE_BY`` and ``ESCALATE_SHARE`` of the retry window."""
     retry_window: int
-    """How long the provider tries again, where it names no end itself."""
+    """How long the provider tries again, if it names no end itself."""
     overdue_slack: int
-    """After the end of the window, the final event may take so long to reach us."""
+    """How long the final event may take to reach us after the end of the window."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deferral:
-    """What ``track`` says of a delivery that was deferred: a record of ``mail.deferrals``."""
+    """What ``track`` reports about a delivery that was deferred: a record of ``mail.deferrals``."""
 
     delivery_id: str
     account: str
@@ -95,24 +95,24 @@ class Deferral:
     first_received_at: int
     revision: int
     status: Status | None
-    """As it is now; None: the delivery was forgotten."""
+    """The present one; None: the delivery was forgotten."""
     status_at: int
-    """When it became so: the deciding fact's own time, else when we received it."""
+    """Since when: the deciding fact's own time, else when we received it."""
     first_at: int
-    """The first deferral of all, by its own time, else by when we received it."""
+    """When the first deferral of all happened: its own time, else when we received it."""
     last_at: int
-    """The last one."""
+    """The same for the last deferral."""
     dropped_at: int | None
-    """The last drop, where there was one: deferrals later than it are another episode's."""
+    """When the last drop happened, if there was one: later deferrals belong to another episode."""
     attempts: int
     reason: str | None
-    """This and the two codes are those of the deferral that speaks, the last one that gave an answer."""
+    """This and the two codes: of all deferrals, the answer that counts (``Fact.event_id``)."""
     smtp_code: int | None
     enhanced_code: str | None
     retry_until: int | None
     """The latest time that the provider itself named for giving up."""
     attempt: bool
-    """True when one more deferral made track say so; False when something else changed."""
+    """True: one more deferral is the reason for the record; False: something else changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +129,7 @@ class Episode:
     """Who runs the recipient's mailbox, as far as its domain tells (``domain.destinations``)."""
     first_received_at: int
     number: int
-    """The revision of the status change that opened it: it tells the episodes of a delivery apart."""
+    """The revision of the status change that opened it: it identifies an episode of the delivery."""
     since: int
     attempts: int
     reason: str | None
@@ -139,42 +139,42 @@ class Episode:
     retry_until: int | None
     told: Told = Told.NOTHING
     first_due: int | None = None
-    """The deadline of the first alert that was told; None: none was."""
+    """The deadline of the first alert that was published; None: none was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alert:
-    """What subscribers are told: a record of ``mail.deferral-alerts``."""
+    """What subscribers read: a record of ``mail.deferral-alerts``."""
 
     episode: Episode
     level: Level
     due_at: int
-    """The deadline that fell due; of ``resolved``: when the episode ended."""
+    """The deadline that passed; for ``resolved``: when the episode ended."""
     retry_until: int
-    """When the provider gives up, as it says or as the policy supposes."""
+    """When the provider gives up, as it says or as the policy assumes."""
     ending: Ending | None = None
     """Set exactly when the level is resolved."""
     annulled: bool = False
-    """It had ended before the first alert's deadline, as is known now: there was no reason to alert."""
+    """We know now that it had ended before the first alert's deadline: there was no reason to alert."""
 
     @property
     def duration(self) -> int | None:
-        """Of a resolved episode, from its first deferral to its end (µs)."""
+        """For a resolved episode, the time from its first deferral to its end (µs)."""
         return max(self.due_at - self.episode.since, 0) if self.level is Level.RESOLVED else None
 
 
 class Step(NamedTuple):
-    """What follows: the episode as it stands then (None: there is none open), and the alerts to tell, in order."""
+    """The result: the episode afterwards (None: none is open), and the alerts to publish, in order."""
 
     episode: Episode | None
     alerts: tuple[Alert, ...] = ()
 
 
 def observe(episode: Episode | None, deferral: Deferral, policy: Policy) -> Step:
-    """Take in what track says of the delivery. Never raises an alert: only time does.
+    """Take in what track reports about the delivery. Never raises an alert: only time does.
 
-    What was said before the open episode's last word, and comes once more, changes nothing. Where none is open nobody
-    here knows that it is old: who says it again has to (``mailstreams dead-letters replay``).
+    A record that is older than what the open episode knows changes nothing. If no episode is open, an old record is not
+    recognised here: the sender of a repeated one has to check (``mailstreams dead-letters replay`` does).
     """
     if episode is not None and _is_old(episode, deferral):
         return Step(episode)
@@ -205,7 +205,7 @@ def observe(episode: Episode | None, deferral: Deferral, policy: Policy) -> Step
 
 
 def elapse(episode: Episode, now: int, policy: Policy) -> Step:
-    """Take in what time it is: tell every level that has fallen due and was not told."""
+    """Take in the time: return an alert for every level that is due and was not published yet."""
     alerts = []
     told = episode.told
     first_due = episode.first_due
@@ -213,7 +213,9 @@ def elapse(episode: Episode, now: int, policy: Policy) -> Step:
     for level, due in _deadlines(episode, policy):
         if due <= now:
             told |= _TOLD[level]
-            first_due = due if first_due is None else first_due
+            first_due = (
+                due if first_due is None else min(first_due, due)
+            )  # news that came late can bring an earlier one
             alerts.append((level, due))
     if not alerts:
         return Step(episode)
@@ -222,28 +224,28 @@ def elapse(episode: Episode, now: int, policy: Policy) -> Step:
 
 
 def next_due(episode: Episode, policy: Policy) -> int | None:
-    """Return the earliest deadline of a level that was not told; None: nothing more falls due."""
+    """Return the earliest deadline of a level that was not published yet; None: nothing more falls due."""
     return min((due for _, due in _deadlines(episode, policy)), default=None)
 
 
 def ends_at(episode: Episode, policy: Policy) -> int:
-    """Return when the provider gives up: as it says, else as the policy supposes."""
+    """Return when the provider gives up: as it says, else as the policy assumes."""
     return episode.since + policy.retry_window if episode.retry_until is None else episode.retry_until
 
 
 def level_of(told: Told) -> Level | None:
-    """Return the highest level that was told; None: none was."""
+    """Return the highest level that was published; None: none was."""
     return _HIGHEST[told]
 
 
 _TOLD = {Level.RAISED: Told.RAISED, Level.ESCALATED: Told.ESCALATED, Level.OVERDUE: Told.OVERDUE}
-# By the number of a `Told`: asking a flag for its members takes longer than all the rest of a tick.
+# By the number of a `Told`: iterating over a flag's members takes longer than all the rest of a tick.
 _HIGHEST = tuple(next((level for level in reversed(_TOLD) if _TOLD[level] & n), None) for n in range(8))
 _UNTOLD = tuple(tuple(level for level in _TOLD if not _TOLD[level] & n) for n in range(8))
 
 
 def _deadlines(episode: Episode, policy: Policy) -> list[tuple[Level, int]]:
-    """Return the levels that were not told and can be, each with its deadline, in the order of the levels."""
+    """Return the levels that can still be published, each with its deadline, in the order of the levels."""
     end = ends_at(episode, policy)
     left = max(end - episode.since, 0)
     deadlines: list[tuple[Level, int]] = []
@@ -252,34 +254,39 @@ def _deadlines(episode: Episode, policy: Policy) -> list[tuple[Level, int]]:
             deadlines.append((level, episode.since + policy.warn_after))
         elif level is Level.OVERDUE:
             deadlines.append((level, max(end, episode.since + policy.warn_after) + policy.overdue_slack))
-        elif episode.reason_class is not ReasonClass.PREEMPTIVE:
+        elif episode.reason_class is not ReasonClass.PREEMPTIVE and not episode.told & Told.OVERDUE:
             chosen = policy.escalate_after
             after = min(ESCALATE_BY, int(ESCALATE_SHARE * left)) if chosen is None else min(chosen, left)
             deadlines.append((level, episode.since + max(after, policy.warn_after)))
     return deadlines
 
 
-def _since(deferral: Deferral, otherwise: int) -> int:
-    """Return when the episode began. A drop ends one; of the deferrals after it only the last is known for sure."""
+def _since(deferral: Deferral, known: int) -> int:
+    """Return when the episode began; by what was known before, it began at ``known``.
+
+    A drop ends an episode; only the last deferral is surely after it.
+    """
     dropped_at = deferral.dropped_at
-    return deferral.first_at if dropped_at is None or later(deferral.first_at, dropped_at) else otherwise
+    if dropped_at is None or later(deferral.first_at, dropped_at):
+        return min(known, deferral.first_at)
+    return known if later(known, dropped_at) else deferral.last_at
 
 
 def _is_old(episode: Episode, deferral: Deferral) -> bool:
-    """Tell whether it was said before the episode opened, or before its last attempt: in a life both only grow."""
+    """Tell whether a record is from before the episode or its last attempt: in one life both numbers only grow."""
     if deferral.first_received_at != episode.first_received_at:
         return deferral.first_received_at < episode.first_received_at
     return deferral.revision < episode.number or deferral.attempts < episode.attempts
 
 
 def _renewed(episode: Episode, deferral: Deferral) -> Episode:
-    """Return the episode with all that is known of it now: an attempt that came late counts, too."""
+    """Return the episode updated by the record: an attempt that came late counts, too."""
     known = [until for until in (episode.retry_until, deferral.retry_until) if until is not None]
     return replace(
         episode,
         recipient=deferral.recipient,
         reference=deferral.reference or episode.reference,
-        since=min(episode.since, _since(deferral, episode.since)),
+        since=_since(deferral, episode.since),
         attempts=deferral.attempts,
         reason=deferral.reason,
         smtp_code=deferral.smtp_code,

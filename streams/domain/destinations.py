@@ -18,9 +18,9 @@ an MX lookup.
 Brands that a provider offers under many countries' domains are in ``_BRANDS``:
 they match any country, so that hotmail.at needs no entry of its own.
 
-To add a destination: a row in ``_DOMAINS``, and mind that each name multiplies
-the series of the metrics. A name is never changed: dashboards and alerts filter
-on it. To add a domain: into its row.
+To add a destination, add a row to ``_DOMAINS``; each name multiplies the series
+of the metrics. A name is never changed: dashboards and alerts filter on it. To
+add a domain, add it to its row.
 """
 
 from functools import lru_cache
@@ -70,20 +70,20 @@ _BRANDS: dict[str, str] = {
 }
 
 DESTINATIONS: tuple[str, ...] = (*_DOMAINS, OTHER)
-"""Every name there is; the last one is ``OTHER``."""
+"""All names; the last one is ``OTHER``."""
 
 _BY_DOMAIN: dict[str, str] = {domain: name for name, domains in _DOMAINS.items() for domain in domains.split()}
 _LONGEST = 255
-"""Octets of a domain name (RFC 5321, 4.5.3.1.2). Longer ones are none, and are not kept."""
+"""Octets of a domain name (RFC 5321, 4.5.3.1.2). A longer text is none, and is not cached."""
 
 
 def destination_of(address: str) -> str:
-    """Return who runs the mailbox of an address: one of ``DESTINATIONS``. Never raises; what is no address is ``OTHER``."""
+    """Return who runs the mailbox of an address, one of ``DESTINATIONS``; ``OTHER`` if it is none. Never raises."""
     _, at, domain = address.rpartition("@")
     return _of_domain(domain) if at and len(domain) <= _LONGEST else OTHER
 
 
-@lru_cache(maxsize=4_096)  # as it stands in the address: nearly all mail goes to few domains, each written in one way
+@lru_cache(maxsize=4_096)  # as the address has it: nearly all mail goes to few domains, each written in one way
 def _of_domain(domain: str) -> str:
     domain = domain.lower().removesuffix(".")
     name = _BY_DOMAIN.get(domain)
@@ -94,6 +94,6 @@ def _of_domain(domain: str) -> str:
 
 
 def _is_country(suffix: str) -> bool:
-    """Return whether it is a country's top level domain, or where companies register below one: fr, co.uk, com.br."""
+    """Return whether it is a country's top-level domain, or its domain for companies: fr, co.uk, com.br."""
     below, country = suffix[:-2], suffix[-2:]
     return below in {"", "co.", "com."} and len(country) == 2 and country.isalpha()  # noqa: PLR2004 ISO 3166 alpha-2

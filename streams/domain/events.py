@@ -1,8 +1,8 @@
 """The vocabulary: what a provider can report about one message to one recipient.
 
-Every provider's words are translated into these, and everything behind the
-providers speaks only these. The words are those of RFC 5321/3463/3464 and of
-the field; a new one needs a line here that says what it means in mail terms.
+Every provider's words are translated into these, and everything after the
+providers uses only these. They come from RFC 5321/3463/3464 and common usage;
+a new one needs a line here that says what it means in mail terms.
 """
 
 import hashlib
@@ -55,8 +55,8 @@ class SuppressionList(StrEnum):
 class DeliveryEvent:
     """One thing that happened to one message to one recipient.
 
-    Times are aware UTC datetimes. ``occurred_at`` is the clock of the provider
-    or of the receiving server, ``received_at`` that of our ingress.
+    Times are aware UTC datetimes. ``occurred_at`` is by the clock of the
+    provider or of the receiving server, ``received_at`` by that of our ingress.
     """
 
     event_id: str
@@ -66,7 +66,7 @@ class DeliveryEvent:
     message_id: str
     """The provider's id of the message, without angle brackets."""
     recipient: str
-    """The address as the provider wrote it; ``normalised_recipient`` identifies."""
+    """The address as the provider wrote it; ``normalised_recipient`` identifies the mailbox."""
     type: EventType
     received_at: datetime
     occurred_at: datetime | None = None
@@ -89,7 +89,7 @@ class DeliveryEvent:
     user_agent: str | None = None
     suppression_list: SuppressionList | None = None
     retry_until: datetime | None = None
-    """When the provider will give up, where it says so (SES ``expirationTime``)."""
+    """When the provider will give up, if it says so (SES ``expirationTime``)."""
     provider_event: str = ""
     """The provider's own word, such as ``failed/temporary``."""
 
@@ -101,7 +101,7 @@ class DeliveryEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Send:
-    """What an application says when it has handed one message to one recipient to a provider.
+    """An application's report that it handed one message to one recipient to a provider.
 
     Some providers never report that they took a message, and an event may lack the reference: this gives both.
     """
@@ -126,9 +126,9 @@ class Send:
 
     @property
     def event_id(self) -> str:
-        """A fingerprint: said again in the same words it is the same event, with another reference it is another."""
+        """A fingerprint: the same report again is the same event, one with another reference is another event."""
         at = "" if self.sent_at is None else self.sent_at.astimezone(UTC).isoformat()
-        # "mail.sends" is in ids that are kept: not the topic's name, even if that changed
+        # "mail.sends" is part of ids that are stored: it stays, even if the topic's name changes
         return fed(hashlib.sha256(), "mail.sends", self.delivery_id, at, self.reference or "").hexdigest()
 
 
@@ -149,9 +149,9 @@ _D = TypeVar("_D", bound=_Digest)
 
 
 def fed(digest: _D, *parts: str) -> _D:
-    """Return a digest that has taken in the parts, of which every id is made: they are persisted, so this never changes.
+    """Return a digest that has taken in the parts. All ids are made like this and are stored, so it never changes.
 
-    Each in UTF-8 with its length before it (4 bytes, big endian), which keeps ``("ab", "c")`` apart from ``("a", "bc")``.
+    Each is UTF-8 after its length (4 bytes, big endian), which keeps ``("ab", "c")`` apart from ``("a", "bc")``.
     """
     for part in parts:
         encoded = part.encode("utf-8", "surrogatepass")

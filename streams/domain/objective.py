@@ -1,17 +1,16 @@
 """Is mail late? Each message is judged once: at its delivery, or at its deadline if it was not delivered by then.
 
-A histogram of delivery times alone lies about deferrals: a message that is stuck
-never enters it. So a message whose provider said that it took it (``sent``) is
-counted exactly once, as ``met`` when it was delivered within the objective, as
-``missed`` when the deadline passed before. One that was refused or dropped is no
-matter of lateness and is not counted; nor is one of which nobody knows when it
-was sent.
+A histogram of delivery times alone hides deferrals: a stuck message never enters
+it. So a message that its provider accepted (``sent``) is counted exactly once: as
+``met`` if it was delivered within the objective, as ``missed`` if the deadline
+passed before. A refused or dropped message is not late, and is not counted; nor
+is one without a known time of sending.
 
-A message that is still ``sent`` after ``WORD_WITHIN`` has been forgotten by
-somebody: the webhooks do not arrive, or the provider reports nothing.
+A message that is still ``sent`` after ``WORD_WITHIN`` shows a fault: the webhooks
+do not arrive, or the provider reports nothing.
 
-The rule: pure, but for two fields of the delivery that was just made, ``judged``
-and ``watch_at``. Times are microseconds since 1970-01-01T00:00:00Z.
+The rule: pure, except that two fields of the delivery that was just made are set,
+``judged`` and ``watch_at``. Times are microseconds since 1970-01-01T00:00:00Z.
 """
 
 from enum import StrEnum
@@ -21,7 +20,7 @@ from streams.domain.status import SECOND, Delivery, Kind, Status
 
 WORD_WITHIN = 24 * 3600 * SECOND
 _PROOFS = (Kind.OPEN, Kind.MACHINE_OPEN, Kind.CLICK, Kind.COMPLAINT, Kind.UNSUBSCRIBE)
-"""What only a message that arrived brings about."""
+"""What only a message that arrived can cause."""
 
 
 class Judgement(StrEnum):
@@ -32,21 +31,21 @@ class Judgement(StrEnum):
 
 
 class Judged(NamedTuple):
-    """What there is to count of a message."""
+    """What to count for a message."""
 
     judgement: Judgement | None
-    """None: the clock judged it before it was delivered."""
+    """None: it was judged at its deadline, before it was delivered."""
     took: int | None
     """From the provider's acceptance to the delivery (µs); None: it is not delivered yet."""
 
 
 def judge(before: Delivery | None, delivery: Delivery, objective: int) -> Judged | None:
-    """Look at a delivery that has just changed; return the judgement if it is due now, and how long it took at its delivery.
+    """Judge a delivery that has just changed: return the judgement if it is due and, once delivered, how long it took.
 
     Args:
-        before: As it was before that change.
+        before: The delivery before that change.
         delivery: Just made by ``fold`` and not yet shared; its ``judged`` and ``watch_at`` are set.
-        objective: Within how many microseconds of its acceptance it should be delivered.
+        objective: Microseconds after its acceptance within which it should be delivered.
     """
     if delivery.judged and before is not None and Kind.DELIVERED in before.facts:
         return None
@@ -68,7 +67,7 @@ def judge(before: Delivery | None, delivery: Delivery, objective: int) -> Judged
 
 
 class Watched(NamedTuple):
-    """What the clock found."""
+    """What was found when a delivery was due."""
 
     judgement: Judgement | None
     """None: there is nothing to count, or not yet."""
@@ -77,11 +76,11 @@ class Watched(NamedTuple):
 
 
 def watch(delivery: Delivery, objective: int) -> Watched:
-    """Look at a delivery whose ``watch_at`` has come.
+    """Look at a delivery whose ``watch_at`` has come; set its ``judged`` and ``watch_at``.
 
-    ``judged`` and ``watch_at`` are set. One that was opened, or complained about, was delivered before that, though
-    nobody said so. One that was refused or dropped is not counted: ``judge`` sets when to look again if more becomes
-    of it. Where the objective was shorter when ``watch_at`` was set, it is moved to the deadline of today.
+    An open or a complaint proves that it was delivered before, even if no event said so. A refused or dropped delivery
+    is not counted: ``judge`` sets when to look again if it changes again. If the objective was shorter when
+    ``watch_at`` was set, it is moved to the present deadline.
     """
     if delivery.judged:
         delivery.watch_at = None

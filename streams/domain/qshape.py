@@ -1,8 +1,8 @@
-"""What waits, by destination and age: the table of Postfix' ``qshape(1)``.
+"""Waiting messages by destination and age: the table of Postfix' ``qshape(1)``.
 
-One row a destination, one column an age range that is twice as wide as the one
-before. Read it as postmasters do: mail that piles up at the right of one row is
-a destination that does not take our mail; all rows at the left is a burst.
+One row per destination, one column per age range, each twice as wide as the one
+before. Read it as postmasters do: high counts at the right of one row mean that
+a destination does not take our mail; at the left of all rows they are a burst.
 """
 
 from bisect import bisect_left
@@ -20,12 +20,12 @@ _LIMITS_S = tuple(minutes * 60 for minutes in BUCKETS_MIN)
 
 
 class Row(NamedTuple):
-    """How many wait for one destination."""
+    """How many messages wait for one destination."""
 
     destination: str
     total: int
     counts: tuple[int, ...]
-    """One more than ``BUCKETS_MIN`` has: the last counts what is older."""
+    """One more than ``BUCKETS_MIN`` has: the last counts all older messages."""
 
 
 def qshape(ages: Iterable[tuple[str, float]]) -> list[Row]:

@@ -1,17 +1,17 @@
 """Why a message was deferred, in one word of a closed set.
 
-The answer of the receiving server is asked in this order: words that name one
+The receiving server's answer is examined in this order: words that name one
 cause (servers put more into their text than into their codes, and Gmail, Yahoo
 and Microsoft use ``4.7.0`` for everything); enhanced codes that name one cause;
-words that are only likely; the subject of the enhanced code; the reply code.
+words that only suggest one; the subject of the enhanced code; the reply code.
 Within the words the order of the rows decides: a server that limits our rate
 *because* the message is not authenticated is an authentication problem.
 
 Rule of this file, as of ``smtp``: it never raises, and its time is bounded for
 any text, because only the first ``LOOKED_AT`` characters are read and phrases
-are searched for as they stand. A phrase begins where a word begins, so that only
-the few are tried whose first letters occur: texts differ in their addresses and
-ids, and most are read for the first time.
+are plain substrings. A phrase begins where a word begins, so only the few whose
+first letters occur are tried. The cache is not enough: texts differ in addresses
+and ids, so most are new.
 
 To add an answer: put it into ``tests/domain/test_reasons.py`` first, then the
 shortest phrase of it that names the cause into the right row below.
@@ -52,7 +52,7 @@ def classify(reason: str | None, smtp_code: int | None, enhanced_code: str | Non
     return _classify("" if reason is None else reason[:LOOKED_AT], smtp_code, enhanced_code)
 
 
-@lru_cache(maxsize=1_024)  # many messages get one answer, word by word
+@lru_cache(maxsize=1_024)  # many messages get the same answer, word for word
 def _classify(reason: str, smtp_code: int | None, enhanced_code: str | None) -> ReasonClass:
     words = _plain(reason)
     starts = {word[:_START] for word in _WORD.findall(words)}
@@ -67,7 +67,7 @@ def _classify(reason: str, smtp_code: int | None, enhanced_code: str | None) -> 
     )
 
 
-# Each line of an answer begins with its codes (RFC 5321, 4.2.1); joined, they stand in the middle of phrases.
+# Each line of an answer begins with its codes (RFC 5321, 4.2.1); in the joined text they are in the middle of phrases.
 _CODES = re.compile(r" [245][0-7]\d[ -](?:[245]\.\d{1,3}\.\d{1,3} )?", re.ASCII)
 
 
@@ -78,11 +78,11 @@ def _plain(reason: str) -> str:
 
 _WORD = re.compile("[a-z0-9]+")
 _START = 3
-"""Letters of a word by which phrases are found."""
+"""How many letters of its first word a phrase is found by."""
 
 _Table = tuple[tuple[ReasonClass, tuple[str, ...]], ...]
 _Index = dict[str, list[tuple[int, str, ReasonClass]]]
-"""By the start of a phrase's first word: its row, the phrase, and what it means."""
+"""Start of a phrase's first word -> its row, the phrase, and the class it means."""
 
 
 def _index(table: _Table) -> _Index:
@@ -114,7 +114,7 @@ _TELLING_WORDS: _Table = (
     ),
     (ReasonClass.GREYLISTED, ("greylist", "graylist", "grey-list", "gray-list", "grey list", "gray list", "postgrey")),
     (
-        # Not "rate limited" alone: that is what is done, and the cause may be said beside it.
+        # Not "rate limited" alone: that is only the effect, and the text may name the cause, too.
         ReasonClass.RATE_LIMITED,
         (
             "unusual rate",  # Gmail, 4.7.28
@@ -376,7 +376,7 @@ _LIKELY_WORDS: _Table = (
         ),
     ),
     (
-        # It says that it is the server's own trouble, whatever the code says.
+        # The text says that the server itself has trouble, whatever the code says.
         ReasonClass.UNKNOWN,
         (
             "temporary system problem",  # Gmail, with 4.7.0 too

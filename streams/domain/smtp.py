@@ -1,4 +1,4 @@
-"""The numbers in which mail servers answer, found in free text and read for their cause.
+"""The codes in mail servers' answers: found in free text, and mapped to causes.
 
 A reply code has three digits (RFC 5321, 4.2.1); an enhanced status code has the
 form class.subject.detail (RFC 3463, registry RFC 5248). Providers hand both
@@ -19,7 +19,7 @@ LOOKED_AT = 1_000
 
 
 class Reply(NamedTuple):
-    """What an answer says in numbers; ``None`` where it says nothing."""
+    """The codes of an answer; ``None`` if it has none."""
 
     smtp_code: int | None
     """RFC 5321 reply code, 200-599."""
@@ -29,7 +29,7 @@ class Reply(NamedTuple):
 
 NO_REPLY = Reply(None, None)
 
-# 2yz-5yz with y 0-5 is the grammar of RFC 5321; 57z is not, and is in use all the same ("571 Message refused").
+# 2yz-5yz with y 0-5 is the grammar of RFC 5321; 57z is not, but is in use ("571 Message refused").
 _CODE = r"(?:[2-5][0-5]\d|57\d)"
 # Subject 0-7 is all that RFC 3463 defines. What follows must not make it an address, a host name or a longer number.
 _ENHANCED = r"[245]\.0{0,2}[0-7]\.\d{1,3}(?![\w]|\.\w)"
@@ -53,7 +53,7 @@ _IN_TEXT = re.compile(rf"(?<![\w./@])(?<!version )(?<!release )(?P<alone>{_ENHAN
 
 
 def parse_reply(text: str | None) -> Reply:
-    """Return the reply code and the enhanced code that an answer carries, of no answer ``NO_REPLY``; never raises."""
+    """Return the reply code and the enhanced code of an answer, ``NO_REPLY`` if there is none; never raises."""
     if text is None:
         return NO_REPLY
     text = text[:LOOKED_AT]
@@ -61,7 +61,7 @@ def parse_reply(text: str | None) -> Reply:
     if found is not None:
         code, after, alone = found.groups()
         if alone is not None:
-            return Reply(None, _canonical(alone))
+            return _inner_answer(text, alone) or Reply(None, _canonical(alone))
         return Reply(int(code), _canonical(after) if after is not None else _enhanced_of_class(text, code[0]))
     found = _TOGETHER.search(text)
     if found is not None:
@@ -74,12 +74,15 @@ def parse_reply(text: str | None) -> Reply:
     return NO_REPLY if found is None or found["alone"][0] == "2" else Reply(None, _canonical(found["alone"]))
 
 
-# SES: "... unable to deliver in 840 minutes.<452 4.2.2 full>"; Exchange Online: "Message expired -> 421 4.4.1 ...".
-_QUOTED_WHOLE = re.compile(rf"(?:<|->)\s{{0,2}}(?P<answer>[45][0-5]\d(?!\w|[.,:]\d){_NO_UNIT}.*)", _FLAGS | re.DOTALL)
+# SES: "... unable to deliver in 840 minutes.<452 4.2.2 full>"; Exchange Online: "Message expired -> 421 4.4.1 ...";
+# SendGrid: "delivery expired, last response: 421 try later".
+_QUOTED_WHOLE = re.compile(
+    rf"(?:<|->|last response:)\s{{0,2}}(?P<answer>[45][0-5]\d(?!\w|[.,:]\d){_NO_UNIT}.*)", _FLAGS | re.DOTALL
+)
 
 
 def quoted_answer(text: str) -> str | None:
-    """Return the server's own answer, within the text of whoever gave the message up; ``None``: it quotes none."""
+    """Return the server's own answer, if the report that the message was given up quotes it; else ``None``."""
     found = _QUOTED_WHOLE.search(text[:LOOKED_AT])
     return None if found is None else found["answer"]
 
@@ -96,7 +99,7 @@ def reply_code(value: object) -> int | None:
 
 
 def enhanced_code(value: object) -> str | None:
-    """Return a field that holds an enhanced code in canonical form, ``None`` if it holds none."""
+    """Return the enhanced code that a field holds, in canonical form; ``None`` if it holds none."""
     if not isinstance(value, str):
         return None
     found = _WHOLE.fullmatch(value[:32].strip())
@@ -107,10 +110,24 @@ _WHOLE = re.compile(r"[245]\.\d{1,3}\.\d{1,3}", re.ASCII)
 
 
 def more_specific(first: str | None, second: str | None) -> str | None:
-    """Return the enhanced code that says more: any before none, and a subject before ``x.0.0``; ``first`` wins a tie."""
+    """Return the enhanced code that says more: ``first``, unless it is None or ``x.0.0`` and ``second`` is not None."""
     if first is None or (second is not None and first.endswith(".0.0")):
         return second or first
     return first
+
+
+# Cisco's: "5.1.0 - Unknown address error 550-'5.1.1 <...> User unknown'", through SES among others.
+_INNER = re.compile(rf"(?<![\w.])(?P<code>{_CODE})[ -]{{1,3}}['\"<(\[#]{{1,2}}(?P<after>{_ENHANCED})", _FLAGS)
+
+
+def _inner_answer(text: str, enhanced: str) -> Reply | None:
+    """Return the server's own answer where a relay quotes it behind an enhanced code that says less; else None."""
+    if not enhanced.endswith(".0"):
+        return None
+    found = _INNER.search(text)
+    if found is None or found["after"][0] != enhanced[0]:
+        return None
+    return Reply(int(found["code"]), _canonical(found["after"]))
 
 
 def _enhanced_of_class(text: str, digit: str) -> str | None:
@@ -141,7 +158,7 @@ AUTHENTICATION = frozenset(
 RFC 7372: DKIM (20-22), SPF (23, 24), reverse DNS (25), several (26); RFC 7505: the sender's domain takes no mail (27).
 Gmail, "SMTP errors and codes": none of all (26), SPF (27), DKIM (30), DMARC (31, 40), alignment (32). Microsoft, "NDR
 error codes in Exchange Online" and "Fix NDR error 550 5.7.515": SPF (23), DMARC (509), all three (515).
-Not 29: ARC in the registry, "not sent over TLS" at Gmail, which is the one that sends it.
+Not 29: ARC in the registry, "not sent over TLS" at Gmail, and it is Gmail that sends it.
 """
 
 _HARD, _SOFT, _BLOCK, _UNDETERMINED = BounceKind.HARD, BounceKind.SOFT, BounceKind.BLOCK, BounceKind.UNDETERMINED
@@ -164,6 +181,9 @@ _BY_SUBJECT: dict[str, BounceKind] = {
     "6": _BLOCK,  # the content or its conversion
     "7": _BLOCK,  # security and policy: reputation, authentication, spam
 }
+
+_ANY_PROTOCOL = "5.0"
+"""RFC 3463: "other or undefined protocol status". Outlook.com sends it of mailboxes that do not exist, so words are read."""
 
 _BY_REPLY: dict[int, BounceKind] = {
     521: _HARD,  # RFC 7504: the host never accepts mail
@@ -205,6 +225,7 @@ _BY_WORDS: tuple[tuple[BounceKind, tuple[str, ...]], ...] = (
             "invalid recipient",
             "no such mailbox",
             "mailbox not found",
+            "mailbox unavailable",  # RFC 5321, 4.2.3, of 550; Outlook.com: there is none
             "unknown mailbox",
             "unknown address",
             "address unknown",
@@ -249,7 +270,10 @@ def bounce_kind_of(enhanced_code: str | None, smtp_code: int | None, text: str |
     kind = _BY_DETAIL.get(rest) or _BY_SUBJECT.get(rest.partition(".")[0])
     if transient:
         return _BLOCK if kind is _BLOCK else _SOFT
-    return kind or _BY_REPLY.get(smtp_code or 0) or _kind_of_words((text or "")[:LOOKED_AT].lower())
+    if kind is not None and rest != _ANY_PROTOCOL:
+        return kind
+    by_words = _BY_REPLY.get(smtp_code or 0) or _kind_of_words((text or "")[:LOOKED_AT].lower())
+    return kind if kind is not None and by_words is _UNDETERMINED else by_words
 
 
 def names_no_recipient(enhanced_code: str | None, text: str | None) -> bool:

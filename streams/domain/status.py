@@ -1,8 +1,8 @@
 """The status of a delivery: derived from facts, never stepped through.
 
-Providers repeat themselves and report out of order, so "on this event go from
-that state to this one" breaks in production, the last word regresses, and
-"the worst wins" forbids a real recovery. Therefore two steps:
+Providers repeat themselves and report out of order. So a state machine breaks in
+production, "the last event wins" can go back to an older status, and "the worst
+wins" forbids a real recovery. Therefore two steps:
 
 1. *Fold.* Each event is merged into the facts of its delivery. Merging is min,
    max and bounded union: any order and any repetition of the same events gives
@@ -29,12 +29,12 @@ that state to this one" breaks in production, the last word regresses, and
    differ, and a minute between them says nothing.
 
 An open by a machine (privacy proxy, gateway) proves that the message arrived,
-not that a person saw it. Invoices draw out-of-office replies constantly, and
+not that a person saw it. Invoices get out-of-office replies all the time, and
 some providers report them as bounces: rule 2b lets them bounce a delivery only
 while nothing shows that it arrived. An auto-reply known as such proves nothing.
 
 Times in this file are integers: microseconds since 1970-01-01T00:00:00Z.
-``docs/status-rules.md`` tells the same to people, with a table of cases.
+``docs/status-rules.md`` explains the same in prose, with a table of cases.
 """
 
 from bisect import bisect_left
@@ -53,9 +53,9 @@ SKEW = 60 * SECOND
 FUTURE = 5 * 60 * SECOND
 """An event cannot have happened longer than this after we received it: then its clock is wrong."""
 PAST = 40 * 24 * 3600 * SECOND
-"""Nor so long before: no provider reports that late."""
+"""Nor this long before: no provider reports that late."""
 IDS_KEPT = 64
-"""Distinct events of one kind that are told apart; an image may be loaded 100,000 times."""
+"""Most distinct events of one kind that are counted; an image may be loaded 100,000 times."""
 
 
 class Status(StrEnum):
@@ -70,11 +70,11 @@ class Status(StrEnum):
 
 
 SETTLED = frozenset({Status.DELIVERED, Status.OPENED, Status.BOUNCED, Status.DROPPED})
-"""Statuses that normally change no more, but for a delivered that is opened."""
+"""Statuses that normally do not change any more, except from delivered to opened."""
 
 
 class Kind(StrEnum):
-    """The kinds of facts: the event types that say something, with the bounces told apart."""
+    """The kinds of facts: the event types that concern the delivery, with bounces split by kind."""
 
     SENT = "sent"
     DEFERRED = "deferred"
@@ -94,12 +94,12 @@ class Kind(StrEnum):
 
 
 _REFUSALS = frozenset({Kind.BOUNCE_HARD, Kind.BOUNCE_SOFT, Kind.BOUNCE_BLOCK, Kind.BOUNCE_UNDETERMINED})
-_TOLD_APART = frozenset({Status.SENT, Status.BOUNCED})  # the advice tells apart which fact decided these
+_TOLD_APART = frozenset({Status.SENT, Status.BOUNCED})  # the advice for these depends on the fact that decided
 
 
 # Fact and Delivery are not frozen because the worker builds one of each for every event it reads, and a frozen
-# dataclass takes four times as long to build. Once built they do not change, and a test holds fold to that, but for the
-# last two fields of a Delivery: domain.objective sets those of one that is not yet written nor shared.
+# dataclass takes four times as long to build. Once built they do not change (a test checks that of fold), except the
+# last two fields of a Delivery: domain.objective sets them before the delivery is written or shared.
 
 
 @dataclass(slots=True)
@@ -114,33 +114,56 @@ class Fact:
     ids: tuple[int, ...]
     """The smallest ``IDS_KEPT`` 64-bit hashes of the ids of its events, ascending; a full tuple means "64 or more"."""
     event_id: str
-    """The event that speaks: the greatest by (how much it says; time, unknown being before all others; event id)."""
+    """The event whose answer counts: the greatest by (how much it says; time, unknown being earliest; event id)."""
     reason: str | None
-    """This and the two codes are what it says: an event without an answer does not take one back."""
+    """This and the two codes are its answer: a later event without an answer does not erase it."""
     smtp_code: int | None
     enhanced_code: str | None
     said_at: int | None = None
-    """Its time, if that is not ``last_at``; -1: unknown, while ``last_at`` is known."""
+    """That event's time, if it is not ``last_at``; -1: unknown, while ``last_at`` is known."""
 
     @property
     def began(self) -> int:
-        """When the first of it happened: by its own time where one is known, and not after the first was received."""
+        """When the first such event happened: by its own time if known, but not after the first was received."""
         return self.first_received_at if self.first_at is None else min(self.first_at, self.first_received_at)
 
 
 _T = TypeVar("_T")
 Said = tuple[int, str, _T]
-"""A value and who said it last: (event time, -1 if unknown; event id; value). The greatest wins."""
+"""A value and the event that said it last: (event time, -1 if unknown; event id; value). The greatest wins."""
 
 
 class Derived(NamedTuple):
-    """What the facts of a delivery amount to."""
+    """The conclusion from the facts of a delivery."""
 
     status: Status
     bounce_kind: BounceKind | None
     """Set exactly when the status is bounced."""
     because: Kind
     """The fact that decided it."""
+
+
+class Change(NamedTuple):
+    """What a delivery's status became, and through which event. Unlike the facts it depends on the order of arrival."""
+
+    status: Status
+    bounce_kind: BounceKind | None
+    complained: bool
+    unsubscribed: bool
+    revision: int
+    """Counts the changes of the four above from 1."""
+    previous: Status | None
+    """The status before; None: there was nothing before."""
+    cause_event_id: str
+    """The event whose arrival made the change."""
+    effective_at: int | None
+    """The event time of the fact that decided the status."""
+    occurred_at: int | None
+    """The cause's event time as its provider reported it, believable or not."""
+    received_at: int
+    """When we received the cause."""
+    late: bool
+    """The deciding fact is older than that of the change before: the events came out of order."""
 
 
 @dataclass(slots=True)
@@ -170,53 +193,46 @@ class Delivery:
     because: Kind
     """The fact that decides the status now."""
 
-    # The last change, which depends on the order of arrival too.
     first_received_at: int
     """When we received the event that began this delivery; it never changes, so that it can order the revisions."""
-    status: Status
-    bounce_kind: BounceKind | None
-    complained: bool
-    unsubscribed: bool
-    revision: int
-    """Counts the changes of (status, bounce kind, complained, unsubscribed) from 1."""
-    previous: Status | None
-    """The status before the last change; None: there was nothing before."""
-    cause_event_id: str
-    """The event whose arrival made the last change."""
-    effective_at: int | None
-    """The event time of the fact that decided the status of the last change."""
-    occurred_at: int | None
-    """The cause's event time as its provider reported it, believable or not."""
-    received_at: int
-    """When we received the cause."""
-    late: bool
-    """The deciding fact is older than that of the change before: the news came out of order."""
+    change: Change
+    """The last one."""
 
-    # What is watched by the clock: domain.objective.
+    # For domain.objective, which looks at deliveries when they are due.
     judged: bool = False
-    """Whether it was delivered in time has been counted."""
+    """It has been counted as delivered in time or not."""
     watch_at: int | None = None
-    """When to look at it again; None: no more."""
+    """When to look at it again; None: never."""
+
+    @property
+    def status(self) -> Status:
+        """The status now."""
+        return self.change.status
 
     @property
     def settled(self) -> bool:
-        """The status normally changes no more, but for a delivered that is opened."""
-        return self.status in SETTLED
+        """The status normally does not change any more, except from delivered to opened."""
+        return self.change.status in SETTLED
 
     @property
     def given_up_at(self) -> int | None:
-        """While deferred: when the provider will give up, where it says so."""
-        return self.retry_until if self.status is Status.DEFERRED else None
+        """While deferred: when the provider will give up, if it says so."""
+        return self.retry_until if self.change.status is Status.DEFERRED else None
 
     @property
     def deferred_since(self) -> int | None:
-        """While deferred: since when."""
-        return self.facts[Kind.DEFERRED].began if self.status is Status.DEFERRED else None
+        """While deferred: since when. After a drop, which ended an earlier episode, since the status became deferred anew."""
+        if self.change.status is not Status.DEFERRED:
+            return None
+        began, dropped = self.facts[Kind.DEFERRED].began, self.facts.get(Kind.DROPPED)
+        if dropped is None or dropped.last_at is None or later(began, dropped.last_at):
+            return began
+        return self.change.received_at if self.change.effective_at is None else self.change.effective_at
 
     @property
     def dropped_since(self) -> int | None:
-        """While dropped: the first drop; the address is on the list since then at the latest."""
-        return self.facts[Kind.DROPPED].began if self.status is Status.DROPPED else None
+        """While dropped: when the first drop happened; the address has been on the list since then or longer."""
+        return self.facts[Kind.DROPPED].began if self.change.status is Status.DROPPED else None
 
     @property
     def attempts(self) -> int:
@@ -231,18 +247,18 @@ class Delivery:
 
     @property
     def accepted_after_refusal(self) -> bool:
-        """A server refused it at some time, and yet it was delivered; nothing more is known of it since."""
+        """A server refused it at some time, but it was delivered; no person's open, complaint, unsubscribe is known."""
         return (
-            self.status is Status.DELIVERED
-            and not self.complained
-            and not self.unsubscribed
+            self.change.status is Status.DELIVERED
+            and not self.change.complained
+            and not self.change.unsubscribed
             and not _REFUSALS.isdisjoint(self.facts)
         )
 
     @property
     def suppressed_by(self) -> SuppressionList | None:
         """While dropped: the list that made the provider drop it; None: it named none."""
-        if self.status is not Status.DROPPED or self.suppression_list is None:
+        if self.change.status is not Status.DROPPED or self.suppression_list is None:
             return None
         return self.suppression_list[2]
 
@@ -252,40 +268,39 @@ class Delivery:
 
         Not simply the last answer: a late "try again" does not explain a bounce.
         """
-        if self.status is Status.OPENED or self.status is Status.DELIVERED:
+        if self.change.status is Status.OPENED or self.change.status is Status.DELIVERED:
             return self.facts.get(Kind.DELIVERED)
         return self.facts.get(self.because)
 
 
 class Outcome(StrEnum):
-    """What an event was to its delivery."""
+    """What an event did to its delivery."""
 
     APPLIED = "applied"
-    DUPLICATE = "duplicate"  # its id was folded before (beyond IDS_KEPT that cannot be told: then it is applied)
+    DUPLICATE = "duplicate"  # its id was folded before (beyond IDS_KEPT that is not known: then it is applied)
     IGNORED = "ignored"  # it says nothing about the delivery: of type other or unknown
 
 
 @dataclass(slots=True)
 class Folded:
-    """A delivery after one more event, and what there is to do about it."""
+    """A delivery after one more event, and what has to be written."""
 
     delivery: Delivery | None
-    """The very object that was passed in, if nothing changed: then there is no row to write."""
+    """The same object that was passed in, if nothing changed: then there is no row to write."""
     outcome: Outcome
     changed: bool
-    """The change is news: it goes to ``mail.status-changed`` and ``mail.status``."""
+    """There is a new revision: it goes to ``mail.status-changed`` and ``mail.status``."""
     refreshed: bool
-    """No news, but ``mail.status`` shows something that changed: it goes there only."""
+    """No new revision, but something that ``mail.status`` shows changed: it goes there only."""
     clock_skewed: bool
-    """The event's own time was not believable and did not count."""
+    """The event's own time was not believable and was ignored."""
 
 
 def fold(delivery: Delivery | None, event: DeliveryEvent, *, delivery_id: str | None = None) -> Folded:
     """Return the delivery with one more of its events merged in.
 
-    Pure and deterministic; the delivery passed in is not changed. The caller sees to it that the event belongs to
-    the delivery; a caller that knows the event's ``delivery_id`` may pass it, because computing it takes longer than
-    all the rest.
+    Pure and deterministic; the delivery passed in is not changed. The caller makes sure that the event belongs to the
+    delivery; it may pass the event's ``delivery_id`` if it knows it: computing it takes longer than all the rest.
     """
     kind = _kind(event)
     if kind is None:
@@ -298,7 +313,7 @@ def fold(delivery: Delivery | None, event: DeliveryEvent, *, delivery_id: str | 
         begun = _begin(event, delivery_id or event.delivery_id, kind, at, occurred_at, received_at)
         return Folded(begun, Outcome.APPLIED, changed=True, refreshed=False, clock_skewed=skewed)
 
-    # The join: each value below is the very old object if the event adds nothing to it.
+    # The merge: each value below is the old object itself if the event adds nothing to it.
     event_id = event.event_id
     digest = _digest(event_id)
     old = delivery.facts.get(kind)
@@ -329,16 +344,8 @@ def fold(delivery: Delivery | None, event: DeliveryEvent, *, delivery_id: str | 
         return Folded(delivery, outcome, changed=False, refreshed=False, clock_skewed=skewed)
 
     facts = delivery.facts if fact is old else {**delivery.facts, kind: fact}
-    status, bounce_kind, because = derive(facts)
-    complained = Kind.COMPLAINT in facts
-    unsubscribed = Kind.UNSUBSCRIBE in facts
-    changed = (
-        status is not delivery.status
-        or bounce_kind is not delivery.bounce_kind
-        or complained is not delivery.complained
-        or unsubscribed is not delivery.unsubscribed
-    )
-    effective_at = facts[because].last_at if changed else delivery.effective_at
+    derived = derive(facts)
+    change = _change(delivery.change, facts, derived, event_id, occurred_at, received_at)
     after = Delivery(  # by position, in the order of its fields: by keyword it would take four times as long
         delivery.delivery_id,
         delivery.account,
@@ -353,37 +360,28 @@ def fold(delivery: Delivery | None, event: DeliveryEvent, *, delivery_id: str | 
         attempt,
         retry_until,
         max(received_at, delivery.last_received_at),
-        because,
+        derived.because,
         delivery.first_received_at,
-        status,
-        bounce_kind,
-        complained,
-        unsubscribed,
-        delivery.revision + changed,
-        delivery.status if changed else delivery.previous,
-        event_id if changed else delivery.cause_event_id,
-        effective_at,
-        occurred_at if changed else delivery.occurred_at,
-        received_at if changed else delivery.received_at,
-        _earlier(effective_at, delivery.effective_at) if changed else delivery.late,
+        change,
         delivery.judged,
         delivery.watch_at,
     )
+    changed = change is not delivery.change
     refreshed = not changed and shows_otherwise(after, delivery)
     return Folded(after, outcome, changed=changed, refreshed=refreshed, clock_skewed=skewed)
 
 
 def believable(occurred_at: int | None, received_at: int) -> int | None:
-    """Return an event's own time; None where there is none, or where the clock that told it must be wrong."""
-    if occurred_at is None or not received_at - PAST <= occurred_at <= received_at + FUTURE:
+    """Return an event's own time; None if there is none, or if the clock that it came from must be wrong."""
+    if occurred_at is None or not max(received_at - PAST, 0) <= occurred_at <= received_at + FUTURE:
         return None
     return occurred_at
 
 
 def shows_otherwise(one: Delivery, other: Delivery) -> bool:
-    """Tell whether ``mail.status`` shows something else of two states of a delivery with the same status.
+    """Tell whether ``mail.status`` would differ between two states of a delivery with the same status.
 
-    A test says what it shows, value by value; to compare them here takes a third of the time that building both takes.
+    A test checks that, value by value; this comparison takes a third of the time of building both records.
     """
     return (
         one.recipient[2] != other.recipient[2]
@@ -423,7 +421,7 @@ _SOFTER_BOUNCED = (  # of two with the same time the first here wins: it tells t
     Derived(Status.BOUNCED, BounceKind.UNDETERMINED, Kind.BOUNCE_UNDETERMINED),
 )
 _PERHAPS_BOUNCED = Derived(Status.BOUNCED, BounceKind.SOFT, Kind.BOUNCE_OR_AUTO_REPLY)
-_ARRIVED = (  # the first one there is decides
+_ARRIVED = (  # the first one in the facts decides
     Derived(Status.OPENED, None, Kind.OPEN),
     Derived(Status.OPENED, None, Kind.CLICK),
     Derived(Status.DELIVERED, None, Kind.DELIVERED),
@@ -438,7 +436,7 @@ _ONLY_AUTO_REPLIED = Derived(Status.SENT, None, Kind.AUTO_REPLY)  # proof of not
 
 
 def derive(facts: Mapping[Kind, Fact]) -> Derived:  # noqa: PLR0911 (one return for each line of the table)
-    """Return what the facts amount to: the table at the head of this file, line by line.
+    """Return the conclusion from the facts: the table at the head of this file, line by line.
 
     At least one fact is needed.
     """
@@ -464,7 +462,7 @@ def derive(facts: Mapping[Kind, Fact]) -> Derived:  # noqa: PLR0911 (one return 
 
 
 def _last_softer_bounce(facts: Mapping[Kind, Fact]) -> Derived | None:
-    """Return the last of the soft, block and undetermined bounces, an unknown time being before all others."""
+    """Return the last of the soft, block and undetermined bounces; an unknown time counts as the earliest."""
     last = None
     last_rank = -2
     for bounced in _SOFTER_BOUNCED:
@@ -528,7 +526,7 @@ def _begin(  # noqa: PLR0917 (a private helper of one caller, on the hot path)
     event_id = event.event_id
     rank = -1 if at is None else at
     facts = {kind: _fact(event, at, received_at, _digest(event_id))}
-    status, bounce_kind, because = derive(facts)
+    derived = derive(facts)
     return Delivery(  # by position, as in fold
         delivery_id,
         event.account,
@@ -543,19 +541,44 @@ def _begin(  # noqa: PLR0917 (a private helper of one caller, on the hot path)
         event.attempt or 0,
         None if event.retry_until is None else to_micros(event.retry_until),
         received_at,
-        because,
+        derived.because,
         received_at,
+        _change(None, facts, derived, event_id, occurred_at, received_at),
+    )
+
+
+def _change(  # noqa: PLR0917 (a private helper, on the hot path)
+    last: Change | None,
+    facts: Mapping[Kind, Fact],
+    derived: Derived,
+    event_id: str,
+    occurred_at: int | None,
+    received_at: int,
+) -> Change:
+    """Return the change that these facts make, which an event has completed; the last one itself if they make none."""
+    status, bounce_kind, because = derived
+    complained, unsubscribed = Kind.COMPLAINT in facts, Kind.UNSUBSCRIBE in facts
+    if (
+        last is not None
+        and status is last.status
+        and bounce_kind is last.bounce_kind
+        and complained is last.complained
+        and unsubscribed is last.unsubscribed
+    ):
+        return last
+    effective_at = facts[because].last_at
+    return Change(
         status,
         bounce_kind,
-        kind is Kind.COMPLAINT,
-        kind is Kind.UNSUBSCRIBE,
-        1,
-        None,
+        complained,
+        unsubscribed,
+        1 if last is None else last.revision + 1,
+        None if last is None else last.status,
         event_id,
-        at,
+        effective_at,
         occurred_at,
         received_at,
-        False,
+        last is not None and _earlier(effective_at, last.effective_at),
     )
 
 
@@ -564,7 +587,7 @@ def _fact(event: DeliveryEvent, at: int | None, received_at: int, digest: int) -
 
 
 def _merge(fact: Fact, event: DeliveryEvent, at: int | None, received_at: int, digest: int) -> Fact:
-    """Return the fact with one more event; the very same object, if the event adds nothing."""
+    """Return the fact with one more event; the same object, if the event adds nothing."""
     first_at, last_at, ids = fact.first_at, fact.last_at, fact.ids
     if at is not None:
         first_at = at if first_at is None else min(first_at, at)
@@ -587,7 +610,7 @@ def _merge(fact: Fact, event: DeliveryEvent, at: int | None, received_at: int, d
 
 
 def _speaks(event: DeliveryEvent, rank: int, fact: Fact, said_at: int) -> bool:
-    """Tell whether the event, and no more the one before, speaks for all of its kind.
+    """Tell whether the event's answer, instead of the present one, counts for all of its kind.
 
     Two copies of one event may differ in their text; then the text decides, so that the order of arrival does not.
     """
@@ -607,7 +630,7 @@ def _speaks(event: DeliveryEvent, rank: int, fact: Fact, said_at: int) -> bool:
 
 
 def weight_of(reason: str | None, smtp_code: int | None, enhanced_code: str | None) -> int:
-    """Return how much an answer says: 0 nothing, 1 that it is for now or for good, 2 a cause. The heaviest speaks."""
+    """Return how much an answer says: 0 nothing, 1 temporary or permanent, 2 a cause. The greatest counts."""
     if reason:
         return 2
     if enhanced_code:
@@ -616,7 +639,7 @@ def weight_of(reason: str | None, smtp_code: int | None, enhanced_code: str | No
 
 
 def _last_said(old: Said[_T] | None, rank: int, event_id: str, value: _T | None) -> Said[_T] | None:
-    """Return who said it last; the very same object, if the event says nothing or said it earlier."""
+    """Return the value that was said last; the same object, if the event says none or an earlier one."""
     if not value:
         return old
     said = (rank, event_id, value)
@@ -636,7 +659,7 @@ def _earlier(one: int | None, other: int | None) -> bool:
 
 
 def _digest(event_id: str) -> int:
-    """Return the 64 bits that stand for an event id; two of a delivery's ids meeting is as good as impossible."""
+    """Return the 64 bits that stand for an event id; a collision within one delivery is practically impossible."""
     return int.from_bytes(blake2b(event_id.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
@@ -650,5 +673,5 @@ def to_micros(moment: datetime) -> int:
 
 
 def from_micros(micros: int) -> datetime:
-    """Return the aware UTC datetime so many microseconds after 1970-01-01T00:00:00Z."""
+    """Return the aware UTC datetime that is this many microseconds after 1970-01-01T00:00:00Z."""
     return _EPOCH + timedelta(0, 0, micros)  # days, seconds, microseconds: keywords would take half as long again

@@ -2,14 +2,14 @@
 
 A subscriber like any other: it reads the public topics ``mail.status-changed``,
 ``mail.events`` and ``mail.deferral-alerts``, and nothing else of ours. Read in
-the order of the data's way:
+the order in which the data flows:
 
 1. ``schema``, ``migrations``, ``database``  the tables, and how they are reached
 2. ``projection``   records -> rows, with the offsets, in one transaction
 3. ``subscriber``   topics -> projection, from the offsets that the database holds
 4. ``access``       who may see which accounts
-5. ``queries``, ``timeline``  rows -> what a page or an answer shows; ``words`` what it says
-6. ``live``, ``sse``  tells open pages what changed
+5. ``queries``, ``timeline``  rows -> what a page or an answer shows; ``words`` its texts
+6. ``live``, ``sse``  notify open pages of changes
 7. ``pages``, ``api``, ``export``  HTML, JSON and CSV; ``edge`` what they have in common: limits, headers, errors
 8. ``service``      all of it as a process
 """

@@ -1,15 +1,15 @@
 """Who may see which accounts.
 
-The rule: without a proof nothing is shown, except on this machine alone. There are
-two proofs: a key of an account, and the word of a proxy that is trusted by its
-address. An account sees its own deliveries; what belongs to others does not exist.
+The rule: without a proof nothing is shown, except to this machine itself. There are
+two proofs: a key of an account, and a header of a proxy that is trusted by its address.
+An account sees its own deliveries; those of others look as if they did not exist.
 
-Where neither is set up, it serves this machine only (``problems`` refuses any other
-address, and any other name), and only under this machine's own names: a page of a
-stranger whose name points here would read everything otherwise (DNS rebinding). The
-same holds where a proxy is trusted: a browser beside it has its address. And a request
-that somebody forwarded is refused: a proxy in front that nobody set up here would show
-everything to whoever reaches it.
+If neither proof is set up, it serves this machine only (``problems`` refuses any other
+address, and any other name), and only under this machine's own names: otherwise a
+foreign page whose host name points here could read everything (DNS rebinding). Names
+are checked, too, if a proxy is trusted: a browser on its machine has its address. And
+if neither is set up, a forwarded request is refused: a proxy in front that is not set up
+here would show everything to everybody who reaches it.
 """
 
 import base64
@@ -35,14 +35,14 @@ class Viewer:
     """Who asks."""
 
     accounts: frozenset[str] | None
-    """Whose deliveries they may see; None: all."""
+    """The accounts whose deliveries they may see; None: all."""
 
 
 VIEWER: Final = web.RequestKey("viewer", Viewer)
 
 
 class Access:
-    """Decides from the settings."""
+    """Decides by the settings who may see what."""
 
     def __init__(self, settings: Settings) -> None:
         own = settings.history
@@ -55,11 +55,11 @@ class Access:
 
     @property
     def is_open(self) -> bool:
-        """Whether everybody on this machine sees everything, as no proof is set up."""
+        """Whether everybody on this machine sees everything, because no proof is set up."""
         return not self._keys and self._trusted is None
 
     def problems(self) -> list[str]:
-        """Return why it must not be served as it is set up; nothing when it may."""
+        """Return why the history must not be served with these settings; empty if it may."""
         if not self.is_open:
             return []
         if _is_loopback(self._host):
@@ -77,26 +77,26 @@ class Access:
         return [problem]
 
     def serves(self, request: web.BaseRequest) -> bool:
-        """Tell whether we are called by a name of ours."""
+        """Tell whether the request's host name is acceptable."""
         if self._keys and self._trusted is None and not self._public_hosts:
-            return True  # a stranger's page that gets here has no key to show
+            return True  # a foreign page that reaches us has no key
         host = request.headers.get("Host", "").lower()
         name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
         return name in self._hosts
 
     def is_bypassed(self, request: web.BaseRequest) -> bool:
-        """Tell whether somebody forwards requests to us although nobody has to prove anything."""
+        """Tell whether the request was forwarded although no proof is set up."""
         return self.is_open and any(name in request.headers for name in _FORWARDED)
 
     def source(self, request: web.BaseRequest) -> str:
-        """Return where a request comes from: what a trusted proxy says of it, else the address at the other end."""
+        """Return where a request comes from: as a trusted proxy says, else the address at the other end."""
         said = request.headers.getall("X-Forwarded-For", [])
         if said and self._is_proxy(request.remote):
             return said[-1].rpartition(",")[2].strip()
         return request.remote or ""
 
     def viewer(self, request: web.BaseRequest) -> Viewer | None:
-        """Return who asks; None: they did not prove it."""
+        """Return who asks; None: there is no valid proof."""
         if self.is_open:
             return Viewer(None)
         if (accounts := self._by_key(request)) is not None:
@@ -111,7 +111,7 @@ class Access:
 
     def _by_key(self, request: web.BaseRequest) -> frozenset[str] | None:
         scheme, key = credential(request)
-        if scheme == "basic":  # a browser asks for a user too, who does not matter
+        if scheme == "basic":  # a browser asks for a user name too, which does not matter
             try:
                 key = base64.b64decode(key, validate=True).partition(b":")[2]
             except binascii.Error:

@@ -1,7 +1,7 @@
 """The JSON interface, ``/api/v1``; ``openapi.json`` beside this file describes it.
 
 The rule: a delivery is the record of ``mail.status-changed`` as its schema describes
-it, with what only the history knows beside it. Lists have ``items`` and
+it, plus what only the history knows. Lists have ``items`` and
 ``next_cursor``, errors are ``application/problem+json``.
 """
 
@@ -61,7 +61,7 @@ def add_routes(app: web.Application) -> None:
     app.router.add_get(f"{PREFIX}/invoices/{{invoice_id:{INVOICE_ID}}}", invoice)
     app.router.add_get(f"{PREFIX}/deferrals", deferrals)
     app.router.add_get(f"{PREFIX}/counts", counts)
-    app.router.add_get(f"{PREFIX}/live", live, allow_head=False)  # a stream knows of no HEAD
+    app.router.add_get(f"{PREFIX}/live", live, allow_head=False)  # HEAD makes no sense for a stream
 
 
 async def deliveries(request: web.Request) -> web.Response:
@@ -145,7 +145,7 @@ async def counts(request: web.Request) -> web.Response:
 
 
 async def live(request: web.Request) -> web.StreamResponse:
-    """Stream what changes, as server-sent events: ``change`` with the delivery, ``missed`` when there was too much."""
+    """Stream what changes, as server-sent events: ``change`` with the delivery, ``missed`` when there were too many."""
     asked = query_of(request)
     interest = Interest(
         accounts=request[VIEWER].accounts, invoice_id=asked.text("invoice_id"), delivery_id=asked.text("delivery_id")

@@ -22,18 +22,18 @@ from sqlalchemy.dialects.sqlite import insert as insert_sqlite
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 READERS: Final = 4
-"""Questions that are answered side by side."""
+"""Queries that run at the same time."""
 
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _LOCK_KEY: Final = 0x6D61696C  # "mail"
 _WRITER_CACHE_KIB: Final = 128 * 1024
 _READER_CACHE_KIB: Final = 16 * 1024
 _CHECKPOINT_PAGES: Final = 16 * 1024
-"""64 MiB of news are gathered before they are moved to where they belong: while catching up, each page once."""
+"""64 MiB of the WAL are gathered before a checkpoint: while catching up, each page is moved only once."""
 _MMAP_BYTES: Final = 1 << 30
 _BUSY_MS: Final = 10_000
 _STEPS: Final = 10_000
-"""SQLite's virtual machine looks at the clock after so many instructions, some ten times a millisecond."""
+"""SQLite's virtual machine looks at the clock after this many instructions, about ten times a millisecond."""
 _CANCELLED: Final = "57014"
 """PostgreSQL's query_canceled."""
 
@@ -44,7 +44,7 @@ _NOTICED: Final = {
     "keepalives_count": "3",
     "tcp_user_timeout": "15000",
 }
-"""To libpq, unless the URL says otherwise: a server that is gone without a word is noticed in 15 to 25 s, by default in up to two hours."""
+"""For libpq, unless the URL sets them: a server that is gone is noticed in 15 to 25 s, not in up to two hours."""
 
 
 class DatabaseError(Exception):
@@ -52,7 +52,7 @@ class DatabaseError(Exception):
 
 
 class TooSlowError(Exception):
-    """A question took longer than it may."""
+    """A query took longer than it may."""
 
 
 class Database:
@@ -60,7 +60,7 @@ class Database:
 
     Args:
         url: As in the setting ``history.database_url``.
-        query_timeout_s: A reader's statement is given up after so long.
+        query_timeout_s: A reader's statement is given up after this long.
     """
 
     def __init__(self, url: str, *, query_timeout_s: float = 5.0) -> None:
@@ -69,9 +69,9 @@ class Database:
         if not self.is_sqlite:
             parsed = parsed.set(drivername="postgresql+psycopg").update_query_dict(_NOTICED | dict(parsed.query))
         self.path = Path(parsed.database or "") if self.is_sqlite else None
-        """The file, of SQLite."""
+        """The file, if it is SQLite."""
         self.insert: Any = insert_sqlite if self.is_sqlite else insert_postgresql
-        """``INSERT ... ON CONFLICT``, which both have, each as a dialect's own."""
+        """``INSERT ... ON CONFLICT``: both have it, each in its own dialect."""
         self._lock_file: IO[str] | None = None
         self._lock_connection: sa.Connection | None = None
         try:
@@ -81,7 +81,7 @@ class Database:
                 pool_size=READERS + 1,  # one more holds PostgreSQL's lock
                 max_overflow=0,
                 pool_pre_ping=not self.is_sqlite,
-                hide_parameters=True,  # they are addresses, and errors get into logs
+                hide_parameters=True,  # parameters hold addresses, and errors get into logs
             )
         except ModuleNotFoundError:
             message = "PostgreSQL's driver is missing; install it beside mailstreams: pip install 'psycopg[binary]'"
@@ -120,7 +120,7 @@ class Database:
             raise
 
     def close(self) -> None:
-        """Close all connections and let go of the lock."""
+        """Close all connections and release the lock."""
         if self._lock_connection is not None:
             self._lock_connection.close()
             self._lock_connection = None
@@ -138,7 +138,7 @@ class Database:
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """Yield a connection that sees one state of the database.
+        """Yield a connection that sees one consistent state of the database.
 
         Raises:
             TooSlowError: a statement took longer than it may.
@@ -159,7 +159,7 @@ class Database:
                     dbapi.set_progress_handler(None, 0)
 
     def tidy(self) -> None:
-        """Let the planner learn how the rows are spread. Cheap; to be done now and then."""
+        """Let the planner update its statistics about the rows. Cheap; to be done now and then."""
         if self.is_sqlite:
             with self._writer.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                 connection.exec_driver_sql("PRAGMA optimize")
@@ -169,11 +169,11 @@ class Database:
         if self.path is not None:
             self._lock_file = self.path.with_name(self.path.name + ".lock").open("a")
             try:
-                fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it however we end
+                fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system releases it however we end
             except OSError:
                 raise DatabaseError(message) from None
             return
-        # a session of its own: PostgreSQL lets go of the lock when it ends
+        # a separate session: PostgreSQL releases the lock when the session ends
         self._lock_connection = self._readers.connect()
         if not self._lock_connection.scalar(sa.select(sa.func.pg_try_advisory_lock(_LOCK_KEY))):
             raise DatabaseError(message)
@@ -214,7 +214,7 @@ def _prepare_postgresql(connection: Any, _: Any, *, limit_ms: int) -> None:
     with connection.cursor() as cursor:
         cursor.execute(f"SET statement_timeout = {limit_ms}")
         cursor.execute("SET default_transaction_read_only = on")
-        # A page asks several questions, and the writer may commit between two of them.
+        # A page runs several queries, and the writer may commit between two of them.
         cursor.execute("SET default_transaction_isolation = 'repeatable read'")
     connection.commit()
 
@@ -225,5 +225,5 @@ def _was_given_up(error: OperationalError) -> bool:
 
 
 def _cause(error: DBAPIError) -> str:
-    """Return the driver's words, which name no password; their first line."""
+    """Return the first line of the driver's message, which names no password."""
     return str(error.orig).strip().partition("\n")[0]

@@ -1,8 +1,8 @@
 """What pages, interface and export have in common: limits, headers, errors, parameters.
 
-The rule: everything that a request brings is checked against a list of what is
-expected, and refused by name otherwise; no value that it brought is ever said back
-in an error, and nothing of it is logged.
+The rule: everything in a request is checked against a list of what is expected. A
+refusal names the parameter; no value of a request is ever repeated in an error, and
+nothing of it is logged.
 """
 
 import asyncio
@@ -43,10 +43,10 @@ _LONGEST: Final = 1000
 _MOST_FIELDS: Final = 20
 DELIVERY_ID: Final = "[a-z2-7]{26}"
 INVOICE_ID: Final = "[0-9a-f]{32}"
-"""What these look like in a path; anything else is not looked for."""
+"""The form of these ids in a path; anything else is not looked up."""
 API: Final = "/api/"
 LIVE: Final = "/live"
-"""Ends the paths that are streams."""
+"""The end of the paths that are streams."""
 
 HEADERS: Final = {
     "Content-Security-Policy": (
@@ -61,7 +61,7 @@ HEADERS: Final = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
 _NO_STORE: Final = "no-store"
-"""Pages hold addresses: no cache keeps them."""
+"""Pages hold addresses: no cache may keep them."""
 
 _T = TypeVar("_T")
 
@@ -77,7 +77,7 @@ class Service:
     settings: Settings
     database: Database
     readers: Executor
-    """Runs questions to the database."""
+    """Runs queries to the database."""
     access: Access
     hub: Hub
     state: State
@@ -87,15 +87,15 @@ class Service:
 
 SERVICE: Final = web.AppKey("service", Service)
 SEQUENCE: Final = web.RequestKey("sequence", int)
-"""That of the hub when the request came: before anything was read."""
+"""The hub's sequence when the request came, before anything was read."""
 VIEWER_NAME: Final = web.RequestKey[Hashable]("viewer_name", object)
-"""Tells one viewer from another, for what each may take."""
+"""Identifies a viewer, for the limits of each."""
 _BEGUN: Final = web.RequestKey("begun", web.StreamResponse)
 """The answer whose head is, or is about to be, written."""
 _IN_WORK: Final = web.AppKey("in_work", asyncio.Semaphore)
 _OF_VIEWERS: Final = web.AppKey("of_viewers", Counter[Hashable])
 WRITE_TIMEOUT_S: Final = 30.0
-"""Who takes nothing for so long is given up: a reader that does not read holds a place that others need."""
+"""A client that reads nothing for this long is given up: it holds a place that others need."""
 
 
 _CLOSING: Final = frozenset({HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT})
@@ -119,11 +119,11 @@ class Refused(Exception):  # noqa: N818 - it is an answer, not a fault of ours
         self.errors = errors
         self.headers = headers or {}
         self.closes = closes or status in _CLOSING
-        """The connection ends with the answer: the rest of the body is not read."""
+        """The connection is closed after the answer: the rest of the body is not read."""
 
 
 def application(service: Service) -> web.Application:
-    """Return an application without routes, whose answers keep the rules of this file."""
+    """Return an application without routes, whose answers follow the rules of this file."""
     app = web.Application(middlewares=[_measure, _refuse, _admit], client_max_size=MAX_BODY_BYTES)
     app[SERVICE] = service
     app[_IN_WORK] = asyncio.Semaphore(service.settings.history.max_requests)
@@ -174,13 +174,13 @@ def _refusal_of(error: Exception) -> Refused:
 
 
 def cut(request: web.Request, answer: web.StreamResponse, error: Exception) -> web.StreamResponse:
-    """End the connection of an answer that was begun and cannot be ended: a second one would stand within the first.
+    """Abort the connection of an answer that was begun and cannot be finished: an error answer would land inside it.
 
-    Who asked by HTTP/1.1 or later notices, as the end of the answer does not come. HTTP/1.0 knows no other end of an
-    answer than that of the connection: there what was written is sent yet.
+    A client of HTTP/1.1 or later notices, because the end of the answer is missing. In HTTP/1.0 the end of the
+    connection is the end of the answer: there, what was written is still sent.
 
     Returns:
-        The answer itself, for the handler to return: of anything that is raised aiohttp makes an answer.
+        The answer itself, for the handler to return: aiohttp makes another answer of anything that is raised.
     """
     logger.error("an answer is cut: %s", described(error))  # without the text of the error, which has values
     if request.transport is not None and request.version >= HttpVersion11:
@@ -257,7 +257,7 @@ _OF_OURS: Final[Mapping[type[Exception], Callable[[], Refused]]] = {
 
 
 def answer_of(request: web.Request, refused: Refused) -> web.Response:
-    """Return a refusal in the words that the asker reads: JSON or HTML."""
+    """Return a refusal in the form that the client reads: JSON or HTML."""
     if request.path.startswith(API):
         answer = problem(refused.status, refused.detail, errors=refused.errors, headers=refused.headers)
     else:
@@ -281,7 +281,7 @@ def _of_aiohttp(error: web.HTTPException) -> Refused:
 
 
 def not_found(what: str) -> NoReturn:
-    """Refuse what is not there, or not for this viewer: the two cannot be told apart.
+    """Refuse what does not exist, or not for this viewer: the answer is the same.
 
     Raises:
         Refused: always.
@@ -290,7 +290,7 @@ def not_found(what: str) -> NoReturn:
 
 
 async def ask(request: web.Request, question: Callable[[sa.Connection, Viewer], _T]) -> _T:
-    """Ask the database, beside the loop; ``question`` sees one state of it."""
+    """Query the database outside the event loop; ``question`` sees one consistent state."""
     service, viewer = request.app[SERVICE], request[VIEWER]
 
     def read() -> _T:
@@ -301,7 +301,7 @@ async def ask(request: web.Request, question: Callable[[sa.Connection, Viewer], 
 
 
 async def in_time(request: web.Request, reading: Awaitable[_T]) -> _T:
-    """Wait for a request's body, for as long as it may take."""
+    """Wait for a request's body, at most for the read timeout."""
     limit_s = request.app[SERVICE].settings.history.read_timeout_s
     try:
         async with asyncio.timeout(limit_s):
@@ -326,10 +326,10 @@ async def write(request: web.Request, answer: web.StreamResponse, some: bytes) -
 
 
 class Parameters:
-    """What a request asks for, from its query, its form or its JSON. ``done`` refuses what nobody took.
+    """The parameters of a request, from its query, form or JSON. ``done`` refuses those that were not taken.
 
     Args:
-        given: Names and values; a list of texts, or a text with commas, is several.
+        given: Names and values; a list of texts, or a text with commas, means several values.
     """
 
     def __init__(self, given: Mapping[str, Any]) -> None:
@@ -338,7 +338,7 @@ class Parameters:
         self._errors: list[dict[str, str]] = []
 
     def text(self, name: str, *, most: int = _LONGEST) -> str | None:
-        """Take a text; None: it is not there."""
+        """Take a text; None: it is missing."""
         self._taken.add(name)
         value = self._given.get(name)
         if value is None:
@@ -400,7 +400,7 @@ class Parameters:
         return value
 
     def filter(self, *, with_status: bool = True) -> Filter:
-        """Take what all lists are chosen by."""
+        """Take the filter that all lists have."""
         first, last = self.day("from"), self.day("to")
         if first is not None and last is not None and first > last:
             self.wrong("from", "must not be after to")
@@ -427,7 +427,7 @@ class Parameters:
         """Refuse the request if something is wrong with it.
 
         Raises:
-            Refused: with all that is wrong.
+            Refused: with everything that is wrong.
         """
         known = ", ".join(sorted(self._taken))
         unknown = [name for name in self._given if name not in self._taken]
@@ -449,7 +449,7 @@ async def form_of(request: web.Request) -> Parameters:
     """Return the parameters of a form, as browsers send it.
 
     Raises:
-        Refused: it is none, or does not come in time.
+        Refused: it is not a form, or does not come in time.
     """
     if request.content_type != "application/x-www-form-urlencoded":
         raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the Content-Type must be that of a form")
@@ -462,6 +462,6 @@ async def form_of(request: web.Request) -> Parameters:
 
 
 def query_of(request: web.Request) -> Parameters:
-    """Return the parameters of a request's query; one that is there twice is several."""
+    """Return the parameters of a request's query; a name that occurs twice has several values."""
     query = request.query
     return Parameters({name: ",".join(query.getall(name)) for name in query})

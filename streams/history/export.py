@@ -22,7 +22,7 @@ from streams.history.words import machine_time
 from streams.texts import clean
 
 AT_ONCE: Final = 500
-"""Deliveries of one question to the database."""
+"""Deliveries in one query to the database."""
 COLUMNS: Final = (
     "reference",
     "recipient",
@@ -50,7 +50,7 @@ More = Callable[[sa.Connection, Viewer, str | None], Page]
 
 def add_routes(app: web.Application) -> None:
     """Add the export to an application."""
-    app.router.add_get("/export.csv", newest, allow_head=False)  # what writes as it reads knows of no HEAD
+    app.router.add_get("/export.csv", newest, allow_head=False)  # HEAD makes no sense for a streamed answer
     app.router.add_post("/export.csv", search)
 
 
@@ -68,7 +68,7 @@ async def search(request: web.Request) -> web.StreamResponse:
     """Answer with what a search found."""
     asked = await form_of(request)
     text, by = asked.searched("q", prefix=True), asked.texts("by", ("reference", "recipient"))
-    asked.text("cursor")  # the whole is wanted, not the page
+    asked.text("cursor")  # ignored: the whole is exported, not one page
     if text is None or len(by) != 1:
         asked.wrong("q", "and by are needed")
     asked.done()
@@ -105,8 +105,8 @@ async def _answer(request: web.Request, more: More) -> web.StreamResponse:
             page = await ask(request, partial(_with_cursor, more, page.next_cursor))
     except ConnectionResetError:
         raise  # the reader left
-    except Exception as error:  # noqa: BLE001 - of any error half a file remains, which must not look like a whole one
-        if request.version < HttpVersion11:  # there nothing but a line can say so
+    except Exception as error:  # noqa: BLE001 - any error leaves half a file, which must not look like a whole one
+        if request.version < HttpVersion11:  # there only a line in the file can say so
             await write(request, answer, _note("THE FILE IS NOT WHOLE: something went wrong meanwhile; save it anew"))
         return cut(request, answer, error)
     await answer.write_eof()
@@ -114,7 +114,7 @@ async def _answer(request: web.Request, more: More) -> web.StreamResponse:
 
 
 def _note(words: str) -> bytes:
-    """Return a line that is no delivery."""
+    """Return a line with a note instead of a delivery."""
     return _lines([[words] + [""] * (len(COLUMNS) - 1)]).encode()
 
 
@@ -137,7 +137,7 @@ def row_of(item: Item) -> list[str]:
 
 
 def safe(value: object) -> str:
-    """Return a cell that no spreadsheet calculates."""
+    """Return a cell that no spreadsheet takes for a formula."""
     text = "" if value is None else str(value)
     cell = clean(text)
     return f"'{cell}" if text.startswith(_FORMULA) or cell.lstrip().startswith(_FORMULA) else cell

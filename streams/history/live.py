@@ -1,7 +1,7 @@
-"""Tells open pages and streams what changed.
+"""Notifies open pages and streams of changes.
 
-The rule: a reader that is slow costs the others nothing. What waits for it is bounded;
-beyond that it is told that it missed something, and reads the whole anew.
+The rule: a slow reader costs the others nothing. Its queue is bounded; beyond that, the
+reader is notified that it missed something, and reads everything again.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from streams.history.projection import Touched
 MOST_WAITING: Final = 200
 """Changes that wait for one reader."""
 MOST_AT_ONCE: Final = 1000
-"""A batch with more deliveries than this is history being read, no news: everybody is told to read anew."""
+"""A batch with more deliveries than this is a backlog, not news: all readers are notified to read again."""
 
 
 def share(most: int) -> int:
@@ -26,15 +26,15 @@ def share(most: int) -> int:
 
 
 class FullError(Exception):
-    """As many listen as may."""
+    """The limit of readers is reached."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interest:
-    """What a reader wants to hear of."""
+    """Which changes a reader wants."""
 
     accounts: frozenset[str] | None
-    """Those that it may see; None: all."""
+    """The accounts that it may see; None: all."""
     invoice_id: str | None = None
     """Only this invoice; None: all."""
     delivery_id: str | None = None
@@ -50,13 +50,13 @@ class Interest:
 
 @dataclass(slots=True, eq=False)
 class Subscription:
-    """What waits for one reader."""
+    """The queue of one reader."""
 
     interest: Interest
     waiting: dict[str, Touched] = field(default_factory=dict)
-    """By delivery: of one that changed twice only the last is told."""
+    """By delivery: if one changed twice, only the last change is reported."""
     missed: bool = False
-    """More came than may wait."""
+    """More changes came than may wait."""
     _some: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def next(self) -> tuple[list[Touched], bool]:
@@ -69,7 +69,7 @@ class Subscription:
         return found, missed
 
     def add(self, touched: Touched) -> None:
-        """Let one more wait."""
+        """Queue one more change."""
         if not self.interest.covers(touched):
             return
         if len(self.waiting) >= MOST_WAITING and touched.delivery_id not in self.waiting:
@@ -83,14 +83,14 @@ class Subscription:
         self._some.set()
 
     def miss(self) -> None:
-        """Say that something was missed; what waits is then of no use."""
+        """Note that something was missed; what is queued is then of no use."""
         self.waiting.clear()
         self.missed = True
         self._some.set()
 
 
 class Hub:
-    """Everybody who listens. Used within one event loop."""
+    """All readers. Used within one event loop."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -98,19 +98,19 @@ class Hub:
         self._subscriptions: set[Subscription] = set()
         self._of_viewers: Counter[Hashable] = Counter()
         self.sequence = time.time_ns()
-        """Grows with all news. A page that was made at one, and listens at a later one, may have missed something."""
+        """Grows with each change. A page made at one value and subscribed at a later one may lack some."""
         self.closed = False
-        """The process stops: streams end."""
+        """The process is stopping: streams end."""
 
     def __len__(self) -> int:
         return len(self._subscriptions)
 
     @contextmanager
     def subscribe(self, interest: Interest, viewer: Hashable = None) -> Iterator[Subscription]:
-        """Listen for as long as the context lasts; ``viewer`` tells who listens.
+        """Subscribe for as long as the context lasts; ``viewer`` identifies the reader.
 
         Raises:
-            FullError: as many listen as may, or as one viewer may.
+            FullError: the limit of all readers, or of one viewer, is reached.
         """
         if len(self._subscriptions) >= self._most or self._of_viewers[viewer] >= self._most_of_one:
             raise FullError
@@ -132,7 +132,7 @@ class Hub:
             subscription.wake()
 
     def publish(self, news: Sequence[Touched]) -> None:
-        """Tell everybody what concerns them."""
+        """Report the changes to the readers that they concern."""
         self.sequence += len(news)
         for subscription in self._subscriptions:
             if len(news) > MOST_AT_ONCE:

@@ -1,4 +1,4 @@
-"""The pages: HTML made here, whole without JavaScript; with it, parts are asked for anew when something changes.
+"""The pages: HTML made here, complete without JavaScript; with it, parts are loaded again when something changes.
 
 The rule: no address in a URL. An invoice's page is named by a digest of its reference,
 a delivery's by its id, and what is searched for comes in the body of a POST.
@@ -37,9 +37,9 @@ from streams.history.sse import stream
 from streams.texts import clean
 
 AWAY_S: Final = 20.0
-"""Without a word from the broker for so long a page says that it may be old."""
+"""After this long without an answer from the broker, a page says that it may be out of date."""
 CALM_S: Final = 0.5
-"""A page is asked to renew itself at most so often."""
+"""Least time between two notices to a page to load again."""
 
 _LAST: Final = 2**63 - 1
 _TYPES: Final = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
@@ -61,7 +61,7 @@ _STATIC: Final = _static()
 
 
 class _Environment(Environment):
-    """A record lacks what its writer did not know, as its schema may gain fields; any other name must be there."""
+    """A field missing in a record is None: an older version may have written it. Any other missing name is an error."""
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         if isinstance(obj, dict) and not hasattr(obj, attribute):
@@ -70,7 +70,7 @@ class _Environment(Environment):
 
 
 def _harmless(value: object) -> str:
-    """Return what is shown of a value that came from outside; escaping is the template's."""
+    """Return a value that came from outside as it may be shown; the template escapes it."""
     return "" if value is None else clean(value)
 
 
@@ -147,7 +147,7 @@ async def newest(request: web.Request) -> web.Response:
 
 
 async def search(request: web.Request) -> web.Response:
-    """Answer with deliveries of a reference or recipient, as it is or as a beginning."""
+    """Answer with deliveries whose reference or recipient is, or begins with, the text."""
     asked = await form_of(request)
     text, cursor, by = (
         asked.searched("q", prefix=True),
@@ -207,7 +207,7 @@ async def deferred(request: web.Request) -> web.Response:
 
 
 async def by_reference(request: web.Request) -> web.Response:
-    """Send on to the page of a reference: for links out of the application, which knows no digest."""
+    """Redirect to the page of a reference: for links in the application, which does not know the digest."""
     asked = query_of(request)
     reference = asked.text("reference")
     if reference is None:
@@ -244,7 +244,7 @@ async def delivery(request: web.Request) -> web.Response:
 
 
 async def live(request: web.Request) -> web.StreamResponse:
-    """Tell a page, for as long as it is open, that it should ask anew."""
+    """Notify a page, for as long as it is open, to load its contents again."""
     asked = query_of(request)
     one_invoice, one_delivery = asked.text("invoice"), asked.text("delivery")
     since = asked.number("since", 1, _LAST) if "since" in request.query else None

@@ -1,14 +1,14 @@
 """Records -> rows: one transaction for each batch, with the offsets in it.
 
-The rule: whatever is read again changes nothing. A change is named by (delivery id,
-first_received_at, revision), and a delivery's row is the greatest of its changes in
-that order: no tombstone comes on ``mail.status-changed``, so a delivery that begins
-anew is one with a later ``first_received_at``. An event is named by its id, an alert
-by its own. And the offsets are moved only from where they were read: two processes
-that wrote to one database would notice at once.
+The rule: a record that is read again changes nothing. A change is identified by
+(delivery id, first_received_at, revision), and a delivery's row is the greatest of its
+changes in that order: ``mail.status-changed`` has no tombstones, so a delivery that
+begins again has a later ``first_received_at``. An event and an alert are identified by
+their own ids. Offsets are moved only if they are still as they were read: so two
+processes that write to one database notice at once.
 
-A record that cannot be understood is left out and counted. It is in the topic still,
-and in nobody's way.
+A record that cannot be understood is left out and counted. It is still in the topic,
+and blocks nothing.
 """
 
 from collections import defaultdict
@@ -30,18 +30,18 @@ from streams.history.timeline import deferral_of
 from streams.history.words import micros
 
 TOPICS: Final = (topics.STATUS_CHANGED, topics.EVENTS, topics.DEFERRAL_ALERTS)
-"""What the history is made of."""
+"""The topics that the history is made of."""
 
 LONGEST_KEY: Final = 200
-"""Characters of a column that has an index: in four bytes each they fit into a page of PostgreSQL's."""
+"""Characters of an indexed column: with four bytes each they fit into a page of PostgreSQL."""
 DAY: Final = 24 * 3600 * 1_000_000
 _AT_ONCE: Final = 500
-"""Keys in one question."""
+"""Keys in one query."""
 
 _LARGEST: Final = 2**63 - 1
 _T = TypeVar("_T")
 _Row = dict[str, Any]
-"""Of a table, by the names of its columns."""
+"""A row of a table, by the names of its columns."""
 
 Partition = tuple[str, int]
 """Topic and number."""
@@ -58,7 +58,7 @@ class Outcome(StrEnum):
 
 
 class Touched(NamedTuple):
-    """A delivery of which there is news."""
+    """A delivery that has news."""
 
     delivery_id: str
     account: str
@@ -75,15 +75,15 @@ class Applied:
     outcomes: dict[tuple[str, Outcome], int] = field(default_factory=lambda: defaultdict(int))
     """Records by topic and what became of them."""
     malformed: list[tuple[str, int, int, str]] = field(default_factory=list)
-    """(topic, partition, offset, reason) of those; the reason holds no personal data."""
+    """(topic, partition, offset, reason) of the malformed records; the reason holds no personal data."""
 
 
 class MovedError(RuntimeError):
-    """The offsets are not where they were read: another process writes to this database."""
+    """The offsets are no longer as they were read: another process writes to this database."""
 
 
 def invoice_id(reference: str) -> str:
-    """Return what names all deliveries of a reference in a URL: 32 hexadecimal digits that carry nothing of it."""
+    """Return the id of all deliveries of a reference in a URL: 32 hexadecimal digits that reveal nothing of it."""
     return _digest(reference)
 
 
@@ -103,27 +103,27 @@ def key_of(text: str) -> str:
 
 
 def event_key(event_id: str) -> str:
-    """Return what an event is known by: its id where that fits into an index."""
+    """Return the key of an event: its id if that fits into an index, else a digest."""
     return event_id if len(event_id) <= LONGEST_KEY else f"long:{_digest(event_id)}"
 
 
 def read_offsets(connection: sa.Connection) -> dict[Partition, int]:
-    """Return where to read on, of each partition of which anything was read."""
+    """Return the next offset to read, of each partition of which anything was read."""
     table = schema.offsets
     return {(row.topic, row.partition): row.next_offset for row in connection.execute(sa.select(table))}
 
 
 def apply(database: Database, batch: Batch, positions: Mapping[Partition, int]) -> Applied:
-    """Write a batch of records, and where to read on.
+    """Write a batch of records, and the next offsets to read.
 
     Args:
         database: Open.
         batch: The records.
-        positions: Where the database said to read on, of the partitions that it knew.
+        positions: The next offsets that the database held, of the partitions that it knew.
 
     Raises:
-        MovedError: the database says otherwise now.
-        sqlalchemy.exc.DBAPIError: it cannot be written to. Nothing was.
+        MovedError: the database holds other offsets now.
+        sqlalchemy.exc.DBAPIError: the database cannot be written to. Nothing was written.
     """
     applied = Applied()
     news = _News(applied)
@@ -142,7 +142,7 @@ def apply(database: Database, batch: Batch, positions: Mapping[Partition, int]) 
 
 
 def clear(database: Database) -> None:
-    """Empty all tables, so that everything is read anew."""
+    """Empty all tables, so that everything is read again."""
     with database.write() as connection:
         for table in schema.metadata.sorted_tables:
             connection.execute(sa.delete(table))
@@ -151,7 +151,7 @@ def clear(database: Database) -> None:
 def forget(database: Database, before: int, *, most: int = 1000) -> int:
     """Delete deliveries that had no news since ``before`` (µs), with all that belongs to them; return how many.
 
-    Call it until it returns 0: a transaction is short, so that news is not held up.
+    Call it until it returns 0: each transaction is short, so that new records are not delayed.
     """
     table = schema.deliveries
     with database.write() as connection:
@@ -169,18 +169,18 @@ def forget(database: Database, before: int, *, most: int = 1000) -> int:
 
 
 def forget_strays(database: Database, after: str, before: int, *, most: int = 1000) -> str | None:
-    """Delete events from before ``before`` (µs) of deliveries that are not there, and look at a part of all only.
+    """Delete events received before ``before`` (µs) whose delivery does not exist; one call looks at a part of them.
 
-    An event that makes no change of status may come when its delivery is forgotten already.
+    An event that makes no change of status may come after its delivery was forgotten.
 
     Args:
         database: Open.
         after: Where to begin: empty, then what the last call returned.
-        before: Events received later may be ahead of their delivery's first status.
+        before: Events received later are kept: their delivery's first status may be still to come.
         most: Deliveries to look at.
 
     Returns:
-        Where to go on; None: that was all.
+        Where the next call begins; None: that was all.
     """
     table = schema.events
     with database.write() as connection:
@@ -208,7 +208,7 @@ class _News:
     def __init__(self, applied: Applied) -> None:
         self.applied = applied
         self.statuses: list[_Row] = []
-        """Rows of ``deliveries`` as they would be if nothing else were known, and ``previous``."""
+        """Rows of ``deliveries`` as they would be if nothing else were known."""
         self.changes: list[_Row] = []
         self.events: list[_Row] = []
         self.alerts: list[_Row] = []
@@ -286,7 +286,7 @@ _TAKERS: Final = {
     topics.DEFERRAL_ALERTS: _News.take_alert,
 }
 _NAMES: Final = frozenset({"delivery_id", "id"})
-"""Those that are ours, and short: they are keys as they are."""
+"""Ids that we made, and short: they are used as keys unchanged."""
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str:
@@ -321,7 +321,7 @@ def _time_or_none(fields: Mapping[str, Any], name: str) -> int | None:
 
 
 def _deferred_since(fields: Mapping[str, Any], received_at: int) -> int:
-    """Return since when a status that is deferred says that it is."""
+    """Return since when a deferred status says that the delivery is deferred."""
     return _time_or_none(fields, "deferred_since") or received_at
 
 
@@ -334,7 +334,7 @@ def _digest(text: str) -> str:
 
 
 def _clean(text: str | None) -> str | None:
-    """Return a text that PostgreSQL takes too: it knows no NUL."""
+    """Return a text that PostgreSQL accepts, too: one without NUL."""
     return text.replace("\x00", "\ufffd") if text is not None and "\x00" in text else text
 
 
@@ -415,7 +415,7 @@ def _fold(news: _News, known: Mapping[str, _Row]) -> dict[str, _Row]:
                 continue
             same_life = row["first_received_at"] == old["first_received_at"]
             if same_life and row["deferred_since"] is not None and row["episode"] is None:
-                row["episode"] = old["episode"]  # it is the same deferral still
+                row["episode"] = old["episode"]  # it is still the same deferral
             if row["reference"] is None:
                 row |= {name: old[name] for name in ("reference", "reference_key", "invoice_id")}
         outcomes[topics.STATUS_CHANGED, Outcome.APPLIED] += 1
@@ -424,10 +424,10 @@ def _fold(news: _News, known: Mapping[str, _Row]) -> dict[str, _Row]:
 
 
 def _heed_alerts(connection: sa.Connection, news: _News, fresh: Mapping[str, _Row]) -> None:
-    """Let ``deferred_since`` be what status and alerts say together, whichever came first.
+    """Set ``deferred_since`` from status and alerts together, whichever came first.
 
-    An alert may know of an earlier beginning. And of a delivery that was forgotten while it was deferred, only the
-    alert that it is resolved tells: no status will follow, and it waits no more.
+    An alert may know of an earlier beginning. And if a delivery was forgotten while it was deferred, only the alert
+    that it is resolved says so: no status will follow, and the delivery waits no more.
     """
     told = {row["delivery_id"] for row in news.alerts}
     told.update(delivery_id for delivery_id, row in fresh.items() if row["deferred_since"] is not None)
@@ -453,9 +453,9 @@ def _heed_alerts(connection: sa.Connection, news: _News, fresh: Mapping[str, _Ro
 
 
 def _fill_references(connection: sa.Connection, news: _News, known: dict[str, _Row], fresh: dict[str, _Row]) -> None:
-    """Give a delivery whose status names no reference the one of its events, in the database and in these rows.
+    """Give a delivery whose status names no reference that of its events, in the database and in these rows.
 
-    A reference that comes when the status is final makes no change of status: the application told its send late.
+    A reference that comes after the final status, because a send was reported late, makes no change of status.
     """
     table = schema.events
     without = [delivery_id for delivery_id, row in fresh.items() if row["reference"] is None]
@@ -489,7 +489,7 @@ def _known(connection: sa.Connection, delivery_ids: Iterable[str]) -> dict[str, 
 
 
 def _insert_new(connection: sa.Connection, database: Database, table: sa.Table, rows: Sequence[_Row]) -> int:
-    """Insert what is not there, by its key; return how many."""
+    """Insert the rows whose keys are not there; return how many."""
     if not rows:
         return 0
     statement = database.insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)

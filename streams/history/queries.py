@@ -1,15 +1,15 @@
 """Rows -> what a page or an answer shows.
 
-The rules: each question names the accounts that may be seen, and is bounded: a page
-is made of ranges of one index, each from a cursor (keyset) and never by an offset, and
-of no range more is read than the page may have. What people type reaches the database
-as a parameter only.
+The rules: each query names the accounts that may be seen, and is bounded: a page is
+read from ranges of one index, each from a cursor (keyset) and never by an offset. No
+more of a range is read than the page may have. What people type reaches the database
+only as a parameter.
 
-An index begins with what is chosen by, so that rows of other accounts, or of another
-status, are not read. The table ``kinds`` says which account, provider and status occur
-together, and so which ranges there are: a filter is one range for each kind that it
-fits. A search with further conditions looks at ``WINDOW`` deliveries at a time; then a
-page may have few items, or none, and a cursor all the same.
+An index begins with the columns of the filter, so that rows of other accounts, or of
+another status, are not read. The table ``kinds`` says which account, provider and status
+occur together, and so which ranges exist: a filter is one range for each kind that it
+matches. A search with further conditions looks at ``WINDOW`` deliveries at a time; then
+a page may have few items, or none, and still a cursor.
 """
 
 import base64
@@ -35,13 +35,13 @@ MOST_EVENTS: Final = 500
 """Events of a delivery that are shown; an image may be loaded 100,000 times."""
 MACHINE_OPEN: Final = EventType.MACHINE_OPEN.value
 _THINNED: Final = (EventType.OPEN.value, EventType.CLICK.value, MACHINE_OPEN)
-"""Events that are left out first; but not those that made a change of status."""
+"""Events that are left out first, unless they made a change of status."""
 MOST_TIMELINES: Final = 20
 """Deliveries on one page of an invoice."""
 SHORTEST_PREFIX: Final = 2
 LONGEST_SEARCH: Final = 1000
 WINDOW: Final = 1000
-"""Deliveries that are looked at for one page, where no index serves all that was chosen by."""
+"""Deliveries that are looked at for one page, if no index covers the whole filter."""
 MOST_COUNTED: Final = 10_000
 """Deliveries that are counted one by one."""
 _ABOVE_ALL: Final = "\U0010ffff"
@@ -55,12 +55,12 @@ _NOT_OURS: Final = "the cursor is none of ours"
 
 
 class CursorError(ValueError):
-    """The cursor is none that we gave."""
+    """The cursor was not made by us."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """Which deliveries; nothing said: all. Days are those of ``first_received_at``, in UTC."""
+    """Which deliveries; by default all. Days are those of ``first_received_at``, in UTC."""
 
     statuses: tuple[str, ...] = ()
     account: str | None = None
@@ -71,41 +71,41 @@ class Filter:
 
 @dataclass(slots=True, kw_only=True)
 class Item:
-    """A delivery as it stands."""
+    """A delivery in its present state."""
 
     record: Mapping[str, Any]
     """The record of ``mail.status-changed``."""
     reference: str | None
-    """The record's, else what an event said since."""
+    """From the record, else from a later event."""
     invoice_id: str | None
     first_received_at: int
     received_at: int
     deferred_since: int | None
-    """While it waits: the record's, or the alert's if that knows of an earlier deferral."""
+    """While it waits: from the record, or from an alert that knows of an earlier deferral."""
     alert: Mapping[str, Any] | None = None
     """The newest alert, while its deferral goes on."""
     forgotten: Mapping[str, Any] | None = None
-    """The alert that says that no final word came and none will; the record's status is deferred still."""
+    """The alert that the delivery expired without a final event; the record's status is still deferred."""
     attempts: int = 0
     answer: Mapping[str, Any] | None = None
-    """The newest deferral's event, while it is deferred and the events were asked for."""
+    """The deferred event whose answer counts, while it is deferred and the events were read."""
     entries: list[Entry] | None = None
     """The timeline, if it was asked for."""
     more_events: int = 0
-    """Events that the timeline leaves out: opens and clicks first, the oldest ones before others."""
+    """How many events the timeline leaves out: opens and clicks first, and the oldest first."""
     machine_opened: bool = False
     """A machine loaded the tracking image: the record says so, or an event that came since."""
 
     @property
     def happened_at(self) -> tuple[int, int | None]:
-        """When the status came about, and what the provider's clock said where that cannot be, else None; µs."""
+        """When the status changed, and the provider's time if that is not believable, else None; µs."""
         said = micros(self.record.get("occurred_at"))
         at = believable(said, self.received_at)
         return (self.received_at, said) if at is None else (at, None)
 
     @property
     def retry_until(self) -> int | None:
-        """While deferred: until when the provider tries, as far as anybody said; µs."""
+        """While deferred: until when the provider tries, as far as is known; µs."""
         found = (micros(said.get("retry_until")) for said in (self.alert, self.record) if said is not None)
         return next((until for until in found if until is not None), None)
 
@@ -116,7 +116,7 @@ class Item:
 
     @property
     def advice(self) -> Mapping[str, Any]:
-        """What it means and what to do: the alert's while there is one, as it knows how long it has lasted, or how it ended."""
+        """What it means and what to do: from the alert, if any: it knows how long it has lasted or how it ended."""
         advice = (self.alert or self.forgotten or self.record).get("advice")
         return advice if isinstance(advice, dict) else {}
 
@@ -136,7 +136,7 @@ def newest(connection: sa.Connection, viewer: Viewer, chosen: Filter, cursor: st
     """Return deliveries, the newest first.
 
     Raises:
-        CursorError: of the cursor.
+        CursorError: the cursor was not made by us.
     """
     after = _decoded(cursor, (int, str))
     bounds, (first, until) = [], _days(chosen)
@@ -166,7 +166,7 @@ def search(
     cursor: str | None = None,
     size: int,
 ) -> Page:
-    """Return deliveries by reference or by recipient; the newest of each first, the last of the alphabet first.
+    """Return deliveries by reference or by recipient, in reverse alphabetical order, the newest of each first.
 
     Args:
         connection: To read from.
@@ -174,12 +174,12 @@ def search(
         chosen: Further conditions.
         reference: What to look for; this or the next.
         recipient: The address.
-        prefix: What begins so fits too.
+        prefix: Texts that begin like this match, too.
         cursor: Where to go on.
         size: Most deliveries.
 
     Raises:
-        CursorError: of the cursor.
+        CursorError: the cursor was not made by us.
     """
     if reference is not None:
         index, column, key = "ix_deliveries_account_reference", _table.c.reference_key, reference_key(reference)
@@ -202,7 +202,7 @@ def invoice(
     """Return all deliveries of a reference, the newest first, each with its timeline.
 
     Raises:
-        CursorError: of the cursor.
+        CursorError: the cursor was not made by us.
     """
     ranges = [
         [_table.c.account == account, _table.c.invoice_id == invoice_id]
@@ -218,7 +218,7 @@ def deferred(connection: sa.Connection, viewer: Viewer, chosen: Filter, cursor: 
     """Return the deliveries that are deferred now, the one that waits longest first.
 
     Raises:
-        CursorError: of the cursor.
+        CursorError: the cursor was not made by us.
     """
     index, ranges = _waiting(connection, viewer, chosen)
     order = _Order(index, (_table.c.deferred_since, _table.c.delivery_id), descending=False)
@@ -231,7 +231,7 @@ def deferred(connection: sa.Connection, viewer: Viewer, chosen: Filter, cursor: 
 def _waiting(
     connection: sa.Connection, viewer: Viewer, chosen: Filter
 ) -> tuple[str, list[list[sa.ColumnElement[bool]]]]:
-    """Return an index, and the ranges of it in which all is deferred; days are not looked at."""
+    """Return an index, and its ranges that hold the deferred deliveries; days are not considered."""
     index = "ix_deliveries_deferred"
     kinds: list[list[sa.ColumnElement[bool]]] = [[]]
     if chosen.provider is not None or _accounts(viewer, chosen) is not None:
@@ -265,9 +265,9 @@ def count(connection: sa.Connection, viewer: Viewer, chosen: Filter) -> dict[str
 
 
 def count_deferred(connection: sa.Connection, viewer: Viewer, chosen: Filter) -> int:
-    """Return how many deliveries are deferred now; of ``MOST_COUNTED`` it is not known whether there are more.
+    """Return how many deliveries are deferred now; ``MOST_COUNTED`` means this many or more.
 
-    It is less than how many have the status where some were forgotten: they have it still, and wait no more.
+    Forgotten deliveries are not counted: they still have the status, but wait no more.
     """
     index, ranges = _waiting(connection, viewer, chosen)
     number = 0
@@ -281,13 +281,13 @@ def count_deferred(connection: sa.Connection, viewer: Viewer, chosen: Filter) ->
 
 
 def facets(connection: sa.Connection, viewer: Viewer) -> tuple[list[str], list[str]]:
-    """Return the accounts and the providers that there are to choose from."""
+    """Return the accounts and the providers to choose from."""
     kinds = _kinds(connection, viewer, Filter())
     return sorted({kind.account for kind in kinds}), sorted({kind.provider for kind in kinds})
 
 
 def _kinds(connection: sa.Connection, viewer: Viewer, chosen: Filter) -> Sequence[Any]:
-    """Return each account, provider and status that occur together and fit."""
+    """Return each account, provider and status that occur together and match."""
     table = schema.kinds
     conditions = _counted(table, viewer, replace(chosen, first_day=None, last_day=None))
     if chosen.statuses:
@@ -296,7 +296,7 @@ def _kinds(connection: sa.Connection, viewer: Viewer, chosen: Filter) -> Sequenc
 
 
 def _counted(table: sa.Table, viewer: Viewer, chosen: Filter) -> list[sa.ColumnElement[bool]]:
-    """Return conditions of ``counts`` or ``kinds``, whatever status was chosen."""
+    """Return conditions for ``counts`` or ``kinds``, whatever status was chosen."""
     found: list[sa.ColumnElement[bool]] = []
     accounts = _accounts(viewer, chosen)
     if accounts is not None:
@@ -314,7 +314,7 @@ def _counted(table: sa.Table, viewer: Viewer, chosen: Filter) -> list[sa.ColumnE
 
 
 def _accounts(viewer: Viewer, chosen: Filter) -> list[str] | None:
-    """Return those that may be seen and were chosen; None: all."""
+    """Return the accounts that may be seen and were chosen; None: all."""
     seen = None if viewer.accounts is None else sorted(set(map(key_of, viewer.accounts)))
     if chosen.account is None:
         return seen
@@ -323,7 +323,7 @@ def _accounts(viewer: Viewer, chosen: Filter) -> list[str] | None:
 
 
 def _accounts_there(connection: sa.Connection, viewer: Viewer, chosen: Filter) -> list[str]:
-    """Return those that may be seen, were chosen and have any deliveries."""
+    """Return the accounts that may be seen, were chosen and have any deliveries."""
     return sorted({kind.account for kind in _kinds(connection, viewer, Filter(account=chosen.account))})
 
 
@@ -380,9 +380,9 @@ class _Order:
 
     index: str
     place: tuple[sa.Column[Any], ...]
-    """These together name a delivery; the last one is its id."""
+    """These columns together identify a delivery; the last one is its id."""
     constant: int = 0
-    """So many of them, from the first, are one value in every range."""
+    """How many of the first columns have a single value in every range."""
     descending: bool = True
 
 
@@ -395,7 +395,7 @@ def _page(
     *,
     among: Sequence[sa.ColumnElement[bool]] = (),
 ) -> Page:
-    """Return a page of what lies in any of the ranges; of ``among`` no index knows."""
+    """Return a page of the deliveries in any of the ranges; no index covers ``among``."""
     most = max(WINDOW, size) + 1 if among else size + 1
     places: list[tuple[Any, ...]] = []
     for conditions in ranges:
@@ -425,7 +425,7 @@ def _places(
     after: tuple[Any, ...] | None,
     most: int,
 ) -> list[tuple[Any, ...]]:
-    """Return the first places of a range after a place. It reads the index alone, and no more of it than it returns."""
+    """Return the first places of a range after a place. It reads only the index, and no more of it than it returns."""
     varying = order.place[order.constant :]
     query = sa.select(*order.place).where(*conditions).limit(most)
     query = query.with_hint(_table, f"INDEXED BY {order.index}", "sqlite")
@@ -457,7 +457,7 @@ def _decoded(cursor: str | None, types: Sequence[type]) -> tuple[Any, ...] | Non
 
 
 def _is_text(part: str) -> bool:
-    """Tell whether a database takes it: PostgreSQL knows no NUL, and half of a surrogate pair is no text."""
+    """Tell whether a database accepts it: PostgreSQL refuses NUL, and half of a surrogate pair is no text."""
     return "\x00" not in part and not any("\ud800" <= char <= "\udfff" for char in part)
 
 
@@ -498,7 +498,7 @@ def _alerts(connection: sa.Connection, delivery_ids: Collection[str]) -> dict[st
 
 
 def _add_attempts(connection: sa.Connection, items: Sequence[Item]) -> None:
-    """Count the attempts anew: between two changes of status only the events tell of them."""
+    """Count the attempts again: between two changes of status only the events report them."""
     table = schema.events
     found: dict[str, list[Mapping[str, Any]]] = {}
     began = {item.delivery_id: item.first_received_at for item in items}
@@ -506,7 +506,7 @@ def _add_attempts(connection: sa.Connection, items: Sequence[Item]) -> None:
         table.c.delivery_id.in_(began), table.c.type == EventType.DEFERRED.value
     )
     for row in connection.execute(query):
-        if row.received_at >= began[row.delivery_id]:  # else it is a former life's
+        if row.received_at >= began[row.delivery_id]:  # else it is from a former life
             found.setdefault(row.delivery_id, []).append(codecs.decode(row.record))
     for item in items:
         deferrals = found.get(item.delivery_id, ())
@@ -515,7 +515,7 @@ def _add_attempts(connection: sa.Connection, items: Sequence[Item]) -> None:
 
 
 def _add_timelines(connection: sa.Connection, items: Sequence[Item]) -> None:
-    """Read what happened to each."""
+    """Read the timeline of each."""
     events, changes = schema.events, schema.changes
     alerts = _alerts(connection, [item.delivery_id for item in items])
     for item in items:

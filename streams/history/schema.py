@@ -1,9 +1,9 @@
-"""The tables of the history. A record is kept whole, as the topic said it; the columns beside it are what is searched by.
+"""The tables of the history. A record is kept whole, as it was in the topic; the other columns are for searching.
 
 Times are integers: microseconds since 1970-01-01T00:00:00Z. Text that is compared or ordered is compared byte by byte
 (collation "C" in PostgreSQL, BINARY in SQLite), so that a prefix is a range of an index.
 
-The rule: a change here is a new file in ``migrations/versions``; a test compares the two.
+The rule: a change here needs a new file in ``migrations/versions``; a test compares the two.
 """
 
 from typing import Any, Final
@@ -31,11 +31,11 @@ deliveries: Final = Table(
     _column("first_received_at", BigInteger),  # with the revision: which record of a delivery is newer
     _column("revision", BigInteger),
     _column("received_at", BigInteger),  # of the last change
-    _column("reference", Text, null=True),  # the record's, else what an event said since
+    _column("reference", Text, null=True),  # from the record, else from a later event
     _column("reference_key", Key, null=True),  # as it is searched: in lower case
     _column("invoice_id", Key, null=True),  # a digest of the reference: names it in a URL
     _column("recipient_key", Key),
-    _column("deferred_since", BigInteger, null=True),  # while it is: the status's, or what an alert says
+    _column("deferred_since", BigInteger, null=True),  # while it is deferred: from the status, or from an alert
     _column("episode", BigInteger, null=True),  # the revision with which it became deferred; null: not seen
     _column("record", Text),
 )
@@ -91,7 +91,7 @@ events: Final = Table(
     _column("received_at", BigInteger),
     _column("reference", Text, null=True),
     _column("record", Text),
-    sqlite_with_rowid=False,  # one tree in the order of the timeline's delivery, instead of two
+    sqlite_with_rowid=False,  # one tree, in the order of deliveries, instead of two
 )
 """The records of ``mail.events``, each event once."""
 
@@ -118,7 +118,7 @@ counts: Final = Table(
     _column("status", Key, key=True),
     _column("deliveries", BigInteger),
 )
-"""How many rows of ``deliveries`` there are of each kind. Kept, as counting a million takes too long for a page."""
+"""How many rows of ``deliveries`` there are of each kind. Stored, as counting a million takes too long for a page."""
 
 Index("ix_counts_account", counts.c.account, counts.c.day)
 
@@ -130,7 +130,7 @@ kinds: Final = Table(
     _column("status", Key, key=True),
     _column("deliveries", BigInteger),
 )
-"""The same of all days together: few rows, which say in what ranges of the indexes a filter finds anything."""
+"""The same for all days together: few rows, which say in which ranges of the indexes a filter finds anything."""
 
 offsets: Final = Table(
     "offsets",
@@ -139,4 +139,4 @@ offsets: Final = Table(
     _column("partition", Integer, key=True),
     _column("next_offset", BigInteger),
 )
-"""Where to read on. Written with the rows, so that both are there or neither is."""
+"""The next offsets to read. Written in the same transaction as the rows, so that both are there or neither is."""

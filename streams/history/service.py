@@ -1,7 +1,7 @@
 """Run the history until it is told to stop: the subscriber, the pages and the interface, in one process.
 
-The rule: as the ingress does. It starts without the broker and shows what it knows; an
-orderly stop finishes the requests in work and the transaction in work, and ends with 0.
+The rule: like the ingress, it starts without the broker and shows what it knows; an
+orderly stop finishes the requests and the transaction in work, and exits with 0.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 FORGET_EVERY_S: Final = 3600.0
 STRAYS_EVERY: Final = 24
-"""Every so many times events without a delivery are looked for, too: that reads all of them."""
+"""Once in this many times, events without a delivery are looked for, too: that reads all events."""
 _DAY_S: Final = 24 * 3600
 _KEEPALIVE_S: Final = 75.0
 
@@ -48,17 +48,17 @@ def run_history(settings: Settings) -> int:
 async def rebuild(settings: Settings, progress: TellProgress) -> None:
     """Empty the database and read all that the topics hold.
 
-    Nothing is deleted before the broker has said of all topics where they begin and end.
+    Nothing is deleted before the broker has reported where all topics begin and end.
 
     Args:
         settings: All of them.
-        progress: Told how many offsets were read, of how many.
+        progress: Called with how many offsets were read, of how many.
 
     Raises:
         DatabaseError: it cannot be used, or the history runs on it.
         SourceError: a topic is missing; nothing was deleted.
-        aiokafka.errors.KafkaError, OSError, TimeoutError: the broker cannot be reached. At the start nothing was deleted
-            then; later what was read is kept, and the history goes on from there.
+        aiokafka.errors.KafkaError, OSError, TimeoutError: the broker cannot be reached. If at the start, nothing was
+            deleted; if later, what was read is kept, and the history goes on from there.
     """
     database = open_database(settings)
     try:
@@ -77,7 +77,7 @@ async def rebuild(settings: Settings, progress: TellProgress) -> None:
 
 
 def open_database(settings: Settings) -> Database:
-    """Return the database of the settings, ours alone and up to date.
+    """Return the database of the settings, locked for us and with up-to-date tables.
 
     Raises:
         DatabaseError: it cannot be used.
@@ -106,7 +106,7 @@ def build(settings: Settings, database: Database, *, readers: Executor, writer: 
     own = settings.history
     metrics = HistoryMetrics.create(CollectorRegistry(), version=__version__)
     for topic in projection.TOPICS:
-        metrics.skipped_offsets.labels(topic)  # a series that is born at 20 loses its first step
+        metrics.skipped_offsets.labels(topic)  # a series that begins at 20 hides its first increase
     hub, stopping = Hub(own.max_streams), asyncio.Event()
     metrics.streams.set_function(lambda: len(hub))
 
@@ -153,12 +153,12 @@ def build(settings: Settings, database: Database, *, readers: Executor, writer: 
 
 
 def runner_of(built: Built) -> web.AppRunner:
-    """Return what serves a history. A malformed request may hold a key: neither its answer nor a log line quotes it."""
+    """Return a history's runner. A malformed request may hold a key: neither its answer nor a log line quotes it."""
     return SilentRunner(  # without an access log: a line for each request would say who looks at what
         built.app,
         keepalive_timeout=_KEEPALIVE_S,
         shutdown_timeout=built.settings.history.shutdown_s,
-        handler_cancellation=True,  # a page that was closed asks no more
+        handler_cancellation=True,  # a closed page needs no answer
     )
 
 
@@ -232,7 +232,7 @@ def _reason(done: "set[asyncio.Task[Any]]") -> int:
 
 
 async def _forget(settings: Settings, database: Database, writer: Executor, metrics: HistoryMetrics) -> None:
-    """Delete what is too old, now and then, a little at a time."""
+    """Regularly delete what is too old, a little at a time."""
     loop, runs = asyncio.get_running_loop(), 0
     while True:
         before = round((time.time() - settings.history.retention_days * _DAY_S) * 1_000_000)

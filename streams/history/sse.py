@@ -11,12 +11,12 @@ from streams.history.live import Interest
 from streams.history.projection import Touched
 
 KEEPALIVE_S: Final = 15.0
-"""Without news something is said after so long: proxies close what is silent, and who has left is noticed."""
+"""Without news a comment is sent after this long: proxies close silent connections, and it shows who has left."""
 RETRY_MS: Final = 3000
-"""A reader that lost its connection comes again after so long."""
+"""A reader that lost its connection connects again after this long."""
 
 Words = Callable[[Sequence[Touched], bool], bytes]
-"""Returns the events to write for some news, and for whether news was missed."""
+"""Returns the bytes to write, for some news and for whether news was missed."""
 
 
 async def stream(
@@ -25,11 +25,11 @@ async def stream(
     """Answer with a stream that ends when the reader leaves or we stop.
 
     Args:
-        request: Ours to answer.
-        interest: What the reader wants to hear of.
-        words: How it is told.
-        since: The hub's sequence when the reader last read; if that is another now, it is told that it missed something.
-        calm_s: After news, the next is told after so long at the earliest, all at once.
+        request: The request to answer.
+        interest: Which changes the reader wants.
+        words: Turns news into events.
+        since: The hub's sequence when the reader last read; if it is another now, the reader missed something.
+        calm_s: After news, the next is sent this much later at the earliest, all at once.
 
     Raises:
         FullError: too many streams are open.

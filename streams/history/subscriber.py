@@ -1,11 +1,11 @@
 """Topics -> projection: a plain ``read_committed`` reader that begins where the database says.
 
-The rule: it belongs to no consumer group and commits nothing. The offsets are the
-database's, written with what they stand for, so that an end at any moment, kill -9
-included, leaves the two in step.
+The rule: it belongs to no consumer group and commits nothing. The offsets are in the
+database, written together with their rows, so that the two agree after an end at any
+moment, kill -9 included.
 
-It outlives the broker: without one the pages show what is known, and say since when
-nothing new can come.
+It keeps running without the broker: then the pages show what is known, and say since
+when nothing new can come.
 """
 
 import asyncio
@@ -30,11 +30,11 @@ from streams.settings import Settings
 logger = logging.getLogger(__name__)
 
 TellProgress = Callable[[int, int], None]
-"""Told how many offsets were read, of how many."""
+"""Called with how many offsets were read, of how many."""
 
 RETRY_S: Final = 2.0
 LOOK_S: Final = 2.0
-"""Between two looks at how far the topics are."""
+"""Between two looks at the ends of the topics."""
 _LOOK_TIMEOUT_S: Final = 10.0
 _POLL_MS: Final = 250
 _STALL_S: Final = 60.0
@@ -43,12 +43,12 @@ _Consumer: Any = AIOKafkaConsumer  # annotated in part only
 
 
 class SourceError(Exception):
-    """The topics do not fit to the database; the text says how, and what to do."""
+    """The topics do not match the database; the text says how, and what to do."""
 
 
 @dataclass(slots=True)
 class State:
-    """How things stand with the broker."""
+    """The state of the connection to the broker."""
 
     connected: bool = False
     since: float = 0.0
@@ -97,7 +97,7 @@ class Subscriber:
         """Follow the topics for ever.
 
         Raises:
-            SourceError: they do not fit to the database.
+            SourceError: they do not match the database.
             RefusedError: no broker ever let us in.
             projection.MovedError, sqlalchemy.exc.DBAPIError: the database cannot be written to.
         """
@@ -106,7 +106,7 @@ class Subscriber:
                 await self._follow(None)
             except (KafkaError, OSError, TimeoutError) as error:
                 if isinstance(error, RefusedError) and not self.state.ever_connected:
-                    raise  # a password or a certificate is wrong: waiting does not mend it
+                    raise  # a password or a certificate is wrong: waiting does not help
                 self.state.connected = False
                 servers = self._settings.kafka.bootstrap_servers
                 why = error if isinstance(error, RefusedError) else type(error).__name__
@@ -117,9 +117,9 @@ class Subscriber:
         """Read to where the topics end now, and return.
 
         Args:
-            progress: Told how far it is.
-            before: Run by the writer when the broker has said where each topic begins and ends, and before the database
-                is asked where to begin: what must not happen in vain, because nothing can be read, has its place here.
+            progress: Called with how far it is.
+            before: Run by the writer after the broker has reported where each topic begins and ends, and before the
+                stored offsets are read: for what must not be done if nothing can be read.
 
         Raises:
             SourceError, sqlalchemy.exc.DBAPIError: as ``run``.
@@ -231,7 +231,7 @@ class Subscriber:
         self._told(applied)
 
     async def _look(self, consumer: Any, partitions: list[TopicPartition]) -> None:
-        """Ask the broker now and then how far the topics are: that says whether it is there, and how late we are."""
+        """Ask the broker regularly where the topics end: that shows whether it answers, and how late we are."""
         while True:
             async with asyncio.timeout(_LOOK_TIMEOUT_S):
                 ends = await consumer.end_offsets(partitions)
@@ -259,7 +259,7 @@ class Subscriber:
 
 
 async def _until_one_fails(*endless: Coroutine[Any, Any, None]) -> None:
-    """Run them side by side; what the first one raises is raised, and the others are ended."""
+    """Run them concurrently; raise what the first one raises, and cancel the others."""
     tasks = [asyncio.create_task(each) for each in endless]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

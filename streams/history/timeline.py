@@ -30,13 +30,13 @@ class Entry:
     """When it happened, by the provider's clock where that is believable, else when we received it; µs."""
     received_at: int
     late: bool = False
-    """Something that happened later was known before."""
+    """Something that happened later was known already."""
     event: Mapping[str, Any] | None = None
     """A record of ``mail.events``."""
     alert: Mapping[str, Any] | None = None
     """A record of ``mail.deferral-alerts``."""
     changes: list[Change] = field(default_factory=list)
-    """The changes of status that it made; or, with neither event nor alert, one whose event is not known."""
+    """The changes of status that the event made; without event and alert, one whose event is not known."""
 
 
 def timeline(
@@ -68,9 +68,9 @@ def timeline(
 
 
 def attempts_of(events: Iterable[Mapping[str, Any]], said: int) -> int:
-    """Return how often delivery was tried: what the status or alert said, or more if the events know of more.
+    """Return how often delivery was tried: what the status or alert said, or more if the events show more.
 
-    The events are those of the delivery's present life: a former one's attempts were others.
+    The events are those of the delivery's present life: attempts of a former life do not count.
     """
     deferrals = [event for event in events if event.get("type") == EventType.DEFERRED]
     counted = [number for event in deferrals if isinstance(number := event.get("attempt"), int)]
@@ -112,23 +112,23 @@ _LEVELS: Final = {level.value: place for place, level in enumerate(Level)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deferral:
-    """What the alerts of a deferred delivery say of the deferral that its status tells of."""
+    """What the alerts of a deferred delivery say about the deferral that its status reports."""
 
     alert: Mapping[str, Any] | None = None
     """The newest one, while the deferral goes on."""
     forgotten: Mapping[str, Any] | None = None
-    """The one that says that the delivery was forgotten with no final word: nothing else will say so."""
+    """The alert that the delivery was forgotten without a final event: nothing else will report that."""
     since: int | None = None
-    """The earliest beginning that one of them knows; µs."""
+    """The earliest beginning that any of the alerts knows; µs."""
 
 
 def deferral_of(alerts: Iterable[Mapping[str, Any]], *, first_received_at: int, episode: int | None) -> Deferral:
     """Return what the alerts say of a delivery whose status is deferred.
 
     Args:
-        alerts: All of the delivery.
-        first_received_at: Of the delivery; alerts of a former life do not count.
-        episode: The revision that opened the deferral; None: not seen, then the newest episode is meant.
+        alerts: All alerts of the delivery.
+        first_received_at: That of the delivery; alerts of a former life do not count.
+        episode: The revision that opened the deferral; None: not seen; then the newest episode counts.
     """
     here = [
         alert

@@ -1,4 +1,4 @@
-"""Words for people: what an event, a list, a level is called; and when something was."""
+"""Texts for people: the names of events, lists and levels; and how times are shown."""
 
 from datetime import UTC, datetime
 from typing import Any, Final

@@ -1,4 +1,4 @@
-"""The Faust app, with what our transport and table manager find on it."""
+"""The Faust app, with the attributes that our transport and table manager use."""
 
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class _Boot(BootStrategy):
-    """Starts no producer of Faust's: our stages write by their own, and Faust's knows no TLS and no password of ours."""
+    """Starts without Faust's producer: our stages have their own, and Faust's would lack our TLS and passwords."""
 
     enable_kafka_producer = False
 
@@ -33,7 +33,7 @@ class BatchedApp(faust.App):
     _fetcher: Fetcher
 
     def serve(self, topic: TopicT, stage: str) -> None:
-        """Declare a stage's agent: it hands each batch to its lane, which acknowledges it when it took effect."""
+        """Declare a stage's agent: it hands each batch to its lane, which acknowledges it once it has taken effect."""
         lanes = self.lanes
 
         async def serve(stream: StreamT[Any]) -> None:
@@ -59,4 +59,4 @@ class BatchedApp(faust.App):
         return self._fetcher
 
     def _create_directories(self) -> None:
-        """Make none of Faust's directories: our store makes what it needs."""
+        """Create none of Faust's directories: our store creates its own."""

@@ -16,7 +16,7 @@ from faust.types import TP
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Records of one partition in offset order; or none: then it is a tick, or a position beyond the last record."""
+    """Records of one partition in offset order. Without records it is a tick, or a position beyond the last record."""
 
     tp: TP
     records: Sequence["Record"]
@@ -27,11 +27,11 @@ class Batch:
     holes, and the consumer's position knows how far they reach.
     """
     now: int | None = None
-    """For a tick: what time it is for this partition (µs), as ``progress`` says. Else None."""
+    """A tick's time for this partition (µs), computed by ``progress``; None if the batch is no tick."""
 
     @property
     def is_tick(self) -> bool:
-        """True for a batch that only says what time it is."""
+        """True for a batch that only carries a time."""
         return self.now is not None
 
 
@@ -39,7 +39,7 @@ Record = ConsumerRecord[bytes, bytes]
 """A record as aiokafka gives it: key, value and headers are bytes or None."""
 
 Headers = list[tuple[str, bytes]]
-_NO_HEADERS: Headers = []  # one list for all rows without; aiokafka takes a list only and does not change it
+_NO_HEADERS: Headers = []  # shared by all rows without headers; aiokafka requires a list and does not change it
 
 
 class Row(NamedTuple):

@@ -1,9 +1,9 @@
-"""Ends of aiokafka's clients that come whatever the broker does.
+"""Stop aiokafka's clients, whatever the broker does.
 
-The rule: nobody waits for ever for a client that he needs no more. A producer's own
-end waits until all it has is acknowledged, and an idempotent one never gives up. A
-consumer's may raise the cancellation of a task of its own in the place of an error,
-and then leaves its connections open.
+The rule: nothing waits for ever for a client that is no longer needed. A producer's
+own ``stop`` waits until everything it has is acknowledged, and an idempotent one
+never gives up. A consumer's may raise the cancellation of one of its own tasks
+instead of an error, and then leaves its connections open.
 """
 
 import asyncio
@@ -16,9 +16,9 @@ _TIMES: Final = 3
 
 
 def was_cancelled(error: BaseException) -> bool:
-    """Tell whether this is the end of the running task that somebody asked for.
+    """Tell whether ``error`` is a cancellation of the running task that was asked for.
 
-    Any other cancellation is some library's own, and must not end anything in silence.
+    Any other cancellation comes from inside a library, and must not end anything silently.
     """
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling() > 0)
@@ -27,14 +27,14 @@ def was_cancelled(error: BaseException) -> bool:
 async def stop_consumer(consumer: Any) -> None:
     """Stop a consumer, and let no cancellation of its own tasks escape.
 
-    With the brokers gone one does, in the place of the reason why it is stopped.
+    Without brokers aiokafka raises one, and it would replace the error for which the consumer is stopped.
     """
     try:
         await consumer.stop()
     except asyncio.CancelledError as error:
         if was_cancelled(error):
             raise
-        await _close(consumer._client)  # noqa: SLF001 - what it did not come to
+        await _close(consumer._client)  # noqa: SLF001 - the step that its stop skipped
 
 
 async def stop_producer(producer: Any, patience_s: float) -> None:
@@ -47,37 +47,37 @@ async def stop_producer(producer: Any, patience_s: float) -> None:
 
 
 async def _give_up(producer: Any) -> None:
-    """End what ``stop`` did not come to: the sender, the connections, whoever waits for its batches."""
+    """End what ``stop`` left: the sender, the connections, and everything that waits for its batches."""
     sender = producer._sender.sender_task  # noqa: SLF001 - no public way to give up
     _cut(producer.client)
-    for _ in range(_TIMES):  # the first word ends the sender, the next what it has on its way
+    for _ in range(_TIMES):  # the first cancel ends the sender's loop, the next the requests in flight
         if sender is None or sender.done():
             break
         sender.cancel()
         await asyncio.wait({sender}, timeout=_TELL_AGAIN_S)
     await _close(producer.client)
-    accumulator = producer._message_accumulator  # noqa: SLF001 - the same
+    accumulator = producer._message_accumulator  # noqa: SLF001 - no public way either
     left = [batch for batches in accumulator._batches.values() for batch in batches]  # noqa: SLF001
-    accumulator._pending_batches.update(left)  # noqa: SLF001 - where aiokafka looks for each that is done
+    accumulator._pending_batches.update(left)  # noqa: SLF001 - aiokafka removes each from here when it is done
     accumulator.fail_all(ProducerClosed())
     for batch in left:
-        if batch._drain_waiter.done():  # noqa: SLF001 - nobody else reads it
+        if batch._drain_waiter.done():  # noqa: SLF001 - nothing else retrieves the error
             batch._drain_waiter.exception()  # noqa: SLF001
 
 
 async def _close(client: Any) -> None:
-    """Close a client's connections, and wait no longer than for those that are well."""
+    """Close a client's connections, and wait no longer than healthy ones take."""
     _cut(client)
     closing = asyncio.ensure_future(client.close())
     await asyncio.wait({closing}, timeout=_TELL_AGAIN_S)
     if not closing.done():
         closing.cancel()
     elif not closing.cancelled():
-        closing.exception()  # of a connection that is gone
+        closing.exception()  # retrieves the error of a lost connection
 
 
 def _cut(client: Any) -> None:
-    """End the connections at once: an orderly end waits for what is unsent, and with TLS for the broker's farewell."""
+    """Abort the connections: an orderly close waits for unsent data, and with TLS for the broker's close_notify."""
     for connection in client._conns.values():  # noqa: SLF001 - no public way to cut
         transport = getattr(connection._protocol, "_transport", None)  # noqa: SLF001
         if transport is not None:

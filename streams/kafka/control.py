@@ -1,6 +1,6 @@
 """Commands to running workers, on the compacted topic ``mail.control``: for now, to resume a stopped partition.
 
-The rule: a command holds for one stop: this application, this partition, this offset.
+The rule: a command is valid for one stop: this application, this partition, this offset.
 The topic keeps the last command of each partition for ever, so it must not resume a
 later stop.
 """
@@ -56,11 +56,11 @@ class ControlTopic:
         found = []
         control = TopicPartition(self._topic, 0)
         consumer = AIOKafkaConsumer(**self._client_options, isolation_level="read_committed")
-        try:  # not `async with`, which does not close what did not start
+        try:  # not `async with`, which does not close a consumer whose start failed
             await consumer.start()
             consumer.assign([control])
             end = (await consumer.end_offsets([control]))[control]
-            # not seek_to_beginning: a reset to the end that is under way after assign can win over it
+            # not seek_to_beginning: assign has begun a reset to the end, which could override it
             consumer.seek(control, (await consumer.beginning_offsets([control]))[control])
             while await consumer.position(control) < end:
                 for records in (await consumer.getmany(timeout_ms=200)).values():

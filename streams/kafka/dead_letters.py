@@ -12,11 +12,11 @@ from streams.kafka.batches import Record, Row
 from streams.records import dead_letter, encode_dead_letter
 
 LONGEST_KEY = 1024
-"""Bytes. Our keys have 26; a longer one is somebody else's and not kept."""
+"""In bytes. Ours have 26; a key longer than this is not ours, and is not kept."""
 HEADERS_KEPT = 64 << 10
 """Bytes of the original's headers that are kept."""
 _HEADER_OVERHEAD = 16
-"""Bytes that a header costs beside its name and value, ours and Kafka's: empty ones are not free."""
+"""Bytes counted for each header beside its name and value, for our overhead and Kafka's: empty ones are not free."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class DeadLetters:
     topic: str
     partitions: int
     max_bytes: int
-    """Of the original that are kept."""
+    """How many bytes of the original are kept."""
 
     def of_record(self, record: Record, stage: str, error: BaseException) -> tuple[int, Row]:
         """Return (partition, row) for a whole record."""
@@ -57,13 +57,13 @@ class DeadLetters:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return why a record is bad, without personal data: our own exceptions' text, of others only the type."""
+    """Return why a record is bad, without personal data: of exceptions that are not ours only the type."""
     name = type(error).__name__
     return f"{name}: {error}" if type(error).__module__.startswith("streams.") else name
 
 
 def _bounded(headers: Sequence[tuple[str, bytes | None]]) -> list[tuple[str, bytes | None]]:
-    """Return the headers that fit: a dead letter that is too large to be written would crash the worker for ever."""
+    """Return the headers that fit: a dead letter too large to be written would crash the worker at every start."""
     kept, size = [], 0
     for name, value in headers:
         size += len(name) + len(value or b"") + _HEADER_OVERHEAD

@@ -1,4 +1,4 @@
-"""One lane per owned partition: a task that takes the partition's batches in order and makes each of them true.
+"""One lane per owned partition: a task that takes the partition's batches in order and puts each into effect.
 
 The order of one batch in a ``StatefulLane``, the heart of the system:
 
@@ -9,17 +9,17 @@ The order of one batch in a ``StatefulLane``, the heart of the system:
 4. write the same rows to the store, with the changelog offset they reach;
 5. acknowledge to Faust, which then delivers the next batch.
 
-The source position is a row of the changelog, and nothing else is asked for it at
-a start. The group's offset tells others how far the lane is: lag, the clock of the
-stages behind. It follows a moment later (``positions``), with those of all lanes.
+The source position is a row of the changelog, and a start reads it only there. The
+group's offset shows others how far the lane is: for lag, and for the clock of later
+stages. It is committed a moment later (``positions``), with those of all lanes.
 
-A process killed anywhere in it loses nothing and repeats nothing that a
-``read_committed`` reader has seen: before 3 is done, none of it counts; after it,
-the changelog holds what the store lacks.
+A process killed at any step loses nothing and repeats nothing that a
+``read_committed`` reader has seen: before 3 is done, the batch has no effect; after
+it, the changelog holds what the store lacks.
 
-What goes wrong with ONE record in 1 is poison: the record goes to the dead
-letters, in the same transaction. Everything else is a crash: the lane ends, the
-process ends, and the next one starts from what was committed.
+An error with ONE record in 1 is poison: the record goes to the dead letters, in the
+same transaction. Everything else is a crash: the lane ends, the process ends, and
+the next process starts from what was committed.
 """
 
 import asyncio
@@ -36,8 +36,8 @@ from faust.types import TP, EventT
 from streams.kafka.batches import Batch, Record, Row, Rows
 from streams.kafka.closing import was_cancelled
 from streams.kafka.dead_letters import DeadLetters, reason_of
-from streams.kafka.poison import Poison, PoisonLimit, Position
-from streams.kafka.positions import Positions
+from streams.kafka.poison import Poison, PoisonLimit
+from streams.kafka.positions import Position, Positions
 from streams.kafka.publishing import Publisher
 from streams.kafka.store import Changes, Store, StoreCorruptError
 from streams.kafka.transactions import TransactionalWriter, TransactionInDoubtError
@@ -46,22 +46,22 @@ from streams.records import RowError
 logger = logging.getLogger(__name__)
 
 SLICE_S = 0.005
-"""How long a lane folds before the loop gets its turn: other partitions' acknowledgements, health checks."""
+"""How long a lane folds before other tasks of the loop run: other partitions' acknowledgements, health checks."""
 RECORDS_PER_LOOK = 25
 """Records folded between two looks at the clock."""
 SHORT_BATCH = 250
-"""A batch of so many records is folded at once. A longer one waits for the one that is being folded."""
+"""A batch of up to this many records is folded at once. A longer one waits for its turn (``FoldTurn``)."""
 FEW_KEYS = 100
-"""So many keys are looked up in the event loop, more of them in a thread."""
+"""Up to this many keys are looked up in the event loop, more of them in a thread."""
 KEYS_AT_ONCE = 500
-"""Keys that a thread looks up at once: RocksDB holds the blocks of all of them until it has the last."""
+"""Keys per look-up in a thread: RocksDB holds the blocks of all of them until it has read the last."""
 POSITION_KEY = b"\x00position"
 """The reserved changelog row that holds the source position. No delivery id begins with a zero byte."""
 RESUME_POLL_S = 2.0
 RESUME_TIMEOUT_S = 10.0
-"""A look for a command that takes longer is given up, and made again."""
+"""A look-up of commands that takes longer is given up, and repeated."""
 NOT_POISON = (MemoryError, RowError, StoreCorruptError)
-"""Raised while one record is folded, and yet the fault of the process, the release or the disk: a crash."""
+"""Raised while one record is folded, but caused by the process, the release or the disk: a crash, not poison."""
 
 
 Count = (
@@ -71,14 +71,14 @@ Count = (
     | tuple[Literal["events", "changes", "deferrals", "alerts"], str, str, str]
     | tuple[Literal["open_deferrals"], str, str, str, int]
 )
-"""A metric and its labels: all that a stage may count. No enumeration, whose hash is Python code, once an event."""
+"""A metric and its labels: all that a stage may count. Not an enum: hashing one runs Python code, for each event."""
 Observation = tuple[Literal["time_to_deliver"], str, str]
 """A histogram and its labels."""
 
 
 @dataclass(slots=True)
 class Effects:
-    """What folding a batch does to the world, once it is committed."""
+    """What a folded batch changes, once it is committed."""
 
     outputs: Rows = field(default_factory=lambda: defaultdict(list))
     rows: dict[bytes, bytes | None] = field(default_factory=dict)
@@ -90,7 +90,7 @@ class Effects:
     counts: dict[Count, int] = field(default_factory=lambda: defaultdict(int))
     """What to add to the metrics when it is committed."""
     observations: dict[Observation, list[float]] = field(default_factory=dict)
-    """What to observe in histograms then."""
+    """What to observe in histograms when it is committed."""
 
     def emit(self, topic: str, partition: int, row: Row) -> None:
         """Add one output record."""
@@ -102,12 +102,12 @@ class Effects:
 
     @property
     def only_indexes(self) -> bool:
-        """Nothing is changed but the indexes, which are local: no transaction is needed."""
+        """True if only the indexes change, which are local: no transaction is needed."""
         return not (self.rows or self.outputs)
 
 
 class Hooks(Protocol):
-    """What lanes tell the rest of the process. Called in the event loop, must not block."""
+    """What lanes report to the rest of the process. Called in the event loop, must not block."""
 
     @property
     def reached(self) -> Callable[[str, TP], Awaitable[None] | None]:
@@ -142,19 +142,19 @@ class ResumeCommands(Protocol):
 
 
 class StatefulFold(Protocol):
-    """The stage's own work: pure but for reading the table."""
+    """The stage's own work: pure, except that it reads the table."""
 
     async def opened(self, partition: int, store: Store) -> None:
-        """Prepare for the partition, before its first batch. It may take long, and gives the loop its turn."""
+        """Prepare for the partition, before its first batch. It may take long, and lets other tasks run meanwhile."""
 
     def closed(self, partition: int) -> None:
         """Forget the partition: it may have another owner."""
 
     def record(self, record: Record, partition: int, get: Callable[[bytes], bytes | None], effects: Effects) -> None:
-        """Fold one record. Whatever it raises is poison, so it changes ``effects`` only when nothing can fail."""
+        """Fold one record. Any exception but NOT_POISON is poison: change ``effects`` only when nothing can fail."""
 
     def tick(self, now: int, partition: int, store: Store, effects: Effects) -> None:
-        """Do what has fallen due at ``now`` (µs), a bounded amount. Whatever it raises is a crash."""
+        """Do what is due at ``now`` (µs), a bounded amount of it. Any exception is a crash."""
 
 
 StatelessFold = Callable[[Record, Effects], None]
@@ -173,18 +173,18 @@ class LaneClosedError(Exception):
 
 
 class FoldTurn(asyncio.Lock):
-    """Lets one lane fold a long batch at a time, in the order in which they ask."""
+    """Lets one lane at a time fold a long batch, in the order in which they ask."""
 
     taken = 0
-    """How many had their turn so far. Whoever waits gets on as long as this grows."""
+    """How many turns were taken so far. While this grows, a waiting lane makes progress."""
 
     def __init__(self) -> None:
         super().__init__()
         self.next = asyncio.Lock()
-        """Held by the lane whose turn is the next: what is looked up for it waits in memory."""
+        """Held by the lane whose turn is next, so that the looked-up rows of only one waiting lane are in memory."""
 
     async def acquire(self) -> Literal[True]:
-        """Wait for one's turn, and take it."""
+        """Wait for the turn, and take it."""
         await super().acquire()
         self.taken += 1
         return True
@@ -200,7 +200,7 @@ class LaneContext:
     hooks: Hooks
     on_crash: Callable[[BaseException], None]
     fold_turn: FoldTurn
-    """One for all."""
+    """One for all lanes."""
 
 
 class Lane(ABC):
@@ -219,13 +219,13 @@ class Lane(ABC):
         self._on_crash = context.on_crash
         self._fold_turn = context.fold_turn
         self._inbox: asyncio.Queue[EventT[Any] | None] = asyncio.Queue()
-        """Batches; None wakes the task, because the lane closes."""
+        """Batches; None wakes the task when the lane closes."""
         self._closing = asyncio.Event()
         self._control_lost = False
         self._task: asyncio.Task[None] | None = None
         self._in_queue = False
         self.opening = True
-        """It prepares for its first batch; how long that takes goes by what is in the store."""
+        """True while it prepares for its first batch, for a time that depends on what is in the store."""
 
     @property
     def stopped(self) -> str | None:
@@ -234,7 +234,7 @@ class Lane(ABC):
 
     @property
     def turns_passed(self) -> int | None:
-        """While its batch waits for its turn to fold: how many turns were taken so far, in all. None while it does not wait."""
+        """How many turns all lanes took so far, while this lane's batch waits for its turn to fold; else None."""
         return self._fold_turn.taken if self._in_queue else None
 
     def start(self) -> None:
@@ -242,9 +242,9 @@ class Lane(ABC):
         self._task = asyncio.create_task(self._run(), name=f"lane {self.stage} {self.tp.topic}/{self.tp.partition}")
 
     def take(self, event: EventT[Any]) -> None:
-        """Queue one batch; it is acknowledged when it took effect."""
+        """Queue one batch; it is acknowledged once it has taken effect."""
         if self._closing.is_set():
-            event.ack()  # nobody's any more; whoever owns the partition next reads it again
+            event.ack()  # the partition's next owner reads it again
         else:
             self._inbox.put_nowait(event)
 
@@ -257,7 +257,7 @@ class Lane(ABC):
         await self.release()
 
     async def release(self) -> None:
-        """Commit the last position, and let go of what the lane holds."""
+        """Commit the last position, and release what the lane holds."""
         await self._positions.flush()
 
     async def _open(self) -> None:  # noqa: B027 - a lane may need nothing
@@ -318,9 +318,9 @@ class Lane(ABC):
             batch = Batch(self.tp, batch.records[len(done.records) :], batch.position)
 
     async def _fold_in_turn(self, batch: Batch, effects: Effects) -> Batch:
-        """Fold the records, a long batch when no other lane folds one.
+        """Fold the records; a long batch only while no other lane folds one.
 
-        Lanes that fold side by side would all be done at the same time, and then wait for the broker at the same time.
+        Lanes that fold alternately would all finish at the same time, and then wait for the broker at the same time.
         In turn, one folds while the next one's rows are looked up and the others commit.
 
         Raises:
@@ -346,7 +346,7 @@ class Lane(ABC):
             raise LaneClosedError
 
     async def _fold(self, batch: Batch, effects: Effects) -> Batch:
-        """Fold the records; return the batch as far as it came: all of it, unless the partition stopped."""
+        """Fold the records; return the part of the batch that was folded: all of it, unless the partition stopped."""
         good = 0
         clock = asyncio.get_running_loop().time
         slice_ends = clock() + SLICE_S
@@ -370,7 +370,7 @@ class Lane(ABC):
         return batch
 
     def _bury(self, record: Record, error: Exception, effects: Effects) -> None:
-        """Send what is bad to the dead letters, and what is good on its way."""
+        """Send what is bad to the dead letters, and emit what is good."""
         if isinstance(error, PartlyBadError):
             error.apply(effects)
             return
@@ -384,7 +384,7 @@ class Lane(ABC):
         return Position(batch.position, timestamp, self.poison)
 
     async def _tell_group(self, position: Position) -> None:
-        """Let the group know a position: soon, and at once where the lane stands, for that may be long.
+        """Commit a position to the group: soon, or at once if the partition is stopped, because that may last long.
 
         Raises:
             LaneClosedError: the partition has a new owner.
@@ -423,7 +423,7 @@ class Lane(ABC):
             closing.cancel()
 
     async def _latest_command(self) -> ResumeCommand | None:
-        """Return the newest command; None while no broker can be asked: a stopped partition can wait for one."""
+        """Return the newest command; None while no broker answers: a stopped partition can wait."""
         try:
             async with asyncio.timeout(RESUME_TIMEOUT_S):
                 command = await self._resume_commands.latest(self.tp, self.poison.stopped_at)
@@ -452,15 +452,15 @@ class Lane(ABC):
 
     @abstractmethod
     def _fold_record(self, record: Record, effects: Effects) -> None:
-        """Fold one record; whatever it raises is poison, but for NOT_POISON."""
+        """Fold one record; any exception is poison, except NOT_POISON."""
 
     @abstractmethod
     async def _tick(self, batch: Batch) -> None:
-        """Do what has fallen due."""
+        """Do what is due."""
 
     @abstractmethod
     async def _commit(self, batch: Batch, effects: Effects) -> None:
-        """Make the effects true, and the position with them."""
+        """Write the effects, and advance the position with them."""
 
 
 class StatefulLane(Lane):
@@ -486,13 +486,13 @@ class StatefulLane(Lane):
         self._changelog_topic = changelog_topic
         self._overlay: dict[bytes, bytes | None] = {}
         self._stored: dict[bytes, bytes | None] = {}
-        """The store's rows of the batch that is folded, or is the next."""
+        """The store's rows for the batch that is being folded, or is next."""
 
     async def _look_up(self, records: Sequence[Record]) -> None:
         """Read the rows of all records.
 
-        RocksDB reads without the interpreter's lock, and to have that back may take a while: so many are read at once.
-        They may have to come from the disk: so a thread waits for them.
+        RocksDB releases the GIL, and getting it back may take a while, so keys are read in bulk. Reads may go to disk,
+        so a thread does them if they are many.
 
         Raises:
             LaneClosedError: the partition was revoked meanwhile.
@@ -507,7 +507,7 @@ class StatefulLane(Lane):
             self._stored |= await asyncio.to_thread(self._store.get_many, keys[begin : begin + KEYS_AT_ONCE])
 
     def _get(self, key: bytes) -> bytes | None:
-        """Read the table as of the record being folded: the batch's own rows lie over the store's."""
+        """Read the table as of the record being folded: the batch's own rows override the store's."""
         if key in self._overlay:
             return self._overlay[key]
         if key in self._stored:
@@ -525,13 +525,13 @@ class StatefulLane(Lane):
 
     async def _open(self) -> None:
         if self._store.position is not None:
-            # Whoever was killed after a commit may not have come to it. As it is kept: where retention has overtaken a
-            # partition that stands, `resume` has to find the offset at which it stands.
+            # A worker killed after its transaction may not have committed the position to the group. Commit the stored
+            # one unchanged: if retention has overtaken a stopped partition, `resume` must find the offset of the stop.
             await self._tell_group(Position.decode(self._store.position))
         await self._unless_closed(self._stage_fold.opened(self.tp.partition, self._store))
 
     async def _unless_closed(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do what may take minutes, and give it up when the partition goes.
+        """Do what may take minutes, and give it up when the lane closes.
 
         Raises:
             LaneClosedError: the partition was revoked before it was done.
@@ -594,7 +594,7 @@ def _changes(effects: Effects, *, changelog_offset: int | None = None, position:
 
 
 class StatelessLane(Lane):
-    """A lane whose batches may be repeated: everything acknowledged, then the position is committed, soon."""
+    """A lane whose batches may be repeated: the position is committed soon after everything is acknowledged."""
 
     def __init__(
         self,
@@ -626,14 +626,14 @@ class StatelessLane(Lane):
 
 
 class Lanes:
-    """All lanes of this process. ``BatchedApp.serve`` hands batches in; assignment opens and closes."""
+    """All lanes of this process. ``BatchedApp.serve`` hands batches in; assignments open and close lanes."""
 
     def __init__(self, *, close_timeout_s: float, on_crash: Callable[[BaseException], None]) -> None:
         self._close_timeout_s = close_timeout_s
         self._on_crash = on_crash
         self._lanes: dict[TP, Lane] = {}
         self._finishing: set[asyncio.Task[None]] = set()
-        """Lanes that take nothing more and are not yet closed."""
+        """Closing lanes: they take no more batches and are not yet closed."""
 
     @property
     def by_partition(self) -> Mapping[TP, Lane]:
@@ -647,7 +647,7 @@ class Lanes:
         lane.start()
 
     def take(self, event: EventT[Any]) -> None:
-        """Hand a batch to its partition's lane. Without one it is nobody's: dropped, and read again by the next owner."""
+        """Hand a batch to its partition's lane. If there is none, drop it: the next owner reads it again."""
         lane = self._lanes.get(event.message.tp)
         if lane is None:
             event.ack()
@@ -657,10 +657,10 @@ class Lanes:
     async def close(self) -> None:
         """Finish every batch in work and close all lanes, or end the process when that takes too long.
 
-        A hung batch must not hold the group's rebalance: this process is of no use, and another can go on.
+        A hung batch must not block the group's rebalance: this process is of no use, and another can go on.
 
-        Who comes while others wait, as a stop does in the middle of a rebalance, waits with them: what the lanes need
-        for their last batches is taken away after this.
+        A second call, such as a stop in the middle of a rebalance, waits for the same lanes: its caller then takes away
+        what they need for their last batches.
         """
         lanes, self._lanes = self._lanes, {}
         for lane in lanes.values():

@@ -1,18 +1,16 @@
 """When bad records stop a partition, and how it is resumed.
 
-A record that can never be understood goes to the dead letters and the rest goes
-on. But a broken release, or a provider that changed its format, must not pour a
+A record that can never be understood goes to the dead letters, and the others are
+processed. But a broken release, or a provider that changed its format, must not pour a
 whole topic into the dead letters: when too large a share of a partition's recent
 records is bad, the partition stops, and only a person resumes it.
 
-``Poison`` is what is known of one partition; it is stored with the partition's
+``Poison`` is what is known of one partition. It is stored with the partition's
 position, in the same transaction or commit, so that a restart neither forgets
-the share nor starts what was stopped.
+the share nor resumes a stopped partition.
 """
 
 from dataclasses import dataclass, field
-
-from streams import codecs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,9 +20,9 @@ class PoisonLimit:
     share: float
     """0 to 1, exclusive bound."""
     window: int
-    """Over about how many of the last records the share is taken."""
+    """The share is taken over about this many of the last records."""
     minimum: int
-    """Fewer bad records than this in the window never stop a partition."""
+    """Up to this many bad records in the window never stop a partition."""
 
 
 @dataclass(slots=True)
@@ -36,11 +34,11 @@ class Poison:
     stopped: str | None = None
     """Why the partition is stopped, without personal data; None while it runs."""
     stopped_at: int = field(default=-1, compare=False)
-    """The offset at which it was stopped. Its position began there, but retention may overtake that meanwhile."""
+    """The offset at which it was stopped. Its position is the same, unless retention has overtaken it since."""
     through: int = -1
     """Bad records up to this offset go to the dead letters without being counted."""
     resume_id: str = ""
-    """The last resume command that was obeyed: none is obeyed twice."""
+    """The last resume command that was obeyed; no command is obeyed twice."""
 
     def good(self, limit: PoisonLimit, count: int = 1) -> None:
         """Count ``count`` records that were understood."""
@@ -72,63 +70,3 @@ class Poison:
         if self.seen >= 2 * limit.window:
             self.seen //= 2
             self.bad //= 2
-
-
-@dataclass(slots=True)
-class Position:
-    """Where a partition's stage stands: kept as a reserved changelog row, or as the metadata of the committed offset."""
-
-    offset: int
-    """The next source offset to read."""
-    timestamp_ms: int = -1
-    """The broker's timestamp of the last record processed; -1 before the first."""
-    poison: Poison | None = None
-
-    def encode(self) -> str:
-        """Return compact JSON."""
-        poison = self.poison or Poison()
-        value: dict[str, object] = {"offset": self.offset, "ts": self.timestamp_ms}
-        if poison.seen or poison.resume_id:
-            value |= {"seen": poison.seen, "bad": poison.bad}
-        if poison.stopped is not None:
-            value["stopped"] = True
-            value["reason"] = poison.stopped[:200]
-        if poison.through >= 0:
-            value["through"] = poison.through
-        if poison.resume_id:
-            value["resume_id"] = poison.resume_id
-        return codecs.encode(value).decode()
-
-    @classmethod
-    def decode(cls, text: str | bytes) -> "Position":
-        """Return the position that ``encode`` wrote.
-
-        Raises:
-            ValueError: something else wrote it.
-        """
-        value = codecs.decode(text)
-        if not isinstance(value, dict) or not isinstance(value.get("offset"), int):
-            message = "not a position"
-            raise ValueError(message)  # noqa: TRY004 - the value is wrong, not the argument's type
-        poison = Poison(
-            seen=value.get("seen", 0),
-            bad=value.get("bad", 0),
-            stopped=value.get("reason", "stopped") if value.get("stopped") else None,
-            stopped_at=value["offset"] if value.get("stopped") else -1,
-            through=value.get("through", -1),
-            resume_id=value.get("resume_id", ""),
-        )
-        return cls(value["offset"], value.get("ts", -1), poison)
-
-    @classmethod
-    def of_committed(cls, offset: int, metadata: str | None) -> "Position":
-        """Return the position of a committed offset, which holds whatever its metadata says: a person may have moved it.
-
-        Metadata that ``encode`` did not write is another tool's, which knows no timestamp and nothing of poison.
-        """
-        try:
-            position = cls.decode(metadata or "")
-        except ValueError:
-            return cls(offset)
-        position.offset = offset
-        return position

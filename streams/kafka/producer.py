@@ -1,7 +1,8 @@
-"""The producer of all that is written in batches: aiokafka's, which also takes ``auto`` as its compression.
+"""The producer of everything that is written in batches: aiokafka's, which also accepts ``auto`` as its compression.
 
-``auto`` chooses for each batch by the rows that it is made for. Every other
-compression goes for all batches. It tells, too, which partitions have a leader and whether a broker answers.
+``auto`` chooses the compression of each batch by the size of the rows it is made
+for. Any other value applies to all batches. The producer also reports which
+partitions have a leader and whether a broker answers.
 """
 
 from collections.abc import Collection, Iterable
@@ -14,11 +15,11 @@ from aiokafka.record.default_records import DefaultRecordBatch
 
 AUTO: Final = "auto"
 LARGE_BYTES: Final = 16 << 10
-"""Of keys and values: a batch for so many is large.
+"""A batch whose keys and values have this many bytes or more is large.
 
 A small batch costs the broker and both clients much more with zstd than with another compression or none: at 2,000
-events/s, where batches have a few kB, half of the events took 136 ms with zstd and 96 ms with none. For a large one zstd
-is the best: 83 kB took it 138 µs, lz4 324 and snappy 49, and became half of what snappy makes of them.
+events/s, where batches have a few kB, the median event took 136 ms with zstd and 96 ms with none. For a large batch
+zstd is the best: 83 kB took 138 µs (lz4 324, snappy 49), and the result was half the size of snappy's.
 """
 
 
@@ -39,7 +40,7 @@ class Producer(AIOKafkaProducer):
 
     Args:
         compression_type: ``auto``, or what aiokafka takes.
-        options: the others of aiokafka's producer.
+        options: the other options of aiokafka's producer.
     """
 
     def __init__(self, *, compression_type: str | None = AUTO, **options: Any) -> None:
@@ -47,31 +48,31 @@ class Producer(AIOKafkaProducer):
         super().__init__(compression_type="zstd" if self._chooses else compression_type, **options)  # type: ignore[no-untyped-call] # aiokafka's
 
     def batch_for(self, rows: Iterable[Keyed]) -> BatchBuilder:
-        """Return an empty batch for these rows, or for as many of the first as it takes."""
+        """Return an empty batch for these rows, or for as many of the first ones as fit."""
         if self._chooses:
-            # A batch's compression is the accumulator's at the moment when the batch is made, so it is set for each.
+            # A batch takes the accumulator's compression when it is created, so that is set before each.
             codec = DefaultRecordBatch.CODEC_ZSTD if _are_large(rows) else DefaultRecordBatch.CODEC_SNAPPY
-            self._message_accumulator._compression_type = codec  # noqa: SLF001 - in public it is the whole producer's
+            self._message_accumulator._compression_type = codec  # noqa: SLF001 - in public only for the whole producer
         batch: BatchBuilder = self.create_batch()
         return batch
 
     async def led_partitions(self, topic: str) -> Collection[int]:
-        """Return the partitions of a topic that have a leader, as far as is known; all where none has."""
+        """Return the partitions of a topic that have a leader, as far as is known; all of them if none has one."""
         everything: Collection[int] = await self.partitions_for(topic)
         return self.client.cluster.available_partitions_for_topic(topic) or everything
 
     async def look(self) -> None:
-        """See that some broker answers, and bring what is known of leaders up to date.
+        """Check that some broker answers, and update which partitions have leaders.
 
         Raises:
-            KafkaConnectionError: none does.
+            KafkaConnectionError: no broker answers.
         """
         if not await self.client.force_metadata_update():
             raise KafkaConnectionError
 
 
 def _are_large(rows: Iterable[Keyed]) -> bool:
-    """Tell whether these are a large batch. It counts no further than it has to: there may be thousands."""
+    """Tell whether these make a large batch. Counting stops as soon as that is known: there may be thousands."""
     size = 0
     for row in rows:
         size += len(row.key or b"") + len(row.value or b"")

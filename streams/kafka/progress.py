@@ -1,24 +1,24 @@
-"""How far everything is: what time it is for a tick, how far behind a partition is, and when a worker stands still.
+"""How far everything is: the time for a tick, the lag of each partition, and what shows that a worker has stalled.
 
-The rule for a tick's time: everything that the broker took before it has been
-processed, through all stages before the tick's own and that one too. So catching
-up on a two-hour backlog raises no false alarm, and silence still raises a true
-one: with nothing to read it is the wall clock. It never goes back, unless
-the wall clock was set: what was concluded from a wrong one is forgotten.
+The rule for a tick's time: everything that the broker took before that time has
+been processed, by all stages up to and including the tick's own. So catching up on
+a two-hour backlog raises no false alarm, and silence still raises a true one: with
+nothing to read, the time is the wall clock. The time never goes back, unless the
+wall clock was set: what was concluded from a wrong clock is forgotten.
 
-- Of the topics at the source of all, the broker's own clock tells: what was not
-  processed is not older than the record processed last. Where all is processed it
-  is the wall clock. All partitions count whose records can go to any partition.
-- The stages after them get records of many source partitions, new ones between
-  old ones, so no record's timestamp tells how old those behind it are. There a
-  *barrier* tells: the end of the topic when the stages before had come to a time.
-  When the stage has passed that end, it has come to that time.
+- For the first topics, the broker's timestamps give the time: an unprocessed record
+  is not older than the one processed last. If all are processed, the time is the
+  wall clock. If records can go to any partition, all partitions of a topic count.
+- Later stages get records of many source partitions, new ones between old ones, so
+  no record's timestamp shows how old the records after it are. There a *barrier*
+  gives the time: the topic's end at the moment when the earlier stages had reached
+  a time. When the stage has passed that end, it has reached that time.
 
-A partition that was stopped, because too much of it was poison, waits for a
-person. Where its records can go to any partition it would stop the clock of all,
-and one provider's broken format would silence the alarms of all others. So it
-does not count there; ``held`` tells of it those who must not take the silence of
-what is in it for an answer, until all that it held back has been processed.
+A partition that is stopped because too much of it was poison waits for a person. If
+its records can go to any partition, it would stop the clock of all of them, and one
+provider's broken format would silence the alarms of all others. So it does not count
+there. Instead ``held`` reports its topic until everything that it held back has been
+processed: until then, silence about what is in it proves nothing.
 
 All of it comes from one look a second at the broker: end offsets against
 committed positions, whose metadata holds the last timestamp (``poison.Position``).
@@ -38,12 +38,12 @@ from aiokafka.structs import TopicPartition
 from faust.types import TP
 
 from streams.kafka.offsets import committed_offsets
-from streams.kafka.poison import Position
+from streams.kafka.positions import Position
 
 logger = logging.getLogger(__name__)
 
 CLOCK_STEP_S = 5.0
-"""The wall clock was set, or the host slept, when between two looks it went so much further than the monotonic one."""
+"""If wall and monotonic clock differ by more than this between two looks, the wall clock was set or the host slept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +73,9 @@ class Barrier(NamedTuple):
 
 
 def time_for_tick(wall_us: int, upstream: Iterable[Standing]) -> int | None:
-    """Return what time it is when the sources of all stand so (µs), or None while a lagging partition's time is unknown.
+    """Return the time (µs) if the first topics' partitions are this far; None while a lagging one's time is unknown.
 
-    They bear the broker's own, rising timestamps.
+    Their records have the broker's own timestamps, which only rise.
     """
     now = wall_us
     for standing in upstream:
@@ -104,12 +104,12 @@ class Progress:
 
         Args:
             client_options: How to reach the broker.
-            group_id: Whose positions.
-            upstream_topics: For each source topic the topics before it, from the source of all on.
+            group_id: The group whose positions count.
+            upstream_topics: For each source topic all topics before it, starting with the first ones.
             shared_topics: Those of them whose records can go to any partition of the next topic.
-            timeless_topics: Looked at as well, but no part of the way: what waits in them prevents nothing that falls due.
-            interval_s: Between two looks.
-            request_timeout_s: Of one request.
+            timeless_topics: Looked at too, but not upstream: what waits in them prevents nothing that falls due.
+            interval_s: Time between two looks.
+            request_timeout_s: Timeout of one request.
         """
         self._client_options = dict(client_options) | {"request_timeout_ms": int(request_timeout_s * 1000)}
         self._group_id = group_id
@@ -128,18 +128,18 @@ class Progress:
         self._clocks: tuple[int, float] | None = None
         """The wall clock (µs) and the monotonic one (s) at the last look."""
         self._clock_was_set = False
-        """Since the last look: the next one makes no time."""
+        """Set since the last look: the next one gives no time."""
         self.on_look: list[Callable[[Mapping[TP, Standing]], Awaitable[None] | None]] = []
 
     def now(self, tp: TP) -> int | None:
-        """Return what time it is for a tick of ``tp`` (µs), or None when that is not known."""
+        """Return the time for a tick of ``tp`` (µs), or None while that is not known."""
         if not self.fresh or tp not in self._passed:
             return None
         self._now[tp] = max(self._passed[tp], self._now.get(tp, 0))
         return self._now[tp]
 
     def held(self, topic: str) -> bool:
-        """Tell whether something in ``topic`` was passed over: a partition stands, or what it held back is in work."""
+        """Tell whether a partition of ``topic`` is stopped, or what it held back is still being processed."""
         return topic in self._held
 
     @property
@@ -148,7 +148,7 @@ class Progress:
         return self._looked_at is not None and time.monotonic() - self._looked_at < self._interval_s * 5 + 2
 
     async def run(self) -> None:
-        """Look once a second, for ever. While the broker does not answer, what was seen grows stale, nothing else."""
+        """Look once a second, for ever. While the broker does not answer, the last look grows stale, nothing else."""
         while True:
             try:
                 await self._look()
@@ -173,13 +173,13 @@ class Progress:
         wall_us = time.time_ns() // 1000
         self._read_clocks(wall_us, time.monotonic())
         standings: dict[TP, Standing] = {}
-        # In the order of the data's way, and of each topic the end before the position: what was appended before
+        # In the order of the data flow, and each topic's end before its position: what was appended before
         # `wall_us` is then either behind a position or seen as lag.
         for topic in self._topics():
             partitions = consumer.partitions_for_topic(topic)
             if not partitions:
-                # There is such a topic: the start looked. A broker that has just come back may not know it for a moment,
-                # and without it the way before a stage would look shorter than it is, and its clock would be ahead.
+                # The topic exists: the start checked. A broker that has just come back may not know it for a moment,
+                # and without it the path to a stage would look shorter than it is, and its clock would be ahead.
                 consumer._client.force_metadata_update()  # noqa: SLF001 - else aiokafka asks in five minutes
                 raise UnknownTopicOrPartitionError(topic)
             tps = [TopicPartition(topic, p) for p in sorted(partitions)]
@@ -203,8 +203,8 @@ class Progress:
     def _read_clocks(self, wall_us: int, monotonic_s: float) -> None:
         """Forget what was concluded from the wall clock if it was set since the last look.
 
-        A host that boots with a clock that is ahead would otherwise go by that one until the right one has come as far.
-        One that slept is right, and loses one look.
+        Otherwise a host whose clock is ahead at boot would keep that time until the right time has reached it. A host
+        that slept has the right time, and loses only one look.
         """
         before, self._clocks = self._clocks, (wall_us, monotonic_s)
         if before is None:
@@ -213,7 +213,7 @@ class Progress:
         if abs(step_s) <= CLOCK_STEP_S:
             return
         logger.warning(
-            "the wall clock was set by %+.0f s, or the host slept: what time it is is found out anew", step_s
+            "the wall clock was set by %+.0f s, or the host slept: the time for ticks is determined again", step_s
         )
         self._clock_was_set = True
         self._now.clear()
@@ -224,7 +224,7 @@ class Progress:
     def _saw(self, wall_us: int, standings: dict[TP, Standing]) -> None:
         """Conclude from a look how far each stage has come, and which topics are held."""
         self._standings = standings
-        # Of the look before: the group's offsets can show a transaction a moment before its topics do.
+        # From the look before: the group's offsets can show a transaction a moment before its topics do.
         passed_before = dict(self._passed)
         clock_was_set, self._clock_was_set = self._clock_was_set, False
         for source, upstream in self._upstream_topics.items():
@@ -234,13 +234,18 @@ class Progress:
         for topic in self._shared_topics:
             if any(standing.stopped for tp, standing in standings.items() if tp.topic == topic):
                 self._held[topic] = wall_us
-            elif topic in self._held and min(self._passed.values(), default=0) > self._held[topic]:
+            elif topic in self._held and self._passed_by_all(standings) > self._held[topic]:
                 del self._held[topic]
+
+    def _passed_by_all(self, standings: Mapping[TP, Standing]) -> int:
+        """Return the time to which every partition of every stage has come; 0 while one of them has not come anywhere."""
+        stages = (tp for tp in standings if tp.topic in self._upstream_topics)
+        return min((self._passed.get(tp, 0) for tp in stages), default=0)
 
     def _time_before(
         self, wall_us: int, tp: TP, upstream: tuple[str, ...], passed_before: Mapping[TP, int]
     ) -> int | None:
-        """Return the time to which everything upstream of ``tp`` has come; None: unknown."""
+        """Return the time that everything upstream of ``tp`` has reached; None: unknown."""
         sources = [
             standing
             for (topic, partition), standing in self._standings.items()
@@ -253,7 +258,7 @@ class Progress:
         return None if None in times else min(time for time in times if time is not None)
 
     def _pass(self, tp: TP, standing: Standing, time_before: int | None) -> None:
-        """Take down the barrier that was passed, and put up the next."""
+        """Remove the barrier if it was passed, and set the next one."""
         barrier = self._barriers.get(tp)
         if barrier is not None and standing.position >= barrier.end:
             self._passed[tp] = barrier.time

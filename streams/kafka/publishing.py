@@ -1,4 +1,4 @@
-"""Batches without a transaction, for a stage that may repeat itself because the next one absorbs repetitions.
+"""Batches without a transaction, for a stage that may repeat a batch because the next stage absorbs repetitions.
 
 The rule: the source position is committed only after every row is acknowledged
 by all in-sync replicas. One idempotent producer serves the whole process.
@@ -55,7 +55,7 @@ class Publisher:
         self._in_work: Counter[Producer] = Counter()
         """How many publications wait for each producer's acknowledgements."""
         self._retired: set[Producer] = set()
-        """Replaced, and still waited for."""
+        """Replaced producers whose acknowledgements may still be awaited."""
         self._stopping: set[asyncio.Task[None]] = set()
         self._starting = asyncio.Lock()
         self._rows_sent = 0
@@ -91,7 +91,7 @@ class Publisher:
             return self._producer
 
     def _stop_idle(self) -> None:
-        """Stop the producers that were replaced and that nobody waits for any more: each holds connections and tasks."""
+        """Stop the replaced producers that nothing waits for any more: each holds connections and tasks."""
         for producer in [each for each in self._retired if not self._in_work[each]]:
             self._retired.discard(producer)
             del self._in_work[producer]

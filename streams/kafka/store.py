@@ -6,9 +6,9 @@ reaches, so that the store always equals the changelog up to ``changelog_offset`
 and everything missing can be read again. A store that is lost or corrupt costs
 time, never data.
 
-What corrupted one store may have harmed those beside it, on the same disk. So they
-are marked as ``SUSPECT`` and each is read through once (``Store.check``) before it
-is used again: one restart for all of them, and not one for each as they are found.
+What corrupted one store may also have harmed the others on the same disk. So they
+are marked as ``SUSPECT``, and each is read through once (``Store.check``) before it
+is used again: one restart for all corrupt ones, instead of one for each.
 
 Keys: ``r`` + key = a row; ``d`` + 8 bytes + key = an entry of the due index,
 ``w`` + 8 bytes + key = one of the watch index: two lists of keys by time, for two
@@ -42,15 +42,17 @@ ROW, DUE, WATCH, META = b"r", b"d", b"w", b"m"
 CHANGELOG_OFFSET = META + b"changelog-offset"
 POSITION = META + b"position"
 POLICY = META + b"policy"
-UNKNOWN_POLICY = b""  # the times in the indexes were computed by several, or not all of them are there
+UNKNOWN_POLICY = b""  # the indexes' times were computed with several policies, or some are missing
 CONDEMNED = "CONDEMNED"  # a file beside the database's own: this copy was found corrupt while it was read
 SUSPECT = "SUSPECT"  # another such file: a store beside this one was corrupt, and this one was not checked since
 ASIDE = ".corrupt-"  # in the name of a store that was moved aside
-ROWS_PER_PIECE = 2_000  # checked at once: some milliseconds
-TEXT_LOG_BYTES = 1 << 20  # of what RocksDB writes about itself; by default it has no end while the store is open
-MAX_WRITE_BUFFER = 16 << 20  # of one store, where it has few neighbours
+ROWS_PER_PIECE = 2_000  # read at a time by a check: some milliseconds
+TEXT_LOG_BYTES = 1 << 20  # of RocksDB's own text log; by default it grows as long as the store is open
+MAX_WRITE_BUFFER = 16 << 20  # of one store, when a process has few
 MIN_WRITE_BUFFER = 256 << 10
-MAX_OPEN_FILES = 256  # per partition; RocksDB's own default is unlimited, Faust's 0.9 of the process's limit
+MAX_OPEN_FILES = 256  # of one store; RocksDB's own default is unlimited, Faust's 0.9 of the process's limit
+CONNECTIONS = 4  # that come with one store: its lane's producer, to several brokers
+OTHER_FILES = 128  # that a worker has open whatever it owns
 
 _pack_u64 = struct.Struct(">Q").pack
 _unpack_u64 = struct.Struct(">Q").unpack
@@ -71,38 +73,38 @@ class Changes:
     watch_added: list[tuple[int, bytes]] = field(default_factory=list)
     watch_removed: list[tuple[int, bytes]] = field(default_factory=list)
     changelog_offset: int | None = None
-    """The changelog is contained up to here (exclusive). None: nothing of this was in the changelog."""
+    """The store then holds the changelog up to here (exclusive). None: the changes are not from the changelog."""
     position: bytes | None = None
     """The reserved row that holds the source position."""
     policy: bytes | None = None
-    """What the times in the indexes were computed by, so that a change of it is noticed."""
+    """The policy that the times in the indexes were computed with, so that a change of it is noticed."""
 
 
 class Budget:
     """The memory that all stores of a process share: one block cache, one write-buffer budget.
 
-    RocksDB's own defaults are per database, and there is one database a partition. What a write buffer takes before
-    anything is in it (its filter, its first block) goes by its size and counts for the budget, too: if many stores had
-    large ones, empty ones alone would fill it, and every write would be flushed to a file of its own.
+    RocksDB's own defaults are per database, and each partition has a database. Even an empty write buffer takes memory
+    in proportion to its size (its filter, its first block), which counts towards the budget: if many stores had large
+    ones, empty ones alone would exhaust it, and every write would be flushed to a file of its own.
     """
 
     def __init__(self, *, cache_bytes: int, write_buffer_bytes: int) -> None:
         self._write_buffer_bytes = write_buffer_bytes
         self.write_buffer_size = MAX_WRITE_BUFFER
-        """Of each store; some of them are nearly empty at any time, so together they may come to twice the budget."""
+        """Of each store. Some buffers are nearly empty at any time, so all together may have twice the budget."""
         self._cache = Cache(cache_bytes)
         self._write_buffers = WriteBufferManager.new_write_buffer_manager_with_cache(
             write_buffer_bytes, False, self._cache
         )
 
     def shared_by(self, stores: int) -> None:
-        """Size the write buffers of stores that are opened from here on, or ``resize`` from here on, for so many."""
+        """Size the write buffers for this many stores; a store takes the size when it is opened, or at ``resize``."""
         share = 2 * self._write_buffer_bytes // max(stores, 1)
         self.write_buffer_size = min(max(share, MIN_WRITE_BUFFER), MAX_WRITE_BUFFER)
 
     @property
     def arena_block_size(self) -> int:
-        """What a write buffer takes at once."""
+        """The memory that a write buffer allocates at a time."""
         return self.write_buffer_size // 8
 
     def options(self) -> Options:
@@ -114,7 +116,7 @@ class Budget:
         options.set_write_buffer_size(self.write_buffer_size)
         options.set_arena_block_size(self.arena_block_size)
         options.set_max_write_buffer_number(2)
-        # The bloom filters of tables are of no help to the write buffer, which every look-up of a new delivery searches.
+        # The files' bloom filters do not cover the write buffer, which every look-up of a new delivery searches.
         options.set_memtable_whole_key_filtering(True)
         options.set_memtable_prefix_bloom_ratio(0.1)
         options.set_compression_type(DBCompressionType.lz4())
@@ -123,13 +125,21 @@ class Budget:
         blocks = BlockBasedOptions()
         blocks.set_block_cache(self._cache)
         blocks.set_bloom_filter(10, False)
-        # Index and filters live in that cache too, and in pieces: those of a table of 64 MiB are two blocks of a MiB
-        # each, more than one of the cache's shards holds, so that every look-up would read and unpack them again.
+        # Index and filters are in that cache too, in pieces: whole, those of a 64 MiB file are two 1 MiB blocks,
+        # more than one shard of the cache holds, so that every look-up would read and unpack them again.
         blocks.set_cache_index_and_filter_blocks(True)
         blocks.set_index_type(BlockBasedIndexType.two_level_index_search())
         blocks.set_partition_filters(True)
         options.set_block_based_table_factory(blocks)
         return options
+
+
+def files_needed(stores: int) -> int:
+    """Return how many open files a worker with so many stores may come to.
+
+    One that has none left cannot read a table any more, which ends the worker, and after the restart it is the same.
+    """
+    return stores * (MAX_OPEN_FILES + CONNECTIONS) + OTHER_FILES
 
 
 class Store:
@@ -158,7 +168,7 @@ class Store:
 
     @property
     def policy(self) -> bytes | None:
-        """What the times in the indexes were computed by, or None if that was never said."""
+        """The policy that the times in the indexes were computed with, or None if none was noted."""
         return self._read(POLICY)
 
     def get(self, key: bytes) -> bytes | None:
@@ -166,9 +176,9 @@ class Store:
         return self._read(ROW + key)
 
     def get_many(self, keys: Sequence[bytes]) -> dict[bytes, bytes | None]:
-        """Return the rows of all ``keys``: one look-up of many costs less than as many of one.
+        """Return the rows of all ``keys``: one look-up of many keys costs less than many of one.
 
-        Any thread may ask, as long as nobody closes the store.
+        Any thread may call this, as long as the store is not closed meanwhile.
         """
         try:
             found = cast("list[bytes | None]", self._database.get([ROW + key for key in keys]))
@@ -181,12 +191,12 @@ class Store:
         return self._until(DUE, until, limit)
 
     def due_entries(self) -> Iterator[tuple[int, bytes]]:
-        """Yield every entry (due, key) of the due index, as it was at the beginning."""
+        """Yield every entry (due, key) of the due index, as it was when the iteration began."""
         for entry, _ in self._entries(DUE):
             yield int(_unpack_u64(entry[1:9])[0]), entry[9:]
 
     def watched(self, until: int, limit: int) -> list[tuple[int, bytes]]:
-        """Return the same of the watch index."""
+        """Do the same for the watch index."""
         return self._until(WATCH, until, limit)
 
     def _until(self, index: bytes, until: int, limit: int) -> list[tuple[int, bytes]]:
@@ -206,7 +216,7 @@ class Store:
     def _entries(self, kind: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Yield all (key, value) of one kind in order.
 
-        RocksDB's iterator ends at a corrupt block as it does at the end: only its status tells them apart.
+        RocksDB's iterator stops at a corrupt block as it does at the end: only its status shows the difference.
         """
         try:
             iterator = self._database.iter()
@@ -226,8 +236,8 @@ class Store:
 
         Args:
             changes: The batch.
-            logged: Also to RocksDB's log, so that it outlives a kill. Without it a write costs a quarter less; a kill then
-                takes back the last of such writes, and the changelog offset with them.
+            logged: Write to RocksDB's log too, so that the batch survives a kill. Without it a write costs a quarter
+                less, but a kill loses the last such writes, and the changelog offset with them.
 
         Raises:
             ValueError: ``changelog_offset`` is older than the store's: the batch is not the newest.
@@ -252,7 +262,7 @@ class Store:
         options.disable_wal = not logged  # type: ignore[method-assign,assignment] # a property; rocksdict's stub is wrong
         try:
             if logged and self._has_unlogged:
-                # First what is in no log: else a kill would leave this batch, and its offset, without what was before it.
+                # First flush what is in no log: else a kill would keep this batch and its offset, but lose older ones.
                 self._database.flush()
             self._has_unlogged = not logged
             self._database.write(batch, options)
@@ -278,11 +288,11 @@ class Store:
 
     @property
     def condemned(self) -> bool:
-        """It was found corrupt; opened again it is an empty one."""
+        """The store was found corrupt; when it is opened again, it is empty."""
         return self._condemned
 
     def check(self) -> Generator[int, None, None]:
-        """Read everything once; yield the number of entries from time to time. At its end the store is no suspect.
+        """Read everything once; yield the number of entries from time to time. Then the store is no longer suspect.
 
         RocksDB compares the checksum of each block that it reads.
 
@@ -290,7 +300,7 @@ class Store:
             StoreCorruptError: it cannot be read; if it is corrupt, it is condemned.
         """
         options = ReadOptions()
-        options.fill_cache(False)  # type: ignore[call-arg] # rocksdict's stub has forgotten it
+        options.fill_cache(False)  # type: ignore[call-arg] # missing in rocksdict's stub
         options.set_verify_checksums(True)
         options.set_readahead_size(2 << 20)
         count = 0
@@ -310,7 +320,7 @@ class Store:
         (self.path / SUSPECT).unlink(missing_ok=True)
 
     def resize(self, budget: Budget) -> None:
-        """Take the write buffer, from the next one on, that the budget has for each store now."""
+        """Use the budget's current size per store, from the next write buffer on."""
         if budget.write_buffer_size == self._write_buffer_size:
             return
         self._write_buffer_size = budget.write_buffer_size
@@ -335,7 +345,7 @@ class Store:
         """Leave a mark on a corrupt database, so that the next start does not open it again."""
         if _is_corruption(error) and not self._condemned:
             self._condemned = True
-            if not self.suspect:  # then the others were marked when it was
+            if not self.suspect:  # else the others were marked together with it
                 _suspect_others(self.path)
             (self.path / CONDEMNED).touch()
         return StoreCorruptError(f"store {self.path.name}: {error}")
@@ -346,12 +356,12 @@ def open_store(path: Path, budget: Budget, *, on_rebuild: Callable[[str], None])
 
     An empty store has no ``changelog_offset``, so the caller reads the whole
     changelog. (RocksDB opens a truncated MANIFEST as an empty database: the
-    same case.) ``on_rebuild`` is told why.
+    same case.) ``on_rebuild`` is called with the reason.
 
     Raises:
-        StoreCorruptError: it cannot be opened for a reason that an empty one would share: locked, no space, no right.
+        StoreCorruptError: it cannot be opened, and neither could an empty one: locked, no space, no permission.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # it will hold addresses
     if (path / CONDEMNED).exists():
         _move_aside(path, "was found corrupt in the last run", on_rebuild)
     try:
@@ -370,8 +380,8 @@ def open_store(path: Path, budget: Budget, *, on_rebuild: Callable[[str], None])
 def _open_database(path: Path, budget: Budget) -> Rdict:
     """Open or create a database.
 
-    The options are said twice: of a database that exists, rocksdict takes those of the column family from its
-    directory if they are not given, and there they have lost the shared cache and the bloom filter.
+    The options are given twice: without those of the column family, rocksdict reads an existing database's from its
+    directory, where they lack the shared cache and the bloom filter.
     """
     options = budget.options()
     return Rdict(str(path), options, column_families={"default": options})
@@ -392,7 +402,7 @@ def _suspect_others(path: Path) -> None:
 
 
 def _is_corruption(error: Exception) -> bool:
-    """Tell RocksDB's corruption from a lock, a full disk or a missing right; rocksdict has one exception for all."""
+    """Distinguish corruption from a lock, a full disk or a missing permission; rocksdict has one exception for all."""
     text = str(error)
     if "While lock file" in text or "lock hold by" in text:
         return False

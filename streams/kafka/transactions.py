@@ -1,16 +1,16 @@
 """One Kafka transaction a batch: outputs, changelog rows and source position become visible together or not at all.
 
-The source position is a row among the others. The group's offset is no part of it:
-it would cost two more requests, one after the other, and is not what a start goes by.
+The source position is one of the rows. The group's offset is not part of the
+transaction: it would cost two more requests in sequence, and a start does not use it.
 
-The rule: **after any doubt the process ends.** aiokafka speaks the transaction
-protocol of before KIP-890, in which a delayed request can end a later
+The rule: **after any doubt the process ends.** aiokafka uses the transaction
+protocol from before KIP-890, in which a delayed request can end a later
 transaction of the same epoch. So inside a transaction no request is sent twice,
 no lost connection is survived, and a producer that failed once is never used
 again; the next owner fences with a new epoch, which ends what was left open.
 
-And: aiokafka commits over failed batches. Every future of ``send_batch`` is
-awaited before the commit is asked for.
+Also: aiokafka commits although batches have failed. So every future of
+``send_batch`` is awaited before the commit is requested.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from streams.kafka.closing import stop_producer
 from streams.kafka.producer import AUTO, Producer
 
 MAX_BATCH_BYTES: Final = 900 << 10  # below the broker's default max.message.bytes of 1 MiB
-RETRY_BACKOFF_MS: Final = 10  # the default of 100 is waited out whenever the last transaction is still closing
+RETRY_BACKOFF_MS: Final = 10  # the wait whenever the last transaction is still closing; 100 by default
 REPLACE_AFTER_ROWS: Final = 1 << 30
 """aiokafka wraps a sequence number to a negative value at 2^31, so a producer is replaced well before."""
 REPLACE_AFTER_IDLE_S: Final = 12 * 3600.0
@@ -43,7 +43,7 @@ class TransactionInDoubtError(Exception):
 
 
 def batches_of(producer: Producer, rows: list[Row]) -> Iterator[BatchBuilder]:
-    """Yield the rows as record batches, in order. A row larger than a batch gets one of its own."""
+    """Yield the rows as record batches, in order. A row larger than a batch gets a batch of its own."""
     batch = producer.batch_for(rows)
     for number, (key, value, timestamp_ms, headers) in enumerate(rows):
         if batch.append(key=key, value=value, timestamp=timestamp_ms, headers=headers) is None:
@@ -64,7 +64,7 @@ def _identity_of(producer: Producer) -> tuple[int, int]:
 class Turns(defaultdict[tuple[str, int], asyncio.Lock]):
     """One sender at a time for each destination.
 
-    aiokafka lets one batch of a partition wait, and miscounts the patience of those that queue behind it.
+    aiokafka queues one batch per partition, and miscalculates the timeout of those that wait for its place.
     """
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ async def send_rows(producer: Producer, rows: Rows, turns: Turns) -> dict[tuple[
                     future = await producer.send_batch(batch, topic, partition=partition)
                 sent.append((destination, count, future))
                 waiting.append((destination, batches))
-    except Exception:  # a cancellation is the caller's deadline, and waits for nobody
+    except Exception:  # a cancellation is the caller's deadline: then nothing is awaited
         await asyncio.gather(*(future for _, _, future in sent), return_exceptions=True)
         raise
     outcomes = await asyncio.gather(*(future for _, _, future in sent), return_exceptions=True)
@@ -106,7 +106,7 @@ async def send_rows(producer: Producer, rows: Rows, turns: Turns) -> dict[tuple[
 
 
 class TransactionalWriter:
-    """Writes one partition's batches, each in a transaction. One owner at a time: ``fence`` makes it this one."""
+    """Writes one partition's batches, each in a transaction. ``fence`` makes this one the only owner."""
 
     def __init__(
         self,
@@ -161,7 +161,7 @@ class TransactionalWriter:
             For each (topic, partition) written to, the offset after its last row.
 
         Raises:
-            TransactionInDoubtError: it is not known to be committed. The process must end.
+            TransactionInDoubtError: the transaction is not known to be committed. The process must end.
         """
         producer = self._producer
         if producer is None or self._failed:
@@ -193,11 +193,11 @@ class TransactionalWriter:
         return ends
 
     async def _replace(self, producer: Producer) -> Producer:
-        """Go on with the next epoch, if nobody else had one meanwhile.
+        """Go on with the next epoch, if no other owner had one meanwhile.
 
         Raises:
-            TransactionInDoubtError: the epoch is not the next one, or the producer's id another: the partition had another
-                owner, who must not be fenced by one that knows nothing of his work, or Kafka forgot the id.
+            TransactionInDoubtError: the epoch is not the next one, or the producer id has changed: Kafka forgot the
+                id, or the partition had another owner, which must not be fenced by one that does not know its work.
         """
         before, epoch = _identity_of(producer)
         await producer.stop()

@@ -6,13 +6,13 @@ fetcher delays its broker's next fetch by 100 ms); when the batch before it is
 acknowledged, the next takes all that has gathered. So batches grow under load
 and stay small when idle, and a partition is processed in order.
 
-After a batch its partition rests as long as the batch took, unless a whole one
-waits. A small batch costs the loop, the broker and the network nearly as much as a
-larger one, and whoever begins the next at once finds the last transaction still
-closing. So partitions that take turns do more in fewer batches, and each is sooner done.
+After a batch its partition rests as long as the batch took, unless a full one waits.
+A small batch costs the loop, the broker and the network nearly as much as a larger
+one, and a batch begun at once finds the last transaction still closing. So
+partitions that rest in turn do more in fewer batches, and each is done sooner.
 
-Nothing here commits: a batch's stage does, with its outputs. Positions are those
-of aiokafka, which know the holes that commit markers leave in a log.
+Nothing here commits on its own: a batch's stage does, with its outputs. Positions are
+aiokafka's, which account for the gaps that commit markers leave in a log.
 """
 
 import asyncio
@@ -43,16 +43,16 @@ CODEC = "mailstreams-batch"
 """The serializer of batched topics: a batch is a value already."""
 POLL_S = 0.5
 MEMBERSHIP_CHECK_S = 1.0
-SETTLE_S = 1.0  # so long a position stands beyond the last record before it is made true without one
-LEAVE_AGAIN_S = 0.2  # a member in order leaves sooner
-FETCH_MAX_WAIT_MS = 100  # how long a paused and resumed partition may wait for a fetch that left without it
-METADATA_MAX_AGE_MS = 30_000  # a topic that was deleted and made anew is unread until the metadata are asked for again
+SETTLE_S = 1.0  # a position that stays this long beyond the last record is delivered without records
+LEAVE_AGAIN_S = 0.2  # a healthy member leaves sooner
+FETCH_MAX_WAIT_MS = 100  # how long a paused and resumed partition may wait for a fetch that was sent without it
+METADATA_MAX_AGE_MS = 30_000  # a topic that was deleted and created again is not read until the metadata is refreshed
 FETCH_BYTES = 256 * 1024
-"""Compressed, of one partition, in one fetch; a record batch that is larger comes alone (KIP-74).
+"""Compressed bytes of one partition in one fetch; a larger record batch comes alone (KIP-74).
 
-All of a fetch is unpacked at once, to several times as much. So this chooses between memory and rate while a worker catches
-up: docs/performance.md says what 1 MiB and 8 MiB give and take."""
-REST_MAX_S = 0.1  # a batch that takes longer is no small one
+A whole fetch is unpacked at once, to several times its size. So this trades memory for the rate at which a worker
+catches up: docs/performance.md says what 1 MiB and 8 MiB gain and cost."""
+REST_MAX_S = 0.1  # a batch that takes longer is not small
 BACKLOG_BATCHES = 2  # a partition is paused when this many full batches wait; each can hold several megabytes
 _RECORD_OVERHEAD = 64  # bytes a record costs beside key, value and headers; keeps empty records from being free
 
@@ -69,7 +69,7 @@ class _PassThrough(codecs.Codec):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batching:
-    """What the consumer has to know; ``App.batching`` carries it."""
+    """The consumer's settings; ``App.batching`` carries them."""
 
     max_records: int
     max_bytes: int
@@ -78,7 +78,7 @@ class Batching:
     tick_interval_s: float
     client_options: Mapping[str, Any]
     linger_s: Mapping[str, float] = field(default_factory=dict)
-    """By topic: so long after a batch its partition waits for the next, so that a trickle makes few transactions."""
+    """By topic: how long after a batch its partition waits for the next, so that a trickle makes few transactions."""
 
 
 @dataclass(slots=True)
@@ -88,9 +88,9 @@ class _Backlog:
     position: int
     """Offset after everything that was fetched."""
     told: int = -1
-    """The position that the last batch of records bore, or that was committed before; -1: nothing is behind."""
+    """The position of the last batch, except ticks, or what was committed before; -1: nothing is ahead of it."""
     settling: bool = False
-    """A batch without records is to be delivered, which bears the position only."""
+    """A batch without records, which carries only the position, is to be delivered."""
     records: list[Record] = field(default_factory=list)
     size: int = 0
     busy: bool = False
@@ -99,11 +99,11 @@ class _Backlog:
     """A tick to be delivered before the next records, with its time (µs)."""
     paused: bool = False
     cut_at: float = float("-inf")
-    """When the last batch of records was cut, by the loop's clock, whose 0 may be a moment ago: the start of the host."""
+    """When the last batch of records was cut, by the loop's clock. Not 0 at first: a host just booted is near it."""
     rested_at: float = float("-inf")
-    """When it has rested from its last batch, by the same clock."""
+    """Until when it rests after its last batch, by the same clock."""
     waiting: bool = False
-    """It rests or lingers, and will be offered then."""
+    """It rests or lingers, and will be offered afterwards."""
 
     def add(self, records: list[Record]) -> None:
         self.records.extend(records)
@@ -126,7 +126,7 @@ class _Backlog:
 
     @property
     def is_ahead(self) -> bool:
-        """Tell whether everything is in batches, and yet the position is beyond that of the last one."""
+        """Tell whether no records are left, and yet the position is beyond that of the last batch."""
         return not self.records and 0 <= self.told < self.position
 
     def _cut_records(self, tp: TP, max_records: int, max_bytes: int) -> Batch:
@@ -171,7 +171,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
             group_instance_id=conf.consumer_group_instance_id,
             partition_assignment_strategy=[self.app.assignor],
             enable_auto_commit=False,
-            auto_offset_reset="none",  # a position that is gone is a decision for the restore, never a silent jump
+            auto_offset_reset="none",  # if a position is gone, the restore decides: no silent jump
             isolation_level="read_committed",
             max_poll_records=batching.max_records * BACKLOG_BATCHES,
             max_poll_interval_ms=int(conf.broker_max_poll_interval * 1000),
@@ -190,7 +190,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         return cast("tuple[dict[TP, list[Record]], dict[TP, int]]", taken)
 
     async def _take(self, tps: set[TP], timeout_s: float) -> tuple[dict[TP, list[Record]], dict[TP, int]]:
-        # Named, because aiokafka reports an error for each partition that it cannot place, such as our changelogs.
+        # Named: else aiokafka raises the error of any partition that has no position, such as our changelogs.
         fetched: Coroutine[Any, Any, Any] = self._fetch_records(self._ensure_consumer(), tps, timeout_s, None)
         taking = self._taking = asyncio.create_task(fetched)
         try:
@@ -216,8 +216,8 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
     async def _start_at(self, offsets: Mapping[TP, int]) -> None:
         consumer = self._ensure_consumer()
         if self._taking is not None:
-            # Whoever still waits for records asked for an earlier assignment, and whatever he got would be dropped: after
-            # the seek it would be what is to be read now, and aiokafka's position would have passed it.
+            # A call that still waits belongs to an earlier assignment, so what it returns is dropped. After the seek
+            # that would be records of the new assignment, and aiokafka's position would already be past them.
             self._taking.cancel()
             await asyncio.wait([self._taking])
         for tp, offset in offsets.items():
@@ -257,10 +257,10 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         await self.call_thread(consumer.commit, offsets)
 
     async def check_membership(self) -> None:
-        """Do nothing while aiokafka takes care of the membership in the group, and knows every topic.
+        """Do nothing while aiokafka maintains the membership in the group, and knows every topic.
 
         Raises:
-            KafkaError: its task has ended: this process will never be assigned anything again.
+            KafkaError: aiokafka's task has ended: this process will never be assigned anything again.
         """
         consumer = self._consumer
         if consumer is not None:
@@ -271,10 +271,10 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         await self.call_thread(self._leave_group)
 
     async def _leave_group(self) -> None:
-        """Leave, over another connection if the own one is taken by a join that waits for the group to come together.
+        """Leave, over another connection if a join that waits for the other members blocks the usual one.
 
-        A broker answers one request of a connection after the other, and aiokafka leaves when its join is answered: the
-        others would wait for a member that waits for them.
+        A broker answers a connection's requests in order, and aiokafka leaves only when its join is answered: the other
+        members would wait for this one, and it for them.
         """
         consumer: Any = self._ensure_consumer()
         stopping = asyncio.ensure_future(stop_consumer(consumer))  # from here on it begins no other join
@@ -295,19 +295,19 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
 
 
 async def check_membership(consumer: aiokafka.AIOKafkaConsumer) -> None:
-    """Raise what ended aiokafka's membership; where it does not know a topic, let it ask for the metadata again.
+    """Raise the error that ended aiokafka's membership; if it does not know a topic, let it refresh the metadata.
 
-    A broker that has just come back may know no topic for a moment. Whoever leads the group then divides nothing, and
-    would find out at the next regular look at the metadata only.
+    A broker that has just come back may know no topic for a moment. The group's leader then assigns nothing, and would
+    notice only at the next regular refresh of the metadata.
 
     Raises:
         KafkaError: aiokafka's task has ended.
     """
-    coordinator, client = consumer._coordinator, consumer._client  # noqa: SLF001 - it looks only while something is fetched
-    if coordinator is not None:  # it is while the consumer starts
+    coordinator, client = consumer._coordinator, consumer._client  # noqa: SLF001 - it checks only while it fetches
+    if coordinator is not None:  # it is None while the consumer starts
         coordinator.check_errors()
     if not all(map(client.cluster.partitions_for_topic, consumer.subscription())):
-        client.force_metadata_update()  # done in the background; with other metadata the leader divides anew
+        client.force_metadata_update()  # done in the background; with other metadata the leader assigns again
 
 
 class BatchConsumer(driver.Consumer):
@@ -321,7 +321,7 @@ class BatchConsumer(driver.Consumer):
         self.batching: Batching = self.app.batching
         self._backlogs: dict[TP, _Backlog] = {}
         self._ready: asyncio.Queue[tuple[int, TP]] = asyncio.Queue()
-        self._epoch = 0  # changes when everything fetched before belongs to nobody
+        self._epoch = 0  # changes when everything fetched before is void
 
     def _new_consumer_thread(self) -> BatchConsumerThread:
         return BatchConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -333,7 +333,7 @@ class BatchConsumer(driver.Consumer):
 
         Args:
             offsets: Where to begin.
-            committed: What is committed, where it is not that.
+            committed: The committed position, where it differs.
         """
         self.stop_partitions()
         await self._thread.start_at(offsets)
@@ -373,7 +373,7 @@ class BatchConsumer(driver.Consumer):
             except KafkaError:
                 if epoch == self._epoch:
                     raise
-                continue  # about an assignment that is gone, or about the next one before its positions are known
+                continue  # of an assignment that is gone, or of the next one before its positions are known
             if epoch != self._epoch:
                 continue
             for tp, backlog in self._backlogs.items():
@@ -406,7 +406,7 @@ class BatchConsumer(driver.Consumer):
         self._ready.put_nowait((self._epoch, tp))
 
     def _lingers(self, tp: TP, backlog: _Backlog) -> bool:
-        """Tell whether the partition waits for more records; then it is offered by itself when it has waited."""
+        """Tell whether the partition waits for more records; if so, schedule its offer for afterwards."""
         if len(backlog.records) >= self.batching.max_records or backlog.size >= self.batching.max_bytes:
             return False
         lingered_at = backlog.cut_at + self.batching.linger_s.get(tp.topic, 0.0)
@@ -456,7 +456,7 @@ class BatchConsumer(driver.Consumer):
         )
 
     def ack(self, message: Message) -> bool:
-        """Take a finished batch back: its partition may have the next. Its position is committed already."""
+        """Take a finished batch back: its partition may have the next. Commit nothing: its lane takes care of that."""
         message.acked = True
         self._unacked_messages.discard(message)
         if self._waiting_for_ack is not None and not self._waiting_for_ack.done():
@@ -472,9 +472,9 @@ class BatchConsumer(driver.Consumer):
 
     @Service.task
     async def _watch_membership(self) -> None:
-        """End the process when its membership is lost for good, such as when the first broker asked names no brokers.
+        """End the process when its membership is lost for good, as when the first broker asked lists no brokers.
 
-        Without partitions nothing is fetched, and aiokafka tells of it only then: the worker would wait for ever.
+        aiokafka reports that only while something is fetched. Without partitions the worker would wait for ever.
         """
         while not self.should_stop:
             await self.sleep(MEMBERSHIP_CHECK_S)
@@ -489,11 +489,11 @@ class BatchConsumer(driver.Consumer):
 
     @Service.task
     async def _settle(self) -> None:
-        """Make a position true beyond which nothing can be read, when no record takes it along.
+        """Deliver a position up to which there is nothing more to read, when no record carries it.
 
-        Behind the last record may lie aborted transactions, and before the first what retention deleted unread. As
-        long as the position is before them the partition looks as if it stood: its clock stands too, and in the end
-        the watchdog takes the worker for one that does not get on.
+        Aborted transactions may follow the last record, and what retention deleted unread may precede the first.
+        While the committed position is before them, the partition seems to lag: its clock does not advance, and in the
+        end the watchdog takes the worker for stalled.
         """
         seen: dict[TP, int] = {}
         while not self.should_stop:
@@ -523,14 +523,14 @@ class BatchConsumer(driver.Consumer):
         await self._thread.leave_group()
 
     async def wait_empty(self) -> None:
-        """Finish the batches in work. Faust's own wait has no end, and nothing can cancel it; lanes close in time."""
+        """Finish the batches in work. Faust's own wait has no limit and cannot be cancelled; closing lanes has one."""
         self.stop_partitions()
         await self.app.lanes.close()
 
     # -- what Faust does for single records and we do not need ------------------------------------------
 
     async def perform_seek(self) -> None:
-        """Do nothing: ``start_partitions`` has sought every partition to a known offset."""
+        """Do nothing: ``start_partitions`` has set every partition to a known offset."""
 
     async def verify_all_partitions_active(self) -> None:
         """Do nothing: the watchdog sees a partition that makes no progress, and acts."""

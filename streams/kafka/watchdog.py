@@ -1,16 +1,17 @@
 """A worker that makes no progress ends itself: a silent stall is Faust's best-known failure.
 
-The rule: records wait, the broker answers, no restore runs, the partition has
-opened and was not stopped on purpose, and yet nothing was committed for
-``limit_s``: then the process is of no use, and its supervisor starts another. A
-restore excuses for as long as it gets on: one that does nothing for ``limit_s`` is
-a standstill, too.
-So does a queue: whose batch waits behind those of other partitions gets on with
-each that is done, however long a slow machine takes to come round.
-While no broker answers nothing ends: a restart would not help.
+The rule: the worker ends when an owned partition has records waiting, the broker
+answers, and yet nothing was committed for ``limit_s``. Its supervisor starts another.
 
-A thread of its own watches the event loop itself, because a loop that hangs
-cannot watch anything.
+Not a stall:
+
+- a partition that is stopped on purpose, or is still opening;
+- a rebalance, or a restore as long as its steps advance within ``limit_s``;
+- a batch that waits behind those of other partitions, as long as these get their turns;
+- a broker that does not answer: a restart would not help.
+
+A separate thread watches the event loop itself, because a loop that hangs cannot
+watch anything.
 """
 
 import logging
@@ -30,7 +31,7 @@ class StalledError(Exception):
 
 
 class Watchdog:
-    """Called with every look of ``Progress``; tells ``on_stall`` once."""
+    """Called with every look of ``Progress``; calls ``on_stall`` once."""
 
     def __init__(self, *, limit_s: float, on_stall: Callable[[BaseException], None]) -> None:
         self._limit_s = limit_s
@@ -42,7 +43,7 @@ class Watchdog:
         self._ended = threading.Event()
         self.stalled: str | None = None
         self.restore_idle_s = 0.0
-        """For how long the restore that runs has done nothing."""
+        """For how long the running restore has done nothing."""
 
     def look(
         self,
@@ -59,12 +60,12 @@ class Watchdog:
             standings: All partitions, as ``Progress`` saw them.
             owned: Those that this worker is to work on now: assigned, restored, not stopped.
             excused: A restore or a rebalance runs.
-            restore: How many steps the restore that runs has made; None: none runs.
+            restore: How many steps the running restore has made; None: none runs.
             queued: Partitions whose batch waits for its turn, with the number of turns that others had so far.
         """
         now = self._loop_seen = time.monotonic()
         away, self._looked_at = now - self._looked_at > self._limit_s / 2, now
-        if excused or away:  # while the broker did not answer there were no looks, and nothing could be done
+        if excused or away:  # while the broker did not answer there were no looks, and no work was possible
             self._seen = {}
         if away:
             self._restore = None
@@ -83,7 +84,7 @@ class Watchdog:
                 self._seen[tp] = (reached, now)
             elif now - since > self._limit_s:
                 self._stall(
-                    f"{tp.topic}/{tp.partition} stands at {standing.position} with {standing.lag} offsets to go "
+                    f"{tp.topic}/{tp.partition} is stuck at offset {standing.position} with {standing.lag} more to go "
                     f"for {now - since:.0f} s"
                 )
 

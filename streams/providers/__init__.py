@@ -52,9 +52,9 @@ PROVIDERS: dict[str, Provider] = {
 """Every provider by the name that URLs, topics and settings use; the names never change."""
 
 UNKNOWN = "unknown"
-"""Stands for every other name where names must be few, as in the labels of metrics."""
+"""Replaces every other name where there must be few names, as in the labels of metrics."""
 
 
 def label_of(provider: str) -> str:
-    """Return a provider's name if it is built in, else ``UNKNOWN``: an event's provider is what its writer put there."""
+    """Return a provider's name if it is built in, else ``UNKNOWN``: the writer of an event may put any name in it."""
     return provider if provider in PROVIDERS else UNKNOWN

@@ -1,10 +1,9 @@
-"""What every provider is given and gives back.
+"""What every provider is given and returns.
 
-The contract in two sentences: ``normalise`` returns every event it understood,
-or raises ``PoisonError`` and nothing else, which carries the events it did
-understand and each element that it did not. ``verify`` returns which of our
-secrets the sender proved to know, or raises ``VerificationError`` and nothing
-else.
+The contract in two sentences: ``normalise`` returns every event of the request,
+or raises only ``PoisonError``, which carries the events that it understood and
+each element that it did not. ``verify`` returns which of our secrets the sender
+proved to know, or raises only ``VerificationError``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,12 +31,12 @@ class WebhookRequest:
     reference_keys: Sequence[str] = ()
     """Names of the custom argument, metadata key or tag that holds the invoice's reference; the first found wins.
 
-    ``normalise`` looks for them; who only verifies needs none.
+    Only ``normalise`` looks for them; ``verify`` needs none.
     """
 
 
 MOST_BAD = 20
-"""Bad elements of one body that are told one by one; with more of them it is the body that is bad.
+"""Bad elements of one body that are reported one by one; with more of them the whole body counts as bad.
 
 Each becomes a dead letter with all headers of the request, which may be a hundred times as large as the element.
 """
@@ -58,10 +57,10 @@ class BadElement:
 class PoisonError(ValueError):
     """This request, or some of its elements, can never be understood.
 
-    ``events`` are the neighbours that could be, ``bad`` the elements that could
-    not. With an empty ``bad`` the whole body is bad, or more than ``MOST_BAD`` of
-    its elements are: then it is kept once, whole, beside its ``events``. The
-    message never carries an address or a part of the body.
+    ``events`` are those of the other elements, ``bad`` the elements that cannot
+    be understood. With an empty ``bad`` the whole body is bad, or more than
+    ``MOST_BAD`` of its elements are: then the body is kept once, whole, beside its
+    ``events``. The message never carries an address or a part of the body.
     """
 
     def __init__(
@@ -86,19 +85,19 @@ class Refusal(StrEnum):
     MISSING = "missing"
     """No signature and no credential."""
     MALFORMED = "malformed"
-    """A signature, stamp or body that cannot be read as the scheme wants it."""
+    """A signature, stamp or body that does not have the form that the scheme requires."""
     MISMATCH = "mismatch"
-    """Well formed, and made with none of our secrets, or for another body."""
+    """Well formed, but made with none of our secrets, or for another body."""
     STALE = "stale"
     """Properly signed, but stamped outside the replay window."""
     UNTRUSTED = "untrusted"
     """A certificate from elsewhere or out of date, or a topic that is not ours."""
     UNCONFIGURED = "unconfigured"
-    """We have no usable secret, so nothing can be told."""
+    """We have no usable secret, so nothing can be verified."""
 
 
 class VerificationError(Exception):
-    """The sender did not prove to be the provider.
+    """The sender did not prove that it is the provider.
 
     The text is ours and fixed: no secret, no part of the request.
     """
@@ -113,11 +112,11 @@ class Verification:
     """The sender proved to know one of our secrets."""
 
     key_id: str
-    """Our name for the secret that matched: tells when a rotated one is no longer used."""
+    """Our name for the secret that matched: shows when a rotated one is no longer used."""
     replay_token: str | None = None
-    """What must not be accepted again, unless with the same body: Mailgun's token, ASCII, <= 100 characters.
+    """A token that must not be accepted again, unless with the same body: Mailgun's, ASCII, <= 100 characters.
 
-    Only a request that was answered 2xx uses it up; a retry may carry the same.
+    Only a request that was answered 2xx uses it up; a retry may carry the same token.
     """
 
 
@@ -138,30 +137,30 @@ class Verify(Protocol):
         Args:
             request: as received; its body has been decompressed, if it came compressed, and is otherwise untouched.
             secrets: our name for each live secret -> the secret, in the form that the provider's file describes.
-            now: aware; against it stamps and certificates are held.
-            replay_window_s: how many seconds a stamp may be old (and, by a skewed clock, 300 ahead); ``None`` for any.
-            certificate: what lies behind ``Provider.certificate_url(request)``, in PEM, if that gave an address.
+            now: aware; stamps and certificates are compared with it.
+            replay_window_s: how many seconds old a stamp may be (or 300 ahead, for a skewed clock); ``None`` for any.
+            certificate: the file at ``Provider.certificate_url(request)``, in PEM, if that returned an address.
 
         Raises:
-            VerificationError: it proved nothing; and nothing else, whatever the bytes.
+            VerificationError: the sender proved nothing; nothing else is raised, whatever the bytes.
         """
         ...
 
 
 class ReadHeaders(Protocol):
-    """Says what a request's headers alone tell, before a byte of its body is read. Pure, as ``Verify``."""
+    """Says what a request's headers alone prove, before a byte of its body is read. Pure, like ``Verify``."""
 
     def __call__(self, headers: Mapping[str, str], secrets: Mapping[str, str]) -> bool:
-        """Return whether the headers prove the sender already; if not, its body has to.
+        """Return whether the headers already prove the sender; if not, its body has to.
 
-        A body that has yet to prove its sender may use less of us: see ``web.limits.UNPROVEN_BYTES``.
+        The limits of a body are narrower while its sender is unproven: see ``web.limits.UNPROVEN_BYTES``.
 
         Args:
             headers: HTTP headers, their names in lower case.
             secrets: as for ``Verify``.
 
         Raises:
-            VerificationError: ``verify`` would refuse this request whatever its body; and nothing else.
+            VerificationError: ``verify`` would refuse this request whatever its body; nothing else is raised.
         """
         ...
 
@@ -173,7 +172,7 @@ def _the_body_has_to(headers: Mapping[str, str], secrets: Mapping[str, str]) -> 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handshake:
-    """A provider asks whether we want its webhooks. Answered by GET of ``confirm_url``, never of an address it sent."""
+    """A provider asks whether we want its webhooks. We answer by GET of ``confirm_url``, not of its own address."""
 
     topic_arn: str
     """The SNS topic that asks."""
@@ -183,11 +182,11 @@ class Handshake:
 
 JSON_OR_FORM = frozenset({"application/json", "application/x-www-form-urlencoded", "multipart/form-data"})
 RETRY_WINDOW_S = 72 * 3_600.0
-"""Of a provider that documents none, and of one that is not built in: the longest that any documents."""
+"""For a provider that documents none, or is not built in: the longest that any provider documents."""
 
 
 def _none(_request: WebhookRequest) -> None:
-    """For a provider without certificates, without a handshake, or content with any 2xx."""
+    """For a provider without certificates, without a handshake, or that accepts any 2xx."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,7 +197,7 @@ class Provider:
     normalise: Normalise
     verify: Verify
     secret_fault: Callable[[str], str | None]
-    """Why a secret of the settings cannot be used, without quoting it; ``None`` if it can. To be asked at the start."""
+    """Why a secret of the settings cannot be used, without quoting it; ``None`` if it can. Called at the start."""
     replay_window_s: float | None = None
     """The replay window if the settings name none: wide enough for the provider's own retries."""
     retry_window_s: float = RETRY_WINDOW_S
@@ -208,26 +207,26 @@ class Provider:
     kept_headers: frozenset[str] = frozenset()
     """HTTP headers, in lower case, that are worth keeping with the record. Never a cookie, never a credential."""
     instead_of: Mapping[int, int] = field(default_factory=dict)
-    """What a refused request is answered in place of a code that to this provider means "never send this again".
+    """The status that replaces another one, which this provider would take for "never send this again".
 
-    Else a wrong secret in our settings would lose events.
+    Otherwise a wrong secret in our settings would lose events.
     """
     read_headers: ReadHeaders = _the_body_has_to
-    """What the headers alone tell of the sender: asked first, so that a stranger's body is not even read."""
+    """What the headers alone prove: called first, so that a stranger's body is not even read."""
     certificate_url: Callable[[WebhookRequest], str | None] = _none
-    """Where the certificate lies that ``verify`` needs, strictly checked; ``None`` if it needs none.
+    """The strictly checked address of the certificate that ``verify`` needs; ``None`` if it needs none.
 
-    Raises ``VerificationError`` and nothing else. Not yet verified: fetch nothing else that the request names.
+    Raises only ``VerificationError``. The request is not verified yet: fetch nothing else that it names.
     """
     handshake: Callable[[WebhookRequest], Handshake | None] = _none
-    """What a verified request asks to confirm; ``None`` for all that is no handshake.
+    """What a verified request asks us to confirm; ``None`` if it is no handshake.
 
-    Raises ``VerificationError`` and nothing else. Call it after ``verify`` only, which has checked the topic.
+    Raises only ``VerificationError``. Call it only after ``verify``, which has checked the topic.
     """
     consent: Callable[[WebhookRequest], bytes | None] = _none
-    """The JSON that answers a provider's question whether we want its webhooks; ``None`` for all that is no question.
+    """The JSON that answers a provider's question whether we want its webhooks; ``None`` if the request does not ask.
 
-    Call it after ``verify`` only: who proved nothing must not get our consent, also where proof is not asked for.
+    Call it only after ``verify``: a sender that proved nothing must not get our consent, even if ``insecure`` is set.
     """
     answer: Callable[[WebhookRequest], bytes | None] = _none
-    """The JSON that the 2xx answer must hold for this provider to believe it; ``None`` if any 2xx will do."""
+    """The JSON that the 2xx answer must hold for this provider to accept it; ``None`` if it accepts any 2xx."""

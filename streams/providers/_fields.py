@@ -1,16 +1,16 @@
 """What every provider needs to read a field that may hold anything.
 
-Rule: a function here takes any decoded JSON value, gives a bounded value or
-``None``, and raises nothing but the two exceptions that it names. Bounds exist
-because every string goes on through Kafka, tables and screens.
+Rule: a function here takes any decoded JSON value, returns a bounded value or
+``None``, and raises only the two exceptions that it names. Bounds exist because
+every string is passed on through Kafka, tables and screens.
 
 **Fingerprints.** Where a provider sends no id of the occurrence, the event id is
 the SHA-256, in hex, over ``provider | account | event | message id | recipient |
 time | detail``, each part in UTF-8 with its length before it (4 bytes, big
 endian), the recipient in its normalised form, the time as ISO 8601 in UTC or
-empty, the detail whatever tells two occurrences in one moment apart: a URL or
-a reason. Two real opens in the same second of a clock of whole seconds become
-one: harmless to the status, a small loss to the count.
+empty, the detail being what distinguishes two occurrences at the same time: a URL
+or a reason. With a clock of whole seconds, two real opens in the same second become
+one: harmless for the status, a small error in the count.
 """
 
 import hashlib
@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from streams import codecs
 from streams.domain.events import DeliveryEvent, fed, normalised_recipient
+from streams.domain.reasons import ReasonClass, classify
 from streams.providers._contract import MOST_BAD, BadElement, PoisonError, WebhookRequest
 
 ID_LIMIT = 512
@@ -57,7 +58,7 @@ def required(value: T | None, reason: str) -> T:
 
 # --- whole bodies ---
 
-# Escaped backslashes are matches too, so that the "u" after one is never taken for an escape. Group 1: half a pair.
+# Escaped backslashes match too, so that a "u" after one is never taken for an escape. Group 1: half a surrogate pair.
 _ESCAPES = re.compile(
     rb"(?:\\\\)+|(?:\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})+|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
 )
@@ -67,7 +68,7 @@ def decode_body(body: bytes | str) -> Any:
     r"""Return the JSON value of a body.
 
     Half of a surrogate pair (``\ud83d`` alone: an answer cut in the middle of an
-    emoji) becomes U+FFFD, so that one such element does not spoil the batch.
+    emoji) becomes U+FFFD, so that one such element does not make the whole batch bad.
 
     Raises:
         PoisonError: the whole body is bad.
@@ -82,7 +83,7 @@ def decode_body(body: bytes | str) -> Any:
                 try:
                     return codecs.decode(mended)
                 except codecs.DecodeError:
-                    pass  # bad in another way too: the first error says where
+                    pass  # also bad in another way: the first error says where
         raise PoisonError(str(error)) from None
 
 
@@ -97,7 +98,7 @@ class BadElements:
     count: int = 0
 
     def add(self, index: int, element: Any, reason: str) -> None:
-        """Add an element with its own bytes; ``element`` is decoded JSON, or bytes that are none."""
+        """Add an element with its own bytes; ``element`` is decoded JSON, or bytes that are not JSON."""
         self.count += 1
         if self.count <= MOST_BAD:
             data = element if isinstance(element, bytes) else _encoded(element)
@@ -107,8 +108,8 @@ class BadElements:
 def _encoded(element: Any) -> bytes:
     """Return JSON.
 
-    It can be read deeper than it can be written (1,024 levels against 254). What lies so deep is no provider's;
-    it is cut, because the alternative, the whole body for each such element, would multiply a hostile body.
+    JSON can be decoded more deeply nested than it can be encoded (1,024 levels against 254). No provider sends that;
+    it is cut, because the alternative, keeping the whole body for each such element, would multiply a hostile body.
     """
     try:
         return codecs.encode(element)
@@ -133,10 +134,10 @@ def events_of_each(
     Args:
         body: JSON.
         request: Goes to ``event_of``.
-        event_of: Reads one element: its event, ``None`` if it is about no delivery; raises ``ElementError`` if it is bad.
+        event_of: Returns an element's event, ``None`` if it is about no delivery; raises ``ElementError`` if it is bad.
 
     Raises:
-        PoisonError: the body is neither, or some of its elements are bad.
+        PoisonError: the body is neither of them, or some of its elements are bad.
     """
     elements = decode_body(body)
     if isinstance(elements, dict):
@@ -158,7 +159,7 @@ def events_of_each(
 
 
 def result(events: list[DeliveryEvent], bad: BadElements) -> list[DeliveryEvent]:
-    """Return the events, or raise the ``PoisonError`` that carries them beside the bad elements."""
+    """Return the events, or raise a ``PoisonError`` with them and the bad elements, if there are any."""
     if bad.count:
         message = f"{bad.count} of {bad.count + len(events)} elements could not be understood"
         raise PoisonError(message, events=events, bad=bad.kept if bad.count <= MOST_BAD else ())
@@ -175,10 +176,26 @@ def text(value: Any, limit: int = WORD_LIMIT) -> str | None:
     return value[:limit]
 
 
-def identifier(value: Any) -> str | None:
-    """Return what identifies something: a trimmed string or a number in digits, ``None`` if there is none.
+def answer(reason: str | None, cause: str, smtp_code: int | None, enhanced_code: str | None) -> str | None:
+    """Return the receiving server's answer; where it names no cause and the provider does, the provider's word leads it.
 
-    Longer than ``ID_LIMIT``, it is cut and ends in a hash of the whole, so that different ones stay different.
+    ``450 try again later`` alone tells nobody that the mailbox is full; ``MailboxFull: 450 try again later`` does. An
+    event's fingerprint is taken of the answer alone, so that a word more or less does not make another event of it.
+    """
+    if not cause or classify(reason, smtp_code, enhanced_code) is not ReasonClass.UNKNOWN:
+        return reason
+    return led_by(cause, reason)
+
+
+def led_by(cause: str, reason: str | None) -> str:
+    """Return a reason that begins with the provider's own word for the cause."""
+    return f"{cause}: {reason}"[:REASON_LIMIT] if reason and reason.lower() != cause.lower() else cause
+
+
+def identifier(value: Any) -> str | None:
+    """Return an identifier: a trimmed string or a number in digits, ``None`` if there is none.
+
+    One longer than ``ID_LIMIT`` is cut and ends in a hash of the whole, so that different ones stay different.
     """
     if isinstance(value, str):
         value = value.strip()
@@ -193,7 +210,7 @@ def identifier(value: Any) -> str | None:
 
 
 def address(value: Any) -> str | None:
-    """Return a mail address alone: without a display name (``Jo <jo@...>``) or a DSN's type (``rfc822; jo@...``)."""
+    """Return a mail address without a display name (``Jo <jo@...>``) or a DSN's address type (``rfc822; jo@...``)."""
     if isinstance(value, str) and (value := value.strip()):
         if value[-1] == ">" and "<" in value:
             value = value[value.rindex("<") + 1 : -1]
@@ -204,7 +221,7 @@ def address(value: Any) -> str | None:
 
 
 def scalar(value: Any) -> str | None:
-    """Return a JSON value as the text a person would write; lists and objects as JSON with sorted keys."""
+    """Return a JSON value as the text that a person would write; lists and objects as JSON with sorted keys."""
     if isinstance(value, str):
         return value
     if value is None:
@@ -220,7 +237,7 @@ def scalar(value: Any) -> str | None:
 
 
 def _sorted(value: Any, depth: int) -> Any:
-    """Return the value with every object's keys in order, so that the order in a body changes nothing."""
+    """Return the value with every object's keys sorted, so that their order in a body changes nothing."""
     if not depth:
         message = "nested too deeply"
         raise ElementError(message)
@@ -241,7 +258,7 @@ def tags(value: Any) -> tuple[str, ...]:
 
 
 def metadata(values: Any) -> dict[str, str]:
-    """Return custom data as text to text, at most ``METADATA_LIMIT`` entries (the first in the keys' order)."""
+    """Return custom data as text -> text, at most ``METADATA_LIMIT`` entries (the first by sorted key)."""
     if not isinstance(values, dict) or not values:
         return {}
     if len(values) > METADATA_LIMIT:
@@ -254,7 +271,7 @@ def metadata(values: Any) -> dict[str, str]:
 
 
 def reference(keys: Sequence[str], values: Any, labels: Sequence[str] = ()) -> str | None:
-    """Return the application's name for what was mailed: the first of ``keys`` in the custom data, else in the tags.
+    """Return the application's reference of a message: the first of ``keys`` in the custom data, else in the tags.
 
     A tag holds it as ``invoice:4711`` or ``invoice=4711``.
     """
@@ -284,7 +301,7 @@ def moment(value: Any) -> datetime | None:
             return None
     elif isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    # Written so that NaN is refused too. Zero is a missing time, not the first second of 1970.
+    # Written so that NaN is refused too. Zero means a missing time, not the first second of 1970.
     return datetime.fromtimestamp(value, UTC) if 0 < value < _END else None
 
 
@@ -304,7 +321,7 @@ def iso_moment(value: Any) -> datetime | None:
 
 
 def count(value: Any) -> int | None:
-    """Return a count from 1 (number or digits), such as a delivery attempt."""
+    """Return a count of at least 1 (number or digits), such as a delivery attempt."""
     if isinstance(value, str) and len(value) < 7 and value.isascii() and value.isdigit():  # noqa: PLR2004 far above any count
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1_000_000:  # noqa: PLR2004 far above any count
@@ -318,13 +335,13 @@ def count(value: Any) -> int | None:
 def fingerprint(
     *, provider: str, account: str, event: str, message_id: str, recipient: str, time: datetime | None, detail: str
 ) -> str:
-    """Return the event id of an occurrence that its provider does not number; see the top of this file."""
+    """Return the event id of an occurrence that has no id of its provider; see the top of this file."""
     at = time.isoformat() if time is not None else ""
     parts = (provider, account, event, message_id, normalised_recipient(recipient), at, detail)
     return fed(hashlib.sha256(), *parts).hexdigest()
 
 
 def section(record: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Return the object under a key, an empty one if it is missing or something else."""
+    """Return the object under a key; an empty one if it is missing or not an object."""
     value = record.get(key)
     return value if isinstance(value, dict) else {}

@@ -1,10 +1,10 @@
 """What the ``verify`` functions share: stamps, and the credentials of providers that sign nothing.
 
-Rule: a secret, or what was made with one, is compared by ``hmac.compare_digest`` and nothing else.
+Rule: a secret, or what was made with one, is compared only by ``hmac.compare_digest``.
 
 **Credentials.** A secret is ``basic:USER:PASSWORD`` (HTTP basic authentication, RFC 7617) or ``header:NAME:VALUE`` (a
-header of that name with that value). They prove who calls, not what is said: whoever sees one request can send
-others. So they are as good as the TLS that carries them.
+header of that name with that value). They prove who calls, not that the content is genuine: anybody who sees one
+request can send others. So they are only as good as the TLS that carries them.
 """
 
 import binascii
@@ -23,12 +23,12 @@ CLOCK_SKEW_S = 300
 """How far ahead of our clock a stamp may be, in seconds, where there is a window at all."""
 
 PARSED_LIMIT = 1 << 20
-"""Bytes of a body that is parsed before its sender has proved anything. A larger one is refused, unless a header proves
-it: what a stranger can make us do for one request has to be bounded, and a compressed body is quickly sent."""
+"""Most bytes of a body that is parsed before its sender is proven. A larger one is refused, unless a header proves it:
+the work that a stranger can cause with one request has to be bounded, and a compressed body is quickly sent."""
 
 
 def check_stamp(stamp_s: float, *, now: datetime, replay_window_s: float | None) -> None:
-    """Hold a stamp, in seconds since the epoch, against the replay window.
+    """Check a stamp, in seconds since the epoch, against the replay window.
 
     Raises:
         VerificationError: it is older than the window, or more than ``CLOCK_SKEW_S`` ahead.
@@ -44,12 +44,12 @@ class Credential(NamedTuple):
     header: str
     """In lower case."""
     digest: bytes
-    """SHA-256 of what must come; of equal length for every secret, so that a comparison tells nothing of its length."""
+    """SHA-256 of what must be sent: equally long for every secret, so that a comparison does not reveal its length."""
     basic: bool
-    """The header holds ``Basic`` and the user and password in base64; else the value as it is."""
+    """The header holds ``Basic`` with the user and password in base64; if False, the value as it is."""
 
 
-_BLANKS = " \t"  # RFC 9110, 5.5: no part of a header's value, at its ends
+_BLANKS = " \t"  # RFC 9110, 5.5: at its ends they are no part of a header's value
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")  # RFC 9110, 5.6.2: a token
 
 
@@ -67,7 +67,7 @@ def credential(secret: str) -> Credential | None:
 
 
 def verify_credentials(headers: Mapping[str, str], secrets: Mapping[str, str]) -> Verification:
-    """Return which credential a request with these headers carries; secrets that describe none are passed over.
+    """Return which credential a request with these headers carries; secrets that describe none are skipped.
 
     Raises:
         VerificationError: it carries none of them.
@@ -148,12 +148,12 @@ def _digest(sent: bytes) -> bytes:
 
 
 def check_json(body: bytes) -> None:
-    """Refuse a body that is no JSON although what is signed in it is genuine: somebody changed the rest.
+    """Refuse a body that is not JSON although its signed part is genuine: somebody changed the rest.
 
-    Called after the proof only: it costs what reading the body costs.
+    Called only after the proof, because it costs as much as parsing the whole body.
 
     Raises:
-        VerificationError: it is no JSON.
+        VerificationError: it is not JSON.
     """
     try:
         fields.decode_body(body)

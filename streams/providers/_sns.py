@@ -1,21 +1,21 @@
-"""Amazon SNS: how a notification proves to come from a topic of ours, and how a subscription is confirmed.
+"""Amazon SNS: how a notification proves that it comes from a topic of ours, and how a subscription is confirmed.
 
 https://docs.aws.amazon.com/sns/latest/dg/sns-verify-signature-of-message.html
 
 - **What is signed**: a few fields, not the body. So every one of them but ``Message`` must have its documented form,
-  without a line break, else two different messages could have the same signed text; and what is not signed must not
-  be believed (amazon_ses looks into ``Message`` before all else).
+  without a line break, else two different messages could have the same signed text; and unsigned fields must not be
+  trusted (amazon_ses looks into ``Message`` first).
 - **Versions**: 1 is RSA with SHA-1, the default of a topic; 2 is RSA with SHA-256 (topic attribute
   ``SignatureVersion``). SHA-1 has no second preimages, and only Amazon chooses what is signed.
-- **Trust**: the certificate has to lie at ``https://sns.REGION.amazonaws.com/SimpleNotificationService-....pem``, the
-  region being the topic's (a bucket named "sns" has a host such as ``sns.s3-us-west-2.amazonaws.com``), to be within
-  its dates and to be made out to SNS. Its chain is not checked, because the file holds the last certificate
-  only: that it came from Amazon is what the TLS of the download proves.
-- Anybody with an AWS account can make SNS sign messages of a topic of theirs. What makes a request ours is the
-  ``TopicArn``.
+- **Trust**: the certificate has to be at ``https://sns.REGION.amazonaws.com/SimpleNotificationService-....pem``, in the
+  topic's region (a bucket named "sns" has a host such as ``sns.s3-us-west-2.amazonaws.com``), within its dates and
+  issued to SNS. Its chain is not checked, because the file holds only the last certificate: the TLS of the download
+  proves that it came from Amazon.
+- Anybody with an AWS account can make SNS sign messages of a topic of theirs. So only the ``TopicArn`` shows that a
+  request is for us.
 - **Size**: a topic with HTTP(S) subscribers takes messages of at most 256 KiB
   (https://docs.aws.amazon.com/sns/latest/dg/large-message-payloads.html), which escaping in the envelope may double.
-  So a body over ``PARSED_LIMIT`` (1 MiB) is no message of SNS and is not parsed.
+  So a body over ``PARSED_LIMIT`` (1 MiB) is not a message of SNS and is not parsed.
 - **Raw message delivery** has no signature: use a basic credential in the subscription's URL for it.
 """
 
@@ -67,11 +67,11 @@ _HASHES: dict[str, hashes.HashAlgorithm] = {"1": hashes.SHA1(), "2": hashes.SHA2
 def envelope(body: bytes) -> dict[str, Any] | None:
     """Return the SNS envelope of a body, its signed fields in their documented form; ``None`` if it is no envelope.
 
-    A body over ``PARSED_LIMIT`` is none. Only what proves something is decoded, each field a string, ``None``, or the
-    bytes of whatever it is instead.
+    A body over ``PARSED_LIMIT`` is none. Only the fields of the proof are decoded; each is a string, ``None``, or the
+    raw bytes of another kind of value.
 
     Raises:
-        VerificationError: an envelope, and a field has another form.
+        VerificationError: it is an envelope, but a field has another form.
     """
     if len(body) > proof.PARSED_LIMIT:
         return None
@@ -112,7 +112,7 @@ def is_topic(arn: str) -> bool:
 
 
 def certificate_url(message: dict[str, Any]) -> str:
-    """Return where the certificate of an envelope lies.
+    """Return the address of an envelope's certificate.
 
     Raises:
         VerificationError: there is no address, or it is not one of Amazon SNS in the topic's region.
@@ -132,7 +132,7 @@ def check_signature(
     """Check the signature, the certificate's dates and the stamp of an envelope; not its topic.
 
     Raises:
-        VerificationError: SNS did not sign it, or not now.
+        VerificationError: SNS did not sign it, or a date does not fit.
     """
     given, algorithm = message.get("Signature"), _HASHES.get(fields.text(message.get("SignatureVersion")) or "")
     if not given:
@@ -152,7 +152,7 @@ def check_signature(
         found.key.verify(signature, _signed_text(message), padding.PKCS1v15(), algorithm)
     except InvalidSignature:
         raise VerificationError(Refusal.MISMATCH, "the SNS signature does not match") from None
-    except UnsupportedAlgorithm:  # an OpenSSL that its owner keeps from SHA-1
+    except UnsupportedAlgorithm:  # an OpenSSL that is configured to refuse SHA-1
         raise VerificationError(Refusal.UNTRUSTED, "the SNS signature's hash is not supported here") from None
     stamp = fields.iso_moment(message["Timestamp"])
     if stamp is None:
@@ -189,7 +189,7 @@ def _signed_text(message: dict[str, Any]) -> bytes:
 
 
 class _Certificate:
-    """What is needed of a certificate, read once."""
+    """The parts of a certificate that we need, read once."""
 
     __slots__ = ("key", "not_after", "not_before")
 
@@ -201,7 +201,7 @@ class _Certificate:
 
 @lru_cache(maxsize=32)
 def _certificate(pem: bytes) -> _Certificate | None:
-    """Return the first certificate of a PEM file; ``None`` if it is none that SNS signs with."""
+    """Return the first certificate of a PEM file; ``None`` if SNS does not sign with one like it."""
     try:
         found = x509.load_pem_x509_certificate(pem)
         key = found.public_key()
@@ -216,4 +216,4 @@ def _certificate(pem: bytes) -> _Certificate | None:
     return _Certificate(key, *dates)
 
 
-_LEAST_BITS = 2_048  # Amazon's have as many; far below them "verify" itself would fail
+_LEAST_BITS = 2_048  # Amazon's keys have this many; with far fewer "verify" itself would fail

@@ -1,4 +1,4 @@
-"""Amazon SES: event publishing and feedback notifications, by any of the ways that bring them here.
+"""Amazon SES: event publishing and feedback notifications, by any of the ways that can deliver them.
 
 - event publishing (``eventType``):
   https://docs.aws.amazon.com/ses/latest/dg/event-publishing-retrieving-sns-contents.html
@@ -6,21 +6,21 @@
 
 **Ways.** An SNS notification (the record is a JSON *string* in ``Message``), SNS raw message delivery (the bare
 record), EventBridge (the record is ``detail``), Firehose (bare records, a newline after each), Firehose's HTTP
-endpoint (such lines in base64 under ``records[].data``), and one wrapped in another.
+endpoint (such lines in base64 under ``records[].data``), and one way wrapped in another.
 https://docs.aws.amazon.com/ses/latest/dg/monitoring-eventbridge.html
 https://docs.aws.amazon.com/ses/latest/dg/event-publishing-retrieving-firehose-contents.html
 https://docs.aws.amazon.com/firehose/latest/dev/httpdeliveryrequestresponse.html
 
 **One record names several recipients**; each becomes an event.
 
-**Event ids.** One occurrence often comes by two ways (an identity's feedback topic and a configuration set), each
-with an envelope id of its own. So the envelope's id is not used: a bounce or complaint is known by its ``feedbackId``
-and the recipient, everything else by the fingerprint of the record.
+**Event ids.** One occurrence often arrives by two ways (an identity's feedback topic and a configuration set), each
+with an envelope id of its own. So the envelope's id is not used: a bounce or complaint is identified by its
+``feedbackId`` and the recipient, everything else by the fingerprint of the record.
 
-**Opens and clicks** do not say who of several recipients it was. With more than one, they are kept in the timeline
+**Opens and clicks** do not say which of several recipients it was. With more than one, they are kept in the timeline
 (``OTHER``) and change no status.
 
-**Proof.** SNS signs its messages (``_sns``): a secret is the ARN of a topic that we take them from. EventBridge's API
+**Proof.** SNS signs its messages (``_sns``): a secret is the ARN of a topic that we accept. EventBridge's API
 destinations, Firehose's HTTP endpoint and raw message delivery sign nothing and send a credential (``_proof``):
 ``header:x-amz-firehose-access-key:VALUE`` for Firehose, the connection's API key or basic authentication for
 EventBridge, a user and password in the subscription's URL for raw message delivery.
@@ -51,11 +51,11 @@ from streams.providers._contract import (
 
 _NAME = "amazon_ses"
 _MOST_RECIPIENTS = 1_000
-"""Recipients of one record; SES itself takes 50 a message. A bound, so that a record cannot multiply its own size."""
+"""Most recipients of one record; SES itself takes 50 a message. The bound keeps a record from multiplying its size."""
 
 
 class _Word(NamedTuple):
-    """What one event word means and where its record keeps the facts."""
+    """What one event word means and where its record holds the facts."""
 
     type: EventType
     section: str
@@ -79,7 +79,7 @@ _EVENTS: dict[str, _Word] = {
     "Rendering Failure": _Word(EventType.DROPPED, "failure", reason="errorMessage"),  # the template could not be filled
     "Open": _Word(EventType.OPEN, "open"),  # the tracking image was loaded
     "Click": _Word(EventType.CLICK, "click"),  # a tracked link was followed
-    "Subscription": _Word(EventType.OTHER, "subscription"),  # preferences changed; unsubscribing is told apart below
+    "Subscription": _Word(EventType.OTHER, "subscription"),  # preferences changed; unsubscribing is distinguished below
 }
 
 _NO_DELIVERY = frozenset(
@@ -113,7 +113,7 @@ _BOUNCES: dict[str, BounceKind] = {
 
 _SAYS_NOTHING = frozenset({"", "General", "Undetermined"})  # subtypes that name no cause
 
-_BOUNCE_TYPES: dict[str, BounceKind] = {  # for subtypes of tomorrow
+_BOUNCE_TYPES: dict[str, BounceKind] = {  # for subtypes that SES adds later
     "Permanent": BounceKind.HARD,
     "Transient": BounceKind.SOFT,
     "Undetermined": BounceKind.UNDETERMINED,
@@ -124,7 +124,7 @@ _ACTIONS: dict[str, EventType] = {
     "delayed": EventType.DEFERRED,  # SES lists such recipients beside the failed ones
     "delivered": EventType.DELIVERED,
     "relayed": EventType.OTHER,  # passed on to a server that sends no DSN
-    "expanded": EventType.OTHER,  # delivered to a list, whose members answer for themselves
+    "expanded": EventType.OTHER,  # delivered to a list; its members have their own reports
 }
 
 _FAILED = "failed"
@@ -142,8 +142,8 @@ def normalise(request: WebhookRequest) -> list[DeliveryEvent]:
     """Return the events of one request, one for each recipient of each record in it.
 
     Raises:
-        PoisonError: the body holds no record, or some records or recipients are bad. A bad element is a record, once
-            for all its bad recipients, or a line that is not JSON; its index counts the records and lines.
+        PoisonError: the body holds no record, or some records or recipients are bad. A bad element is a record, only
+            once for all its bad recipients, or a line that is not JSON; its index counts the records and lines.
     """
     events: list[DeliveryEvent] = []
     bad = fields.BadElements()
@@ -166,14 +166,14 @@ def normalise(request: WebhookRequest) -> list[DeliveryEvent]:
 
 
 class _Unreadable(NamedTuple):
-    """A part of the body that is no record: raw bytes, or a decoded value."""
+    """A part of the body that is not a record: raw bytes, or a decoded value."""
 
     part: Any
     reason: str
 
 
 def _records(body: bytes) -> Iterator[dict[str, Any] | _Unreadable]:
-    """Yield the bare SES records of a body, whatever brought them."""
+    """Yield the bare SES records of a body, in whatever envelopes they came."""
     if body.lstrip()[: len(_VALIDATION)] == _VALIDATION.encode():
         return
     try:
@@ -182,7 +182,7 @@ def _records(body: bytes) -> Iterator[dict[str, Any] | _Unreadable]:
         lines = body.split(b"\n") if b"\n" in body else []
         values = [(line, _line(line)) for line in lines if line.strip()]
         if not any(isinstance(value, dict) for _, value in values):
-            raise  # no lines of records, simply bad
+            raise  # not lines of records: the body is bad
         for line, value in values:
             yield from (
                 _unwrap(value, line) if isinstance(value, dict) else (_Unreadable(line, "the line is not an object"),)
@@ -203,14 +203,14 @@ def _line(line: bytes) -> Any:
 
 
 def _unwrap(value: Any, source: Any, depth: int = 3) -> Iterator[dict[str, Any] | _Unreadable]:
-    """Yield the records inside an envelope; ``depth`` envelopes may lie in each other (EventBridge through SNS).
+    """Yield the records inside an envelope; envelopes may be nested ``depth`` deep (EventBridge through SNS).
 
-    ``source`` is the part of the body to keep if there is none.
+    ``source`` is the part of the body to keep if there is no record.
     """
     if not isinstance(value, dict) or not depth:
         yield _Unreadable(source, "not an SES record")
     elif isinstance(value.get("Message"), str):
-        # First of all: SNS signs what is in Message and nothing beside it.
+        # Checked first: SNS signs what is in Message, and nothing beside it.
         yield from _sns(value, source, depth)
     elif "eventType" in value or "notificationType" in value:
         yield value
@@ -241,7 +241,7 @@ def _event_bridge(envelope: dict[str, Any], source: Any) -> Iterator[dict[str, A
         yield detail
     elif (fields.text(envelope["detail-type"]) or "Email ").startswith("Email "):
         yield _Unreadable(source, "the EventBridge detail is not an SES record")
-    # else "Sending Status Enabled" and the like: about the account, not about a message
+    # otherwise "Sending Status Enabled" and the like: about the account, not about a message
 
 
 def _firehose(record: Any, depth: int) -> Iterator[dict[str, Any] | _Unreadable]:
@@ -295,7 +295,7 @@ def _events(record: dict[str, Any], request: WebhookRequest) -> Iterator[Deliver
     else:
         entries = destinations
     named = bool(entries) or word.type is not EventType.BOUNCE
-    if not named:  # an answer that SES could not read, an out-of-office reply for one
+    if not named:  # an answer that SES could not parse, such as an out-of-office reply
         entries = destinations
     if not entries:
         yield "no recipient"
@@ -335,8 +335,8 @@ def _event(facts: _Facts, entry: Any, *, alone: bool, named: bool) -> DeliveryEv
         return "a recipient has no address"
 
     if word.type is EventType.BOUNCE and alone and len(destinations) == 1:
-        # The address is the DSN's Final-Recipient: where a forwarding ended, if there was one. Whom the message was
-        # sent to is the delivery that failed.
+        # The address is the DSN's Final-Recipient: the end of a forwarding, if there was one. The delivery that failed
+        # is the one to the address that the message was sent to.
         recipient = destinations[0]
     reason = fields.text(entry.get("diagnosticCode"), fields.REASON_LIMIT)
     if reason is None and word.reason:
@@ -348,9 +348,7 @@ def _event(facts: _Facts, entry: Any, *, alone: bool, named: bool) -> DeliveryEv
         event_type = EventType.BOUNCE_OR_AUTO_REPLY if alone else EventType.OTHER
         suppression_list = None
     kind = _kind_of(detail, smtp.bounce_kind_of(enhanced, code, reason)) if event_type is EventType.BOUNCE else None
-    if kind is not None and reason is None and (enhanced or ".0.0").endswith(".0.0"):
-        said = detail.partition("/")[2]  # no server said anything; SES may
-        reason = None if said in _SAYS_NOTHING else said
+    told = fields.answer(reason, _cause(word.type, event_type, detail, enhanced), code, enhanced)
 
     occurred_at = fields.iso_moment(about.get("timestamp")) or fields.iso_moment(mail.get("timestamp"))
     feedback_id = fields.identifier(about.get("feedbackId"))
@@ -373,7 +371,7 @@ def _event(facts: _Facts, entry: Any, *, alone: bool, named: bool) -> DeliveryEv
         occurred_at=occurred_at,
         reference=reference,
         bounce_kind=kind,
-        reason=reason,
+        reason=told,
         smtp_code=code,
         enhanced_code=enhanced,
         metadata=metadata,
@@ -388,7 +386,7 @@ _ENGAGEMENT = frozenset({EventType.OPEN, EventType.CLICK})
 
 
 def _meaning(facts: _Facts, action: str | None, *, alone: bool) -> tuple[EventType, str, SuppressionList | None]:
-    """Return our type, what SES adds to its word, and the list if one made SES drop the message."""
+    """Return our type, what SES adds to its word, and the suppression list if one made SES drop the message."""
     event_type, about = facts.word.type, facts.about
     if event_type is EventType.BOUNCE:
         return _bounce(
@@ -400,10 +398,10 @@ def _meaning(facts: _Facts, action: str | None, *, alone: bool) -> tuple[EventTy
         said, detail, suppression_list = _complaint(
             fields.text(about.get("complaintSubType")) or "", fields.text(about.get("complaintFeedbackType"))
         )
-        # Most mailbox providers hide who complained; SES then names all "who might have", at that provider.
+        # Most mailbox providers hide who complained; SES then names all recipients there "who might have".
         return EventType.OTHER if said is EventType.COMPLAINT and not alone else said, detail, suppression_list
     if event_type in _ENGAGEMENT and not alone:
-        return EventType.OTHER, "", None  # somebody of several
+        return EventType.OTHER, "", None  # one of several recipients
     if facts.name == "Subscription" and _unsubscribed(about):
         return EventType.UNSUBSCRIBE if alone else EventType.OTHER, "", None
     return event_type, "", None
@@ -423,21 +421,32 @@ def _bounce(bounce_type: str, subtype: str, action: str | None) -> tuple[EventTy
 
 
 def _kind_of(detail: str, answered: BounceKind) -> BounceKind:
-    """Return why it bounced: by SES' word, or by the server's answer where SES has none that says anything."""
+    """Return why it bounced: by SES' words, or by the server's answer if those name no cause."""
     if detail == _TRANSIENT_GENERAL and answered is not BounceKind.UNDETERMINED:
         return answered
     return _BOUNCES.get(detail) or _BOUNCE_TYPES.get(detail.partition("/")[0]) or answered
 
 
+def _cause(record_type: EventType, event_type: EventType, detail: str, enhanced: str | None) -> str:
+    """Return the cause in SES' own word, such as ``MailboxFull``; empty where its word, or the code, says no more."""
+    if record_type is EventType.DEFERRED:
+        word = detail
+    elif event_type is EventType.BOUNCE and (enhanced or ".0.0").endswith(".0.0"):
+        word = detail.partition("/")[2]
+    else:
+        return ""
+    return "" if word in _SAYS_NOTHING else word
+
+
 def _complaint(subtype: str, feedback: str | None) -> tuple[EventType, str, SuppressionList | None]:
-    """Return what a complaint means: SES dropped the message, a report of another kind, or a complaint."""
+    """Return what a complaint record means: SES dropped the message, a report of another kind, or a complaint."""
     if subtype.endswith("SuppressionList"):  # OnAccount..., OnTenant...: accepted, but not sent
         return EventType.DROPPED, subtype, SuppressionList.SPAM
     return (EventType.OTHER if feedback in _NOT_COMPLAINTS else EventType.COMPLAINT), feedback or "", None
 
 
 def _unsubscribed(subscription: dict[str, Any]) -> bool:
-    """Whether the change of preferences took the recipient off everything or off a topic."""
+    """Tell whether the change of preferences unsubscribed the recipient from everything or from a topic."""
     new = fields.section(subscription, "newTopicPreferences")
     old = fields.section(subscription, "oldTopicPreferences")
     return new.get("unsubscribeAll") is True or bool(_opted_out(new) - _opted_out(old))
@@ -456,7 +465,7 @@ _OPT_OUT = frozenset({"OptOut", "OPT_OUT"})  # in the records, and as the API sp
 
 
 def _tags(mail: dict[str, Any]) -> dict[str, Any]:
-    """Return the message tags that the sender set; each has a list of values. Those named ``ses:...`` are SES' own."""
+    """Return the message tags that the sender set, each with a list of values; those named ``ses:...`` are SES' own."""
     found: dict[str, Any] = {}
     for name, values in fields.section(mail, "tags").items():
         if not name.startswith("ses:"):
@@ -483,7 +492,7 @@ def _header_reference(request: WebhookRequest, mail: dict[str, Any]) -> str | No
 # --- proof ---
 
 _REPLAY_WINDOW_S = 7_200
-"""Two hours. SNS waits up to 3,600 s in all between its attempts, at most 100 of 15 s each, with the stamp of the first:
+"""Two hours. SNS waits up to 3,600 s in all between its at most 100 attempts of 15 s, all with the stamp of the first:
 https://docs.aws.amazon.com/sns/latest/dg/sns-message-delivery-retries.html. Credentials have no stamp."""
 
 
@@ -497,10 +506,10 @@ def verify(
 ) -> Verification:
     """Return which credential the request carries, or which of our topics SNS signed it for.
 
-    A subscription is confirmed for a topic among the secrets only, so there a credential is not enough.
+    A subscription is confirmed only for a topic among the secrets, so there a credential is not enough.
 
     Raises:
-        VerificationError: neither.
+        VerificationError: neither proves the sender.
     """
     topics = {key_id: secret for key_id, secret in secrets.items() if sns.is_topic(secret)}
     credentials = {key_id: secret for key_id, secret in secrets.items() if proof.credential(secret) is not None}
@@ -528,7 +537,7 @@ def verify(
 
 
 def read_headers(headers: Mapping[str, str], secrets: Mapping[str, str]) -> bool:
-    """Return whether they carry one of our credentials; if not, SNS has to have signed the body.
+    """Return whether the headers carry one of our credentials; if not, SNS must have signed the body.
 
     Raises:
         VerificationError: they carry none, and no topic is configured; or nothing is.
@@ -550,7 +559,7 @@ def secret_fault(secret: str) -> str | None:
 
 
 def certificate_url(request: WebhookRequest) -> str | None:
-    """Return where the certificate of an SNS message lies; ``None`` if it is none, too large for one, or not signed.
+    """Return the address of an SNS message's certificate; ``None`` if it is none, too large for one, or not signed.
 
     Raises:
         VerificationError: a malformed SNS message, or the address is not one of Amazon SNS in the topic's region.
@@ -560,7 +569,7 @@ def certificate_url(request: WebhookRequest) -> str | None:
 
 
 def handshake(request: WebhookRequest) -> Handshake | None:
-    """Return the subscription that SNS asks to confirm; ``None`` if it asks for none, or is too large for that.
+    """Return the subscription that SNS asks us to confirm; ``None`` if it asks for none, or the body is too large.
 
     Raises:
         VerificationError: a malformed SNS message.
@@ -574,7 +583,7 @@ _GUID = re.compile(r"[0-9A-Za-z_-]{1,128}")  # "an opaque GUID"
 
 
 def answer(request: WebhookRequest) -> bytes | None:
-    """Return what Firehose wants to read in a 200: its request's id and our time in milliseconds; else ``None``.
+    """Return the body that Firehose requires in a 200: its request's id and our time in milliseconds; else ``None``.
 
     https://docs.aws.amazon.com/firehose/latest/dev/httpdeliveryrequestresponse.html: any other answer is a failure.
     """
@@ -590,7 +599,7 @@ PROVIDER = Provider(
     verify=verify,
     secret_fault=secret_fault,
     replay_window_s=_REPLAY_WINDOW_S,
-    retry_window_s=14 * 3_600,  # the most, and the default, of its MaxDeliverySeconds
+    retry_window_s=14 * 3_600,  # the maximum, and the default, of its MaxDeliverySeconds
     content_types=frozenset({"application/json", "text/plain"}),  # SNS sends JSON as text/plain by default
     kept_headers=frozenset(
         {
@@ -603,8 +612,8 @@ PROVIDER = Provider(
             "x-amz-sns-topic-arn",
         }
     ),
-    # https://docs.aws.amazon.com/sns/latest/dg/sns-http-https-endpoint-as-subscriber.html: of 4xx only 429 is tried
-    # again. What the others refuse would be refused again, but a body that came too slowly may be a good one
+    # https://docs.aws.amazon.com/sns/latest/dg/sns-http-https-endpoint-as-subscriber.html: SNS retries
+    # after no 4xx but 429. Other refused requests would be refused again, but a body that was too slow may be valid
     instead_of={408: 503},
     read_headers=read_headers,
     certificate_url=certificate_url,

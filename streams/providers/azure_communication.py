@@ -1,30 +1,30 @@
 """Azure Communication Services Email: Event Grid's array of events, most often of one.
 
-https://learn.microsoft.com/azure/event-grid/communication-services-email-events, and about what brings them:
+https://learn.microsoft.com/azure/event-grid/communication-services-email-events, and on their delivery:
 ``delivery-and-retry``, ``delivery-properties``, ``end-point-validation-event-grid-events-schema`` under the same
-address. Of Event Grid's two schemas this is its own; that of CloudEvents 1.0 is not read.
+address. Event Grid has two schemas: this is its own; that of CloudEvents 1.0 is not read.
 
-- Azure reports the end of a delivery only: nothing when it took the message, nothing while it tries again, no
-  complaint and no unsubscription. There is no ``sent`` and no ``deferred`` from here.
+- Azure reports only the end of a delivery: nothing when it accepted the message, nothing while it retries, no
+  complaint and no unsubscription. It sends no ``sent`` and no ``deferred``.
 - **Message id.** ``data.messageId``, the id of the operation that the sending API began.
 - **Event id.** ``id`` of the event, which a repetition keeps.
-- **One report a recipient**, also of a message to many.
-- **Opens and clicks** have a ``recipient`` in Microsoft's libraries and none in the page's sample. One without it is of
-  nobody whom we could name, and gives no event.
+- **One report a recipient**, also for a message to many.
+- **Opens and clicks** have a ``recipient`` in Microsoft's libraries and none in the page's sample. One without it
+  belongs to no known recipient, and gives no event.
 - The page writes ``deliveryAttemptTimeStamp`` and ``userActionTimeStamp``, the libraries ``...Timestamp``: either is
   read. It writes ``view`` in its sample and ``View`` in its text: case does not matter.
-- Nothing of the application's own is in an event, so no reference either.
-- **A kind of mail event that Microsoft adds** is kept as unknown if it names a message and a recipient. One that lacks
-  either is about a domain or a resource, as far as anybody can tell, and gives no event: were it poison, a subscription
-  to all kinds could stop the reports beside it. Of the kinds that we know, both are required.
+- An event holds nothing of the application's own, so no reference either.
+- **A kind of mail event that Microsoft adds later** is kept as unknown if it names a message and a recipient. One that
+  lacks either is probably about a domain or a resource, and gives no event: if it were poison, a subscription to all
+  kinds could stop the reports beside it. The kinds that we know must have both.
 
-**Proof.** Event Grid signs nothing; it sends headers of your choice (*delivery properties*) with each request, the
-handshake's too: a value that is not well formed is dropped "during event delivery to webhook destinations, but not
+**Proof.** Event Grid signs nothing; it sends headers of your choice (*delivery properties*) with each request, also
+with the handshake: a value that is not well formed is dropped "during event delivery to webhook destinations, but not
 during webhook validation". A secret is such a credential: see ``_proof``.
 
 **Handshake.** Event Grid asks first whether the webhook wants its events: an array of one
-``SubscriptionValidationEvent`` with a code, which the answer has to repeat. Who made the subscription and gave it our
-secret is who may have the answer. The ``validationUrl`` beside the code is never called.
+``SubscriptionValidationEvent`` with a code, which the answer has to repeat. Only a subscription that carries our
+secret gets this answer. The ``validationUrl`` beside the code is never called.
 """
 
 from collections.abc import Mapping
@@ -50,7 +50,7 @@ _HANDSHAKE = "Microsoft.EventGrid.SubscriptionValidationEvent"
 _STATUSES: dict[str, tuple[EventType, BounceKind | SuppressionList | None]] = {
     "delivered": (EventType.DELIVERED, None),  # handed over to the recipient's server
     "bounced": (EventType.BOUNCE, BounceKind.HARD),  # hard bounce: no such address, or an invalid domain
-    "failed": (EventType.BOUNCE, BounceKind.SOFT),  # not delivered; what is permanent has the word above
+    "failed": (EventType.BOUNCE, BounceKind.SOFT),  # not delivered; a permanent failure has the word above
     "quarantined": (EventType.BOUNCE, BounceKind.BLOCK),  # put aside as spam, bulk mail or phishing
     "filteredspam": (EventType.BOUNCE, BounceKind.BLOCK),  # refused or blocked as spam
     "suppressed": (EventType.DROPPED, SuppressionList.BOUNCE),  # bounced hard before: not tried for up to 14 days
@@ -130,7 +130,7 @@ def _event(element: Any, request: WebhookRequest) -> DeliveryEvent | None:
 
 
 def _meaning(word: str, data: Mapping[str, Any]) -> tuple[EventType, str, BounceKind | None, SuppressionList | None]:
-    """Return what an event means, Azure's word for it, and of a bounce its kind, of a drop its list."""
+    """Return what an event means, Azure's word for it, the kind of a bounce, and the suppression list of a drop."""
     if word == _ENGAGEMENT:
         detail = fields.text(data.get("engagementType")) or fields.text(data.get("engagement")) or ""
         return _ENGAGEMENTS.get(detail.lower(), EventType.UNKNOWN), detail, None, None
@@ -159,9 +159,9 @@ _CODE_LIMIT = 512
 
 
 def consent(request: WebhookRequest) -> bytes | None:
-    """Return the JSON that tells Event Grid that we want its events; ``None`` for all that is no handshake.
+    """Return the JSON that tells Event Grid that we want its events; ``None`` if the request is no handshake.
 
-    It repeats the code of the request, so it is for a request that ``verify`` has taken and for no other.
+    It repeats the code of the request, so use it only for a request that ``verify`` has accepted.
     """
     if request.headers.get(_EVENT_TYPE, "").strip().lower() != "subscriptionvalidation":
         return None

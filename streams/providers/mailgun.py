@@ -5,16 +5,16 @@
 - https://documentation.mailgun.com/docs/mailgun/user-manual/tracking-messages/open-click-bot-detect: ``client-info.bot``.
 - https://help.mailgun.com/hc/en-us/articles/14048832145051-Legacy-Webhooks: the forms.
 
-**Event id.** ``event-data.id`` is unique within a day only, so the UTC day of the event is added. The signature's
-token is not used: that a retry keeps it is not documented. A form has no id: its fingerprint.
+**Event id.** ``event-data.id`` is unique only within a day, so the UTC day of the event is added. The signature's
+token is not used: it is not documented that a retry keeps it. A form has no id, so its fingerprint is used.
 
 **Codes.** ``delivery-status.code`` is the server's reply code or one of Mailgun's own: 498 and 499 (no MX, time-out),
-605-607 (on a suppression list). Only the former is an SMTP code.
+605-607 (on a suppression list). Only the server's reply code is an SMTP code.
 
 **Signature.** https://documentation.mailgun.com/docs/mailgun/user-manual/webhooks/securing-webhooks: HMAC-SHA256 of a
 stamp and a random token, in the body; a secret is the *HTTP webhook signing key*. **It does not cover the event**:
-whoever sees one request can put another event under its signature. Against that stand TLS, the replay window, and that
-a token is accepted once.
+anybody who sees one request can put another event under its signature. TLS, the replay window and the rule that a
+token is accepted once protect against that.
 """
 
 import hmac
@@ -45,7 +45,7 @@ _EVENTS: dict[str, EventType] = {
     "rejected": EventType.DROPPED,  # Mailgun refused to send it; ``reject.reason`` says why
     "delivered": EventType.DELIVERED,  # accepted by the receiving server
     "failed": EventType.BOUNCE,  # not delivered; ``severity`` tells whether it is tried again
-    "opened": EventType.OPEN,  # images were loaded; ``client-info.bot`` tells machines
+    "opened": EventType.OPEN,  # images were loaded; ``client-info.bot`` marks machines
     "clicked": EventType.CLICK,  # a link was followed
     "unsubscribed": EventType.UNSUBSCRIBE,  # the unsubscribe link was used
     "complained": EventType.COMPLAINT,  # the spam button was used (feedback loop)
@@ -55,7 +55,7 @@ _EVENTS: dict[str, EventType] = {
     "dropped": EventType.BOUNCE,  # given up: refused ("hardfail"), too old ("old"), or on a list (605-607)
 }
 
-_LISTS: dict[str, SuppressionList] = {  # ``reason`` of a failure that was no attempt
+_LISTS: dict[str, SuppressionList] = {  # ``reason`` of a failure without an attempt
     "suppress-bounce": SuppressionList.BOUNCE,  # bounced before
     "suppress-complaint": SuppressionList.SPAM,  # complained before
     "suppress-unsubscribe": SuppressionList.UNSUBSCRIBE,  # unsubscribed before
@@ -67,10 +67,15 @@ _LIST_CODES: dict[int, SuppressionList] = {
     607: SuppressionList.SPAM,  # "... to a user who marked your messages as spam"
 }
 
-_REASONS: dict[str, BounceKind] = {  # ``reason`` of a permanent failure that says more than its code
+# ``reason`` of a permanent failure that says more than its code; the words: mailgun-go, ``events/enums.go``
+_REASONS: dict[str, BounceKind] = {
     "old": BounceKind.SOFT,  # retried until the message was too old
+    "greylisted": BounceKind.SOFT,  # and no later attempt was taken either
     "espblock": BounceKind.BLOCK,  # the receiving provider blocks the sender
+    "blacklisted": BounceKind.BLOCK,  # the sender is on a block list
 }
+_TOO_OLD = "old"
+_SAYS_NOTHING = frozenset({"generic", "bounce", "hardfail"})  # ``reason`` that names no cause
 
 _BOUNCE_TYPES: dict[str, BounceKind] = {  # ``delivery-status.bounce-type``
     "hard": BounceKind.HARD,
@@ -103,7 +108,7 @@ class _Report(NamedTuple):
     cause: str | None
     """Mailgun's ``reason``: one word."""
     cause_in_word: bool
-    """A bounce is told apart by its cause, as in the legacy forms, and not by its severity."""
+    """The full word of a bounce ends in its cause, as in the legacy forms, and not in its severity."""
     reason: str | None
     """The server's answer, else what Mailgun writes instead."""
     status: Mapping[str, Any]
@@ -124,6 +129,8 @@ class _Meaning(NamedTuple):
     enhanced_code: str | None
     kind: BounceKind | None = None
     suppression_list: SuppressionList | None = None
+    cause: str = ""
+    """Mailgun's word for why it was refused or put off; empty where that says nothing."""
 
 
 def normalise(request: WebhookRequest) -> list[DeliveryEvent]:
@@ -164,7 +171,7 @@ def _event(report: _Report, meaning: _Meaning, request: WebhookRequest, recipien
         occurred_at=report.occurred_at,
         reference=fields.reference(request.reference_keys, report.variables, report.labels),
         bounce_kind=meaning.kind,
-        reason=report.reason,
+        reason=_told(report.reason, meaning),
         smtp_code=meaning.smtp_code,
         enhanced_code=meaning.enhanced_code,
         attempt=fields.count(report.status.get("attempt-no")),
@@ -178,7 +185,7 @@ def _event(report: _Report, meaning: _Meaning, request: WebhookRequest, recipien
 
 
 def _event_id(given: str | None, occurred_at: datetime | None, position: int) -> str | None:
-    """Return Mailgun's id with the day within which it is unique; further recipients of one event get a number."""
+    """Return Mailgun's id with the day in which it is unique, and a number for further recipients of one event."""
     if given is None:
         return None
     day = f"/{occurred_at:%Y-%m-%d}" if occurred_at is not None else ""
@@ -188,8 +195,15 @@ def _event_id(given: str | None, occurred_at: datetime | None, position: int) ->
 # --- meaning ---
 
 
+def _told(reason: str | None, meaning: _Meaning) -> str | None:
+    """Return the server's answer, led by Mailgun's word where that says more."""
+    if meaning.cause == _TOO_OLD:
+        return fields.led_by(_TOO_OLD, reason)  # it was given up, whatever the last answer was
+    return fields.answer(reason, meaning.cause, meaning.smtp_code, meaning.enhanced_code)
+
+
 def _meaning(report: _Report) -> _Meaning:
-    """Return our type, Mailgun's word in full, the codes, and why it bounced or was dropped."""
+    """Return our type, Mailgun's full word, the codes, and why it bounced or was dropped."""
     word, cause, severity = report.word, report.cause, report.severity
     reply = smtp.parse_reply(report.reason)
     code = fields.count(report.status.get("code"))
@@ -197,33 +211,48 @@ def _meaning(report: _Report) -> _Meaning:
     enhanced = smtp.more_specific(smtp.enhanced_code(report.status.get("enhanced-code")), reply.enhanced_code)
     event_type = _EVENTS.get(word, EventType.UNKNOWN)
     if event_type is not EventType.BOUNCE:
-        # A scanner that follows links proves as little as one that loads images: the message arrived.
+        # A scanner that follows links proves as little as one that loads images: only that the message arrived.
         seen = EventType.MACHINE_OPEN if report.bot and word in _ENGAGEMENT else event_type
         return _Meaning(seen, word, smtp_code, enhanced)
     full = f"{word}/{severity}" if severity is not None else word
     if (cause is not None and cause.startswith("suppress-")) or code in _LIST_CODES:
         suppression_list = _LISTS.get(cause or "") or _LIST_CODES.get(code or 0)
         return _Meaning(EventType.DROPPED, full, smtp_code, enhanced, suppression_list=suppression_list)
-    if severity == "temporary" or (severity is None and word == "failed" and _transient(code)):
-        return _Meaning(EventType.DEFERRED, full, smtp_code, enhanced)
+    why = "" if cause is None or cause in _SAYS_NOTHING else cause
+    if _is_tried_again(report, code):
+        return _Meaning(EventType.DEFERRED, full, smtp_code, enhanced, cause=why)
     if report.cause_in_word and cause is not None:
         full = f"{word}/{cause}"
-    kind = _bounce_kind(
-        fields.text(report.status.get("bounce-type")), cause, smtp.bounce_kind_of(enhanced, smtp_code, report.reason)
-    )
-    return _Meaning(event_type, full, smtp_code, enhanced, kind)
+    kind = _bounce_kind(report, smtp.bounce_kind_of(enhanced, smtp_code, report.reason))
+    return _Meaning(event_type, full, smtp_code, enhanced, kind, cause=why)
+
+
+def _is_tried_again(report: _Report, code: int | None) -> bool:
+    """Tell whether a failure is temporary: Mailgun's severity decides, or without one the code.
+
+    A message that became too old is tried no more, even where that last report's severity is ``temporary``, as a user
+    saw of a domain without an MX (https://feedback.mailgun.com/forums/914635-general-feedback/suggestions/37219720).
+    Should it be delivered after all, then that wins over a soft bounce.
+    """
+    if report.severity == "temporary":
+        return report.cause != _TOO_OLD or bool(fields.count(report.status.get("retry-seconds")))
+    return report.severity is None and report.word == "failed" and _transient(code)
 
 
 _ENGAGEMENT = frozenset({"opened", "clicked"})
 
 
-def _bounce_kind(bounce_type: str | None, cause: str | None, by_code: BounceKind) -> BounceKind:
-    """Return the kind: Mailgun's words decide, and the codes where they say more or it says nothing."""
-    said = _REASONS.get(cause or "") or _BOUNCE_TYPES.get(bounce_type or "")
+def _bounce_kind(report: _Report, by_code: BounceKind) -> BounceKind:
+    """Return the kind: Mailgun's words decide, and the codes where they say more or Mailgun says nothing."""
+    said = _REASONS.get(report.cause or "") or _BOUNCE_TYPES.get(fields.text(report.status.get("bounce-type")) or "")
     if said is BounceKind.SOFT and by_code is BounceKind.BLOCK:
         return by_code  # Mailgun has no word for it
-    # Permanent, and nothing says why: Mailgun puts the address on its bounce list.
-    return said or (by_code if by_code is not BounceKind.UNDETERMINED else BounceKind.HARD)
+    if said is None and by_code is BounceKind.UNDETERMINED and report.severity in _PERMANENT:
+        return BounceKind.HARD  # nothing says why: Mailgun puts the address on its bounce list
+    return said or by_code
+
+
+_PERMANENT = frozenset({None, "permanent"})  # legacy forms have no severity; any other says nothing of the address
 
 
 def _transient(code: int | None) -> bool:
@@ -260,14 +289,14 @@ def _current(body: Any) -> _Report:
         status=status,
         bot=fields.text(client.get("bot")) is not None,  # apple, gmail, generic; empty: none seen
         variables=data.get("user-variables"),
-        labels=fields.tags(data.get("tags")),
+        labels=() if word == "unsubscribed" else fields.tags(data.get("tags")),  # there they say from what: "*" is all
         url=fields.text(data.get("url"), fields.URL_LIMIT),
         user_agent=fields.text(client.get("user-agent"), fields.USER_AGENT_LIMIT),
     )
 
 
 def _recipients(data: dict[str, Any], headers: dict[str, Any]) -> list[str]:
-    """Return whom the event concerns: ``recipient``, else (rejected, stored) whom the message was for."""
+    """Return the recipients of the event: ``recipient``, else (rejected, stored) those of the message."""
     recipient = fields.address(data.get("recipient"))
     if recipient is not None:
         return [recipient]
@@ -286,7 +315,7 @@ def _bare(value: Any) -> str | None:
 # --- legacy forms ---
 
 _Form = dict[str, list[str]]
-"""The fields of a form, by name as written, each with its values in order."""
+"""The fields of a form: name as written -> its values in order."""
 
 
 def _form(request: WebhookRequest) -> _Form | None:
@@ -317,7 +346,7 @@ _MULTIPART = "multipart/form-data"
 
 
 def _form_kind(request: WebhookRequest) -> str | None:
-    """Return the content type of a form; ``None`` if the body is not declared as one, or is JSON all the same."""
+    """Return the content type of a form; ``None`` if the body is not declared as one, or is JSON nevertheless."""
     kind = request.headers.get("content-type", "")[:64].partition(";")[0].strip().lower()
     return kind if kind in {_URLENCODED, _MULTIPART} and request.body.lstrip()[:1] != b"{" else None
 
@@ -391,10 +420,10 @@ def _header(headers: str | None, name: str) -> Any:
 # --- signature ---
 
 _REPLAY_WINDOW_S = 43_200
-"""Twelve hours. Mailgun tries a webhook again for eight (after 10, 10, 15, 30, 60, 120 and 240 minutes) and does not say
-whether with a new stamp; it warns of further delays. A narrower window could lose all that an outage held up."""
+"""Twelve hours. Mailgun retries a webhook for eight (after 10, 10, 15, 30, 60, 120 and 240 minutes), does not document
+whether with a new stamp, and warns of further delays. A narrower window could lose all that an outage delayed."""
 
-_STAMP = re.compile(r"[1-9][0-9]{9}")  # ten digits, until 2286: else stamp and token could be cut elsewhere
+_STAMP = re.compile(r"[1-9][0-9]{9}")  # ten digits, until 2286: else stamp and token could be split elsewhere
 _TOKEN = re.compile(r"[0-9A-Za-z_-]{1,100}")  # "Randomly generated string with length of 50"
 _HEX = re.compile(r"[0-9a-fA-F]{64}")
 
@@ -409,10 +438,10 @@ def verify(
 ) -> Verification:
     """Return which signing key made the signature, and the token, which must not be accepted again.
 
-    A subaccount's webhooks carry a second signature, made with the primary account's key; either will do.
+    A subaccount's webhooks carry a second signature, made with the primary account's key; either is enough.
 
     Raises:
-        VerificationError: none did, or outside the replay window.
+        VerificationError: none of the keys did, or the stamp is outside the replay window.
     """
     keys = {key_id: key for key_id, secret in secrets.items() if (key := secret.strip())}
     if not keys:
@@ -433,7 +462,7 @@ def verify(
         if any(hmac.compare_digest(bytes.fromhex(found), digest) for found in signatures):
             proof.check_stamp(int(stamp), now=now, replay_window_s=replay_window_s)
             if _form_kind(request) is None:
-                proof.check_json(request.body)  # else a changed copy would use up the genuine one's token
+                proof.check_json(request.body)  # else a changed copy would use up the token of the genuine one
             return Verification(key_id=key_id, replay_token=token)
     raise VerificationError(Refusal.MISMATCH, "the signature is not by one of our keys")
 
@@ -456,8 +485,8 @@ def _signature(request: WebhookRequest) -> Mapping[str, Any]:
             return _form_signature(_raw_pairs(request.body) if kind == _URLENCODED else _parts(request), kind)
         if request.body.lstrip()[:1] == b"[":  # another provider's batch
             return {}
-        # Half of a surrogate pair (``decode_body``) must not cost an event its proof. Mended here without a look at
-        # each, so into any letter, because no text is read but the signature's, which has none.
+        # Half of a surrogate pair (see ``decode_body``) must not make the proof fail. All surrogates are replaced
+        # unseen, by any letter: the only text that is read is the signature, which has none.
         body = request.body.replace(rb"\ud", rb"\u0").replace(rb"\uD", rb"\u0")
         signature = _members(body).get("signature", b"{}")
         found = codecs.decode(signature) if len(signature) <= _SIGNATURE_LIMIT else None
@@ -469,7 +498,7 @@ def _signature(request: WebhookRequest) -> Mapping[str, Any]:
 
 
 def _raw_pairs(body: bytes) -> list[tuple[bytes, bytes]]:
-    """Return the fields of a urlencoded form as they are written, not decoded."""
+    """Return the fields of a urlencoded form as written, not decoded."""
     pairs = body.split(b"&", _FORM_LIMIT)
     if len(pairs) > _FORM_LIMIT:
         message = "too many form fields"
@@ -478,7 +507,7 @@ def _raw_pairs(body: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def _form_signature(pairs: list[tuple[bytes, bytes]], kind: str) -> dict[str, str]:
-    """Return the signature's fields, the first of each name; too long a value is cut and so has no valid form."""
+    """Return the signature's fields, the first of each name; a value that is too long is cut and so invalid."""
     given: dict[str, str] = {}
     for raw_name, raw_value in pairs:
         if len(raw_name) > _NAME_LIMIT:
@@ -492,7 +521,7 @@ def _form_signature(pairs: list[tuple[bytes, bytes]], kind: str) -> dict[str, st
 
 _SIGNATURE_LIMIT = 4_096
 """Bytes of the signature object, and of a signature's form field; real ones have some 250 and 64."""
-_NAME_LIMIT = 48  # bytes of the longest of these names, were each character percent-encoded
+_NAME_LIMIT = 48  # bytes of the longest of these names with each character percent-encoded
 _SIGNATURE_FIELDS = frozenset({"timestamp", "token", "signature", "parent-signature"})
 
 

@@ -4,7 +4,7 @@ https://postmarkapp.com/developer/webhooks/webhooks-overview, and a page for eac
 ``delivery-webhook``, ``open-tracking-webhook``, ``click-webhook``, ``spam-complaint-webhook``,
 ``subscription-change-webhook``. The types of bounce: https://postmarkapp.com/developer/api/bounce-api#bounce-types
 
-- Postmark does not report that it took a message: there is no ``sent`` from here.
+- Postmark does not report that it accepted a message: it sends no ``sent``.
 - **Event id.** ``ID`` of a bounce or complaint (one sequence for both), else a fingerprint.
 - A subscription change without a message (a manual suppression by the account, a reactivation: ``MessageID`` is null,
   as documented) is about no delivery and gives no event.
@@ -14,6 +14,7 @@ request: https://postmarkapp.com/developer/webhooks/webhooks-overview#protecting
 ``HttpHeaders`` in https://postmarkapp.com/developer/api/webhooks-api. A secret is such a credential: see ``_proof``.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,16 +28,16 @@ _NAME = "postmark"
 
 _RECORDS: dict[str, tuple[EventType, str]] = {  # what it means, and the field with its time
     "Delivery": (EventType.DELIVERED, "DeliveredAt"),  # accepted by the receiving server
-    "Bounce": (EventType.BOUNCE, "BouncedAt"),  # an answer came that is no acceptance; ``Type`` says which
+    "Bounce": (EventType.BOUNCE, "BouncedAt"),  # an answer other than acceptance; ``Type`` says which
     "SpamComplaint": (EventType.COMPLAINT, "BouncedAt"),  # marked as spam
     "Open": (EventType.OPEN, "ReceivedAt"),  # the tracking image was loaded
     "Click": (EventType.CLICK, "ReceivedAt"),  # a tracked link was followed
     "SubscriptionChange": (EventType.OTHER, "ChangedAt"),  # the recipient went on or off the stream's suppression list
 }
 
-_UNKNOWN = (EventType.UNKNOWN, "")  # a record of tomorrow
+_UNKNOWN = (EventType.UNKNOWN, "")  # a type of record that Postmark adds later
 
-_IMPLIED: tuple[tuple[str, str], ...] = (  # older forms, and some samples of today, have no RecordType
+_IMPLIED: tuple[tuple[str, str], ...] = (  # older forms, and some current samples, have no RecordType
     ("DeliveredAt", "Delivery"),
     ("BouncedAt", "Bounce"),
     ("ChangedAt", "SubscriptionChange"),
@@ -54,13 +55,13 @@ _BOUNCES: dict[str, tuple[EventType, BounceKind | SuppressionList | None]] = {
     "DnsError": (EventType.DEFERRED, None),  # a temporary DNS error
     "OpenRelayTest": (EventType.DEFERRED, None),  # the answer is a test for an open relay
     "BadEmailAddress": (EventType.DROPPED, SuppressionList.INVALID),  # not a valid address
-    "ManuallyDeactivated": (EventType.DROPPED, SuppressionList.UNSUBSCRIBE),  # the account took the address off
+    "ManuallyDeactivated": (EventType.DROPPED, None),  # the account took the address off; nobody unsubscribed
     "Unconfirmed": (EventType.DROPPED, None),  # registration not confirmed
     "SMTPApiError": (EventType.DROPPED, None),  # Postmark could not take the message over its SMTP API
     "TemplateRenderingFailed": (EventType.DROPPED, None),  # the template could not be filled
     "AutoResponder": (EventType.AUTO_REPLY, None),  # out of office, on vacation
     "AddressChange": (EventType.AUTO_REPLY, None),  # the recipient announces another address
-    "ChallengeVerification": (EventType.AUTO_REPLY, None),  # asks the sender to prove to be a person
+    "ChallengeVerification": (EventType.AUTO_REPLY, None),  # asks the sender to prove that it is a person
     "SpamNotification": (EventType.COMPLAINT, None),  # delivered, but blocked by the user or classified as spam
     "SpamComplaint": (EventType.COMPLAINT, None),  # explicitly marked as spam
     "Unsubscribe": (EventType.UNSUBSCRIBE, None),  # asks to be removed
@@ -70,6 +71,7 @@ _BOUNCES: dict[str, tuple[EventType, BounceKind | SuppressionList | None]] = {
 }
 
 _DMARC = "Bounce/DMARCPolicy"
+_DNS = "Bounce/DnsError"
 
 _SUPPRESSIONS: dict[str, tuple[EventType, BounceKind | None]] = {  # why the recipient went on the list
     "HardBounce": (EventType.BOUNCE, BounceKind.HARD),  # the message bounced; the Bounce webhook says so too
@@ -107,15 +109,19 @@ def _event(record: Any, request: WebhookRequest) -> DeliveryEvent | None:
     )
 
     event_type, provider_event, kind, suppression_list = _meaning(word, record)
-    reason = fields.text(get("Details"), fields.REASON_LIMIT) or fields.text(get("Description"), fields.REASON_LIMIT)
+    details = fields.text(get("Details"), fields.REASON_LIMIT)
+    reason = details or _described(fields.text(get("Description"), fields.REASON_LIMIT))
     reply = smtp.parse_reply(reason)
+    told = reason
     if provider_event == _DMARC and "dmarc" not in (reason or "").lower():
-        reason = f"DMARCPolicy: {reason}"[: fields.REASON_LIMIT] if reason else "DMARCPolicy"  # else nobody says why
+        told = fields.led_by("DMARCPolicy", reason)  # else nobody says why
+    elif provider_event == _DNS:
+        told = fields.answer(reason, "DnsError", *reply)
     tags = fields.tags(get("Tag"))
     occurred_at = fields.iso_moment(get(_RECORDS.get(word, _UNKNOWN)[1]))
     given = get("ID")
     return DeliveryEvent(
-        event_id=(fields.identifier(given) if given else None)  # an ID of 0 is none
+        event_id=(fields.identifier(given) if given else None)  # an ID of 0 means none
         or fields.fingerprint(
             provider=_NAME,
             account=request.account,
@@ -134,7 +140,7 @@ def _event(record: Any, request: WebhookRequest) -> DeliveryEvent | None:
         occurred_at=occurred_at,
         reference=fields.reference(request.reference_keys, get("Metadata"), tags),
         bounce_kind=kind,
-        reason=reason,
+        reason=told,
         smtp_code=reply.smtp_code,
         enhanced_code=reply.enhanced_code,
         tags=tags,
@@ -145,8 +151,19 @@ def _event(record: Any, request: WebhookRequest) -> DeliveryEvent | None:
     )
 
 
+def _described(description: str | None) -> str | None:
+    """Return Postmark's fixed text for a type of bounce without its examples, of which nobody knows which holds.
+
+    "Unable to temporarily deliver message (i.e. mailbox full, account disabled, ...)" says of no mailbox that it is full.
+    """
+    return None if description is None else _EXAMPLES.sub("", description)
+
+
+_EXAMPLES = re.compile(r" ?\((?:i\.e\.|e\.g\.|ex:)[^)]{0,200}\)")
+
+
 def _meaning(word: str, record: Mapping[str, Any]) -> tuple[EventType, str, BounceKind | None, SuppressionList | None]:
-    """Return our type, Postmark's word in full, and of a bounce its kind, of a drop its list."""
+    """Return our type, Postmark's full word, the kind of a bounce, and the suppression list of a drop."""
     event_type, _ = _RECORDS.get(word, _UNKNOWN)
     if event_type is EventType.BOUNCE:
         bounce_type = fields.text(record.get("Type")) or ""

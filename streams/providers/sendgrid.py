@@ -4,20 +4,20 @@ https://www.twilio.com/docs/sendgrid/for-developers/tracking-events/event
 
 - **Message id.** ``sg_message_id`` is the id that the Mail Send API returned as ``X-Message-ID``, then the name of
   the machine that handled it: ``IWe-stDXSP-9ybMzJVc_PA.filterdrecv-p3iad2-...``. The first part is the message.
-  An asynchronous bounce has none ("sg_message_id ... not present"); then ``smtp-id`` gives it, if SendGrid made that.
-- **Event id.** ``sg_event_id``; duplicates are documented, so it is what `track` drops them by.
-- **Custom arguments** lie between SendGrid's own fields: whatever SendGrid does not document is the sender's.
+  An asynchronous bounce has none ("sg_message_id ... not present"); then ``smtp-id`` holds it, if SendGrid made that.
+- **Event id.** ``sg_event_id``; duplicates are documented, and `track` recognises them by it.
+- **Custom arguments** are mixed with SendGrid's own fields: a field that SendGrid does not document is the sender's.
 - Times are whole seconds.
 
 **Signature** (the "Signed Event Webhook"):
 https://www.twilio.com/docs/sendgrid/for-developers/tracking-events/getting-started-event-webhook-security-features
 
-- ECDSA on P-256 over the SHA-256 of the stamp's bytes and then the raw body, down to its last line feed. A secret is
-  SendGrid's *Verification Key* as its pages show it: the public key in base64 (DER). It is no secret, but nobody else
+- ECDSA on P-256 over the SHA-256 of the stamp's bytes and then the raw body, including its last line feed. A secret is
+  SendGrid's *Verification Key* as its pages show it: the public key in base64 (DER). It is not secret, but nobody else
   may choose it.
 - Failed requests are retried for 24 hours; whether a retry gets a new stamp is not documented. So any age is
-  taken unless the settings name a window: the same body again gives the same event ids, which changes nothing.
-- The OAuth 2.0 that SendGrid offers besides is not read.
+  accepted unless the settings name a window: a repeated body gives the same event ids, which changes nothing.
+- The OAuth 2.0 that SendGrid also offers is not used.
 """
 
 import hashlib
@@ -50,9 +50,9 @@ _EVENTS: dict[str, EventType] = {
     "processed": EventType.SENT,  # received and ready to be delivered
     "deferred": EventType.DEFERRED,  # temporarily rejected; retried for up to 72 hours, then a bounce of type blocked
     "delivered": EventType.DELIVERED,  # accepted by the receiving server
-    "bounce": EventType.BOUNCE,  # refused; ``type`` tells a bounce from a block
+    "bounce": EventType.BOUNCE,  # refused; ``type`` distinguishes a bounce from a block
     "dropped": EventType.DROPPED,  # not sent; ``reason`` names the list or the fault
-    "open": EventType.OPEN,  # the HTML message was opened; ``sg_machine_open`` tells Apple's privacy proxy
+    "open": EventType.OPEN,  # the HTML message was opened; ``sg_machine_open`` marks Apple's privacy proxy
     "click": EventType.CLICK,  # a link was clicked
     "spamreport": EventType.COMPLAINT,  # marked as spam
     "unsubscribe": EventType.UNSUBSCRIBE,  # opted out of all mail of this account
@@ -68,6 +68,7 @@ _BOUNCE_TYPES: dict[str, BounceKind] = {
     "blocked": BounceKind.BLOCK,  # temporary ("soft"); on no list: later messages are attempted
     "expired": BounceKind.SOFT,  # retried until the message was too old
 }
+_EXPIRED = "expired"
 
 # https://www.twilio.com/docs/sendgrid/ui/analytics-and-reporting/bounce-and-block-classifications
 # Refines a block or a bounce without a type; two of the names are spelled differently in the API.
@@ -125,6 +126,9 @@ def _event(element: Any, request: WebhookRequest) -> DeliveryEvent | None:
     if (status := get("status")) is not None:
         enhanced = smtp.more_specific(smtp.enhanced_code(status), enhanced)
     event_type, word, kind, suppression_list = _meaning(element, word, reason, enhanced, code)
+    told = reason
+    if kind is BounceKind.SOFT and word.endswith(f"/{_EXPIRED}"):
+        told = fields.led_by(_EXPIRED, reason)  # it was given up, whatever the last answer was
     labels = fields.tags(category) if (category := get("category")) is not None else ()
     custom = _custom(element)
     occurred_at = fields.moment(get("timestamp"))
@@ -148,7 +152,7 @@ def _event(element: Any, request: WebhookRequest) -> DeliveryEvent | None:
         occurred_at=occurred_at,
         reference=fields.reference(request.reference_keys, custom, labels) if custom or labels else None,
         bounce_kind=kind,
-        reason=reason,
+        reason=told,
         smtp_code=code,
         enhanced_code=enhanced,
         attempt=fields.count(get("attempt")),
@@ -164,7 +168,7 @@ def _event(element: Any, request: WebhookRequest) -> DeliveryEvent | None:
 def _meaning(
     element: dict[str, Any], word: str, reason: str | None, enhanced: str | None, code: int | None
 ) -> tuple[EventType, str, BounceKind | None, SuppressionList | None]:
-    """Return our type, SendGrid's word in full, and why it bounced or was dropped."""
+    """Return our type, SendGrid's full word, and why it bounced or was dropped."""
     event_type = _EVENTS.get(word, EventType.UNKNOWN)
     if event_type is EventType.OPEN and element.get("sg_machine_open") in _TRUE:
         return EventType.MACHINE_OPEN, word, None, None
@@ -174,9 +178,9 @@ def _meaning(
     if bounce_type is not None:
         word = f"{word}/{bounce_type}"
         bounce_type = bounce_type.lower()
-    if event_type is EventType.DROPPED and bounce_type != "expired":
+    if event_type is EventType.DROPPED and bounce_type != _EXPIRED:
         return event_type, word, None, _suppression_list(reason)
-    # "dropped" as expired, too: it was tried, and became too old.
+    # also "dropped" with the type expired: it was tried, and became too old.
     kind = _bounce_kind(bounce_type, element.get("bounce_classification"), enhanced, code, reason)
     return EventType.BOUNCE, word, kind, None
 
@@ -192,14 +196,14 @@ def _message_id(element: dict[str, Any]) -> str | None:
             at = given.find(mark)
             if at > 0:
                 return given[:at]
-        # A machine with a new kind of name: the ids of today have 22 characters and no dot.
+        # The machine has a new kind of name: current ids have 22 characters and no dot.
         return given[:22] if given.find(".") == 22 else given  # noqa: PLR2004 16 bytes in base64
     header = fields.identifier(element.get("smtp-id"))
     if header is None:
         return None
     header = header.strip("<> ")
     local, _, host = header.partition("@")
-    # SendGrid's own Message-ID is "<id@ismtpd...>" or "<id@geopod-ismtpd...>"; one that the sender set is no id of SendGrid's.
+    # SendGrid's own Message-ID is "<id@ismtpd...>" or "<id@geopod-ismtpd...>"; one that the sender set holds no id.
     return (local if "ismtpd" in host else header) or None
 
 
@@ -216,7 +220,7 @@ def _bounce_kind(
     by_code = smtp.bounce_kind_of(enhanced, code, reason)
     if kind is BounceKind.BLOCK:
         return BounceKind.SOFT if by_code is BounceKind.SOFT else kind
-    # No type: the older form. The documentation calls a bounce permanent.
+    # Without a type it is the older form. The documentation calls a bounce permanent.
     return BounceKind.HARD if by_code is BounceKind.UNDETERMINED else by_code
 
 
@@ -233,8 +237,8 @@ def _suppression_list(reason: str | None) -> SuppressionList | None:
 
 
 def _custom(element: dict[str, Any]) -> dict[str, Any]:
-    """Return the sender's own arguments: the keys that SendGrid does not document, and what lies in ``unique_args``."""
-    # No difference of sets: its order changes from one process to the next.
+    """Return the sender's arguments: keys that SendGrid does not document, ``unique_args`` and ``custom_args``."""
+    # Not a difference of sets: its order would change from one process to the next.
     custom = {key: value for key, value in element.items() if key not in _OWN}
     if "unique_args" in element or "custom_args" in element:
         return {**fields.section(element, "unique_args"), **fields.section(element, "custom_args"), **custom}
@@ -266,7 +270,7 @@ def verify(
     if not keys:
         raise VerificationError(Refusal.UNCONFIGURED, "no verification key is configured")
     signature, stamp = _signature_of(request.headers)
-    # A body of events begins with a bracket. Did it begin with a digit, stamp and body could be cut elsewhere.
+    # A body of events begins with a bracket. If it could begin with a digit, stamp and body could be split elsewhere.
     if request.body[:1].isdigit():
         raise VerificationError(Refusal.MALFORMED, "a body that begins as a stamp")
     digest = hashlib.sha256(stamp.encode("ascii"))
@@ -282,10 +286,10 @@ def verify(
 
 
 def read_headers(headers: Mapping[str, str], secrets: Mapping[str, str]) -> bool:
-    """Return False: the signature is of the body.
+    """Return False, because the signature covers the body.
 
     Raises:
-        VerificationError: there is no signature, or none that could be one.
+        VerificationError: no verification key is configured, or there is no well-formed signature.
     """
     if not any(_public_key(secret) is not None for secret in secrets.values()):
         raise VerificationError(Refusal.UNCONFIGURED, "no verification key is configured")
@@ -297,7 +301,7 @@ def _signature_of(headers: Mapping[str, str]) -> tuple[bytes, str]:
     """Return the signature and the stamp, digits only.
 
     Raises:
-        VerificationError: one of them is missing, or cannot be one.
+        VerificationError: one of them is missing or malformed.
     """
     given, stamp = headers.get(_SIGNATURE), headers.get(_STAMP)
     if not given or not stamp:

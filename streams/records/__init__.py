@@ -1,20 +1,20 @@
 """The records on the wire: domain values <-> the keys, values and headers of every topic.
 
-The only place that writes records, and that turns them into domain values. Readers
-outside the pipeline (the Sending History, the command line) take the public records
-as dictionaries, by the names in ``schemas/``. Four rules:
+Only this package writes records, and turns them into domain values. Readers outside
+the pipeline (the Sending History, the command line) use the public records as
+dictionaries, with the names in ``schemas/``. Four rules:
 
 - *Readers are lenient about what is new*: unknown fields are ignored, an event
   type that this version does not know is ``unknown``.
-- *And strict about the rest*: what cannot be understood raises ``RecordError``.
-  That is poison: the record goes to the dead letters. Its text never carries
-  personal data.
+- *Readers are strict about the rest*: a record that cannot be understood raises
+  ``RecordError``. It is poison, and goes to the dead letters. The error's text
+  never carries personal data.
 - *Equal values give equal bytes*: no clock, no random id, fields in fixed order.
-- *A row that cannot be understood is no poison but a crash* (``RowError``): rows
-  are our own memory, and going on without it would tell subscribers wrong things.
+- *A row that cannot be understood is not poison but a crash* (``RowError``): rows
+  are our own state, and going on without it would publish wrong statuses.
 
 The public records are described by ``schemas/*.schema.json``; a field added
-here is added there.
+here must be added there.
 """
 
 from streams.records._shared import (

@@ -1,4 +1,4 @@
-"""What the records have in common: errors, limits, times, and the words of the vocabulary by their spelling."""
+"""What the records have in common: errors, limits, times, and the members of the vocabulary by their values."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -28,7 +28,7 @@ class RowVersionError(RowError):
 LONGEST_NAME = 1_000
 """Characters of an id, an account or an address. RFC 5322 lines end at 998; nothing real is longer."""
 LONGEST_TEXT = 1_000
-"""Characters kept of a reason and of other prose; the whole is in the raw record."""
+"""Characters kept of a reason and of other prose; the whole text is in the raw record."""
 MOST_LABELS = 50
 """Tags, and entries of the metadata, that are kept of an event."""
 
@@ -56,7 +56,7 @@ def json_object(value: bytes | None) -> dict[str, Any]:
     """Return the JSON object that is a record's value.
 
     Raises:
-        RecordError: it is none.
+        RecordError: the value is missing, or is not a JSON object.
     """
     if value is None:
         message = "the record has no value"
@@ -103,17 +103,17 @@ def since_1970(moment: datetime, name: str = "received_at") -> datetime:
 
 
 def rfc3339(micros: int) -> str:
-    """Return a time in microseconds since 1970 as RFC 3339, in UTC: the text that a datetime is encoded as, sooner."""
+    """Return microseconds since 1970 as RFC 3339 in UTC: the same text as of an encoded datetime, but faster."""
     seconds, micros = divmod(micros, 1_000_000)
     return f"{_second(seconds)}.{micros:06d}Z" if micros else f"{_second(seconds)}Z"
 
 
 def rfc3339_or_none(micros: int | None) -> str | None:
-    """Return the same; None stays None."""
+    """Return the same as ``rfc3339``; None stays None."""
     return None if micros is None else rfc3339(micros)
 
 
-@lru_cache(maxsize=16_384)  # the events of a batch happened within some hours, and most of them just now
+@lru_cache(maxsize=16_384)  # the events of a batch happened within some hours, most of them just now
 def _second(seconds: int) -> str:
     return from_micros(seconds * 1_000_000).isoformat()[:19]
 

@@ -13,14 +13,14 @@ class Resume:
     """The command to go on with a source partition that was stopped because too many of its records were bad."""
 
     resume_id: str
-    """A command that was carried out once is not carried out again."""
+    """Identifies the command: it is carried out only once."""
     requested_at: datetime
     dead_letter_through: int | None
-    """Everything up to this offset goes to the dead letters without another look; None: nothing does."""
+    """Bad records up to this offset go to the dead letters without being counted; None: all bad ones are counted."""
     app_id: str | None
-    """The application it is for; None in a command of an older version, which is ignored."""
+    """The application that the command is for; None in a command of an older version, which is ignored."""
     offset: int | None
-    """Where the partition was stopped: the command is for this stop only. None in a command of an older version, too."""
+    """Where the partition was stopped: the command is valid for this stop only. None: as for ``app_id``."""
 
 
 def encode_resume(
@@ -42,7 +42,7 @@ def decode_resume(value: bytes | None) -> Resume:
     """Return the command of a record of ``mail.control``.
 
     Raises:
-        RecordError: it is none.
+        RecordError: it is not a command.
     """
     fields = json_object(value)
     resume_id, through = fields.get("resume_id"), fields.get("dead_letter_through")

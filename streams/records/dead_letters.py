@@ -12,7 +12,7 @@ class DeadLetter:
     """A record, or one element of it, that can never be understood, and where it came from."""
 
     value: bytes | None
-    """The original bytes, of which a long one keeps only the beginning."""
+    """The original bytes; of a long original, only the beginning."""
     topic: str
     """This and the next three say which record it was."""
     partition: int
@@ -20,7 +20,7 @@ class DeadLetter:
     timestamp_ms: int
     """The broker's time of the record, in milliseconds since 1970."""
     stage: str
-    """The agent that gave it up."""
+    """The agent that could not process it."""
     reason: str
     """Why, without personal data."""
     element: int | None = None
@@ -29,9 +29,9 @@ class DeadLetter:
     headers: Sequence[tuple[str, bytes | None]] = ()
     """The record's own headers."""
     size: int
-    """Bytes of the original."""
+    """Length of the original, in bytes."""
     sha256: str
-    """Of the original, in hexadecimal."""
+    """Digest of the original, in hexadecimal."""
 
     @property
     def truncated(self) -> bool:
@@ -52,7 +52,7 @@ def dead_letter(
     key: bytes | None = None,
     headers: Sequence[tuple[str, bytes | None]] = (),
 ) -> DeadLetter:
-    """Return the dead letter of an original, measured."""
+    """Return the dead letter of an original, with its size and digest."""
     original = value or b""
     return DeadLetter(
         value=value,
@@ -78,7 +78,7 @@ def encode_dead_letter(letter: DeadLetter, *, limit: int) -> tuple[bytes | None,
 
     Args:
         letter: The dead letter.
-        limit: Bytes of the original that are kept at most.
+        limit: Most bytes of the original that are kept.
     """
     value = None if letter.value is None else letter.value[:limit]
     headers = [
@@ -105,7 +105,7 @@ def decode_dead_letter(value: bytes | None, headers: Sequence[tuple[str, bytes |
     """Return the dead letter of a record of ``mail.dead-letters``.
 
     Raises:
-        RecordError: it is none.
+        RecordError: a header is missing or malformed.
     """
     facts = {name: text or b"" for name, text in headers if not name.startswith(_ORIGINAL)}
     try:

@@ -1,7 +1,7 @@
 """``mail.deferrals`` and ``mail.deferral-alerts``, and the rows of the table ``open-deferrals``.
 
-The first and the last are internal: between ``track``, ``monitor`` and the next
-version of both. The alerts are public: ``schemas/deferral-alert.v1.schema.json``.
+``mail.deferrals`` and the rows are internal to ``track`` and ``monitor``, of this
+version and the next. The alerts are public: ``schemas/deferral-alert.v1.schema.json``.
 
 A row: byte 0 is the version, then JSON.
 """
@@ -34,10 +34,11 @@ def encode_deferral(delivery: Delivery, *, attempt: bool) -> bytes:
 
     Args:
         delivery: A delivery with at least one deferral.
-        attempt: One more deferral is the reason for the record.
+        attempt: Whether one more deferral is the reason for the record.
     """
-    effective_at = delivery.received_at if delivery.effective_at is None else delivery.effective_at
-    return _encode_deferral(delivery, delivery.status, effective_at, attempt=attempt)
+    change = delivery.change
+    status_at = change.received_at if change.effective_at is None else change.effective_at
+    return _encode_deferral(delivery, change.status, status_at, attempt=attempt)
 
 
 def encode_forgotten(delivery: Delivery, forgotten_at: int) -> bytes:
@@ -57,7 +58,7 @@ def _encode_deferral(delivery: Delivery, status: Status | None, status_at: int, 
             "recipient": delivery.recipient[2],
             "reference": None if delivery.reference is None else delivery.reference[2],
             "first_received_at": delivery.first_received_at,
-            "revision": delivery.revision,
+            "revision": delivery.change.revision,
             "status": status,
             "status_at": status_at,
             "first_at": deferred.began,
@@ -74,10 +75,10 @@ def _encode_deferral(delivery: Delivery, status: Status | None, status_at: int, 
 
 
 def decode_deferral(value: bytes | None) -> Deferral:
-    """Return what a record of ``mail.deferrals`` says.
+    """Return the content of a record of ``mail.deferrals``.
 
     Raises:
-        RecordError: it is no such record.
+        RecordError: it is not such a record.
     """
     if value is None:
         message = "the record has no value"
@@ -128,7 +129,7 @@ def decode_open_deferral(row: bytes) -> Episode:
     """Return the episode that a row keeps.
 
     Raises:
-        RowVersionError: a version that is not ours wrote it.
+        RowVersionError: it was written by a version that this one does not know.
         RowError: it is damaged.
     """
     if row[:1] != _HEAD:
@@ -173,7 +174,7 @@ _TOLD = {n: Told(n) for n in range(8)}
 
 
 def alert_action(alert: Alert) -> str:
-    """Return the code of an alert's advice: what is to be done, of a closed set."""
+    """Return the code of an alert's advice: what to do, from a closed set."""
     return advise_deferral(alert.level, alert.ending, alert.episode.reason_class, support_contact=None).code
 
 
@@ -182,7 +183,7 @@ def encode_alert(alert: Alert, *, support_contact: str | None) -> bytes:
 
     Args:
         alert: The alert.
-        support_contact: Whom the advice names at this account.
+        support_contact: The contact that the advice names for this account.
     """
     episode = alert.episode
     advice = advise_deferral(alert.level, alert.ending, episode.reason_class, support_contact=support_contact)
@@ -221,7 +222,7 @@ def decode_alert(value: bytes | None) -> dict[str, Any]:
     """Return the fields of a record of ``mail.deferral-alerts``, as ``schemas/`` describes them.
 
     Raises:
-        RecordError: it is no such record.
+        RecordError: it is not such a record.
     """
     fields = json_object(value)
     if type(fields.get("delivery_id")) is not str or type(fields.get("level")) is not str:

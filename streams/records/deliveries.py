@@ -1,10 +1,10 @@
 """The rows of the table ``deliveries``, in the store and in its changelog.
 
 Byte 0 is the version; bytes 1-8 are ``last_received_at`` and bytes 9-16
-``watch_at`` (0: none), big-endian, so that the indexes are made without decoding;
-then MessagePack. Older versions are still read, and become this one when their
-delivery changes: version 2 lacked the ``said_at`` of its facts, because the last
-event spoke; version 1 was JSON, and lacked ``watch_at`` and ``judged`` too.
+``watch_at`` (0: none), big-endian, so that the indexes are built without decoding;
+MessagePack follows. Older versions are still read, and are written as this one when
+their delivery changes: version 2 lacked ``said_at`` of facts, because the last event's
+answer always counted; version 1 was JSON, and lacked ``watch_at`` and ``judged`` too.
 """
 
 from collections.abc import Callable
@@ -14,12 +14,14 @@ from typing import Any
 
 from streams.codecs import pack, typed_decoder, typed_unpacker
 from streams.domain.events import BounceKind, SuppressionList
-from streams.domain.status import Delivery, Fact, Kind, Status
+from streams.domain.status import Change, Delivery, Fact, Kind, Status
 from streams.records._shared import RowError, RowVersionError
 
 _VERSION = 3
 _HEADS = {1: 9, 2: 17, 3: 17}
 """Bytes before the body, by version."""
+_BEFORE_CHANGE = 14
+"""Fields of the body before those of the change, which ``judged`` follows."""
 _head = Struct(">BQQ").pack
 
 
@@ -55,17 +57,7 @@ def encode_row(delivery: Delivery) -> bytes:
             delivery.retry_until,
             delivery.because,
             delivery.first_received_at,
-            delivery.status,
-            delivery.bounce_kind,
-            delivery.complained,
-            delivery.unsubscribed,
-            delivery.revision,
-            delivery.previous,
-            delivery.cause_event_id,
-            delivery.effective_at,
-            delivery.occurred_at,
-            delivery.received_at,
-            delivery.late,
+            *delivery.change,
             delivery.judged,
         )
     )
@@ -76,7 +68,7 @@ def decode_row(row: bytes) -> Delivery:
     """Return the delivery that a row keeps.
 
     Raises:
-        RowVersionError: a version that is not ours wrote it.
+        RowVersionError: it was written by a version that this one does not know.
         RowError: it is damaged.
     """
     version = row[0] if row else 0
@@ -85,14 +77,14 @@ def decode_row(row: bytes) -> Delivery:
         raise RowVersionError(message)
     body = row[_HEADS[version] :]
     try:
-        (
-            delivery_id, account, provider, message_id, facts, recipient, reference, tags, metadata, suppression_list,
-            attempt, retry_until, because, first_received_at, status, bounce_kind, complained, unsubscribed, revision,
-            previous, cause_event_id, effective_at, occurred_at, received_at, late, judged,
-        ) = _unpack(body) if version == _VERSION else _older(version, body)  # fmt: skip
+        fields = _unpack(body) if version == _VERSION else _older(version, body)
     except ValueError as error:
         message = f"a row of `deliveries` is damaged ({type(error).__name__})"
         raise RowError(message) from None
+    (
+        delivery_id, account, provider, message_id, facts, recipient, reference, tags, metadata, suppression_list,
+        attempt, retry_until, because, first_received_at,
+    ) = fields[:_BEFORE_CHANGE]  # fmt: skip
     return Delivery(  # by position, in the order of its fields: that takes a third of the time
         delivery_id,
         account,
@@ -109,18 +101,8 @@ def decode_row(row: bytes) -> Delivery:
         due_of_row(row),
         because,
         first_received_at,
-        status,
-        bounce_kind,
-        complained,
-        unsubscribed,
-        revision,
-        previous,
-        cause_event_id,
-        effective_at,
-        occurred_at,
-        received_at,
-        late,
-        judged,
+        Change._make(fields[_BEFORE_CHANGE:-1]),
+        fields[-1],
         watch_of_row(row),
     )
 
@@ -139,8 +121,8 @@ def watch_of_row(row: bytes) -> int | None:
     return int.from_bytes(row[9:17], "big") or None if row[0] > 1 else None
 
 
-# The body of a row, by position: the fields of Delivery in their order, but for the two that are in the head; of each
-# fact its kind and then its own fields. Version 2 lacks the last one of each fact, version 1 the last one of all too.
+# The body of a row, by position: the fields of Delivery in order, except the two in the head; for each fact, its kind
+# and then its fields. Version 2 lacks the last field of each fact; version 1 lacks the last field of the body, too.
 _FACT_2: Any = (Kind, int | None, int | None, int, tuple[int, ...], str, str | None, int | None, str | None)
 _FACT: Any = (*_FACT_2, int | None)
 

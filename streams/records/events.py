@@ -1,4 +1,4 @@
-"""``mail.events``: one delivery event a record."""
+"""``mail.events``: one delivery event per record."""
 
 import re
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ _T = TypeVar("_T", str, str | None)
 def encode_event(event: DeliveryEvent, source: str, *, delivery_id: str | None = None) -> bytes:
     """Return the value of a record of ``mail.events``.
 
-    Prose and labels are cut to their limits, so that no event, and no row made of events, outgrows a record.
+    Texts and labels are cut to their limits, so that no event, and no row made of events, is too large for a record.
 
     Args:
         event: The event.
@@ -42,7 +42,7 @@ def encode_event(event: DeliveryEvent, source: str, *, delivery_id: str | None =
         delivery_id: The event's own, if the caller knows it already (computing it takes longer than all the rest).
 
     Raises:
-        RecordError: a field breaks the vocabulary's rules: an empty or endless id, a code out of range, half a
+        RecordError: a field breaks the vocabulary's rules: an empty or too long id, a code out of range, half a
             surrogate pair, a naive time, a time before 1970.
     """
     _check_event(event)
@@ -78,7 +78,7 @@ def encode_event(event: DeliveryEvent, source: str, *, delivery_id: str | None =
             }
         )
     except TypeError:
-        # The encoder's own text could quote the value.
+        # The encoder's own error text could quote the value.
         message = "the event holds something that JSON cannot"
         raise RecordError(message) from None
 
@@ -86,11 +86,11 @@ def encode_event(event: DeliveryEvent, source: str, *, delivery_id: str | None =
 def decode_event(value: bytes | None) -> DeliveryEvent:
     """Return the event of a record of ``mail.events``.
 
-    Nearly every record is just what ``encode_event`` writes, and is decoded in one pass. What does not fit goes the
-    long way, which is lenient about what is new and says what is wrong with the rest.
+    Nearly every record is exactly what ``encode_event`` writes, and is decoded in one pass. Any other is decoded field
+    by field: that accepts what is new, and says what is wrong with the rest.
 
     Raises:
-        RecordError: it is none.
+        RecordError: it is not an event.
     """
     event = None
     if value is not None:
@@ -145,7 +145,7 @@ def _decode_leniently(value: bytes | None) -> DeliveryEvent:
         metadata=metadata or {},
         machine=machine or False,
         user_agent=user_agent,
-        suppression_list=LISTS.get(suppression_list),  # a list of a newer version is none that we can name
+        suppression_list=LISTS.get(suppression_list),  # None if only a newer version knows the list
         retry_until=None if retry_until is None else time_of(retry_until, "retry_until"),
         provider_event=provider_event or "",
     )
@@ -193,7 +193,7 @@ def _wrong_type(types: tuple[type, ...]) -> str | None:
 
 
 def _check_event(event: DeliveryEvent) -> None:
-    """Raise RecordError unless the event keeps the vocabulary's rules, as far as types do not say them."""
+    """Raise RecordError if the event breaks a rule of the vocabulary that types do not express."""
     if not (
         0 < len(event.event_id) <= LONGEST_NAME
         and 0 < len(event.account) <= LONGEST_NAME

@@ -27,7 +27,7 @@ def encode_send(send: Send) -> bytes:
     """Return the value of a record of ``mail.sends``; its key is the delivery id.
 
     Raises:
-        RecordError: what ``decode_send`` would refuse.
+        RecordError: ``decode_send`` would refuse it.
     """
     value = encode(
         {
@@ -46,18 +46,18 @@ def encode_send(send: Send) -> bytes:
 
 
 def decode_send(value: bytes | None) -> Send:
-    """Return what the application said in a record of ``mail.sends``.
+    """Return the send that the application reported in a record of ``mail.sends``.
 
     Raises:
-        RecordError: it is no such record, or names no provider that we know.
+        RecordError: it is not such a record, or names an unknown provider.
     """
     return send_of(json_object(value))
 
 
 def send_of(fields: Mapping[str, Any]) -> Send:
-    """Return the send of a decoded JSON object. The message id loses its angle brackets, the address its margins.
+    """Return the send of a decoded JSON object: the id without angle brackets, texts without surrounding blanks.
 
-    Nothing is cut: a reference that lost its end would name another invoice.
+    No text is cut to a limit: a reference without its end would name another invoice.
 
     Raises:
         RecordError: a field is missing, has the wrong type or is too long; the text names the field, never its value.
@@ -95,11 +95,11 @@ _SEND_FIELDS: dict[str, tuple[type, ...]] = {
     "metadata": (dict, NoneType),
 }
 _ADDRESS = re.compile(r"""("[^"\x00-\x1f\x7f]+"|[^\s<>",;@\x00-\x1f\x7f]+)@[^\s<>",;@\x00-\x1f\x7f]+""")
-"""An address alone: anything that is plainly a display name, a list or a slip is refused, nothing else."""
+"""An address alone: only what is plainly a display name, a list or a mistake is refused."""
 
 
 def _check_send(send: Send) -> None:
-    """Raise RecordError unless the send keeps the rules that types do not say."""
+    """Raise RecordError if the send breaks a rule that types do not express."""
     texts = (send.reference or "", *send.tags, *send.metadata, *send.metadata.values())
     if send.provider not in PROVIDERS:
         message = f"provider is none of {', '.join(PROVIDERS)}"

@@ -1,4 +1,4 @@
-"""``mail.raw.<provider>``: a webhook as received, how it came in the headers."""
+"""``mail.raw.<provider>``: a webhook as received; the record's headers say how it came."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -15,7 +15,7 @@ RAW_CONTENT_TYPE = "content-type"
 RAW_URL = "url"
 """The full URL that the provider called."""
 RAW_VERIFIED = "verified"
-"""``true``: the provider's signature was checked over these bytes; ``false``: it gives none, or none is set up."""
+"""``true``: the request was verified, by a signature or by a secret in its headers; ``false``: it was not."""
 RAW_KEY_ID = "key-id"
 """Which of the account's keys verified it."""
 RAW_HTTP = "http-"
@@ -59,8 +59,8 @@ def decode_raw(
 
     Args:
         value: The body.
-        headers: The record's headers; of two with one name the last counts.
-        reference_keys: Where the account's messages carry their reference.
+        headers: The record's headers; if a name occurs twice, the last counts.
+        reference_keys: The names under which the account's messages carry their reference.
 
     Raises:
         RecordError: it has no value, no account or no time of receipt.

@@ -2,10 +2,10 @@
 
 Settings come from one TOML file and from environment variables
 ``MAILSTREAMS_<SECTION>__<NAME>``, which win. They are read once, checked as a
-whole and frozen; nothing else in the program reads the environment. What is
-wrong is said in one line each, ``section.name: what is wrong``, and an unknown
-name is refused, because a misspelled setting that is silently ignored is found
-out in production.
+whole and frozen; nothing else in the program reads the environment. Each
+mistake is reported in one line, ``section.name: what is wrong``. An unknown name
+is refused, because a misspelled setting that is silently ignored is found only
+in production.
 
 ``_sections`` declares them, ``_loading`` reads and checks them, and ``docs/configuration.md`` is written from the
 declarations by ``_reference``.
@@ -14,6 +14,7 @@ declarations by ``_reference``.
 from streams.settings._loading import load, shown
 from streams.settings._reference import reference
 from streams.settings._sections import (
+    RETENTION_MARGIN_DAYS,
     Account,
     DeferralOverrides,
     Deferrals,
@@ -29,6 +30,7 @@ from streams.settings._sections import (
 )
 
 __all__ = [
+    "RETENTION_MARGIN_DAYS",
     "Account",
     "DeferralOverrides",
     "Deferrals",

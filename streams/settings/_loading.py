@@ -1,4 +1,4 @@
-"""From a TOML file and the environment to checked settings; what is wrong is said in one line each.
+"""From a TOML file and the environment to checked settings; each mistake is reported in one line.
 
 An unknown name is refused, with the name that was probably meant.
 """
@@ -19,7 +19,7 @@ CONFIG_VARIABLE: Final = "MAILSTREAMS_CONFIG"
 DEFAULT_CONFIG: Final = Path("mailstreams.toml")
 PREFIX: Final = "MAILSTREAMS_"
 DELIMITER: Final = "__"
-"""Of an environment variable: before its section, and between section and name."""
+"""In an environment variable's name: ``PREFIX`` is before the section, ``DELIMITER`` between section and name."""
 
 _NESTED_DEPTH: Final = 4  # accounts.NAME.webhooks.PROVIDER
 

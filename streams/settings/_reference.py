@@ -1,4 +1,4 @@
-"""``docs/configuration.md``, written from what the sections say of themselves."""
+"""``docs/configuration.md``, generated from the descriptions in the sections."""
 
 from collections.abc import Iterator
 
@@ -84,7 +84,7 @@ def _default_text(field: FieldInfo) -> str:
     assert default is not PydanticUndefined, "every setting has a default"
     if default is None:
         return "none"
-    if isinstance(default, SecretStr):  # what everybody knows is no secret yet
+    if isinstance(default, SecretStr):  # a default that everybody can read is no secret
         default = default.get_secret_value()
     if default == {}:
         return "empty"

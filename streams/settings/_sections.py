@@ -34,8 +34,14 @@ APP_ID: Final = "mailstreams"
 
 _MEBIBYTE: Final = 1024 * 1024
 _TEN_YEARS_DAYS: Final = 3653  # with their leap days
-"""What is added to a time has an end: no calendar knows the year 30000, and a table holds microseconds in 64 bits."""
+"""The longest span added to a time: no calendar reaches the year 30000, and a table holds microseconds in 64 bits."""
 _TEN_YEARS_S: Final = _TEN_YEARS_DAYS * 86_400
+RETENTION_MARGIN_DAYS: Final = 1
+"""So much longer than the webhooks must be kept what is made of them, because it carries their time.
+
+A webhook may outlive its retention by a day (Kafka deletes whole segments), and what was made of it just before the end
+waits for its own reader: while a backlog is worked off, for hours.
+"""
 
 
 class SettingsError(Exception):
@@ -47,7 +53,7 @@ class SettingsError(Exception):
 
 
 class SecurityProtocol(StrEnum):
-    """How the brokers are spoken to, in Kafka's own words."""
+    """The protocol to the brokers, in Kafka's own words."""
 
     PLAINTEXT = "PLAINTEXT"
     SSL = "SSL"
@@ -56,7 +62,7 @@ class SecurityProtocol(StrEnum):
 
     @property
     def encrypted(self) -> bool:
-        """Whether TLS is spoken."""
+        """Whether TLS is used."""
         return self in {SecurityProtocol.SSL, SecurityProtocol.SASL_SSL}
 
     @property
@@ -74,7 +80,7 @@ class SaslMechanism(StrEnum):
 
 
 class Compression(StrEnum):
-    """How batches of records are compressed: in Kafka's own words, or by the size of each."""
+    """How batches of records are compressed: in Kafka's own words, or chosen by each batch's size."""
 
     AUTO = "auto"
     NONE = "none"
@@ -85,7 +91,7 @@ class Compression(StrEnum):
 
 
 class LogLevel(StrEnum):
-    """From which severity on a line is written."""
+    """The lowest severity of lines that are written."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -119,7 +125,7 @@ _Digests = Annotated[
 
 
 class _Section(BaseModel):
-    # validate_default: a rule between two settings holds also where only one of them was set
+    # validate_default: a rule between two settings holds even if only one of them was set
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
@@ -175,7 +181,7 @@ class Kafka(_Section):
     session_timeout_s: float = _setting(
         30,
         "seconds",
-        "A worker that sends no heartbeat for so long loses its partitions. Shorter moves work sooner after a crash, "
+        "A worker that sends no heartbeat for this long loses its partitions. Shorter moves work sooner after a crash, "
         "longer forgives a slow machine.",
         ge=1,
         le=1800,
@@ -196,22 +202,22 @@ class Kafka(_Section):
     rebalance_timeout_s: float = _setting(
         60,
         "seconds",
-        "The others wait so long for a worker to hand over its partitions; at least `session_timeout_s`.",
+        "How long the others wait for a worker to hand over its partitions; at least `session_timeout_s`.",
         gt=0,
         le=1800,
     )
     transaction_timeout_s: float = _setting(
         30,
         "seconds",
-        "The broker ends a transaction that its owner left open after so long; until then its partition stands still "
-        "for read_committed readers. Brokers allow 900 at most by default.",
+        "The broker aborts a transaction that its owner has left open for this long; until then read_committed readers of "
+        "its partitions wait. Brokers allow 900 at most by default.",
         ge=1,
         le=900,
     )
     commit_deadline_s: float = _setting(
         20,
         "seconds",
-        "A transaction not committed after so long crashes the worker, which is then restarted; below "
+        "A transaction not committed within this time crashes the worker, which is then restarted; below "
         "`request_timeout_s` and `transaction_timeout_s`, so that the worker never works on after the broker gave up.",
         gt=0,
     )
@@ -222,7 +228,7 @@ class Kafka(_Section):
         "for a smaller one. zstd makes our records a tenth and is the cheapest of those that make them small, but it "
         "costs much for a batch of a few kB: at 2,000 events/s half of the events took 136 ms with it and 96 ms "
         "with none. snappy makes them a fifth in a fifth of its time, where processors are scarcer than disks. All but "
-        "auto go for batches of every size. Whoever reads the topics needs to know the one that is set, or both of auto.",
+        "auto apply to batches of every size. Readers of the topics must support the one that is set, or both of auto.",
     )
     group_instance_id: str | None = _setting(
         None,
@@ -354,28 +360,33 @@ class Topics(_Section):
     raw_retention_days: float = _setting(
         7,
         "days",
-        "Of `mail.raw.*` and `mail.sends`: how long webhooks and sends can be processed again after a mistake of ours.",
+        "Of `mail.raw.*` and `mail.sends`: how long the workers may be away, and webhooks and sends can be processed again "
+        "after a mistake of ours. The other retentions are to be a day longer at least: what is made of a webhook has "
+        "the webhook's time, and the brokers would delete what is made late before anybody reads it.",
         gt=0,
-        le=_TEN_YEARS_DAYS,
+        le=_TEN_YEARS_DAYS - RETENTION_MARGIN_DAYS,
     )
     events_retention_days: float = _setting(
-        7,
+        8,
         "days",
-        "Of `mail.events` and `mail.deferrals`: the timeline that `lookup` can show.",
+        "Of `mail.events` and `mail.deferrals`: the timeline that `lookup` can show. A day longer than "
+        "`raw_retention_days`, at least.",
         gt=0,
         le=_TEN_YEARS_DAYS,
     )
     status_changed_retention_days: float = _setting(
         30,
         "days",
-        "Of `mail.status-changed` and `mail.deferral-alerts`: the longest time a subscriber may be away.",
+        "Of `mail.status-changed` and `mail.deferral-alerts`: the longest time a subscriber may be away. A day longer "
+        "than `raw_retention_days`, at least.",
         gt=0,
         le=_TEN_YEARS_DAYS,
     )
     dead_letter_retention_days: float = _setting(
         30,
         "days",
-        "Of `mail.dead-letters`: the time to find, mend and replay what could not be understood.",
+        "Of `mail.dead-letters`: the time to find, mend and replay what could not be understood. A day longer than "
+        "`raw_retention_days`, at least.",
         gt=0,
         le=_TEN_YEARS_DAYS,
     )
@@ -391,6 +402,18 @@ class Topics(_Section):
         factor = info.data.get("replication_factor")
         if factor is not None and value > factor:
             message = f"{value} must be at most topics.replication_factor ({factor}), else nothing can be written"
+            raise ValueError(message)
+        return value
+
+    @field_validator("events_retention_days", "status_changed_retention_days", "dead_letter_retention_days")
+    @classmethod
+    def _check_retention(cls, value: float, info: ValidationInfo) -> float:
+        raw = info.data.get("raw_retention_days")
+        if raw is not None and value < raw + RETENTION_MARGIN_DAYS:
+            message = (
+                f"{value:g} days must be at least {raw + RETENTION_MARGIN_DAYS:g}, a day longer than "
+                f"topics.raw_retention_days ({raw:g} days), else what is made of a webhook late is deleted unread"
+            )
             raise ValueError(message)
         return value
 
@@ -415,7 +438,7 @@ class Worker(_Section):
         Path("./var/data"),
         "path",
         "Where the local stores are kept. They can be rebuilt from the changelog, so they need no backup; keeping them "
-        "over a restart saves the rebuild. Each worker needs its own.",
+        "over a restart saves the rebuild. Each worker needs its own. A new one is made for the worker's user alone.",
     )
     batch_records: int = _setting(
         5000,
@@ -440,14 +463,14 @@ class Worker(_Section):
     watchdog_s: float = _setting(
         60,
         "seconds",
-        "Records waiting and nothing committed for so long, or a restore that gets nothing done, while the broker "
-        "answers, ends the worker for a restart; above `kafka.commit_deadline_s` and a rebalance.",
+        "When records wait and nothing is committed for this long, or a restore makes no progress, while the broker "
+        "answers, the worker ends for a restart; above `kafka.commit_deadline_s` and a rebalance.",
         ge=5,
     )
     shutdown_s: float = _setting(
         20,
         "seconds",
-        "An orderly stop may take so long, then the process ends; below the time that a supervisor or Kubernetes "
+        "An orderly stop may take this long, then the process ends; below the time that a supervisor or Kubernetes "
         "waits before it kills (30 s by default). What was not committed is done again after the next start.",
         gt=0,
     )
@@ -468,12 +491,12 @@ class Worker(_Section):
     )
     poison_window: int = _setting(1000, "records", "The records that `poison_share` looks back on.", ge=1, le=100_000)
     poison_minimum: int = _setting(
-        20, "records", "Fewer bad records than this never stop a partition, whatever their share.", ge=1
+        20, "records", "Up to this many bad records never stop a partition, whatever their share.", ge=1
     )
     dead_letter_max_bytes: int = _setting(
         _MEBIBYTE,
         "bytes",
-        "A dead letter keeps at most so much of the original; a longer one is cut, with its hash and length, and "
+        "A dead letter keeps at most this much of the original; a longer one is cut, with its hash and length, and "
         "cannot be replayed from there.",
         ge=1024,
         le=7 * _MEBIBYTE,
@@ -574,22 +597,22 @@ class Ingress(_Section):
     read_timeout_s: float = _setting(
         10,
         "seconds",
-        "A request's head must come within so long, else its connection is closed; then its whole body, else 408. A client "
-        "that reads none of its answers for so long is cut off.",
+        "A request's head must come within this time, else its connection is closed; then its whole body, else 408. A client "
+        "that reads none of its answers for this long is cut off.",
         gt=0,
         le=300,
     )
     keepalive_timeout_s: float = _setting(
         75,
         "seconds",
-        "An idle connection is kept so long; above the proxy's own, else the proxy sends into a closing connection.",
+        "How long an idle connection is kept; above the proxy's own, else the proxy sends into a closing connection.",
         gt=0,
         le=3600,
     )
     max_connections: int = _setting(
         2000,
         "count",
-        "More connections are closed at once; fewer are let in where the limit of open files is too low for so many.",
+        "More connections are closed at once; fewer are let in where the limit of open files is too low for them.",
         ge=1,
         le=100_000,
     )
@@ -615,12 +638,15 @@ class Ingress(_Section):
         gt=0,
     )
     rate_burst: int = _setting(
-        10_000, "requests", "So many at once before `rate_per_s` holds: what a provider held back is welcome.", ge=1
+        10_000,
+        "requests",
+        "This many are accepted at once before `rate_per_s` applies: a provider may have a backlog.",
+        ge=1,
     )
     acknowledge_timeout_s: float = _setting(
         5,
         "seconds",
-        "A webhook that all in-sync replicas do not have after so long is answered 503, and comes again; below the "
+        "A webhook that not all in-sync replicas have within this time is answered 503, and comes again; below the "
         "patience of every provider (the least is 10 s).",
         gt=0,
         lt=10,
@@ -628,14 +654,14 @@ class Ingress(_Section):
     shutdown_s: float = _setting(
         20,
         "seconds",
-        "An orderly stop lets the requests in work finish for so long; below the supervisor's patience.",
+        "How long an orderly stop lets the requests in work finish; below the supervisor's patience.",
         gt=0,
     )
     certificates_dir: DirectoryPath | None = _setting(
         None,
         "path",
         "Amazon SNS's signing certificates by file name, taken before any download: for a machine that may not reach "
-        "the internet, and for trying things out. Whoever writes there can forge SNS messages.",
+        "the internet, and for trying things out. Anybody who can write there can forge SNS messages.",
     )
 
     @field_validator("trusted_proxies")
@@ -680,7 +706,7 @@ class History(_Section):
         "127.0.0.1",
         "host name or address",
         "The address to listen on. This machine only by default. Any other one needs `trusted_proxies` or an account's "
-        "`history_keys`: without them whoever reaches the port sees every recipient.",
+        "`history_keys`: without them anybody who reaches the port sees every recipient.",
     )
     port: int = _setting(
         19103, "port", "Serves the pages and `/api/v1`, nothing else. 0 takes any free one.", ge=0, le=32767
@@ -718,7 +744,7 @@ class History(_Section):
     page_size: int = _setting(
         50, "deliveries", "On one page, and in one answer of the interface unless it asks.", ge=1, le=200
     )
-    export_rows: int = _setting(10_000, "deliveries", "A CSV file has at most so many.", ge=1, le=1_000_000)
+    export_rows: int = _setting(10_000, "deliveries", "The most that a CSV file has.", ge=1, le=1_000_000)
     retention_days: float = _setting(
         400,
         "days",
@@ -734,7 +760,7 @@ class History(_Section):
         5, "seconds", "A question to the database that takes longer is given up and answered 503.", gt=0, le=300
     )
     read_timeout_s: float = _setting(
-        10, "seconds", "The body of a request must come within so long, else 408.", gt=0, le=300
+        10, "seconds", "The body of a request must come within this time, else 408.", gt=0, le=300
     )
     max_requests: int = _setting(100, "count", "More requests in work at once are answered 503.", ge=1, le=10_000)
     max_streams: int = _setting(
@@ -747,7 +773,7 @@ class History(_Section):
     shutdown_s: float = _setting(
         10,
         "seconds",
-        "An orderly stop lets the requests in work finish for so long; below the supervisor's patience.",
+        "How long an orderly stop lets the requests in work finish; below the supervisor's patience.",
         gt=0,
     )
 
@@ -772,7 +798,7 @@ class Delivery(_Section):
         90,
         "days",
         "After its last event a delivery is forgotten and its record in `mail.status` removed; longer than any "
-        "provider reports on a message, so that no late event begins it anew.",
+        "provider reports on a message, so that no late event begins it again.",
         ge=1,
         le=_TEN_YEARS_DAYS,
     )
@@ -807,7 +833,7 @@ class Webhook(_Section):
     insecure: bool = _setting(
         False,
         "true, false",
-        "Take requests without any proof: whoever finds the URL can mark any invoice as delivered. For trying only; each "
+        "Take requests without any proof: anybody who finds the URL can mark any invoice as delivered. For trying only; each "
         "start says so.",
     )
     auto_confirm: bool = _setting(
@@ -831,7 +857,7 @@ class Deferrals(_Section):
     warn_after_s: float = _setting(
         3600,
         "seconds",
-        "A delivery deferred for so long is raised on `mail.deferral-alerts`, and its advice says to contact the "
+        "A delivery deferred for this long is raised on `mail.deferral-alerts`, and its advice says to contact the "
         "recipient from then on; greylisting and short outages are over by then.",
         gt=0,
         le=_TEN_YEARS_S,
@@ -839,7 +865,7 @@ class Deferrals(_Section):
     escalate_after_s: float | None = _setting(
         None,
         "seconds",
-        "And escalated after so long. Without it the smaller of 12 h and three quarters of the provider's retry window, "
+        "When it is escalated. Without it the smaller of 12 h and three quarters of the provider's retry window, "
         "so that there is time to send it by another way.",
         gt=0,
         le=_TEN_YEARS_S,
@@ -855,14 +881,14 @@ class Deferrals(_Section):
     overdue_slack_s: float = _setting(
         3600,
         "seconds",
-        "The provider's final word may come so long after the end of its retry window; then the delivery is overdue.",
+        "How long after the end of its retry window the provider's final word may come; then the delivery is overdue.",
         ge=0,
         le=_TEN_YEARS_S,
     )
     objective_s: float = _setting(
         900,
         "seconds",
-        "A message delivered within so long after the provider took it met the objective; "
+        "A message delivered within this time after the provider took it met the objective; "
         "`mailstreams_objective_total` counts them.",
         gt=0,
         le=_TEN_YEARS_S,
@@ -899,11 +925,11 @@ class DeferralOverrides(_Section):
     )
 
     def over(self, common: Deferrals) -> Deferrals:
-        """Return what holds for the account at the provider; the result is not validated."""
+        """Return the settings in force for the account at the provider; the result is not validated."""
         return common.model_copy(update=self.model_dump(exclude_none=True))
 
     def fault(self, common: Deferrals) -> tuple[str, str] | None:
-        """Return which of these settings does not go with what holds beside it, and why; ``None`` if all do."""
+        """Return which of these settings contradicts another one in force, and why; ``None`` if none does."""
         chosen = self.over(common)
         if chosen.escalate_after_s is None or chosen.escalate_after_s > chosen.warn_after_s:
             return None
@@ -998,7 +1024,7 @@ class Settings(_Section):
             for provider, overrides in account.deferrals.items()
             if common is not None and (fault := overrides.fault(common)) is not None
         ]
-        if faults:  # one line for each, at its own place, which the text of a ValueError could not give
+        if faults:  # one line for each, with its own location, which a ValueError could not carry
             raise ValidationError.from_exception_data(cls.__name__, faults)
         return value
 
@@ -1018,7 +1044,7 @@ NESTED: Final[Mapping[str, type[BaseModel]]] = {"webhooks": Webhook, "deferrals"
 
 
 def section_of(name: str) -> type[BaseModel]:
-    """Return what declares the settings of a section; of ``accounts``, those of one account."""
+    """Return the class that declares a section's settings; for ``accounts``, those of one account."""
     if name == "accounts":
         return Account
     annotation = Settings.model_fields[name].annotation

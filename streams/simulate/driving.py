@@ -1,12 +1,12 @@
-"""Sends what is due when it is due: open loop.
+"""Sends each request when it is due: open loop.
 
-The rule: **the schedule is fixed beforehand and waits for nobody.** A slow answer
+The rule: **the schedule is fixed beforehand and waits for no answer.** A slow answer
 does not delay the next request, and a latency is counted from when the request was
-due, not from when it got its turn; else a receiver that stands still for a second
-looks fast, because nothing was sent meanwhile ("coordinated omission").
+due, not from when it was sent; else a receiver that pauses for a second looks fast,
+because nothing was sent meanwhile ("coordinated omission").
 
-What is refused for now (5xx, 429, no answer) is sent again as providers do, only
-sooner; what is refused for good (other 4xx) is not.
+A request that is refused temporarily (5xx, 408, 425, 429, no answer) is sent again as
+providers do, only sooner; one that is refused for good (other 4xx) is not.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ NO_ANSWER: Final = 0
 """In place of an HTTP status: there was no connection, or no answer in time."""
 PERCENTILES: Final = (50.0, 90.0, 99.0, 99.9)
 BEHIND_S: Final = 0.25
-"""Beyond it we say that the schedule was not kept: the machine is too small for the rate."""
+"""Above this delay we report that the schedule was not kept: the machine is too small for the rate."""
 _AGAIN: Final = frozenset({NO_ANSWER, 408, 425, 429})
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 30.0
@@ -45,9 +45,9 @@ class Outgoing:
     body: bytes
     headers: Mapping[str, str]
     key: bytes | None
-    """The delivery id, of a send."""
+    """For a send, its delivery id."""
     event_keys: tuple[str, ...]
-    """What it tells of; a repetition tells of the same."""
+    """The happenings that it reports; a repetition has the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Answer:
     """What came back."""
 
     status: int
-    """HTTP status; ``NO_ANSWER``."""
+    """HTTP status, or ``NO_ANSWER``."""
     retry_after_s: float | None = None
 
 
@@ -78,11 +78,11 @@ class Summary:
     """Requests that were given up, by the last status."""
     retries: int = 0
     abandoned: int = 0
-    """Requests whose answer was not waited for, because it was to end."""
+    """Requests whose answer was not waited for, because the run ended."""
     latencies_s: "array[float]" = field(default_factory=lambda: array("d"))
     """From due to answered 2xx, retries included."""
     behind_s: float = 0.0
-    """By how much the latest request left after it was due: our own delay."""
+    """The longest time from a request's due time to its first attempt: our own delay."""
     seconds: float = 0.0
     by_target: Counter[str] = field(default_factory=Counter)
     """Accepted requests."""
@@ -133,16 +133,16 @@ async def drive(
 
     Args:
         arrivals: In the order in which they are due.
-        start: The time of the schedule that is now.
+        start: The schedule's time at the moment of the call.
         account: Our name for the account.
         signers: Provider -> how it signs.
         deliver: Sends one request.
-        stop: Set: nothing more is sent, and what is under way gets ``patience_s``.
-        summary: Filled as we go, so that it can be shown meanwhile.
-        record: Takes a line for each request that was answered 2xx, after it was.
+        stop: Once it is set, nothing more is sent, and requests in flight get ``patience_s``.
+        summary: Filled during the run, so that it can be shown meanwhile.
+        record: Called with a line for each request that was answered 2xx, after the answer.
         attempts: How often a request is sent at most.
-        most_in_flight: So many are under way at most, to bound the memory; beyond, the latency goes on counting.
-        patience_s: After ``stop``.
+        most_in_flight: Most requests in flight, to bound the memory; the latency of those that wait goes on counting.
+        patience_s: How long requests in flight are waited for after ``stop``.
     """
     run = _Run(
         zero=asyncio.get_running_loop().time(),
@@ -180,7 +180,7 @@ async def drive(
 
 
 async def _finish(under_way: set[asyncio.Task[None]], stop: asyncio.Event, patience_s: float) -> None:
-    """Wait for what is under way: all of it, or after a stop for a while."""
+    """Wait for the requests in flight: for all of them, or after a stop for a while."""
     while under_way and not stop.is_set():
         await asyncio.wait(under_way, timeout=_NAP_S)
     if under_way:
@@ -202,7 +202,7 @@ class _Run:
         return asyncio.get_running_loop().time() - self.zero
 
     async def wait_until(self, due: float) -> bool:
-        """Wait until a time of the schedule, or until it is to end; return False if the time was there."""
+        """Wait until a time of the schedule, or until ``stop``; return False if that time had already come."""
         waited = False
         while (left := due - self.now()) > 0 and not self.stop.is_set():
             waited = True
@@ -210,7 +210,7 @@ class _Run:
         return waited
 
     async def send(self, request: Outgoing, due: float) -> None:
-        """Send a request until it is taken, refused or given up."""
+        """Send a request until it is accepted, refused for good or given up."""
         summary = self.summary
         summary.requests += 1
         summary.events += len(request.event_keys)

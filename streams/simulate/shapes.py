@@ -2,7 +2,7 @@
 
 The forms are those of the providers' documentation, whose pages are named in
 ``streams/providers/<provider>.py``; addresses and hosts are under ``.example``
-(RFC 2606) and the addresses of machines are those kept for documentation (RFC 5737).
+(RFC 2606) and IP addresses are those reserved for documentation (RFC 5737).
 A repetition is the same value again, because that is what providers send.
 """
 
@@ -31,7 +31,7 @@ def payload(provider: str, happenings: Sequence[Happening]) -> Payload:
     """Return what one webhook request of a provider holds.
 
     Raises:
-        ValueError: several happenings, and the provider sends one event a request.
+        ValueError: there are several happenings, but the provider sends one event a request.
     """
     values = [SHAPES[provider](happening) for happening in happenings]
     if provider == "sendgrid":
@@ -41,7 +41,7 @@ def payload(provider: str, happenings: Sequence[Happening]) -> Payload:
 
 
 def send(happening: Happening) -> Send:
-    """Return what the application says when it has handed the message over."""
+    """Return what the application reports when it has handed the message to the provider."""
     message = happening.message
     return Send(
         account=message.account,
@@ -137,7 +137,7 @@ def _sendgrid_id(token: str) -> str:
 
 
 def _amazon_ses(happening: Happening) -> Payload:
-    """Return the bare event record; ``signing`` puts it into the envelope of what brings it."""
+    """Return the bare event record; ``signing`` puts it into the envelope of its transport."""
     message = happening.message
     message_id = _amazon_ses_id(message.token)
     word, section = _SES_WORDS[happening.type]
@@ -207,7 +207,7 @@ def _ses_facts(happening: Happening) -> dict[str, Any]:  # noqa: PLR0911 - one r
                 "oldTopicPreferences": {"unsubscribeAll": False} | preferences,
             }
         case _:
-            return {}  # Send tells no more than mail
+            return {}  # "send" holds nothing beside "mail"
 
 
 def _ses_bounce(happening: Happening) -> tuple[str, str, str]:
@@ -493,7 +493,7 @@ def _azure_communication(happening: Happening) -> Payload:
         }
     return [
         {
-            # The first digits are the message's, the last ones count what happened to it.
+            # The first digits identify the message, the last ones count its happenings.
             "id": _uuid(f"{message.token[:28]}{happening.number:04x}"),
             "topic": _AZURE_TOPIC,
             "subject": f"sender/{_SENDER}/message/{message_id}",
@@ -521,7 +521,7 @@ _AZURE_ENGAGEMENTS: Final[Mapping[EventType, str]] = {EventType.OPEN: "view", Ev
 
 
 def _codes(answer: str) -> tuple[str, str]:
-    """Return the reply code and the enhanced code at the head of an answer; empty where there is none."""
+    """Return the reply code and the enhanced code at the beginning of an answer; empty if there is none."""
     found = _CODES.match(answer)
     return (found[1] or "", found[2] or "") if found is not None else ("", "")
 
@@ -542,7 +542,7 @@ SHAPES: Final[Mapping[str, Callable[[Happening], Payload]]] = {
     "postmark": _postmark,
     "azure_communication": _azure_communication,
 }
-"""One event of a provider, from a happening that this provider reports."""
+"""Provider -> its event for a happening that it reports."""
 
 MESSAGE_IDS: Final[Mapping[str, Callable[[str], str]]] = {
     "sendgrid": _sendgrid_id,
@@ -551,4 +551,4 @@ MESSAGE_IDS: Final[Mapping[str, Callable[[str], str]]] = {
     "postmark": _uuid,
     "azure_communication": _uuid,
 }
-"""The id that the provider's API would have answered with, from a message's token."""
+"""Provider -> the id that its API would have answered with, from a message's token."""

@@ -1,13 +1,13 @@
 """Signatures as the providers make them, over the very bytes that are sent; and the secrets for them.
 
 The secrets are drawn at random and kept in a folder that only its owner may read.
-They are no secrets of any provider: configure them for an account that is used for
-nothing but simulation, because whoever has the folder can forge its webhooks.
+They are no secrets of any provider: configure them only for an account that is used
+for simulation alone, because anybody who has the folder can forge its webhooks.
 
 - **SendGrid**: a key pair of our own; the ingress gets the public half, as it would get SendGrid's.
-- **Amazon SES**: SNS envelopes of SignatureVersion 2, signed with a self-made certificate. A true one lies on Amazon's
-  servers, which this one does not; the ingress takes it only from its setting ``ingress.certificates_dir``. Without
-  that such envelopes are good for a raw topic, or for an account whose setting says ``insecure``.
+- **Amazon SES**: SNS envelopes of SignatureVersion 2, signed with a self-made certificate. It is not on Amazon's
+  servers like a real one, so the ingress finds it only through its setting ``ingress.certificates_dir``. Without that,
+  such envelopes can only go to a raw topic, or to an account whose setting says ``insecure``.
 - **Mailgun**, **Postmark**, **Azure**: the same secret on both sides.
 """
 
@@ -30,7 +30,7 @@ from streams import codecs
 from streams.simulate.shapes import REGION, TOPIC_ARN, Payload
 
 KEY_ID: Final = "simulated"
-"""Under which name the ingress should know each of these secrets."""
+"""The name that each of these secrets should have in the settings of the ingress."""
 AZURE_HEADER: Final = "X-Mailstreams-Secret"
 """The header that simulated deliveries of Event Grid carry."""
 CERTIFICATE_FILE: Final = "SimpleNotificationService-simulated.pem"
@@ -71,7 +71,7 @@ class Secrets:
     send_key: str
     """The application's API key for ``POST /sends``."""
     azure_header_value: str = ""
-    """Empty in a file that was made before Azure was played; ``load`` draws it then."""
+    """Empty in a file that was made before Azure was simulated; then ``load`` draws it."""
 
     def for_ingress(self) -> dict[str, str]:
         """Return provider -> the secret that the ingress has to know, in the form of its setting."""
@@ -116,7 +116,7 @@ def _pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> str:
 
 
 def _certificate(key: rsa.RSAPrivateKey) -> str:
-    """Return a certificate like those that SNS signs with, made out by ourselves."""
+    """Return a certificate like those that SNS signs with, issued by ourselves."""
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "sns.amazonaws.com")])
     now = datetime.now(UTC)
     certificate = (
@@ -134,15 +134,15 @@ def _certificate(key: rsa.RSAPrivateKey) -> str:
 
 SECRETS_FILE: Final = "secrets.json"
 CERTIFICATES: Final = "certificates"
-"""The part of the folder that ``ingress.certificates_dir`` may point at."""
+"""The subfolder that ``ingress.certificates_dir`` may name."""
 
 
 def load(folder: Path) -> Secrets:
-    """Return the secrets of a folder; one that is not there is made, for its owner's eyes only.
+    """Return the secrets of a folder; a missing one is made, readable by its owner alone.
 
     Raises:
         OSError: it cannot be read or written.
-        ValueError: it holds something else; the text says no secret.
+        ValueError: it holds something else; the text contains no secret.
     """
     path = folder / SECRETS_FILE
     if not path.exists():
@@ -161,7 +161,7 @@ def _read(folder: Path) -> Secrets:
     if found.azure_header_value:
         return found
     found = replace(found, azure_header_value=token_urlsafe(24))
-    signers(found)  # nothing is written over that cannot be used
+    signers(found)  # raises ValueError: a file of unusable secrets is not overwritten
     _write(folder, found)
     return found
 
@@ -171,7 +171,7 @@ def _write(folder: Path, made: Secrets) -> None:
     certificates.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
     (certificates / CERTIFICATE_FILE).write_text(made.sns_certificate)
-    # The secrets last, and at once: what is there is complete.
+    # The secrets are written last and atomically: if the file is there, everything is complete.
     descriptor, name = mkstemp(dir=folder)  # readable by its owner alone
     with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor
         file.write(codecs.encode(made) + b"\n")
@@ -185,7 +185,7 @@ _read_secrets = codecs.typed_decoder(Secrets)
 
 
 def signers(secrets: Secrets) -> dict[str, Sign]:
-    """Return every provider's way to sign.
+    """Return provider -> how it signs.
 
     Raises:
         ValueError: a key cannot be read.
@@ -240,7 +240,7 @@ class SignMailgun:
 
 
 class SignPostmark:
-    """Nothing is signed: a credential in each request."""
+    """Nothing is signed: each request carries a credential."""
 
     def __init__(self, credential: Mapping[str, str]) -> None:
         self._credential = credential
@@ -253,7 +253,7 @@ class SignPostmark:
 
 
 class SignEventGrid:
-    """Nothing is signed: a credential in a delivery property's header."""
+    """Nothing is signed: each request carries a credential in a delivery property's header."""
 
     def __init__(self, credential: Mapping[str, str]) -> None:
         self._credential = credential
@@ -309,7 +309,7 @@ class SignSns:
         self._topic_arn = topic_arn
 
     def __call__(self, payload: Payload, *, at: datetime) -> Signed:
-        """Put a record into an envelope and sign that."""
+        """Put a record into an envelope and sign the envelope."""
         message = codecs.encode(payload)
         signed: dict[str, Any] = {
             "Type": "Notification",
@@ -319,7 +319,7 @@ class SignSns:
             "Message": message.decode(),
             "Timestamp": f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%S}.{at.microsecond // 1000:03d}Z",
         }
-        text = "".join(f"{name}\n{signed[name]}\n" for name in sorted(signed))  # the documented order is that of names
+        text = "".join(f"{name}\n{signed[name]}\n" for name in sorted(signed))  # the documented order is by name
         signature = self._key.sign(text.encode(), padding.PKCS1v15(), hashes.SHA256())
         host = f"https://sns.{REGION}.amazonaws.com"
         envelope = signed | {

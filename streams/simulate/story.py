@@ -1,13 +1,13 @@
 """What happens to each message, and how it ends: a pure function of (seed, number, time).
 
-No clock, no I/O, no global chance: the same arguments give the same lives in
-every process. So the end of each message is known beforehand, and a test can hold
-the whole system to it.
+No clock, no I/O, no global randomness: the same arguments give the same lives in
+every process. So the end of each message is known beforehand, and a test can check
+the whole system against it.
 
 A life is drawn from a *plot* (delivered and opened; deferred, then bounced; ...).
-The happenings of a plot come in their true order; the webhooks that tell of them
-come later, some of them very late and some twice, as providers do. Every plot ends
-the same in whatever order its webhooks come.
+The happenings of a plot occur in their true order; their webhooks come later, some
+of them very late and some twice, as with real providers. Every plot ends the same,
+in whatever order its webhooks come.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from streams.domain.status import Status
 
 PROVIDERS: Final = ("sendgrid", "amazon_ses", "mailgun", "postmark", "azure_communication")
 SENDS: Final = "sends"
-"""The target of an arrival that the application tells, not a provider."""
+"""The target of an arrival that the application reports, not a provider."""
 MOST_IN_BATCH: Final = 500
 """Events in one request, of a provider that sends several."""
 _BATCHING: Final = frozenset({"sendgrid"})
@@ -33,7 +33,7 @@ _REPORT_NO_SENT: Final = frozenset({"postmark", "azure_communication"})
 
 
 class Plot(StrEnum):
-    """What kind of life a message has."""
+    """The kind of life that a message has."""
 
     DELIVERED = "delivered"
     OPENED = "opened"
@@ -54,13 +54,13 @@ class Plot(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """A time drawn evenly between two bounds, in seconds."""
+    """A length of time, drawn uniformly between two bounds in seconds."""
 
     least: float
     most: float
 
     def draw(self, chance: Random) -> timedelta:
-        """Return a time within."""
+        """Return a length of time between the bounds."""
         return timedelta(seconds=chance.uniform(self.least, self.most))
 
 
@@ -75,7 +75,7 @@ class Profile:
     retry: Span
     """Between two attempts of a deferred message."""
     retries: tuple[int, int]
-    """Deferrals of an episode, least and most."""
+    """The fewest and the most deferrals of an episode."""
     reading: Span
     """From the delivery to what the recipient does."""
     afterwards: Span
@@ -83,7 +83,7 @@ class Profile:
     telling: Span
     """From a happening to its webhook, usually."""
     telling_late: Span
-    """The same for the share that comes late, after what happened later."""
+    """The same for the share that comes late, after webhooks of later happenings."""
     late_share: float
     """Webhooks that come late, 0-1: the disorder."""
     repeat_share: float
@@ -91,7 +91,7 @@ class Profile:
     repeat: Span
     """From a webhook to its repetition."""
     batch_s: float
-    """Providers that send several events in a request collect them for so long, in seconds."""
+    """Providers that send several events in a request collect them for this long, in seconds."""
 
 
 _USUAL: Final[dict[Plot, float]] = {
@@ -141,7 +141,7 @@ PROFILES: Final[dict[str, Profile]] = {
         repeat=Span(least=3, most=20),
         batch_s=0.5,
     ),
-    # As it is in the world; let it run for days.
+    # As in the real world; let it run for days.
     "real": Profile(
         weights=_USUAL,
         first_answer=Span(least=0.8, most=20),
@@ -156,7 +156,7 @@ PROFILES: Final[dict[str, Profile]] = {
         repeat=Span(least=30, most=6 * 3600),
         batch_s=10,
     ),
-    # The whole life within some seconds: for load, where the rate of requests should soon be even.
+    # The whole life within some seconds: for load tests, where the rate of requests should soon be constant.
     "load": Profile(
         weights=_USUAL,
         first_answer=Span(least=0.05, most=0.5),
@@ -205,11 +205,11 @@ class Happening:
     """The receiving server's answer, with its codes."""
     attempt: int = 1
     gives_up_at: datetime | None = None
-    """Of a deferral: when the provider will stop trying."""
+    """For a deferral: when the provider will stop trying."""
     suppression_list: SuppressionList | None = None
-    """Of a drop."""
+    """For a drop."""
     by_application: bool = False
-    """The application tells it (``mail.sends``), the provider does not."""
+    """The application reports it (``mail.sends``), the provider does not."""
 
     @property
     def event_key(self) -> str:
@@ -219,7 +219,7 @@ class Happening:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """What must be known of the message once every webhook came, in whatever order."""
+    """What the system must know of the message once every webhook has come, in whatever order."""
 
     status: Status
     bounce_kind: BounceKind | None = None
@@ -263,12 +263,12 @@ def arrivals(
     Args:
         seed: Another seed is another world.
         start: When the first message is sent.
-        rate: Messages a second; each brings three or so events.
+        rate: Messages a second; each brings about three events.
         profile: How fast and how often things happen.
         account: Our name for the account at every provider.
-        providers: Which of them send; one message each in turn of chance.
+        providers: Which of them send; each message is from one of them, chosen at random.
         messages: How many are sent; without it and ``until`` there is no end.
-        until: Nothing that is due later is told.
+        until: Nothing that is due later is yielded.
     """
     waiting: list[tuple[datetime, int, str, Happening]] = []
     order = count()
@@ -341,7 +341,7 @@ _DOMAINS: Final = ("bakery.example", "plumbing.example", "bigcorp.example", "sch
 
 
 class _Teller:
-    """Notes what happens, each thing with the webhooks that tell of it."""
+    """Records each thing that happens, with the webhooks that report it."""
 
     def __init__(self, message: Message, plot: Plot, profile: Profile, chance: Random) -> None:
         self.message = message
@@ -357,7 +357,7 @@ class _Teller:
         return self._last + span.draw(self.chance)
 
     def happens(self, event_type: EventType, at: datetime, **facts: object) -> None:
-        """Note one thing that happens, at a time after the one before."""
+        """Record one thing that happens, at a time after the previous one."""
         profile, chance = self.profile, self.chance
         delay = (profile.telling_late if chance.random() < profile.late_share else profile.telling).draw(chance)
         happening = Happening(
@@ -483,7 +483,7 @@ def _bounced_later(tell: _Teller) -> Ending:
 
 
 def _dropped(tell: _Teller) -> Ending:
-    if tell.message.provider in {"amazon_ses", "mailgun", "azure_communication"}:  # they take it all the same
+    if tell.message.provider in {"amazon_ses", "mailgun", "azure_communication"}:  # they accept it nevertheless
         tell.is_sent()
     lists = _LISTS[tell.message.provider]
     tell.happens(EventType.DROPPED, tell.after(tell.profile.first_answer), suppression_list=tell.chance.choice(lists))

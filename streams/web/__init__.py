@@ -1,9 +1,9 @@
-"""HTTP: what the ingress answers and asks, and what each process tells of itself.
+"""HTTP: what the ingress serves and requests, and what each process reports about itself.
 
-``ingress``, ``sends``  the requests of the public port; ``public``, ``limits`` and ``replay`` bound what they may use
-``listener``, ``renewal``  where their connections come in, and with which certificate
+``ingress``, ``sends``  the requests of the public port; ``public``, ``limits`` and ``replay`` bound their use
+``listener``, ``renewal``  how their connections are accepted, and with which certificate
 ``writer``              requests -> Kafka
-``outbound``, ``certificates``  what is asked of others
+``outbound``, ``certificates``  requests to others
 ``health``              metrics and health, of every process
-``connections``, ``keys``, ``proxies``, ``problems``  what the ingress and the history have in common
+``connections``, ``keys``, ``proxies``, ``problems``  shared by the ingress and the history
 """

@@ -1,11 +1,11 @@
 """Signing certificates of Amazon SNS, by the address that ``Provider.certificate_url`` has checked.
 
-The rule: strangers choose which of Amazon's addresses is asked for, so that must cost
-little, and must cost those who are genuine nothing. Each address is asked for once at a
-time, a failure is remembered for a while, so many downloads a minute and no more. A
-address whose certificate has verified a request is *proven*: what strangers ask for never
-pushes its certificate out and never uses up its downloads. A kept certificate stays in
-use while a newer copy cannot be had.
+The rule: strangers can choose which of Amazon's addresses is fetched, so a fetch must cost
+little, and must cost genuine senders nothing. Each address is fetched once at a time, a
+failure is remembered for a while, and the downloads per minute are limited. An address
+whose certificate has verified a request is *proven*: what strangers ask for never evicts
+its certificate and never uses up its downloads. A kept certificate stays in use while a
+newer copy cannot be fetched.
 """
 
 import asyncio
@@ -22,15 +22,15 @@ from streams.web.limits import TokenBucket
 from streams.web.outbound import FetchError
 
 KEEP_S: Final = 24 * 3600.0
-"""A certificate is asked for again after so long. SNS changes it about once a year, under a new name."""
+"""A certificate is fetched again after this time. SNS changes it about once a year, under a new name."""
 KEEP_STALE_S: Final = 7 * KEEP_S
-"""Without a newer copy it is used for so long; then what Amazon has taken away is no longer believed."""
+"""Without a newer copy it is used for this long, so that one that Amazon removed is not trusted for ever."""
 FORGET_FAILURE_S: Final = 30.0
 MOST: Final = 32
-"""Certificates kept of proven addresses, of others, and failures: one for each region is enough."""
+"""Most entries of each kind (certificates of proven addresses, of others, failures): one for each region is enough."""
 _PER_MINUTE: Final = 30
 _PROVEN_PER_MINUTE: Final = 10
-"""Downloads of the proven addresses, beside those of all others."""
+"""Downloads of proven addresses, counted apart from all others."""
 
 _PEM: Final = b"-----BEGIN CERTIFICATE-----"
 
@@ -50,8 +50,8 @@ class Certificates:
 
     Args:
         fetch: the guarded client's ``get``.
-        folder: certificates by file name, taken before any download.
-        told: told ``fetched`` or ``failed`` of each download.
+        folder: certificates by file name, looked up before any download.
+        told: called with ``fetched`` or ``failed`` for each download.
         clock: monotonic seconds.
     """
 
@@ -75,10 +75,10 @@ class Certificates:
         self._proven_bucket = TokenBucket(_PROVEN_PER_MINUTE / 60, _PROVEN_PER_MINUTE)
 
     async def get(self, url: str) -> bytes:
-        """Return the file at ``url``; whether it is a certificate to believe says the verification.
+        """Return the file at ``url``; whether it is a trusted certificate is decided by the verification.
 
         Raises:
-            FetchError: it cannot be had now.
+            FetchError: it cannot be fetched now.
         """
         now = self._clock()
         kept = self._proven.get(url) or self._unproven.get(url)
@@ -121,7 +121,7 @@ class Certificates:
     def _done(self, url: str, task: "asyncio.Task[bytes]") -> None:
         del self._under_way[url]
         if not task.cancelled():
-            task.exception()  # seen, also where nobody waits for it
+            task.exception()  # retrieved, else asyncio logs it where nobody waits for it
 
     async def _fetch_and_keep(self, url: str) -> bytes:
         try:

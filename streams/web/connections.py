@@ -1,7 +1,7 @@
-"""Connections that are silent about what they were sent: aiohttp's, without its quotes.
+"""Connections that never quote what they received: aiohttp's, made silent.
 
-The rule: what came over a connection is neither logged nor said back. aiohttp quotes the line that is no HTTP in its
-answer and in its log, and with it whatever key or address stood there.
+The rule: what arrived on a connection is neither logged nor sent back. aiohttp quotes a line that is not HTTP in its
+answer and in its log, with any key or address in it.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ SERVER: Final = "mailstreams"
 
 
 def described(error: BaseException) -> str:
-    """Say what kind of error it was and where it arose, without its text, which may hold what was sent."""
+    """Return the type of an error and where it arose, without its text, which may hold what was received."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -25,7 +25,7 @@ def described(error: BaseException) -> str:
 
 
 class SilentConnection(web.RequestHandler):
-    """One connection: as aiohttp's, but silent about what it was sent."""
+    """One connection like aiohttp's, but it never quotes what it received."""
 
     __slots__ = ()
 
@@ -36,14 +36,14 @@ class SilentConnection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer what is no HTTP, without quoting it, in the answer or in a log line."""
+        """Answer a request that is not HTTP, and quote it neither in the answer nor in a log line."""
         del request, exc, message
         answer = web.Response(status=status, text="broken\n", headers={"Server": SERVER})
         answer.force_close()
         return answer
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
-        """Say that something went wrong with a connection; the text of the error may hold what was sent."""
+        """Log a connection's failure without the error's text, which may hold what was received."""
         del args
         error = kw.get("exc_info")
         logger.debug("a connection ended: %s", described(error) if isinstance(error, BaseException) else "")
@@ -70,7 +70,7 @@ class SilentRunner(web.AppRunner):
 
     Args:
         app: What answers.
-        shutdown_timeout: Requests in work have so long to end, in seconds.
+        shutdown_timeout: Seconds that requests in work have to end.
         handler_cancellation: Whether a request is given up when its connection is lost.
         options: Those of ``web.RequestHandler``.
     """

@@ -1,8 +1,8 @@
 """``/metrics``, ``/livez`` and ``/readyz`` of a worker. Bound to this machine by default; no login, no personal data.
 
-``/livez`` fails when the process is of no use and should be restarted; ``/readyz``
-when it cannot work now, which a restart would not mend: no assignment yet, a
-restore, no broker, a stopped partition. Both say why, a line each.
+``/livez`` fails when the process is useless and should be restarted; ``/readyz``
+when it cannot work now and a restart would not help: no assignment yet, a
+restore, no broker, a stopped partition. Both give the reasons, one per line.
 """
 
 from collections.abc import Awaitable, Callable, Sequence

@@ -2,20 +2,20 @@
 
 The rule, in the order of a request:
 
-1. path, method, content type, length and what the headers prove (a signature that is not there, a password that is
-   none of ours) are looked at before a byte of the body is read;
+1. path, method, content type, length and what the headers prove (a missing signature, a wrong password) are checked
+   before a byte of the body is read;
 2. the body is read within its limits of bytes, memory and time, and decompressed within limits that are narrower for
    a sender that has yet to prove anything;
-3. ``Provider.verify`` looks at the body, by the account's own secrets; whoever proves nothing costs us nothing more;
-4. the record is written; **200 is answered only after all in-sync replicas have it**, and whatever goes wrong before
-   is answered so that the provider comes again, if it does at all (docs/ingress.md).
+3. ``Provider.verify`` checks the body with the account's own secrets; a sender that proves nothing costs us no more;
+4. the record is written; **200 is answered only after all in-sync replicas have it**, and any earlier failure is
+   answered so that the provider retries, if it ever does (docs/ingress.md).
 
-A signature covers the body as the provider made it. None of them documents that it signs a compressed body, and
-what lies between may compress: so the body is verified and kept decompressed, and ``content-encoding`` among the kept
-headers says how it came.
+A signature covers the body as the provider made it. No provider documents that it signs a compressed body, and
+proxies in between may compress: so the body is verified and kept decompressed, and the kept header
+``content-encoding`` says how it arrived.
 
-Nothing of a request is ever logged or answered: no body, no header, no address. What is logged are the names of
-our own settings and reasons from closed sets.
+Nothing of a request is ever logged or answered: no body, no header, no address. Only the names of our own settings
+and reasons from closed sets are logged.
 """
 
 import contextlib
@@ -59,21 +59,21 @@ logger = logging.getLogger(__name__)
 
 PREFIX: Final = "/webhooks/"
 RETRY_AFTER_S: Final = 10
-"""Told with 503: long enough for a broker to restart, short enough for the most impatient provider."""
+"""Retry-After of a 503: long enough for a broker to restart, short enough for the most impatient provider."""
 COMPLAIN_S: Final = 60.0
-"""The same complaint is logged once in so long."""
+"""The same complaint is logged at most once in this time."""
 
 HEAD_TOO_LARGE: Final = 431
 _UNAUTHORIZED, _FORBIDDEN, _UNAVAILABLE = 401, 403, 503
 
 
 class Reason(StrEnum):
-    """Why a request is refused, where it is not for its sender (``Refusal``): a closed set, fit for a metric's label."""
+    """Why a request is refused, apart from doubts about its sender (``Refusal``): a closed set, for a metric's label."""
 
     BROKEN = "broken"
-    """No HTTP, not compressed as it says, or its connection was lost."""
+    """Not HTTP, not compressed as its header says, or its connection was lost."""
     REPLAYED = "replayed"
-    """A token that was used already, for something else."""
+    """Its token was already used for another webhook."""
     NOT_FOUND = "not_found"
     METHOD = "method"
     TOO_SLOW = "too_slow"
@@ -87,9 +87,9 @@ class Reason(StrEnum):
     BROKER = "broker"
     """Not acknowledged in time."""
     BUSY = "busy"
-    """Too many requests or bytes are in work."""
+    """Too many requests are in work, or their bodies use too many bytes."""
     CERTIFICATE = "certificate"
-    """The signing certificate cannot be had."""
+    """The signing certificate cannot be fetched."""
     CONFIRMATION = "confirmation"
     """A subscription could not be confirmed."""
 
@@ -118,19 +118,19 @@ _CODES: Final[Mapping[Refusal | Reason, int]] = {
     Reason.CONFIRMATION: _UNAVAILABLE,
 }
 _OF_NOBODY: Final = frozenset({Reason.BROKEN, Reason.NOT_FOUND, Reason.HEAD_TOO_LARGE})
-"""Reasons that are known before it is known whose request it is."""
+"""Reasons that can be found before the provider is known."""
 _OF_PROVIDERS: Final = frozenset(_CODES) - {Reason.NOT_FOUND, Reason.HEAD_TOO_LARGE}
 _OF_THE_REQUEST: Final = (web.HTTPException, ConnectionError, web.RequestPayloadError, HttpProcessingError)
 _OF_A_LOST_CONNECTION: Final = (OSError, RuntimeError)
-"""What aiohttp, the event loop and TLS raise where a connection ends in the middle of something."""
+"""What aiohttp, the event loop and TLS raise if a connection ends in the middle of a request."""
 _UNREAD: Final = frozenset({Reason.BROKEN, Reason.TOO_SLOW, Reason.TOO_LARGE})
-"""Reasons after which the rest of the body is not wanted."""
+"""Reasons after which the rest of the body is not read."""
 _PINGS: Final = frozenset({b"", b"[]", b"{}", b"null"})
-"""Bodies that hold no event: a provider's page tries whether the URL answers."""
+"""Bodies without an event: a provider's web page tests with them whether the URL answers."""
 _PING_BYTES: Final = 16
 
 _KEPT_HEADERS: Final = frozenset({"content-encoding", "user-agent"})
-"""HTTP headers that are kept with the record, whoever the provider is; beside them its own."""
+"""HTTP headers that are kept with the record for every provider, beside the provider's own."""
 _MAX_KEPT: Final = 1024
 """Characters of a header that are kept: together they fit into a record beside the largest body."""
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]{1,253}(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::[0-9]{1,5})?")
@@ -138,7 +138,7 @@ _MAX_URL: Final = 4096
 
 
 class _RefusedError(Exception):
-    """The request is answered with something else than 200."""
+    """The request is answered with a status other than 200."""
 
     def __init__(
         self,
@@ -170,7 +170,7 @@ class Endpoint:
 
     @property
     def path(self) -> str:
-        """Where it is called."""
+        """The path of its URL."""
         return f"{PREFIX}{self.provider.name}/{self.account}"
 
     def __post_init__(self) -> None:
@@ -187,9 +187,9 @@ class Limits:
 
     max_body_bytes: int
     read_timeout_s: float
-    """For a body to come; and for an answer to be read, else its connection is cut."""
+    """For a body to arrive; and for the client to read its answer, else the connection is cut."""
     max_requests: int
-    """Whose bodies are there and that are not answered."""
+    """Requests whose bodies are complete and that are not yet answered."""
     max_memory_bytes: int
 
 
@@ -201,10 +201,10 @@ class Ingress:
         others: handlers of other paths, such as ``POST /sends``, by (method, path).
         limits: what a request may use.
         writer: writes records.
-        certificates: where signing certificates are got.
+        certificates: fetches signing certificates.
         client: confirms subscriptions.
-        metrics: told everything.
-        public_url: the beginning of the URL that providers call; None: what the request says.
+        metrics: count everything.
+        public_url: the beginning of the URL that providers call; None: taken from the request.
         trusted_proxies: addresses and networks whose X-Forwarded headers are believed.
     """
 
@@ -234,7 +234,7 @@ class Ingress:
         names = {UNKNOWN, *(one.provider.name for one in endpoints)}
         self._seconds = {name: metrics.request_seconds.labels(name) for name in names}
         self._accepted = {name: metrics.last_request.labels(name) for name in names - {UNKNOWN}}
-        for one in endpoints:  # a series that is born at 3 loses its first step, and of few webhooks each one counts
+        for one in endpoints:  # a series that first appears at 3 hides that rise, and with few webhooks each one counts
             metrics.produced.labels(one.topic)
             for reason in _OF_PROVIDERS:
                 metrics.rejected.labels(one.provider.name, reason.value)
@@ -247,7 +247,7 @@ class Ingress:
         metrics.in_flight_bytes.set_function(lambda: self.room.bytes)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer a request; nothing that goes wrong reaches the client but its code and a word."""
+        """Answer a request; of a failure the client learns only the status code and one word."""
         begun = time.perf_counter()
         path = request.raw_path.partition("?")[0]
         other = self._others.get((request.method, path))
@@ -281,15 +281,15 @@ class Ingress:
             return self._response(200, await self._take(endpoint, request)), None
         except _RefusedError as error:
             refused = error
-        except Exception as error:  # noqa: BLE001 - the client learns nothing of it, and the provider comes again
+        except Exception as error:  # noqa: BLE001 - the client learns nothing of it, and the provider retries
             refused = self._failed(endpoint.path, request, error)
         return self._refusal(endpoint.provider, refused), refused.reason
 
     def _failed(self, path: str, request: web.BaseRequest, error: Exception) -> _RefusedError:
-        """Return whether the request is to blame for an error that nobody expected, or we are, which is logged."""
+        """Return the refusal for an unexpected error: the request's fault, or ours, which is logged."""
         if isinstance(error, _OF_THE_REQUEST) or (isinstance(error, _OF_A_LOST_CONNECTION) and _is_lost(request)):
             return _RefusedError(Reason.BROKEN)
-        # its text may hold data
+        # only its type and place: the text of an error may hold data
         self._say(path, described(error), "a mistake of ours: %s", described(error), level=logging.ERROR)
         return _RefusedError(Reason.INTERNAL)
 
@@ -299,7 +299,7 @@ class Ingress:
         Raises:
             _RefusedError: it is not taken.
         """
-        if request.method == "HEAD":  # some ask so whether the URL is there
+        if request.method == "HEAD":  # some providers check in this way that the URL exists
             self._metrics.unrecorded.labels(endpoint.provider.name, "head").inc()
             return b""
         if request.method != "POST":
@@ -318,7 +318,7 @@ class Ingress:
             place.leave()
 
     def _read_headers(self, endpoint: Endpoint, headers: Mapping[str, str]) -> bool:
-        """Return whether the headers prove the sender already. Whom they disprove costs us no body."""
+        """Return whether the headers already prove the sender. If they disprove it, no body is read."""
         try:
             return endpoint.provider.read_headers(headers, endpoint.secrets)
         except VerificationError as error:
@@ -344,10 +344,10 @@ class Ingress:
             raise _RefusedError(Reason.TOO_SLOW) from None
 
     async def _read(self, request: web.BaseRequest, place: Place, *, encoding: str, most: int, proven: bool) -> bytes:
-        """Read a body, and only then begin to work on it: one that does not come takes no place from those that do.
+        """Read a body and only then count it as in work: one that never arrives takes no place from those that do.
 
         Raises:
-            TooLargeError, NoRoomError, UnknownEncodingError, BrokenBodyError, TimeoutError: as ``read_body`` has it.
+            TooLargeError, NoRoomError, UnknownEncodingError, BrokenBodyError, TimeoutError: see ``read_body``.
         """
         if request.headers.get("Expect", "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -383,7 +383,7 @@ class Ingress:
         certificate, failed = None, False
         try:
             url = provider.certificate_url(webhook)
-            # asked for only where the body names a topic of ours: a stranger must not make us fetch anything
+            # fetched only if the body names a topic of ours: a stranger must not make us fetch anything
             if url is not None and any(secret.encode() in webhook.body for secret in endpoint.secrets.values()):
                 try:
                     certificate = await self._certificates.get(url)
@@ -398,7 +398,7 @@ class Ingress:
                 certificate=certificate,
             )
         except VerificationError as error:
-            if failed and error.reason is Refusal.UNTRUSTED:  # not its fault: it may come again
+            if failed and error.reason is Refusal.UNTRUSTED:  # not the sender's fault: it may retry
                 raise _RefusedError(Reason.CERTIFICATE) from None
             raise _RefusedError(error.reason) from None
         if url is not None and certificate is not None:
@@ -407,7 +407,7 @@ class Ingress:
 
     @contextlib.contextmanager
     def _once(self, endpoint: Endpoint, webhook: WebhookRequest, verification: Verification | None) -> Iterator[bool]:
-        """Use up a webhook's token, if it has one, unless something is raised within; tell whether it is new.
+        """Yield whether a webhook's token, if it has one, is new; use it up unless the block raises.
 
         Raises:
             _RefusedError: the token was used for something else.
@@ -449,10 +449,10 @@ class Ingress:
             raise _RefusedError(Reason.BROKER) from None
 
     async def _confirm(self, endpoint: Endpoint, webhook: WebhookRequest) -> None:
-        """Confirm a subscription, or say how to. Its topic is allowed: ``verify`` has checked that.
+        """Confirm a subscription, or log how to. ``verify`` has checked that its topic is allowed.
 
         Raises:
-            _RefusedError: it could not be confirmed; the provider comes again, and its record is written twice.
+            _RefusedError: it could not be confirmed; the provider retries, so its record is written twice.
         """
         try:
             handshake = endpoint.provider.handshake(webhook)
@@ -480,7 +480,7 @@ class Ingress:
 
     @staticmethod
     def _consent(endpoint: Endpoint, webhook: WebhookRequest, verification: Verification | None) -> bytes | None:
-        """Return the answer by which we agree to get webhooks, for whoever proved to know a secret of ours."""
+        """Return the answer that agrees to get webhooks, if the sender proved that it knows one of our secrets."""
         if verification is None or (consent := endpoint.provider.consent(webhook)) is None:
             return None
         logger.info("agreed to get webhooks of %s for account %s", endpoint.provider.name, endpoint.account)
@@ -518,7 +518,7 @@ class Ingress:
             return (self._public_url + request.raw_path)[:_MAX_URL]
         scheme, host = "https" if request.secure else "http", request.headers.get("Host", "")
         if self._is_proxy is not None and self._is_proxy(_peer(request)):
-            # of several proxies the last one's word, the only one that is known to be ours
+            # with several proxies, the last one's value: the only one that is known to be ours
             proto = request.headers.get("X-Forwarded-Proto", "").rpartition(",")[2].strip().lower()
             scheme = proto if proto in {"http", "https"} else scheme
             host = request.headers.get("X-Forwarded-Host", host).rpartition(",")[2].strip()
@@ -534,7 +534,7 @@ class Ingress:
         return answer
 
     def _refusal(self, provider: Provider | None, refused: _RefusedError) -> web.Response:
-        """Return the answer of a refusal, with the code after which this provider comes again if that is of any use."""
+        """Return the answer of a refusal, with a code after which this provider retries if a retry may succeed."""
         code = _CODES[refused.reason]
         if provider is not None:
             code = provider.instead_of.get(code, code)
@@ -545,7 +545,7 @@ class Ingress:
         if wait_s is not None:
             headers["Retry-After"] = str(max(1, math.ceil(wait_s)))
         if code == _UNAUTHORIZED:
-            # RFC 9110, 15.5.2; and SNS sends the credential of its URL only after it was asked for it
+            # RFC 9110, 15.5.2; and SNS sends the credential of its URL only after a 401 has asked for it
             headers["WWW-Authenticate"] = 'Basic realm="webhooks"'
         answer = self._response(code, f"{refused.reason.value}\n".encode(), headers)
         if refused.reason in _UNREAD:
@@ -559,7 +559,7 @@ class Ingress:
         self._metrics.rejected.labels(UNKNOWN, reason.value).inc()
 
     def _say(self, path: str, kind: str, text: str, *values: object, level: int = logging.WARNING) -> None:
-        """Log something about one of our paths, each kind of it once in a while."""
+        """Log a message about one of our paths, each kind at most once in ``COMPLAIN_S``."""
         place = (path, kind)
         now = time.monotonic()
         last, held = self._complaints.get(place, (-COMPLAIN_S, 0))
@@ -572,7 +572,7 @@ class Ingress:
 
 
 def _is_lost(request: web.BaseRequest) -> bool:
-    """Tell whether nobody is there any more who could read an answer."""
+    """Return whether the connection is gone, so that nobody can read an answer."""
     return request.transport is None or request.transport.is_closing()
 
 

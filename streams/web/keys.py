@@ -1,4 +1,4 @@
-"""API keys: whose a key is. Of a key only its SHA-256 is known here."""
+"""API keys: which accounts a key belongs to. Only the SHA-256 of a key is known here."""
 
 import hmac
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Final
 from aiohttp import web
 
 _MOST_BYTES: Final = 512
-"""A key longer than this is none."""
+"""A longer key is never valid."""
 
 
 class Keys:
@@ -22,19 +22,19 @@ class Keys:
         self._digests = [(account, each.lower().encode()) for account, found in digests.items() for each in found]
 
     def __bool__(self) -> bool:
-        """Tell whether there is any."""
+        """Tell whether there is any key."""
         return bool(self._digests)
 
     def accounts_of(self, key: bytes) -> frozenset[str]:
-        """Return the accounts that a key proves; none: it is none of ours."""
+        """Return the accounts that a key belongs to; an empty set if it is unknown."""
         if not 0 < len(key) <= _MOST_BYTES:
             return frozenset()
         digest = sha256(key).hexdigest().encode()
-        # Every key is compared, each in constant time: how long it takes tells nothing.
+        # Every key is compared, each in constant time: the time taken reveals nothing.
         return frozenset([account for account, ours in self._digests if hmac.compare_digest(ours, digest)])
 
 
 def credential(request: web.BaseRequest) -> tuple[str, bytes]:
-    """Return what the request proves itself by: the scheme of its Authorization, in lower case, and what follows it."""
+    """Return the request's credential: the scheme of its Authorization, in lower case, and what follows it."""
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
     return scheme.lower(), given.strip().encode("utf-8", "surrogateescape")

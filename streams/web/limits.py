@@ -1,10 +1,10 @@
 """What one request, one account and all requests together may use: bytes, time, memory, rate.
 
-The rule: whatever a stranger can make large is counted while it grows and refused
-before it is large. A body is never inflated beyond its limit, and not before all of it
-is there: a few bytes that hold a lot of memory could be sent by anybody. Where memory is
-used up, the body that has been coming for longest makes room: who wants to keep the others
-out has to send all that memory anew in the time that a body of theirs needs.
+The rule: everything that a stranger can make large is counted while it grows and refused
+before it is large. A body is never inflated beyond its limit, nor before all of it has
+arrived: otherwise anybody could occupy much memory with a few bytes. When memory is used
+up, the body that began to arrive first makes room: to keep others out, an attacker would
+have to send that much memory again in the time that another's body needs.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from aiohttp import StreamReader, web
 
 ReadBody = Callable[[int], Awaitable[bytes]]
-"""Reads the request's body, of at most so many bytes; raises TooLargeError, NoRoomError or TimeoutError."""
+"""Reads the request's body, at most this many bytes; raises TooLargeError, NoRoomError or TimeoutError."""
 Handler = Callable[[web.BaseRequest, ReadBody], Awaitable[web.StreamResponse]]
 """Answers a request whose body is read within limits."""
 
@@ -27,9 +27,9 @@ _DEFLATE = 8
 
 
 UNPROVEN_BYTES = 1 << 20
-"""To so much any compressed body may inflate before its sender has proved anything, to more only if it came as at least
-one 32nd of that. Events compress to a tenth or a twentieth; what zeroes compress to, a thousandth, would let a stranger
-buy 8 MiB of inflating and hashing, tens of milliseconds, for 8 KB."""
+"""A compressed body of an unproven sender may inflate to this size, or to 32 times the bytes received if that is more.
+Events compress to a tenth or a twentieth of their size, but zeroes to a thousandth: without this limit a stranger's
+8 KB would make us inflate and hash 8 MiB, which takes tens of milliseconds."""
 _UNPROVEN_RATIO = 32
 
 
@@ -38,34 +38,34 @@ class TooLargeError(Exception):
 
 
 class NoRoomError(Exception):
-    """All requests together use all that they may, or this one had to make room for another."""
+    """All requests together have reached their limit, or this one had to make room for another."""
 
 
 class UnknownEncodingError(Exception):
-    """The Content-Encoding is none that is understood, or several."""
+    """The Content-Encoding is not supported, or there are several."""
 
 
 class BrokenBodyError(Exception):
-    """What was sent is not compressed as it says, or ends too early."""
+    """The body is not compressed as its Content-Encoding says, or ends too early."""
 
 
 @dataclass(slots=True)
 class Room:
-    """How many requests are in work, and what their bodies use; and how much that may be.
+    """How many requests are in work and how many bytes their bodies use, and the limits of both.
 
-    A request whose body is still coming is not in work: whoever sends none would keep everybody out. What such
-    requests may use is bounded by their bytes, by the time for a body and by the number of connections.
+    A request whose body is still arriving is not in work: else clients that send no body would keep everybody out.
+    Such requests are bounded by their bytes, by the time for a body and by the number of connections.
     """
 
     max_requests: int
-    """So many may be in work."""
+    """At most this many may be in work."""
     max_bytes: int
     requests: int = 0
-    """Begun and not answered: in work, or their bodies are coming."""
+    """Begun and not yet answered: in work, or with a body still arriving."""
     working: int = 0
     bytes: int = 0
     coming: "dict[Place, Callable[[], object]]" = field(default_factory=dict)
-    """Those whose bodies are coming, the first to begin first; and what stops each."""
+    """Requests whose bodies are still arriving, the earliest first -> what stops each."""
 
     def enter(self) -> "Place":
         """Begin a request; it is not in work yet."""
@@ -73,10 +73,10 @@ class Room:
         return Place(self)
 
     def take(self, place: "Place", size: int) -> None:
-        """Let a place grow; where there is no room, bodies that began to come before its own are stopped.
+        """Let a place grow; if there is no room, stop bodies that began to arrive before its own.
 
         Raises:
-            NoRoomError: that would not be enough, and nothing was stopped.
+            NoRoomError: stopping them would not be enough; nothing was stopped.
         """
         needed, stopped = self.bytes + size - self.max_bytes, []
         for older in self.coming:
@@ -95,7 +95,7 @@ class Room:
 
 @dataclass(slots=True, eq=False)
 class Place:
-    """One request in the room. To be left once, whatever becomes of the request."""
+    """One request in the room. Call ``leave`` exactly once, however the request ends."""
 
     room: Room
     bytes: int = 0
@@ -105,7 +105,7 @@ class Place:
 
     @contextmanager
     def coming(self, stop: Callable[[], object]) -> Iterator[None]:
-        """While its body comes; ``stop`` is called if it has to make room for another."""
+        """Count its body as arriving within the block; ``stop`` is called if it has to make room for another."""
         self.room.coming[self] = stop
         try:
             yield
@@ -119,7 +119,7 @@ class Place:
         self.room.coming.pop(self)()
 
     def work(self) -> None:
-        """Begin to work on it, once: its body is there.
+        """Count it as in work, now that its body is complete. To be called once.
 
         Raises:
             NoRoomError: too many are in work.
@@ -133,7 +133,7 @@ class Place:
         """Take ``size`` more bytes.
 
         Raises:
-            NoRoomError: there are not as many left, or it had to make room.
+            NoRoomError: fewer are left, or it had to make room for another.
         """
         if self.stopped:
             raise NoRoomError
@@ -153,7 +153,7 @@ class Place:
 
 @dataclass(slots=True)
 class TokenBucket:
-    """``burst`` at once, and then ``rate_per_s``."""
+    """A rate limit: ``burst`` tokens at once, and then ``rate_per_s``."""
 
     rate_per_s: float
     burst: int
@@ -161,7 +161,7 @@ class TokenBucket:
     _at: float = 0.0
 
     def take(self, now: float) -> float:
-        """Take one token and return 0, or return in how many seconds there is one. ``now`` is monotonic, in seconds."""
+        """Take one token and return 0, or return the seconds until there is one. ``now`` is monotonic, in seconds."""
         self._tokens = min(self.burst, self._tokens + (now - self._at) * self.rate_per_s)
         self._at = now
         if self._tokens >= 1:
@@ -171,7 +171,7 @@ class TokenBucket:
 
 
 def coding_of(request: web.BaseRequest) -> str:
-    """Return the Content-Encoding in lower case, of all lines: several codings make one word that is none."""
+    """Return the Content-Encoding in lower case, of all its lines; several together make a word that is not supported."""
     return ",".join(request.headers.getall("Content-Encoding", ())).strip().lower()
 
 
@@ -180,7 +180,7 @@ def inflate(body: bytes, encoding: str, most: int) -> bytes:
 
     Raises:
         TooLargeError: that is more than ``most`` bytes.
-        BrokenBodyError: it is not compressed so, ends too early, or goes on after its end.
+        BrokenBodyError: it is not compressed that way, ends too early, or continues after its end.
     """
     if not body:
         return body
@@ -206,12 +206,12 @@ async def read_body(
     """Return a request's body, decompressed if ``encoding`` (its Content-Encoding) says that it is compressed.
 
     Args:
-        content: as it comes over the wire: nothing may decompress it before.
-        encoding: as ``coding_of`` has it; empty or ``identity`` for none. Several on top of each other are not understood.
-        most: bytes that it may have as it comes, and decompressed.
-        proven: its sender has proved already who it is; else it may inflate to ``UNPROVEN_BYTES``, or a little more.
+        content: as received: nothing may have decompressed it.
+        encoding: from ``coding_of``; empty or ``identity`` for none. Several encodings of one body are not supported.
+        most: bytes that it may have, both as received and decompressed.
+        proven: its sender is already proven; else the body may inflate only as far as ``UNPROVEN_BYTES`` says.
         place: where its bytes are counted.
-        timeout_s: all of it must come within so many seconds.
+        timeout_s: all of it must arrive within this many seconds.
 
     Raises:
         TooLargeError, NoRoomError, UnknownEncodingError, BrokenBodyError: as named.

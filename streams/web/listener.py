@@ -1,7 +1,7 @@
-"""Where connections of the public port come in.
+"""Accepts the connections of the public port.
 
-The rule: a connection counts from the moment that it is accepted. asyncio's own server says nothing of one before its
-TLS handshake is done, so silent ones could use up all open files.
+The rule: a connection counts from the moment that it is accepted. asyncio's own server does not report one before its
+TLS handshake is done, so silent connections could use up all open files.
 """
 
 import asyncio
@@ -18,16 +18,16 @@ logger = logging.getLogger(__name__)
 HANDSHAKE_TIMEOUT_S: Final = 10.0
 _BACKLOG: Final = 1024
 _AGAIN_S: Final = 1.0
-"""After so long it is tried again whether there is a file for a connection."""
+"""When no connection could be accepted, as with no open file left, it is tried again after this time."""
 
 
 class Listener:
-    """Lets connections in, and closes at once those that are too many.
+    """Accepts connections, and closes those above the limit at once.
 
     Args:
-        server: what they are connected to.
-        tls: of the public port; ``None``: it speaks plain HTTP.
-        handshake_timeout_s: a TLS handshake must be done within so long.
+        server: makes the handler of each connection, and counts the connections.
+        tls: used for new connections; ``None``: plain HTTP.
+        handshake_timeout_s: a TLS handshake must be done within this time.
     """
 
     def __init__(
@@ -38,14 +38,14 @@ class Listener:
         handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
     ) -> None:
         self.tls = tls
-        """Of the connections to come; it may be replaced by another."""
+        """Used for new connections; it may be replaced."""
         self.sockets: list[socket.socket] = []
         self._server = server
         self._handshake_timeout_s = handshake_timeout_s
         self._coming: set[asyncio.Task[None]] = set()
 
     async def listen(self, host: str, port: int, *, reuse_port: bool = False) -> int:
-        """Listen at every address of a host, and return the port.
+        """Listen on every address of a host, and return the port.
 
         Raises:
             OSError: the port is taken or not allowed.
@@ -65,7 +65,7 @@ class Listener:
         return int(self.sockets[0].getsockname()[1])
 
     async def serve(self) -> None:
-        """Let connections in until it is cancelled; then no more, nor those whose handshake is not done."""
+        """Accept connections until it is cancelled; then also drop those whose handshake is not done."""
         try:
             async with asyncio.TaskGroup() as group:
                 for listening in self.sockets:
@@ -84,7 +84,7 @@ class Listener:
         while True:
             try:
                 accepted, _ = await loop.sock_accept(listening)
-            except ConnectionError:  # it has gone again
+            except ConnectionError:  # the client has already closed it
                 continue
             except OSError as error:
                 logger.warning("no connection can be let in: %s", error.strerror)
@@ -96,10 +96,10 @@ class Listener:
                 task = loop.create_task(self._connect(accepted, self._server()))
                 self._coming.add(task)
                 task.add_done_callback(self._coming.discard)
-            await asyncio.sleep(0)  # while there are connections, accepting them waits for nothing
+            await asyncio.sleep(0)  # accepting waits for nothing while connections are queued, so let others run
 
     async def _connect(self, accepted: socket.socket, connection: Connection) -> None:
-        """Begin a connection, or give its place back where its TLS handshake fails or takes too long."""
+        """Begin a connection, or stop counting it if its TLS handshake fails or takes too long."""
         try:
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await asyncio.get_running_loop().connect_accepted_socket(
@@ -108,7 +108,7 @@ class Listener:
                 ssl=self.tls,
                 ssl_handshake_timeout=self._handshake_timeout_s if self.tls is not None else None,
             )
-        except OSError as error:  # as strangers make it happen all the time
+        except OSError as error:  # at DEBUG, because strangers can cause it at any time
             logger.debug("a connection did not begin: %s", described(error))
         finally:
             connection.give_up()

@@ -1,9 +1,9 @@
 """The only requests that the ingress makes of its own: a signing certificate, a subscription's confirmation.
 
 The rule: both addresses are built or strictly checked by the provider's own file, never
-taken from a request; and still nothing is believed of them. https only, no redirect,
-no cookie, no proxy of the environment; whatever name is asked for, a private, loopback or
-link-local address is not spoken to (a cloud's metadata service lies there); few
+taken from a request unchecked; and even so they are not trusted. https only, no redirect,
+no cookie, no proxy from the environment; no connection to a private, loopback or
+link-local address, whatever the name (a cloud's metadata service is there); few
 bytes, little time.
 """
 
@@ -25,14 +25,14 @@ _OK: Final = 200
 
 
 class FetchError(Exception):
-    """What was asked for was not got. The text is ours: no part of the address's query, nothing of the answer."""
+    """The file could not be fetched. The text is ours: no part of the URL's query, nothing of the answer."""
 
 
 class PublicResolver(AbstractResolver):
-    """Resolves names, and refuses those that lead anywhere but to the public internet.
+    """Resolves names, and refuses those with an address outside the public internet.
 
-    The addresses that it returns are the very ones that are connected to: a name
-    cannot resolve to something else in between.
+    The connection goes to exactly the addresses that it returns: a name cannot
+    resolve to something else in between.
     """
 
     def __init__(self, inner: AbstractResolver) -> None:
@@ -53,7 +53,7 @@ class PublicResolver(AbstractResolver):
         return found
 
     async def close(self) -> None:
-        """Release the inner one."""
+        """Close the inner resolver."""
         await self._inner.close()
 
 
@@ -64,7 +64,7 @@ def is_public(address: str) -> bool:
     except ValueError:
         return False
     if isinstance(found, ipaddress.IPv6Address):
-        # an address of the old internet in the new one's clothes: ::ffff:127.0.0.1, 2002:7f00:1::, 64:ff9b::7f00:1
+        # an IPv4 address inside an IPv6 address: ::ffff:127.0.0.1, 2002:7f00:1::, 64:ff9b::7f00:1
         inner = found.ipv4_mapped or found.sixtofour
         if inner is None and found in _NAT64:
             inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
@@ -98,7 +98,7 @@ class GuardedClient:
         self._session: ClientSession | None = None
 
     async def get(self, url: str) -> bytes:
-        """Return what lies at ``url``.
+        """Return the file at ``url``.
 
         Raises:
             FetchError: not https, not public, no 200, too large or too slow.
@@ -137,14 +137,14 @@ class GuardedClient:
             self._session = ClientSession(
                 connector=TCPConnector(
                     resolver=resolver,
-                    use_dns_cache=False,  # each connection is to addresses that were just checked
+                    use_dns_cache=False,  # each connection goes to addresses that were just checked
                     limit=_MOST_CONNECTIONS,
                     ssl=self._tls if self._tls is not None else True,
                 ),
                 cookie_jar=DummyCookieJar(),
                 timeout=ClientTimeout(total=self._timeout_s),
                 trust_env=False,
-                auto_decompress=False,  # nothing asked for is compressed
+                auto_decompress=False,  # we ask for nothing compressed
                 headers={"User-Agent": "mailstreams", "Accept-Encoding": "identity"},
             )
         return self._session

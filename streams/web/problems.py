@@ -20,8 +20,8 @@ def problem(
 
     Args:
         status: Of the answer.
-        detail: In words; like all the rest it holds nothing that the request brought.
-        errors: Each single thing that is wrong, where there are several.
+        detail: In words; like all the rest it quotes nothing from the request.
+        errors: Each single fault, if there are several.
         headers: Of the answer.
     """
     body: dict[str, Any] = {"type": "about:blank", "title": status.phrase, "status": status.value, "detail": detail}

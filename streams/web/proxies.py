@@ -7,13 +7,12 @@ from functools import lru_cache
 
 
 def trusts(networks: Sequence[str]) -> Callable[[str], bool] | None:
-    """Return what tells whether an address is a trusted proxy's; None where none is trusted.
+    """Return a function that tells whether an address is a trusted proxy's; None if no proxy is trusted.
 
-    An IPv4 address counts as itself where a socket of both kinds writes it as one of IPv6. What is no address is
-    nobody's.
+    An IPv4 address that a dual-stack socket writes as IPv6 counts as IPv4. Text that is not an address is not trusted.
 
     Raises:
-        ValueError: of a network that is none.
+        ValueError: a network is not valid.
     """
     if not networks:
         return None

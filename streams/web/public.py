@@ -1,7 +1,7 @@
 """The public port: connections that hold little, and not for long, before and after a request is answered.
 
 The rule: whatever a stranger can make a connection hold is bounded in bytes and in time, and so is the number of
-connections. What a request may use that is being answered, ``limits`` bounds.
+connections. ``limits`` bounds what a request may use while it is answered.
 """
 
 import asyncio
@@ -14,20 +14,20 @@ from streams.web.connections import SERVER, SilentConnection
 from streams.web.ingress import HEAD_TOO_LARGE, Ingress
 
 MAX_HEAD_BYTES: Final = 16_384
-"""Of a request line and its headers together: providers send less than 2 KB, proxies add as much. With
-``ingress.max_connections`` it bounds what connections hold that have not asked anything yet."""
+"""A request line and its headers together: providers send less than 2 KB, proxies add as much. With
+``ingress.max_connections`` it bounds the memory of connections that have not sent a whole head yet."""
 
 
 class Connection(SilentConnection):
-    """One connection of the public port: silent about what it was sent, and bounded.
+    """One connection of the public port: it never quotes what it received, and is bounded.
 
     What a stranger can make it hold before we look at a request is bounded in bytes and in time, for the first request
-    and for each that follows: aiohttp bounds a head's lines, which together could be half a megabyte, and the time for
-    none of them.
+    and for each that follows: aiohttp bounds the lines of a head, which together could be half a megabyte, but the
+    time for none of them.
 
-    It does not wait for a client that does not read. While an answer cannot be written no other timer runs, and a
-    closed transport too lives on until its last byte is read: both times it is cut after a while, else a few clients
-    could hold all connections for as long as they like.
+    It does not wait for a client that does not read. While an answer cannot be written no other timer runs, and even a
+    closed transport lives until its last byte is read: in both cases the connection is cut after a while, else a few
+    clients could hold all connections for as long as they like.
     """
 
     __slots__ = ("_content", "_counted_by", "_head_bytes", "_head_timer", "_unread_timer", "_wire", "head_too_large")
@@ -39,12 +39,12 @@ class Connection(SilentConnection):
         self._head_timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
         self._wire: asyncio.Transport | None = None  # aiohttp forgets its own once it is closing
-        self._content: StreamReader | None = None  # the body of the request that is answered
+        self._content: StreamReader | None = None  # the body of the request that is being answered
         self._head_bytes = 0
         self.head_too_large = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin; a silent connection is closed before long."""
+        """Begin; a silent connection is closed after ``head_timeout_s``."""
         super().connection_made(transport)
         self._wire = self.transport
         self._start_head_timer()
@@ -58,7 +58,7 @@ class Connection(SilentConnection):
         super().connection_lost(exc)
 
     def give_up(self) -> None:
-        """Give its place back where it has not begun and never will; else its end does."""
+        """Stop counting a connection that never began; for others ``connection_lost`` does so."""
         if self._wire is None:
             self._leave()
 
@@ -68,11 +68,11 @@ class Connection(SilentConnection):
             self._counted_by = None
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes: of a body, or of a head, whose bytes are counted."""
+        """Take bytes of a body, or of a head; those of a head are counted."""
         body = self._content if self._content is not None and not self._content.is_eof() else None
         heads = self._request_count
         super().data_received(data)
-        if self._request_count != heads:  # a head has ended, perhaps in the read that brought the end of a body
+        if self._request_count != heads:  # a head has ended, perhaps in the same read as the end of a body
             self._head_ended(body)
         elif body is None:
             self._head_bytes += len(data)
@@ -82,18 +82,18 @@ class Connection(SilentConnection):
                 self._start_head_timer()
 
     def _head_ended(self, body: StreamReader | None) -> None:
-        """Judge a head by its own size: what else came with it is its body or the next request, and is not counted."""
+        """Check a head by its own size: other bytes of its reads belong to bodies or the next request, and do not count."""
         self._stop_head_timer()
         self._head_bytes = 0
         message, self._content = self._messages[-1]
         if isinstance(message, RawRequestMessage):
             self.head_too_large = self.head_too_large or _head_bytes(message) > MAX_HEAD_BYTES
         elif body is not None and not body.is_eof():
-            # no head but an error in this body; aiohttp keeps it until the request is answered that waits for the body
+            # not a head but an error in this body, which aiohttp holds back until the body's own request is answered
             body.set_exception(web.RequestPayloadError())
 
     def pause_writing(self) -> None:
-        """Write no more for now: the client does not read. It has some time to."""
+        """Write no more for now: the client does not read. It gets ``unread_timeout_s`` to do so."""
         super().pause_writing()
         self._start_unread_timer()
 
@@ -104,19 +104,19 @@ class Connection(SilentConnection):
         super().resume_writing()
 
     async def start(self) -> None:
-        """Answer one request after the other; then what is still unread has some time to be read."""
+        """Answer one request after the other; then give the client some time to read the rest."""
         try:
             await super().start()
         finally:
             self._start_unread_timer()
 
     def force_close(self) -> None:
-        """Close, once what was answered is read or its time is over."""
+        """Close once the client has read the answers or its time is over."""
         super().force_close()
         self._start_unread_timer()
 
     def _start_unread_timer(self) -> None:
-        """Cut the connection in a while; the first such while counts."""
+        """Cut the connection after ``unread_timeout_s``; a timer that is running is not restarted."""
         manager = self._manager
         if self._unread_timer is None and self._wire is not None and isinstance(manager, PublicServer):
             self._unread_timer = asyncio.get_running_loop().call_later(manager.unread_timeout_s, self._wire.abort)
@@ -133,17 +133,17 @@ class Connection(SilentConnection):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Count what is no HTTP, and answer without quoting it."""
+        """Count a request that is not HTTP, and answer without quoting it."""
         if isinstance(self._manager, PublicServer):
             self._manager.told_broken()
         return super().handle_error(request, status, exc, message)
 
     def _refuse_head(self) -> None:
-        """Say that a head is too large before it ends, and close."""
+        """Answer that a head is too large before it ends, and close."""
         manager = self._manager
         if isinstance(manager, PublicServer):
             manager.told_broken(HEAD_TOO_LARGE)
-        if self._wire is not None and self._current_request is None:  # else this would stand within its answer
+        if self._wire is not None and self._current_request is None:  # else this would be in the middle of its answer
             self._wire.write(b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\n\r\n")
         self.force_close()
 
@@ -161,7 +161,7 @@ class Connection(SilentConnection):
         self._head_timer = None
         if self._current_request is None:
             self.force_close()
-        else:  # what is half there was sent too early: its time begins when its turn comes
+        else:  # this partial head was sent too early: its time begins when its turn comes
             self._start_head_timer()
 
 
@@ -170,9 +170,9 @@ class PublicServer(web.Server):
 
     Args:
         ingress: what answers.
-        head_timeout_s: a request's head must come within so long of its first byte, the first one's of the connection.
-        keepalive_timeout_s: an idle connection is closed after so long.
-        max_connections: who accepts further ones is to close them at once.
+        head_timeout_s: time for a head from its first byte, or for the first head from the start of the connection.
+        keepalive_timeout_s: an idle connection is closed after this time.
+        max_connections: the caller that accepts connections closes further ones at once.
     """
 
     def __init__(
@@ -187,7 +187,7 @@ class PublicServer(web.Server):
         self._connection_options: dict[str, Any] = {
             "keepalive_timeout": keepalive_timeout_s,
             "access_log": None,
-            "auto_decompress": False,  # ours stops at the limit
+            "auto_decompress": False,  # our own stops at the limit
             "max_line_size": 4096,
             "max_field_size": 8190,
             "max_headers": 64,
@@ -195,11 +195,11 @@ class PublicServer(web.Server):
         }
 
     def __call__(self) -> Connection:
-        """Return the handler of a new connection, which counts from now on."""
+        """Return the handler of a new connection, which is counted from now on."""
         return Connection(self, loop=asyncio.get_running_loop(), **self._connection_options)
 
     def told_broken(self, code: int = 400) -> None:
-        """Count a request that is no HTTP, or whose head is too large."""
+        """Count a request that is not HTTP, or whose head is too large."""
         self._ingress.count_broken(code)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:

@@ -1,7 +1,7 @@
-"""The certificate of the public port, taken up again when its files change: such certificates are renewed every few weeks.
+"""Reloads the certificate of the public port when its files change: such certificates are renewed every few weeks.
 
-The rule: a new certificate is used as soon as it and its key fit together. Until then, or if they never do, the old one
-stays. Connections that are open keep the one that they began with.
+The rule: a new certificate is used as soon as it and its key fit together. Until then the old one
+stays in use. Open connections keep the certificate that they began with.
 """
 
 import asyncio
@@ -21,13 +21,13 @@ LOOK_S: Final = 60.0
 
 
 class Renewal:
-    """Looks at the files of the certificate once a minute.
+    """Checks the files of the certificate once a minute.
 
     Args:
-        certfile: the certificate and its chain; ``None``: there is none, and nothing is done.
-        keyfile: its key, where that is not in the same file.
-        load: returns a context with both; raises SettingsError.
-        use: called with a context for the connections to come.
+        certfile: the certificate and its chain; ``None``: without TLS, and nothing is done.
+        keyfile: its key, if that is not in the same file.
+        load: returns a context with both, or raises SettingsError.
+        use: called with a context for new connections.
         told: called with the time, in Unix seconds, at which the certificate in use expires.
     """
 
@@ -49,13 +49,13 @@ class Renewal:
         self._tell()
 
     async def run(self) -> None:
-        """Look until it is cancelled."""
+        """Check the files until it is cancelled."""
         while True:
             await asyncio.sleep(LOOK_S)
             self.look()
 
     def look(self) -> None:
-        """Use what is in the files, if it is new. What is broken is complained of once and tried again when it changes."""
+        """Use the files if they have changed. A broken certificate is logged once, and tried again after the next change."""
         versions = self._versions()
         if versions == self._seen:
             return
@@ -78,13 +78,13 @@ class Renewal:
         try:
             certificate = x509.load_pem_x509_certificate(self._certfile.read_bytes())
         except (OSError, ValueError) as error:
-            logger.warning("when the certificate expires cannot be told: %s", error)
+            logger.warning("cannot read when the certificate expires: %s", error)
             return
         self._told(certificate.not_valid_after_utc.timestamp())
 
 
 def _version(path: Path) -> tuple[int, ...] | None:
-    """Return what changes with a file, also where a link leads to another one from now on."""
+    """Return values that change with the file, also when a link points to another file."""
     try:
         found = path.stat()
     except OSError:

@@ -1,18 +1,18 @@
-"""Tokens that may be used once (Mailgun): a bounded memory of those that were.
+"""Tokens that may be used once (Mailgun): a bounded memory of the used ones.
 
 The rule: a token is used up by the request that is answered 2xx, not by one that
-failed, because a retry may carry it again. The same token with the same body again is
-the provider's own repetition, and is answered as the first; with another body, or at
+failed, because a retry may carry it again. The same token with the same body is
+the provider's own repetition, and is answered like the first; with another body, or at
 another account, it is a forgery made from a request that somebody saw.
 
-All accounts at a provider look into one memory: accounts may share a signing key, and
-a subaccount's request carries its primary account's signature too, so what proves
-itself to one account may prove itself to others. But each has room of its own in it: who
-holds one account's key cannot make us forget the tokens of the others.
+All accounts at a provider share one memory: accounts may share a signing key, and
+a subaccount's request carries its primary account's signature too, so a request that
+verifies at one account may verify at others. But each account has its own room in it:
+somebody with one account's key cannot make us forget the tokens of the others.
 
-The memory is this process's: another ingress, or this one after a restart, does
-not know the tokens. Against that stand TLS and the replay window; what is repeated
-whole is absorbed later by its event ids.
+Each process has its own memory: another ingress, or this one after a restart, does
+not know the tokens. TLS and the replay window protect there; an exact repetition
+is absorbed later by its event ids.
 """
 
 from collections import OrderedDict
@@ -29,13 +29,13 @@ _FOREVER_S = 7 * 86_400.0
 
 
 class Use(Enum):
-    """What a token is when it comes."""
+    """What an arriving token is."""
 
     NEW = "new"
     REPEATED = "repeated"
     """Used up by the very same body."""
     FORGED = "forged"
-    """Used up, or just in use, by another body or at another account."""
+    """Used up, or in use now, by another body or at another account."""
 
 
 @dataclass(slots=True)
@@ -45,21 +45,21 @@ class TokenMemory:
     keep_s: float
     """At least the longest replay window: afterwards the stamp is too old anyway."""
     most: int
-    """Tokens of one account; beyond it its oldest is forgotten."""
+    """Tokens of one account; beyond this number its oldest is forgotten."""
     _used: dict[str, bytes] = field(default_factory=dict)
-    """Token -> digest of what it was used for, of all accounts."""
+    """Token -> digest of what it was used for, for all accounts."""
     _since: dict[str, "OrderedDict[str, float]"] = field(default_factory=dict)
-    """Account -> its tokens, the longest used first -> since when."""
+    """Account -> its tokens, the earliest used first -> when each was used."""
     _in_work: dict[str, tuple[bytes, int]] = field(default_factory=dict)
 
     @classmethod
     def for_windows(cls, replay_windows_s: Collection[float | None]) -> "TokenMemory":
-        """Return a memory for accounts with these replay windows: it outlasts each, on both sides of the clock."""
+        """Return a memory that outlasts each of these replay windows, also for stamps ahead of our clock."""
         keep_s = max((_FOREVER_S if it is None else it + _SLACK_S for it in replay_windows_s), default=_SLACK_S)
         return cls(keep_s=keep_s, most=MOST_EACH)
 
     def begin(self, token: str, account: str, body: bytes, now: float) -> Use:
-        """Say what the token is. If it is new it is in use from now on, until ``end``. ``now`` is monotonic, seconds."""
+        """Return what the token is; a new one is in use until ``end``. ``now`` is monotonic, in seconds."""
         self._forget(now)
         digest = _digest(account, body)
         if used := self._used.get(token):
@@ -71,7 +71,7 @@ class TokenMemory:
         return Use.NEW
 
     def end(self, token: str, account: str, now: float, *, accepted: bool) -> None:
-        """Say how the request ended that began with this token."""
+        """Note how the request that began with this token ended."""
         digest, count = self._in_work[token]
         if count > 1:
             self._in_work[token] = (digest, count - 1)

@@ -1,11 +1,11 @@
-"""``POST /sends``: an application says what it handed to a provider; it goes to ``mail.sends``.
+"""``POST /sends``: an application reports what it handed to a provider; the report goes to ``mail.sends``.
 
 - One JSON object (``schemas/send.v1.schema.json``), or an array of at most 1,000.
-- ``Authorization: Bearer KEY``. A key belongs to an account, and tells sends of that account only. Of a key only its
-  SHA-256 is known here.
-- All or nothing: with one bad element nothing is taken, and the answer names each bad one.
-- 202 comes after all in-sync replicas of the broker have all of them; anything else means: send all of it again.
-  Said twice it counts once.
+- ``Authorization: Bearer KEY``. A key belongs to an account, and reports sends of that account only. Only the SHA-256
+  of a key is known here.
+- All or nothing: with one bad element nothing is taken, and the answer names the first 20 bad ones.
+- 202 is answered after all in-sync replicas have all of them; after anything else, send all of it again. A send that
+  is reported twice counts once.
 
 Errors are ``application/problem+json`` (RFC 9457). They name fields, never values.
 """
@@ -42,7 +42,7 @@ class Outcome(StrEnum):
     """What became of a request: a closed set, fit for a metric's label."""
 
     ACCEPTED = "accepted"
-    UNAUTHENTICATED = "unauthenticated"  # no key, or one that is none of ours
+    UNAUTHENTICATED = "unauthenticated"  # no key, or an unknown one
     FORBIDDEN = "forbidden"  # a key of another account
     UNSUPPORTED = "unsupported"  # not JSON by its header, or compressed
     TOO_LARGE = "too_large"
@@ -89,13 +89,13 @@ def handler(
     buckets: Mapping[str, TokenBucket] = MappingProxyType({}),
     told: Told = lambda _outcome, _count: None,
 ) -> Handler:
-    """Return what answers ``POST /sends``. It raises nothing but what a broken connection raises.
+    """Return the handler of ``POST /sends``. It raises only what a broken connection raises.
 
     Args:
         keys: Account -> the SHA-256 of each of its API keys, in hexadecimal.
         publish: Writes to ``mail.sends``; see ``Publish``.
         buckets: Account -> what bounds the rate of its requests, if anything does.
-        told: Told what became of each request, for metrics.
+        told: Called with what became of each request, for metrics.
     """
     return _Sends(keys=Keys(keys), publish=publish, buckets=buckets, told=told).post
 
@@ -122,7 +122,7 @@ class _Sends:
         return web.Response(status=HTTPStatus.ACCEPTED, body=codecs.encode(answer), content_type="application/json")
 
     def _accounts(self, request: web.BaseRequest) -> frozenset[str]:
-        """Return the accounts that the request's key may speak for."""
+        """Return the accounts whose sends the request's key may report."""
         scheme, key = credential(request)
         accounts = self.keys.accounts_of(key)
         if scheme != "bearer" or not accounts:
@@ -135,7 +135,7 @@ class _Sends:
         return accounts
 
     def _hold_to_rate(self, accounts: frozenset[str]) -> None:
-        """Count a request, after its key, so that nobody else can use up an account's rate."""
+        """Count a request once its key is checked, so that nobody else can use up an account's rate."""
         now = time.monotonic()
         waits_s = [bucket.take(now) for account in accounts if (bucket := self.buckets.get(account)) is not None]
         if wait_s := max(waits_s, default=0.0):
@@ -185,7 +185,7 @@ class _Sends:
 
 
 def _sends(body: bytes, accounts: frozenset[str]) -> list[Send]:
-    """Return what the body says; all of it is right, and about accounts of the key."""
+    """Return the sends in the body, all of them valid and about accounts of the key."""
     try:
         value = codecs.decode(body)
     except codecs.DecodeError as error:

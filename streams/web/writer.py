@@ -1,11 +1,11 @@
 """Writes records, and returns when all in-sync replicas have them: what the ingress promises by a 2xx.
 
 The rule: **a record is written when the broker has acknowledged it, and a write that
-fails or takes too long is told as failed**, although the record may turn up later: who
-asked repeats it, and repetitions are absorbed by event ids. A producer that failed once
+fails or takes too long is reported as failed**, although the record may appear later: the
+sender repeats it, and repetitions are absorbed by event ids. A producer that failed once
 is never used again.
 
-Group commit: while a batch is on its way, what comes next gathers into the next one.
+Group commit: while a batch is being sent, further records gather into the next one.
 An idle ingress sends each record at once, a busy one sends few, large batches.
 """
 
@@ -28,26 +28,26 @@ from streams.records import Headers
 logger = logging.getLogger(__name__)
 
 MAX_SENDERS: Final = 4
-"""Batches of one topic on their way at once, each to another partition."""
+"""Batches of one topic that are sent at once, each to another partition."""
 STALLED_S: Final = 0.05
-"""A record that waits for so long begins another sender: the partition of the first may have lost its leader."""
+"""If a record has waited this long, another sender starts: the first one's partition may have lost its leader."""
 LINGER_S: Final = 0.001
 _SWEEP_S: Final = 0.1
 _MAX_BATCH_RECORDS: Final = 2000
 _RETRY_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 _LOOK_S: Final = 5.0
-"""After so long without an answer of a broker one is asked for: only so is known in a quiet hour whether there is one."""
+"""After this long without an answer, a broker is asked: while nothing is written, only this shows whether one is there."""
 _RETIRE_TIMEOUT_S: Final = 10.0
 _LOOKS: Final = 2
-"""Times the patience: so long a look may take, as the first broker that is asked may be the one of several that is silent."""
+"""Times ``timeout_s``: the longest that asking may take, because the first broker that is asked may be a silent one."""
 _DOUBT: Final = 2
-"""Times the patience: so long after a batch that was not acknowledged nothing but an acknowledgement shows that all is well."""
+"""Times ``timeout_s``: this long after an unacknowledged batch, only an acknowledgement shows that the broker works."""
 _OVERHEAD_BYTES: Final = 1500
-"""Of a record's headers, roughly: what does not fit after all goes with the next batch."""
+"""The rough size of a record's headers: records that do not fit after all go with the next batch."""
 
 
 class NotWrittenError(TimeoutError):
-    """The broker has not acknowledged a record. It may have it all the same."""
+    """The broker has not acknowledged a record, but may have written it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -65,7 +65,7 @@ class _Entry:
 
 @dataclass(slots=True)
 class _Queue:
-    """What waits for one topic, or for one partition of it where the key decides."""
+    """Records that wait for one topic, or for one of its partitions if they have a key."""
 
     topic: str
     partition: int | None
@@ -75,7 +75,7 @@ class _Queue:
     senders: int = 0
 
     def is_stalled(self, now: float) -> bool:
-        """Tell whether something waits for so long that another sender should take it, if there may be one."""
+        """Return whether a record has waited longer than ``STALLED_S`` and one more sender is allowed."""
         return (
             self.senders < self.max_senders
             and bool(self.waiting)
@@ -85,7 +85,7 @@ class _Queue:
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """Told what happens, for metrics."""
+    """Callbacks for metrics."""
 
     acknowledged: Callable[[str, int, float], None]
     """Topic, records, seconds."""
@@ -98,9 +98,9 @@ class RecordWriter:
     Args:
         client_options: how aiokafka reaches the brokers.
         client_id: how the brokers see this process.
-        timeout_s: a record that is not acknowledged after so long counts as not written.
-        partitions: of the topics that are keyed.
-        hooks: told what happens.
+        timeout_s: a record that is not acknowledged after this long counts as not written.
+        partitions: the partition count of the keyed topics.
+        hooks: callbacks for metrics.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class RecordWriter:
             "client_id": client_id,
             "enable_idempotence": True,
             "acks": "all",
-            "request_timeout_ms": int(timeout_s * 1000),  # also how long a batch is tried: nobody waits for it longer
+            "request_timeout_ms": int(timeout_s * 1000),  # also how long a batch is retried: nobody waits longer
             "retry_backoff_ms": RETRY_BACKOFF_MS,
             "max_batch_size": MAX_BATCH_BYTES,
             "compression_type": compression_type,
@@ -133,7 +133,7 @@ class RecordWriter:
         self._producer: Any = None
         self._producer_since = 0.0
         self._heard_at = 0.0
-        """When a broker last answered, or was asked whether it does."""
+        """When a broker last answered, or was last asked."""
         self._rows_sent = 0
         self._there = asyncio.Event()
         self._wanted = asyncio.Event()
@@ -145,10 +145,10 @@ class RecordWriter:
         self._sweeper: asyncio.TimerHandle | None = None
         self._failing = False
         self._doubted_until = 0.0
-        """A broker that answers and yet acknowledges nothing lets a producer start: so long only an acknowledgement counts."""
+        """Until then only an acknowledgement counts: a producer starts even if the broker acknowledges nothing."""
 
     async def run(self) -> None:
-        """Start a producer whenever one is wanted, and try again until the broker is there; writes wait for it."""
+        """Start a producer whenever one is needed, and retry until the broker is there; writes wait for it."""
         failures = 0
         while True:
             await self._until_wanted()
@@ -171,7 +171,7 @@ class RecordWriter:
             self._there.set()
 
     async def _until_wanted(self) -> None:
-        """Wait until another producer is wanted, and see meanwhile that the one in use has a broker."""
+        """Wait until another producer is needed; meanwhile check that the one in use reaches a broker."""
         while not self._wanted.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(self._heard_at + _LOOK_S - time.monotonic(), 0)):
@@ -216,7 +216,7 @@ class RecordWriter:
         )
 
     async def close(self) -> None:
-        """Release the connections. Whatever was asked for must have been answered before."""
+        """Release the connections. All writes must have ended before."""
         producer, self._producer = self._producer, None
         if producer is not None:
             with contextlib.suppress(Exception):
@@ -249,16 +249,16 @@ class RecordWriter:
             for _, entry in put:
                 await entry.done
         finally:
-            for queue, entry in put:  # nobody waits for the others either
+            for queue, entry in put:  # nobody waits for the remaining ones either
                 queue.waiting.pop(id(entry), None)
                 self._unanswered.pop(id(entry), None)
                 if not entry.done.cancel() and not entry.done.cancelled():
-                    entry.done.exception()  # seen
+                    entry.done.exception()  # retrieved, else asyncio logs it
 
     def _sweep(self) -> None:
-        """Give up what took too long, and begin another sender where something waits that nothing follows.
+        """Fail records that took too long, and start another sender for records that wait and that none follows.
 
-        One timer for all: all have the same patience, so the oldest comes first.
+        One timer serves all: with one timeout for all, the oldest comes first.
         """
         self._sweeper = None
         now = time.monotonic()
@@ -276,13 +276,13 @@ class RecordWriter:
             self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
 
     def _late(self, entry: _Entry) -> None:
-        """Doubt a producer that had all the time there is, and take another."""
+        """Doubt and replace a producer that had the whole timeout for this record."""
         if self._producer is None or entry.since >= self._producer_since:
             self._doubt(f"nothing after {self._timeout_s:g} s")
             self._retire(self._producer)
 
     async def _send(self, queue: _Queue) -> None:
-        """Send what waits, batch after batch, until nothing does."""
+        """Send the waiting records, batch after batch, until there are none."""
         try:
             while queue.waiting:
                 await asyncio.sleep(self._linger_s)
@@ -327,7 +327,7 @@ class RecordWriter:
             self._retire(producer)
 
     async def _produce(self, producer: Any, queue: _Queue, entries: list[_Entry]) -> None:
-        """Send the entries as one batch and wait for its acknowledgement; those that do not fit go back to the queue."""
+        """Send the entries as one batch and wait for its acknowledgement; those that do not fit return to the queue."""
         partition = queue.partition
         if partition is None:
             partition = self._next_partition(queue.topic, await producer.led_partitions(queue.topic))
@@ -341,13 +341,13 @@ class RecordWriter:
                     del entries[number:]
                     break
             self._rows_sent += len(entries)
-            # shielded: aiokafka does not expect that somebody cancels what it is going to acknowledge
+            # shielded: aiokafka does not expect its future of a batch to be cancelled
             await asyncio.shield(await producer.send_batch(batch, queue.topic, partition=partition))
         finally:
             self._busy.discard(place)
 
     def _next_partition(self, topic: str, led_partitions: Collection[int]) -> int:
-        """Return the next partition in turn, of those to which nothing is on its way if there is one."""
+        """Return the next partition in turn, preferably one to which no batch is being sent."""
         partitions = sorted(led_partitions)
         self._turn += 1
         free = [partition for partition in partitions if (topic, partition) not in self._busy]
@@ -359,13 +359,13 @@ class RecordWriter:
         if producer is self._producer:
             if isinstance(error, TimeoutError | KafkaTimeoutError):
                 self._doubt(type(error).__name__)
-            else:  # this batch was refused, and says nothing of the next
+            else:  # this batch was refused, which says nothing about the next one
                 self._complain(type(error).__name__)
             self._retire(producer)
 
     def _doubt(self, why: str) -> None:
         if not self.why_not_ready:
-            self._failing = False  # the doubt of before was over
+            self._failing = False  # the earlier doubt had ended: log this one
         self._doubted_until = time.monotonic() + _DOUBT * self._timeout_s
         self._complain(why)
 
@@ -381,7 +381,7 @@ class RecordWriter:
             logger.info("the broker is back")
 
     def _retire(self, producer: Any) -> None:
-        """Use this producer no more; what it has on its way may still be acknowledged."""
+        """Stop using this producer; batches that it has sent may still be acknowledged."""
         if producer is None or producer is not self._producer:
             return
         self._producer, self._rows_sent = None, 0

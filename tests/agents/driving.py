@@ -19,8 +19,8 @@ from streams.domain.deferrals import Episode, Policy, level_of, next_due
 from streams.domain.events import DeliveryEvent
 from streams.kafka.batches import Record, Row
 from streams.kafka.lanes import Count, Effects
-from streams.kafka.restore import LaneTableManager, StatefulStage
 from streams.kafka.store import Budget, Changes, Store, open_store
+from streams.kafka.stores import Stores, Table
 from streams.policies import Policies
 from streams.providers import PROVIDERS
 from tests.domain.deferrals import POLICY
@@ -95,20 +95,17 @@ class Partition:
 
     def _restore(self) -> None:
         """Read what the store lacks, in pieces, as a restart does."""
-        stage = StatefulStage(
-            name="monitor",
-            source_topic=DEFERRALS,
+        table = Table(
+            name="open-deferrals",
             changelog_topic="changelog",
-            table="open-deferrals",
-            fold=self.monitor,
             due_of=self.monitor.due_of,
             watch_of=lambda _: None,
             policy=self.policies.digest,
         )
         lacking = range(self.store.changelog_offset or 0, len(self.changelog))
         for piece in (lacking[n : n + 3] for n in range(0, len(lacking), 3)):
-            LaneTableManager._apply(
-                stage,
+            Stores._apply(
+                table,
                 self.store,
                 [record(n, self.changelog[n][1], key=self.changelog[n][0]) for n in piece],
                 logged=True,

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from hypothesis import strategies as st
 
 from streams import records
 from streams.agents.monitor import ALERTS_PER_TICK
-from streams.domain.deferrals import Told, observe
+from streams.domain.deferrals import Episode, Told, observe
 from streams.domain.events import BounceKind, DeliveryEvent, EventType
-from streams.domain.status import SECOND
+from streams.domain.status import SECOND, Delivery, Kind, fold
 from streams.kafka.lanes import Effects
 from streams.kafka.store import Changes
 from streams.policies import LOOK_AGAIN_US
@@ -23,7 +24,7 @@ from streams.records import RecordError, RowError
 from streams.settings import Account, DeferralOverrides, Settings
 from tests.agents.driving import PARTITION, Partition, policies_of
 from tests.domain.deferrals import GREYLISTED, HOUR, MINUTE, POLICY, THROTTLED, deferred, us
-from tests.domain.deliveries import event
+from tests.domain.deliveries import NOON, event
 from tests.kafka.fakes import record
 
 DAY = 86_400
@@ -121,6 +122,56 @@ def test_a_second_episode_after_a_drop_has_alerts_of_its_own(partition: Partitio
     ]  # fmt: skip
     assert len({alert["id"] for alert in partition.told}) == 3
     assert partition.told[-1]["deferred_since"] == "2026-11-21T12:00:00Z"
+
+
+def test_a_drop_that_comes_late_parts_the_deferrals_before_and_after_it(partition: Partition) -> None:
+    """Else a message would be escalated by an age that was not this episode's."""
+    partition.happens(deferral(0), deferral(10 * HOUR), event(EventType.DROPPED, HOUR / 2, received=10 * HOUR + 60))
+    partition.read()
+    partition.tick(us(12 * HOUR + 60))
+
+    [alert] = partition.told
+    assert (alert["level"], alert["due_at"], alert["deferred_since"]) == (
+        "raised", "2026-11-20T23:00:00Z", "2026-11-20T22:00:00Z"
+    )  # fmt: skip
+
+
+def test_a_deferral_of_before_1970_has_an_unknown_time_and_stops_nothing(partition: Partition) -> None:
+    """Its deadline would be negative, which no index can hold: neither this process nor the next one could go on."""
+    since_1970 = (datetime(1970, 1, 2, tzinfo=UTC) - NOON).total_seconds()
+    partition.happens(deferral(since_1970 - DAY - 3_600, received=since_1970))
+    partition.read()
+    partition.rebuild()
+
+    partition.tick(us(since_1970 + HOUR))
+    assert [(alert["level"], alert["deferred_since"]) for alert in partition.told] == [
+        ("raised", "1970-01-02T00:00:00Z")
+    ]
+
+
+@given(
+    st.lists(
+        st.builds(
+            event,
+            st.sampled_from([EventType.SENT, EventType.DEFERRED, EventType.DEFERRED, EventType.DROPPED]),
+            st.integers(0, 20).map(lambda n: n * 50),
+        ),
+        max_size=8,
+    )
+)
+def test_the_status_and_the_monitor_say_the_same_of_since_when_it_is_deferred(history: list[DeliveryEvent]) -> None:
+    """Where the events come in the order in which they happened: a drop that comes late is known to no status."""
+    history.sort(key=lambda each: (each.occurred_at, each.event_id))
+    delivery: Delivery | None = None
+    episode: Episode | None = None
+    for each in history:
+        before, delivery = delivery, fold(delivery, each).delivery
+        if delivery is None or Kind.DEFERRED not in delivery.facts or delivery is before:
+            continue
+        said = records.decode_deferral(records.encode_deferral(delivery, attempt=each.type is EventType.DEFERRED))
+        episode = observe(episode, said, POLICY).episode
+    if episode is not None and delivery is not None:
+        assert delivery.deferred_since == episode.since
 
 
 def test_the_providers_own_throttling_is_not_escalated(partition: Partition) -> None:

@@ -170,6 +170,7 @@ async def test_a_lost_or_corrupt_store_is_rebuilt_from_the_changelog(make_world:
     assert world.worker.stop() == 0
     stores = sorted(world.datadir.glob("deliveries-?"))
     assert len(stores) == 4
+    assert world.datadir.stat().st_mode & 0o077 == 0, "the stores hold addresses"
     for store in stores:
         if damage == "deleted":
             shutil.rmtree(store)

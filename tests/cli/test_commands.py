@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from deploy.local import ports
-from streams import __version__, codecs
+from streams import __version__, codecs, topics
 from tests.cli.conftest import Cluster, Invoke, spawn
 
 COMMANDS = ["worker", "topics", "feed", "watch", "lookup", "deferrals", "dead-letters", "resume", "config"]
@@ -208,6 +208,28 @@ def test_topics_create_creates_what_is_missing_and_says_that_all_fit(invoke: Inv
     assert (first.exit_code, second.exit_code) == (0, 0)
     assert "15 topics, all fit" in second.stderr
     assert cluster.settings.topics.partitions == 3
+
+
+@pytest.mark.parametrize(("forbids", "of_create"), [(True, 1), (False, 0)])
+def test_a_topic_that_makes_less_safe_fails_the_check_and_not_the_start_that_creates_what_is_missing(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, *, forbids: bool, of_create: int
+) -> None:
+    async def created(*_: object) -> list[topics.TopicSpec]:
+        return []
+
+    async def found(*_: object) -> list[topics.Problem]:
+        return [topics.Problem("it does not fit", forbids=forbids)]
+
+    monkeypatch.setattr(topics, "create", created)
+    monkeypatch.setattr(topics, "check", found)
+
+    create, check = invoke("topics", "create"), invoke("topics", "check", "--json")
+
+    assert (create.exit_code, create.stdout) == (of_create, "it does not fit\n")
+    assert (check.exit_code, codecs.decode(check.stdout)) == (
+        1,
+        {"problem": "it does not fit", "forbids_start": forbids},
+    )
 
 
 def test_ctrl_c_ends_a_command_with_130_and_nothing_else(cluster: Cluster) -> None:

@@ -308,7 +308,7 @@ def test_that_a_delivery_was_forgotten_is_not_said_of_one_that_began_anew(invoke
 
     result = invoke("dead-letters", "replay", name_of(forgotten))
 
-    assert f"refused {name_of(forgotten)}: its delivery was forgotten, and has begun anew since" in result.stderr
+    assert f"refused {name_of(forgotten)}: its delivery was forgotten, and has begun again since" in result.stderr
     assert word.sent() == []
 
 

@@ -163,7 +163,7 @@ def test_nothing_found_is_exit_code_1_and_says_what_was_looked_for_and_how_far_b
 
     assert (result.exit_code, result.stdout) == (1, "")
     assert "nothing found for INV-never as reference, recipient, message id, delivery id" in result.stderr
-    assert "7 days" in result.stderr
+    assert "8 days" in result.stderr
     assert cluster.settings
 
 

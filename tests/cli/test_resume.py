@@ -7,7 +7,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.structs import OffsetAndMetadata
 
 from streams import codecs, records, topics
-from streams.kafka.poison import Poison, Position
+from streams.kafka.poison import Poison
+from streams.kafka.positions import Position
 from tests.cli.conftest import Cluster, Invoke
 from tests.test_texts import HOSTILE
 

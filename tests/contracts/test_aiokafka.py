@@ -17,10 +17,9 @@ from faust.types import TP
 
 from deploy.local.broker import Broker
 from streams import topics
-from streams.kafka.offsets import committed_offsets
+from streams.kafka.offsets import bounds, committed_offsets
 from streams.kafka.producer import Producer
 from streams.kafka.publishing import Publisher
-from streams.kafka.restore import bounds
 from streams.kafka.transactions import Turns, batches_of, send_rows
 from streams.kafka.transport import FETCH_BYTES, BatchConsumerThread, check_membership
 from tests.contracts.clients import (

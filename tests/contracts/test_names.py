@@ -136,7 +136,7 @@ SIGNATURES: list[tuple[Callable[..., Any], list[str], str]] = [
         ],
         "why a broker does not let us in",
     ),
-    # aiokafka's consumer: streams/kafka/transport.py, restore.py, progress.py
+    # aiokafka's consumer: streams/kafka/transport.py, offsets.py, progress.py
     (Assignment.state_value, ["self", "tp"], "the positions of all partitions"),
     (aiokafka.AIOKafkaConsumer.seek, ["self", "partition", "offset"], "a lane starts at a known offset"),
     (aiokafka.AIOKafkaConsumer.pause, ["self", "partitions"], "a full backlog"),

@@ -44,8 +44,12 @@ if command in ("worker", "ingress", "history"):
     pathlib.Path(os.environ["CALLS"]).with_name(command + ".json").write_text(json.dumps(ours))
     class Endpoints(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            self.send_response(200 if self.path == "/readyz" else 404)
+            ready = {"stopped": "mail.events/1 stopped: 21 of the last 30 records are bad: no JSON"}.get(fake, "ok")
+            ready = {"restoring": "mail.events/1 stopped: it is bad\\nstores are being restored"}.get(fake, ready)
+            self.send_response(404 if self.path != "/readyz" else 200 if ready == "ok" else 503)
             self.end_headers()
+            if ready != "ok":  # whoever is told that all is well reads no further
+                self.wfile.write(ready.encode())
         def log_message(self, *_):
             pass
     admin = {"ingress": "INGRESS__ADMIN_PORT", "history": "HISTORY__ADMIN_PORT"}
@@ -318,6 +322,23 @@ def test_what_the_command_line_complains_of_is_passed_on(place: Place) -> None:
 
     assert str(error.value) == "`mailstreams topics create` failed: mailstreams: the brokers do not answer"
     assert not place.running
+
+
+def test_a_worker_that_waits_for_nothing_but_a_persons_resume_has_started_and_it_is_said(place: Place) -> None:
+    place.stack("stopped").start()
+
+    (said,) = place.said
+    assert "mail.events/1 stopped: 21 of the last 30 records are bad: no JSON" in said
+    assert "`mailstreams resume`" in said
+
+
+def test_a_worker_that_waits_for_something_else_too_has_not_started(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploy.local.stack._READY_S", 2)
+
+    with pytest.raises(LocalError, match="stores are being restored"):
+        place.stack("restoring").start()
 
 
 def test_a_worker_that_crashes_again_and_again_is_told_with_its_last_lines(place: Place) -> None:

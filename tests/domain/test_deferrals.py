@@ -221,6 +221,16 @@ def test_throttling_that_turns_into_an_answer_of_the_receiving_server_is_escalat
     assert told == [(Level.ESCALATED, 12 * HOUR)]
 
 
+def test_nothing_is_escalated_once_the_provider_should_have_given_up() -> None:
+    """An answer of the receiving server that comes late would else say that there is a last chance to act."""
+    episode, _ = at(opened(deferred(**THROTTLED)), 80 * HOUR)
+
+    late = after(episode, deferred(0, 40 * HOUR, attempts=2, **GREYLISTED))
+
+    assert at(late, 80 * HOUR) == (late, [])
+    assert next_due(late, POLICY) is None
+
+
 def test_an_alert_bears_its_deadline_and_not_the_time_at_which_that_was_noticed() -> None:
     _, told = at(opened(), 500 * HOUR)
     assert told == [(Level.RAISED, HOUR), (Level.ESCALATED, 12 * HOUR), (Level.OVERDUE, 73 * HOUR)]
@@ -268,6 +278,17 @@ def test_annulled_is_measured_by_the_first_deadline_of_which_was_told() -> None:
     assert not resolved(episode, said(Status.DELIVERED, HOUR, attempts=2)).annulled
 
 
+def test_an_earlier_deadline_that_is_told_later_counts_for_annulled() -> None:
+    """Deferred for thirteen and a half hours: `escalated` was right, whatever was known when `raised` was told."""
+    episode, told = at(opened(deferred(13 * HOUR)), 14 * HOUR)
+    assert told == [(Level.RAISED, 14 * HOUR)]
+    episode, told = at(after(episode, deferred(0, 13 * HOUR, attempts=2)), 14 * HOUR)
+    assert told == [(Level.ESCALATED, 12 * HOUR)]
+
+    assert not resolved(episode, said(Status.DELIVERED, 13.5 * HOUR, attempts=2)).annulled
+    assert resolved(episode, said(Status.DELIVERED, 11.5 * HOUR, attempts=2)).annulled
+
+
 def test_an_end_that_was_before_the_beginning_has_no_negative_duration() -> None:
     assert resolved(raised(), said(Status.BOUNCED, -300)).duration == 0
 
@@ -290,6 +311,15 @@ def test_an_attempt_in_the_second_episode_does_not_give_it_the_age_of_the_first(
     again = after(second, deferred(0, 30.5 * HOUR, dropped_at=3 * HOUR, revision=4))
 
     assert again.since == us(30 * HOUR)
+
+
+def test_a_drop_between_the_deferrals_that_comes_late_takes_its_first_age_from_the_episode() -> None:
+    episode = after(opened(deferred(0)), deferred(0, 10 * HOUR, attempts=2))
+
+    later = after(episode, deferred(0, 10 * HOUR, dropped_at=HOUR / 2, attempts=2))
+
+    assert (later.since, later.number) == (us(10 * HOUR), episode.number)
+    assert at(later, 12 * HOUR)[1] == [(Level.RAISED, 11 * HOUR)]
 
 
 def test_a_drop_before_all_deferrals_leaves_the_age_alone() -> None:
@@ -431,15 +461,25 @@ def test_saying_something_twice_makes_no_difference(
 
 
 @given(STEPS, POLICIES)
-def test_annulled_is_told_only_of_what_ended_before_the_first_deadline_told(
+def test_annulled_is_told_only_of_what_ended_before_the_earliest_deadline_told(
     steps: list[Deferral | int], policy: Policy
 ) -> None:
-    first: dict[int, int] = {}
+    earliest: dict[int, int] = {}
     for _, alert in play(steps, policy):
         number = alert.episode.number
-        first.setdefault(number, alert.due_at)
         if alert.level is Level.RESOLVED:
-            assert alert.annulled == (alert.due_at < first[number])
+            assert alert.annulled == (alert.due_at < earliest[number])
+        else:
+            earliest[number] = min(alert.due_at, earliest.get(number, alert.due_at))
+
+
+@given(STEPS, POLICIES)
+def test_the_levels_of_an_episode_only_rise(steps: list[Deferral | int], policy: Policy) -> None:
+    told: dict[int, list[Level]] = {}
+    for _, alert in play(steps, policy):
+        told.setdefault(alert.episode.number, []).append(alert.level)
+    for levels in told.values():
+        assert levels == sorted(levels, key=list(Level).index)
 
 
 UNENDED = st.lists(
@@ -455,7 +495,10 @@ UNENDED = st.lists(
 
 @given(UNENDED)
 def test_whatever_was_said_before_makes_no_difference_to_an_open_episode(history: list[DeliveryEvent]) -> None:
-    """``dead-letters replay`` may say any of it once more; what is alike in revision and attempts is the same episode."""
+    """``dead-letters replay`` may say any of it once more; what is alike in revision and attempts is the same episode.
+
+    But for a drop that came late: it moves the beginning, and neither of the two counts it.
+    """
     delivery: Delivery | None = None
     episode: Episode | None = None
     words: list[Deferral] = []
@@ -471,4 +514,5 @@ def test_whatever_was_said_before_makes_no_difference_to_an_open_episode(history
                 again = observe(episode, old, POLICY)
                 assert again.episode is not None
                 assert again == (episode, ()) or (old.revision, old.attempts) == now
-                assert next_due(again.episode, POLICY) == next_due(episode, POLICY)
+                if old.dropped_at == words[-1].dropped_at:
+                    assert next_due(again.episode, POLICY) == next_due(episode, POLICY)

@@ -42,6 +42,10 @@ ANSWERS: list[tuple[str, int | None, str | None]] = [
     ("554 refused after a 4.7.1 at the other server", 554, None),
     ("host mx.example.com[192.0.2.1] said: 550 User unknown (in reply to RCPT TO command)", 550, None),
     ("host mx.example.com[192.0.2.1] said: 550 5.1.1 unknown", 550, "5.1.1"),
+    ("smtp; 5.1.0 - Unknown address error 550-'5.1.1 <a@b.example>: Recipient rejected: User unknown'", 550, "5.1.1"),
+    ("5.3.0 - Other mail system problem 554-'5.7.1 [B.2] Connections not accepted'", 554, "5.7.1"),
+    ("5.1.0 - Unknown address error 450-'4.2.1 <a@b.example>: try later'", None, "5.1.0"),
+    ("5.1.1 - Unknown address error 550-'5.2.2 full'", None, "5.1.1"),
     ("error from remote mail server after RCPT TO:<a@b.example>: 451 4.7.1 greylisted", 451, "4.7.1"),
     ("Action: failed Status: 5.1.1", None, "5.1.1"),
     # no codes

@@ -49,9 +49,9 @@ def depends_on_the_set_only(delivery: Delivery) -> tuple[object, ...]:
         delivery.last_received_at,
         delivery.because,
         delivery.status,
-        delivery.bounce_kind,
-        delivery.complained,
-        delivery.unsubscribed,
+        delivery.change.bounce_kind,
+        delivery.change.complained,
+        delivery.change.unsubscribed,
         shown(delivery),
     )
 
@@ -85,7 +85,7 @@ def folds(history: list[DeliveryEvent]) -> list[Folded]:
 def emission(delivery: Delivery | None) -> tuple[object, ...] | None:
     if delivery is None:
         return None
-    return delivery.status, delivery.bounce_kind, delivery.complained, delivery.unsubscribed
+    return delivery.status, delivery.change.bounce_kind, delivery.change.complained, delivery.change.unsubscribed
 
 
 # --- properties ---
@@ -180,9 +180,9 @@ def test_a_status_is_refreshed_exactly_when_no_change_is_told_and_it_shows_somet
 def test_revisions_count_the_changes_without_a_gap(history: list[DeliveryEvent]) -> None:
     results = folds(history)
     told = [folded.delivery for folded in results if folded.changed and folded.delivery]
-    assert [one.revision for one in told] == list(range(1, len(told) + 1))
-    assert [one.previous for one in told] == [None, *(one.status for one in told[:-1])]
-    kept = [folded.delivery.revision for folded in results if folded.delivery]
+    assert [one.change.revision for one in told] == list(range(1, len(told) + 1))
+    assert [one.change.previous for one in told] == [None, *(one.status for one in told[:-1])]
+    kept = [folded.delivery.change.revision for folded in results if folded.delivery]
     assert kept == sorted(kept)
 
 
@@ -191,9 +191,9 @@ def test_the_cause_of_a_change_is_the_event_that_made_it(history: list[DeliveryE
     for each, folded in zip(history, folds(history), strict=True):
         assert folded.delivery is not None
         if folded.changed:
-            assert folded.delivery.cause_event_id == each.event_id
-            assert folded.delivery.received_at == to_micros(each.received_at)
-            assert folded.delivery.occurred_at == (each.occurred_at and to_micros(each.occurred_at))
+            assert folded.delivery.change.cause_event_id == each.event_id
+            assert folded.delivery.change.received_at == to_micros(each.received_at)
+            assert folded.delivery.change.occurred_at == (each.occurred_at and to_micros(each.occurred_at))
 
 
 @given(histories)
@@ -202,8 +202,7 @@ def test_the_last_change_stays_as_it_was_until_the_next_one(history: list[Delive
         assert before.delivery is not None
         assert after.delivery is not None
         if not after.changed:
-            for name in ("previous", "cause_event_id", "effective_at", "occurred_at", "received_at", "late"):
-                assert getattr(after.delivery, name) == getattr(before.delivery, name)
+            assert after.delivery.change == before.delivery.change
 
 
 @given(histories)
@@ -276,13 +275,13 @@ def as_the_design_says(  # noqa: C901 (the rule in one piece, to be read beside 
 @given(histories)
 def test_the_status_is_what_the_design_says(history: list[DeliveryEvent]) -> None:
     delivery = fold_all(history)
-    assert (delivery.status, delivery.bounce_kind) == as_the_design_says(history)
+    assert (delivery.status, delivery.change.bounce_kind) == as_the_design_says(history)
 
 
 @given(histories)
 def test_the_status_follows_from_the_facts_alone(history: list[DeliveryEvent]) -> None:
     delivery = fold_all(history)
-    assert derive(delivery.facts) == (delivery.status, delivery.bounce_kind, delivery.because)
+    assert derive(delivery.facts) == (delivery.status, delivery.change.bounce_kind, delivery.because)
     assert derive(dict(sorted(delivery.facts.items()))) == derive(delivery.facts)
     assert delivery.because in delivery.facts
 
@@ -510,7 +509,11 @@ def test_the_first_event_is_a_change_from_nothing() -> None:
     folded = fold(None, event(EventType.DELIVERED))
     assert folded.delivery is not None
     assert (folded.outcome, folded.changed, folded.refreshed) == (Outcome.APPLIED, True, False)
-    assert (folded.delivery.revision, folded.delivery.previous, folded.delivery.late) == (1, None, False)
+    assert (folded.delivery.change.revision, folded.delivery.change.previous, folded.delivery.change.late) == (
+        1,
+        None,
+        False,
+    )
 
 
 def test_an_event_that_says_nothing_makes_no_delivery_and_changes_none() -> None:
@@ -523,7 +526,7 @@ def test_an_event_that_says_nothing_makes_no_delivery_and_changes_none() -> None
 
 
 def test_a_bounce_whose_kind_is_missing_is_undetermined() -> None:
-    assert fold_all([event(EventType.BOUNCE)]).bounce_kind is BounceKind.UNDETERMINED
+    assert fold_all([event(EventType.BOUNCE)]).change.bounce_kind is BounceKind.UNDETERMINED
 
 
 def test_a_complaint_about_an_opened_message_is_a_change_with_the_same_status() -> None:
@@ -531,7 +534,7 @@ def test_a_complaint_about_an_opened_message_is_a_change_with_the_same_status() 
     folded = fold(opened, event(EventType.COMPLAINT, 500))
     assert folded.delivery is not None
     assert folded.changed
-    assert (folded.delivery.previous, folded.delivery.status) == (Status.OPENED, Status.OPENED)
+    assert (folded.delivery.change.previous, folded.delivery.status) == (Status.OPENED, Status.OPENED)
 
 
 def test_an_unsubscribe_after_a_complaint_is_a_change_with_the_same_status() -> None:
@@ -544,7 +547,7 @@ def test_another_kind_of_bounce_is_a_change_with_the_same_status() -> None:
     folded = fold(soft, event(EventType.BOUNCE, 500, kind=BounceKind.HARD))
     assert folded.delivery is not None
     assert folded.changed
-    assert (folded.delivery.previous, folded.delivery.status) == (Status.BOUNCED, Status.BOUNCED)
+    assert (folded.delivery.change.previous, folded.delivery.status) == (Status.BOUNCED, Status.BOUNCED)
 
 
 def test_another_suppression_list_is_shown_and_no_change() -> None:
@@ -599,30 +602,30 @@ def test_news_older_than_the_news_before_is_late() -> None:
     deferred = fold_all([event(EventType.DEFERRED, 500)])
     late = fold(deferred, event(EventType.DELIVERED, 100, received=900)).delivery
     assert late is not None
-    assert (late.status, late.late) == (Status.DELIVERED, True)
+    assert (late.status, late.change.late) == (Status.DELIVERED, True)
     in_time = fold(deferred, event(EventType.DELIVERED, 600)).delivery
     assert in_time is not None
-    assert not in_time.late
+    assert not in_time.change.late
 
 
 def test_news_of_the_same_time_is_not_late() -> None:
     deferred = fold_all([event(EventType.DEFERRED, 100)])
     delivered = fold(deferred, event(EventType.DELIVERED, 100)).delivery
     assert delivered is not None
-    assert not delivered.late
+    assert not delivered.change.late
 
 
 def test_a_change_takes_effect_at_the_last_time_of_its_deciding_fact() -> None:
     hard, close = event(EventType.BOUNCE, 0, kind=BounceKind.HARD), event(EventType.DELIVERED, 30)
     delivery = fold_all([hard, close, event(EventType.DELIVERED, 300)])
-    assert (delivery.status, delivery.effective_at) == (Status.DELIVERED, to_micros(at(300)))
+    assert (delivery.status, delivery.change.effective_at) == (Status.DELIVERED, to_micros(at(300)))
 
 
 def test_news_of_unknown_time_is_not_called_late() -> None:
     bounced = fold_all([event(EventType.BOUNCE, 500, kind=BounceKind.SOFT)])
     folded = fold(bounced, event(EventType.DELIVERED, None)).delivery
     assert folded is not None
-    assert (folded.late, folded.effective_at) == (False, None)
+    assert (folded.change.late, folded.change.effective_at) == (False, None)
 
 
 def test_a_clock_that_cannot_be_right_is_reported_and_its_time_kept_as_reported() -> None:
@@ -630,7 +633,7 @@ def test_a_clock_that_cannot_be_right_is_reported_and_its_time_kept_as_reported(
         folded = fold(None, event(EventType.DELIVERED, seconds, received=0))
         assert folded.delivery is not None
         assert folded.clock_skewed is skewed
-        assert folded.delivery.occurred_at == to_micros(at(seconds))
+        assert folded.delivery.change.occurred_at == to_micros(at(seconds))
         assert folded.delivery.facts[Kind.DELIVERED].last_at == (None if skewed else to_micros(at(seconds)))
     assert not fold(None, event(EventType.DELIVERED, None)).clock_skewed
 

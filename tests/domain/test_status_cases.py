@@ -20,14 +20,17 @@ def outcome(*events: DeliveryEvent) -> Delivery:
     results = [fold_all(order) for order in permutations(events)]
     results += [fold_all((*order, *order)) for order in permutations(events)]
     results += [fold_all(each for each in order for _ in range(3)) for order in permutations(events)]
-    seen = {(one.status, one.bounce_kind, one.complained, one.unsubscribed, one.machine_opened) for one in results}
+    seen = {
+        (one.status, one.change.bounce_kind, one.change.complained, one.change.unsubscribed, one.machine_opened)
+        for one in results
+    }
     assert len(seen) == 1
     return results[0]
 
 
 def status(*events: DeliveryEvent) -> tuple[Status, BounceKind | None]:
     delivery = outcome(*events)
-    return delivery.status, delivery.bounce_kind
+    return delivery.status, delivery.change.bounce_kind
 
 
 # --- nothing but one fact ---
@@ -228,22 +231,30 @@ def test_dropped_and_a_deferral_within_a_minute_or_of_unknown_time_is_dropped() 
 
 def test_a_complaint_proves_delivery_and_is_kept() -> None:
     delivery = outcome(event(SENT), event(EventType.COMPLAINT, 900))
-    assert (delivery.status, delivery.complained, delivery.unsubscribed) == (Status.DELIVERED, True, False)
+    assert (delivery.status, delivery.change.complained, delivery.change.unsubscribed) == (
+        Status.DELIVERED,
+        True,
+        False,
+    )
 
 
 def test_an_unsubscribe_proves_delivery_and_is_kept() -> None:
     delivery = outcome(event(SENT), event(EventType.UNSUBSCRIBE, 900))
-    assert (delivery.status, delivery.complained, delivery.unsubscribed) == (Status.DELIVERED, False, True)
+    assert (delivery.status, delivery.change.complained, delivery.change.unsubscribed) == (
+        Status.DELIVERED,
+        False,
+        True,
+    )
 
 
 def test_a_complaint_leaves_an_opened_message_opened() -> None:
     delivery = outcome(event(DELIVERED), event(OPEN, 5), event(EventType.COMPLAINT, 900))
-    assert (delivery.status, delivery.complained) == (Status.OPENED, True)
+    assert (delivery.status, delivery.change.complained) == (Status.OPENED, True)
 
 
 def test_a_complaint_leaves_a_bounced_message_bounced() -> None:
     delivery = outcome(event(BOUNCE, 0, kind=HARD), event(EventType.COMPLAINT, 900))
-    assert (delivery.status, delivery.complained) == (Status.BOUNCED, True)
+    assert (delivery.status, delivery.change.complained) == (Status.BOUNCED, True)
 
 
 # --- clocks that cannot be right ---

@@ -90,7 +90,7 @@ class Episode:
 
     @property
     def number(self) -> int:
-        return self.states[0].delivery.revision
+        return self.states[0].delivery.change.revision
 
 
 def problems(
@@ -119,6 +119,7 @@ def problems(
                 episode, level, [alert for alert in of_it if alert["level"] == level], policy, sure, possible
             )
         found += _of_end(episode, of_it)
+        found += _of_order(episode, of_it)
     return found
 
 
@@ -147,21 +148,28 @@ def _of_level(  # noqa: PLR0917 - one question, all of its facts
     episode: Episode, level: str, told: Sequence[Told], policy: Policy, sure: Between, possible: Between
 ) -> Iterator[Problem]:
     allowed: list[tuple[int, int]] = []
-    must = False
+    must = given_up = False
     for state in episode.states:
         first, last = (deadline(state, since, level, policy) for since in state.since)
-        if first is None or last is None:
-            continue
-        if possible(first, state.until):
-            allowed.append((first, last))
-        if sure(max(last, state.surely_from), state.until):
-            must = True
-            break  # from here on it is told, and never again
+        if first is not None and last is not None:
+            if possible(first, state.until):
+                allowed.append((first, last))
+            if sure(max(last, state.surely_from), state.until) and not (level == "escalated" and given_up):
+                must = True
+                break  # from here on it is told, and never again
+        over = deadline(state, state.since[0], "overdue", policy)
+        given_up = given_up or (over is not None and possible(over, state.until))  # then nothing is escalated any more
     if must and not told:
         yield Problem(Fault.MISSED, f"{level} of episode {episode.number}")
     for alert in told:
         if not any(first <= micros(alert["due_at"]) <= last for first, last in allowed):
             yield Problem(Fault.FALSE, f"{_name(alert)} at {alert['due_at']}")
+
+
+def _of_order(episode: Episode, told: Sequence[Told]) -> Iterator[Problem]:
+    levels = [alert["level"] for alert in told if alert["level"] in LEVELS]
+    if levels != sorted(levels, key=LEVELS.index):
+        yield Problem(Fault.OUT_OF_ORDER, f"{levels} of episode {episode.number}")
 
 
 def _of_end(episode: Episode, told: Sequence[Told]) -> Iterator[Problem]:
@@ -178,7 +186,7 @@ def _of_end(episode: Episode, told: Sequence[Told]) -> Iterator[Problem]:
         yield Problem(Fault.OUT_OF_ORDER, f"{levels} of episode {episode.number}")
     resolved = told[levels.index("resolved")]
     after = episode.end.delivery
-    ended_at = after.received_at if after.effective_at is None else after.effective_at
+    ended_at = after.change.received_at if after.change.effective_at is None else after.change.effective_at
     first_due = min(micros(alert["due_at"]) for alert in told if alert["level"] != "resolved")
     said = (resolved["outcome"], micros(resolved["due_at"]), resolved["annulled"])
     right = (after.status.value, ended_at, ended_at < first_due)

@@ -36,7 +36,7 @@ from streams.domain.status import Delivery, Folded, Kind, Outcome, Status, fold,
 from streams.kafka.dead_letters import DeadLetters
 from streams.kafka.lanes import POSITION_KEY, Effects, PartlyBadError
 from streams.kafka.partitioner import partition_of
-from streams.kafka.poison import Position
+from streams.kafka.positions import Position
 from streams.kafka.store import Budget, open_store
 from streams.policies import Policies, policies_of
 from streams.providers import PROVIDERS
@@ -290,11 +290,13 @@ def _track(expected: Expected, key: bytes, event: DeliveryEvent, settings: Setti
 
 
 def _concerns_monitor(before: Delivery | None, folded: Folded, type_: EventType) -> bool:
-    """Another attempt, or news of a delivery that is or was deferred just before."""
-    if type_ is EventType.DEFERRED and folded.outcome is Outcome.APPLIED:
+    """Another attempt, or news of a delivery that is or was deferred just before, such as a drop that comes late."""
+    applied = folded.outcome is Outcome.APPLIED
+    if type_ is EventType.DEFERRED and applied:
         return True
     statuses = {one.status for one in (before, folded.delivery) if one is not None}
-    return Status.DEFERRED in statuses and (folded.changed or folded.refreshed)
+    late_drop = type_ is EventType.DROPPED and applied
+    return Status.DEFERRED in statuses and (folded.changed or folded.refreshed or late_drop)
 
 
 def _expire(expected: Expected, until: int, settings: Settings) -> None:

@@ -158,11 +158,11 @@ def version_1(row: bytes) -> bytes:
 
 def restore_unlogged(killed_after: int) -> None:
     """Restore without the log, in small pieces, and die after so many of them."""
-    from streams.kafka import restore, store  # noqa: PLC0415 - the clock is set before
+    from streams.kafka import store, stores  # noqa: PLC0415 - the clock is set before
 
     store.MAX_WRITE_BUFFER = 64 << 10
-    restore.ROWS_AT_ONCE, restore.UNLOGGED_OFFSETS = 50, 0
-    apply, applied = restore.LaneTableManager._apply, Counter[str]()
+    stores.ROWS_AT_ONCE, stores.UNLOGGED_OFFSETS = 50, 0
+    apply, applied = stores.Stores._apply, Counter[str]()
 
     def apply_or_die(*piece: Any, logged: bool) -> None:
         apply(*piece, logged=logged)
@@ -171,7 +171,7 @@ def restore_unlogged(killed_after: int) -> None:
             print(f"fault: kill after {killed_after} pieces of the restore", file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
 
-    restore.LaneTableManager._apply = staticmethod(apply_or_die)  # type: ignore[method-assign,assignment]
+    stores.Stores._apply = staticmethod(apply_or_die)  # type: ignore[method-assign,assignment]
 
 
 def main() -> int:

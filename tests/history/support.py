@@ -80,7 +80,7 @@ class Log:
             new = fold(old, each).delivery
             assert new is not None
             self.known[each.delivery_id] = new
-            if old is None or new.revision != old.revision:
+            if old is None or new.change.revision != old.change.revision:
                 status = records.encode_status(new, support_contact=self.support_contact, warn_after_us=3600 * 10**6)
                 self.newest[each.delivery_id] = codecs.decode(status)
                 self.add(topics.STATUS_CHANGED, status)

@@ -10,7 +10,7 @@ from faust.types import TP
 
 from streams.kafka.application import BatchedApp
 from streams.kafka.batches import Batch, Record, Row, Rows
-from streams.kafka.lanes import Effects
+from streams.kafka.lanes import Effects, ResumeCommand
 from streams.kafka.transport import CODEC, SCHEME, BatchConsumer, Batching, register
 
 SOURCE = TP("mail.events", 2)
@@ -103,13 +103,13 @@ class Publisher:
 class Commands:
     """The operator."""
 
-    command: tuple[str, int | None] | None = None
+    command: ResumeCommand | None = None
     asked: int = 0
     stands: list[int] = field(default_factory=list)
     fails: BaseException | None = None
     hangs: bool = False
 
-    async def latest(self, tp: TP, stopped_at: int) -> tuple[str, int | None] | None:  # noqa: ARG002 - there is one partition
+    async def latest(self, tp: TP, stopped_at: int) -> ResumeCommand | None:  # noqa: ARG002 - there is one partition
         self.asked += 1
         self.stands.append(stopped_at)
         if self.hangs:

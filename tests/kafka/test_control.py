@@ -63,7 +63,7 @@ async def test_what_is_no_command_is_passed_over(broker: Broker) -> None:
     assert await control.latest(STOPPED, 12) == ("first", None)
 
 
-async def test_a_command_is_for_one_stand_of_one_application(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_command_is_for_one_stop_of_one_application(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "streams")
     topic = await new_topic(broker, "control")
     control = control_of(broker, topic)
@@ -80,7 +80,7 @@ async def test_a_command_is_for_one_stand_of_one_application(broker: Broker, cap
     assert await control.latest(STOPPED, 5_000) == ("earlier", 5_123)
     assert await control.latest(STOPPED, 21) is None
     assert await control.latest(STOPPED, -1) is None
-    passed_over = [message for message in caplog.messages if "not obeyed" in message]
+    passed_over = [message for message in caplog.messages if "is ignored" in message]
     assert len(passed_over) == 4, "each of them once"
 
 

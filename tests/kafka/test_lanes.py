@@ -22,11 +22,12 @@ from streams.kafka.lanes import (
     LaneContext,
     Lanes,
     PartlyBadError,
+    ResumeCommand,
     StatefulLane,
     StatelessLane,
 )
-from streams.kafka.poison import Poison, PoisonLimit, Position
-from streams.kafka.positions import Positions
+from streams.kafka.poison import Poison, PoisonLimit
+from streams.kafka.positions import Position, Positions
 from streams.kafka.store import Budget, Changes, Store, StoreCorruptError, open_store
 from streams.kafka.transactions import TransactionInDoubtError
 from streams.records import RecordError, RowError
@@ -568,7 +569,7 @@ async def test_a_resumed_partition_goes_on_exactly_with_the_record_that_stopped_
 ) -> None:
     event = await stopped(world, lane)
     world.fold.seen.clear()
-    world.commands.command = ("first", None)
+    world.commands.command = ResumeCommand("first", None)
     await event.acked.wait()
     assert world.fold.seen == [13, 14, 15]
     assert ("resumed", SOURCE) in world.hooks.told
@@ -585,7 +586,7 @@ async def test_a_partition_whose_cause_was_not_mended_stops_again_and_obeys_no_c
     event = Event(batch(*bad(*range(10, 20))))
     lane.take(cast("Any", event))
     await until(lambda: world.hooks.told)
-    world.commands.command = ("first", None)
+    world.commands.command = ResumeCommand("first", None)
     await until(lambda: sum(told[0] == "stopped" for told in world.hooks.told) == 2)
     asked = world.commands.asked
     await until(lambda: world.commands.asked > asked + 3)
@@ -593,7 +594,7 @@ async def test_a_partition_whose_cause_was_not_mended_stops_again_and_obeys_no_c
     assert event.acks == 0
     assert [kept.offset for kept in world.kept_positions()] == [12, 14]
     assert set(world.commands.stands) == {12, 14}, "each command is asked for by the offset of the stand"
-    world.commands.command = ("second", 19)
+    world.commands.command = ResumeCommand("second", 19)
     await event.acked.wait()
     assert world.kept_positions()[-1].offset == 20
 
@@ -604,7 +605,7 @@ async def test_dead_letter_through_lets_all_bad_records_up_to_it_go_and_no_good_
     event = Event(batch(*bad(*range(10, 20)), record(20, b"1", key=b"a"), *bad(21, 22), position=23))
     lane.take(cast("Any", event))
     await until(lambda: world.hooks.told)
-    world.commands.command = ("only", 19)
+    world.commands.command = ResumeCommand("only", 19)
     await event.acked.wait()
     dead = [records.decode_dead_letter(row.value, row.headers).offset for rows in world.rows_of(DEAD) for row in rows]
     assert dead == [*range(10, 20), 21, 22]
@@ -629,7 +630,7 @@ async def test_a_stopped_partition_still_stands_after_a_restart(world: World, la
     await until(lambda: world.commands.asked)
     assert world.hooks.told == [("stopped", SOURCE, "3 of the last 4 records are bad: RecordError: no event")]
     assert world.fold.seen == []
-    world.commands.command = ("first", 14)
+    world.commands.command = ResumeCommand("first", 14)
     await event.acked.wait()
     assert world.store.get(b"b") == b"1"
     await again.close()
@@ -690,7 +691,7 @@ async def test_a_partition_that_stands_outlives_the_broker_and_says_once_that_it
         world.commands.fails, world.commands.hangs = None, False
         await world.commands.looks(2)
     assert type(error or TimeoutError()).__name__ in caplog.messages[0]
-    world.commands.command = ("first", None)
+    world.commands.command = ResumeCommand("first", None)
     await event.acked.wait()
     assert world.crashes == []
 
@@ -939,7 +940,7 @@ async def test_a_stage_without_state_stops_and_resumes_at_the_same_record(world:
     lane.start()
     event = await stopped(world, lane)
     assert [offset for _, offset, _ in world.commits] == [13]
-    world.commands.command = ("first", 14)
+    world.commands.command = ResumeCommand("first", 14)
     await event.acked.wait()
     await until(lambda: len(world.commits) > 1)
     assert [offset for _, offset, _ in world.commits] == [13, 20]

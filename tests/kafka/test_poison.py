@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.kafka.poison import Poison, PoisonLimit, Position
+from streams.kafka.poison import Poison, PoisonLimit
+from streams.kafka.positions import Position
 
 LIMIT = PoisonLimit(share=0.1, window=100, minimum=5)
 # The minimum is below the window, or it could never be exceeded; and so is the share below (window - 1) / window.

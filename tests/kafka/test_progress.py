@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.local.broker import Broker
-from streams.kafka.poison import Position
+from streams.kafka.positions import Position
 from streams.kafka.progress import Progress, Standing, time_for_tick
 from tests.contracts.clients import commit_position, fenced_writer, new_topic, plain_transactional, rows, unique
 
@@ -305,6 +305,85 @@ def test_a_provider_is_held_until_all_that_its_partition_held_back_has_come_thro
         saw(progress, standings, WALL + (1 + second) * SECOND)
         held.append(progress.held("raw.a"))
     assert held == [True, True, True, True, False, False]
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_provider_stays_held_until_every_partition_is_through_also_after_a_restart() -> None:
+    """A process that has just started has come nowhere yet, and must not take that for having come through."""
+    progress = progress_of(all_read(raw=STANDS, deferrals=behind(2)), all_read(raw=STANDS, deferrals=behind(2)))
+    resumed = Standing(end=16, position=4, timestamp_ms=5)  # what was held back waits at its end
+    in_work = Standing(end=16, position=10, timestamp_ms=5)
+    held: list[bool] = []
+    for second, deferrals in enumerate([resumed, in_work, AT_END]):
+        saw(progress, all_read(deferrals=deferrals), WALL + (1 + second) * SECOND)
+        held.append(progress.held("raw.a"))
+    assert held == [True, True, False]
+
+
+RAWS = (TP("raw.a", 0), TP("raw.a", 1), TP("raw.b", 0))
+STAGES = tuple(TP(topic, number) for topic in ("events", "deferrals") for number in (0, 1))
+Fact = tuple[int, str, int]
+"""When it came, on which raw topic, and the number of the partition to which its delivery belongs."""
+
+
+class Way:
+    """A model of all partitions: facts come, are taken from one topic to the next, and a look follows."""
+
+    def __init__(self) -> None:
+        self.logs: dict[TP, list[Fact]] = {tp: [] for tp in (*RAWS, *STAGES)}
+        self.taken: dict[TP, int] = dict.fromkeys(self.logs, 0)
+        self.stopped: set[TP] = set()
+        self.wall_us = WALL
+        self.restart()
+
+    def restart(self) -> None:
+        self.progress = progress_of()
+
+    def take(self, tp: TP, count: int) -> None:
+        for fact in self.logs[tp][self.taken[tp] :][:count]:
+            self.taken[tp] += 1
+            if tp.topic != "deferrals":
+                self.logs[TP("deferrals" if tp.topic == "events" else "events", fact[2])].append(fact)
+
+    def look(self) -> None:
+        standings = {
+            tp: Standing(len(log), at, log[at - 1][0] // 1000 if at else -1, stopped=tp in self.stopped)
+            for (tp, log), at in zip(self.logs.items(), self.taken.values(), strict=True)
+        }
+        saw(self.progress, standings, self.wall_us)
+
+    def unread(self, stage: TP) -> list[Fact]:
+        """Return what is still to come to a partition of a stage."""
+        before = [
+            *RAWS,
+            *(tp for tp in STAGES if tp.partition == stage.partition and tp.topic in {"events", stage.topic}),
+        ]
+        return [fact for tp in before for fact in self.logs[tp][self.taken[tp] :] if fact[2] == stage.partition]
+
+
+@given(st.data())
+def test_whatever_is_unread_and_older_than_the_time_is_of_a_provider_that_is_held(data: st.DataObject) -> None:
+    """With stops, resumes and restarts at any moment."""
+    way = Way()
+    takes = st.lists(st.sampled_from([0, 0, 1, 5, 1_000]), min_size=len(way.logs), max_size=len(way.logs))
+    for _ in range(data.draw(st.integers(3, 15))):
+        way.wall_us += SECOND
+        for raw, number in data.draw(st.lists(st.tuples(st.sampled_from(RAWS), st.integers(0, 1)), max_size=4)):
+            way.logs[raw].append((way.wall_us - 1, raw.topic, number))
+        turned = data.draw(st.none() | st.sampled_from(RAWS))
+        if turned is not None:
+            way.stopped ^= {turned}
+        if data.draw(st.integers(0, 5)) == 0:
+            way.restart()
+        for tp, count in zip(way.logs, data.draw(takes), strict=True):
+            if tp not in way.stopped:
+                way.take(tp, count)
+        way.look()
+        for stage in STAGES:
+            now = way.progress.now(stage)
+            assert now is None or all(
+                time // 1000 * 1000 >= now or way.progress.held(topic) for time, topic, _ in way.unread(stage)
+            )
 
 
 # -- a wall clock that is set ---------------------------------------------------------------------------------------------------

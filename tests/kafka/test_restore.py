@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import resource
 import shutil
 import struct
 import time
@@ -22,15 +23,17 @@ from aiokafka.structs import TopicPartition
 from faust.types import TP
 
 from deploy.local.broker import Broker
-from streams.kafka import restore
+from streams.kafka import restore, stores
 from streams.kafka.application import BatchedApp
 from streams.kafka.batches import Row
 from streams.kafka.dead_letters import DeadLetters
 from streams.kafka.lanes import POSITION_KEY, FoldTurn, Lane, LaneContext, StatefulLane, StatelessLane
 from streams.kafka.offsets import committed_offsets
-from streams.kafka.poison import Poison, PoisonLimit, Position
-from streams.kafka.restore import LaneTableManager, RestoreError, Restoring, StatefulStage, StatelessStage
+from streams.kafka.poison import Poison, PoisonLimit
+from streams.kafka.positions import Position
+from streams.kafka.restore import LaneTableManager, Restoring, StatefulStage, StatelessStage
 from streams.kafka.store import CHANGELOG_OFFSET, CONDEMNED, SUSPECT, Budget, Changes, Store, open_store
+from streams.kafka.stores import RestoreError, Table
 from streams.kafka.transactions import TransactionalWriter
 from tests.contracts.clients import (
     NOW_MS,
@@ -87,11 +90,8 @@ class World:
                 StatefulStage(
                     name="track",
                     source_topic=self.source.topic,
-                    changelog_topic=self.changelog,
-                    table="deliveries",
                     fold=cast("Any", Fold()),
-                    due_of=due_of,
-                    watch_of=watch_of,
+                    table=Table(name="deliveries", changelog_topic=self.changelog, due_of=due_of, watch_of=watch_of),
                 ),
             ),
             stateless=(StatelessStage(name="normalise", source_topic=self.plain.topic, fold=cast("Any", None)),),
@@ -135,14 +135,14 @@ class World:
         stateful, stateless = lanes
         assert isinstance(stateful, StatefulLane)
         assert isinstance(stateless, StatelessLane)
-        return stateful, stateless, manager.stores[self.source]
+        return stateful, stateless, manager.stores.by_source[self.source]
 
     async def crash(self) -> None:
         """Let go of everything, as the end of a process does."""
         for writer in self.writers:
             await writer.close()
         for manager in self.managers:
-            manager._close_stores_but(set())
+            manager.stores.close_but(set())
         self.opened, self.managers = [], []
 
     async def work(
@@ -302,7 +302,7 @@ async def test_a_store_that_was_elsewhere_for_longer_than_tombstones_are_kept_is
     await world.crash()
     await world.work(8, (b"a", row(50)))
     days_later = time.time() + 4 * 86_400
-    monkeypatch.setattr(restore, "time", SimpleNamespace(time=lambda: days_later, monotonic=time.monotonic))
+    monkeypatch.setattr(stores, "time", SimpleNamespace(time=lambda: days_later, monotonic=time.monotonic))
 
     _, _, store = await world.restore()
     assert dict(store.rows()) == {b"a": row(50), b"b": row(20)}
@@ -321,7 +321,7 @@ async def test_a_store_that_lacks_no_row_is_kept_however_old_it_is(
     store.write(Changes(rows={b"mark": row(30)}))
     await world.crash()
     years_later = time.time() + 400 * 86_400
-    monkeypatch.setattr(restore, "time", SimpleNamespace(time=lambda: years_later, monotonic=time.monotonic))
+    monkeypatch.setattr(stores, "time", SimpleNamespace(time=lambda: years_later, monotonic=time.monotonic))
     _, _, store = await world.restore()
     assert dict(store.rows()) == {b"a": row(10), b"mark": row(30)}
     assert store.changelog_offset == end
@@ -371,28 +371,42 @@ async def test_every_partition_is_fenced_before_anything_is_read(world: World) -
     await world.work(3, (b"a", row(1)))
     world.hooks.on_reached = fenced
     manager = world.manager()
-    open_store = manager._open_store
+    open_store = manager.stores._open_one
 
     def opened(*arguments: Any) -> Store:
         order.append("opened")
         return open_store(*arguments)
 
-    manager._open_store = opened  # type: ignore[method-assign, assignment] # only to see when
+    manager.stores._open_one = opened  # type: ignore[method-assign, assignment] # only to see when
     await world.restore(manager)
     assert order == ["fenced", "opened"]
+
+
+@pytest.mark.parametrize(("limit", "told"), [(387, True), (388, False), (resource.RLIM_INFINITY, False)])
+async def test_too_few_open_files_for_the_stores_of_an_assignment_are_told(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, limit: int, *, told: bool
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+    await world.fill_sources()
+
+    await world.restore()
+
+    warned = [message for message in caplog.messages if "open files" in message]
+    assert bool(warned) == told
+    assert all("1 stores may need 388 open files, but the process may open only 387" in each for each in warned)
 
 
 async def test_a_restore_tells_from_its_beginning_how_much_is_left_in_the_metric_and_in_the_log(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", "streams.kafka.restore")
-    monkeypatch.setattr(restore, "PROGRESS_EVERY_S", 0)
+    caplog.set_level("INFO", "streams.kafka.stores")
+    monkeypatch.setattr(stores, "PROGRESS_EVERY_S", 0)
     await world.fill_sources()
     for position in range(1, 4):
         await world.work(position, *((b"%d" % n, row(n, b"x" * 1_000)) for n in range(3_000)))
     offsets = await end_of(world.broker, world.changelog)
 
-    monkeypatch.setattr(restore, "ROWS_AT_ONCE", 1_000)
+    monkeypatch.setattr(stores, "ROWS_AT_ONCE", 1_000)
     await world.restore()
 
     told = world.hooks.remaining_offsets
@@ -424,7 +438,7 @@ async def test_a_restart_reads_only_what_its_store_lacks(world: World) -> None:
 async def test_a_kill_after_a_restore_takes_nothing_back_though_a_long_one_wrote_without_the_stores_log(
     world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, unlogged_offsets: int
 ) -> None:
-    monkeypatch.setattr(restore, "UNLOGGED_OFFSETS", unlogged_offsets)
+    monkeypatch.setattr(stores, "UNLOGGED_OFFSETS", unlogged_offsets)
     await world.fill_sources()
     rows = {b"%d" % n: row(n, b"x" * 1_000) for n in range(50)}
     await world.work(3, *rows.items())
@@ -532,7 +546,7 @@ async def test_stores_of_partitions_that_moved_away_are_closed_and_others_stay_o
     assert same is store
     await again.release()
     await manager._open_lanes(frozenset({world.plain}))
-    assert manager.stores == {}
+    assert manager.stores.by_source == {}
 
 
 # -- as Faust calls it --------------------------------------------------------------------------------------------------------------

@@ -60,6 +60,20 @@ def test_a_new_store_knows_nothing(store: Store) -> None:
     assert store.due(2**63, 10) == []
 
 
+@pytest.mark.parametrize(("there", "after"), [(None, 0o700), (0o750, 0o750)])
+def test_a_folder_that_is_new_is_its_users_alone_and_one_that_was_there_stays_as_it_is(
+    tmp_path: Path, there: int | None, after: int
+) -> None:
+    folder = tmp_path / "data"
+    if there is not None:
+        folder.mkdir()
+        folder.chmod(there)
+
+    open_store(folder / "deliveries-0", BUDGET, on_rebuild=refuse).close()
+
+    assert folder.stat().st_mode & 0o777 == after
+
+
 def test_a_batch_is_there_after_the_store_was_closed_and_opened_again(store: Store, path: Path) -> None:
     store.write(
         Changes(rows={b"a": b"1", b"b": b""}, due_added=[(7, b"a")], changelog_offset=12, position=b'{"offset":3}')

@@ -43,7 +43,7 @@ def test_a_partition_with_lag_that_does_not_move_is_a_stall_and_told_once(
         watchdog.look({FIRST: at(4)}, {FIRST}, excused=False)
         clock.seconds += 1
     assert [type(error) for error in stalls] == [StalledError]
-    assert str(stalls[0]) == "mail.events/0 stands at 4 with 6 offsets to go for 31 s"
+    assert str(stalls[0]) == "mail.events/0 is stuck at offset 4 with 6 more to go for 31 s"
     assert watchdog.stalled == str(stalls[0])
 
 

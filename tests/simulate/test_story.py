@@ -60,7 +60,9 @@ def folded(events: list[DeliveryEvent]) -> Delivery:
 
 
 def ending_of(delivery: Delivery) -> Ending:
-    return Ending(delivery.status, delivery.bounce_kind, delivery.complained, delivery.unsubscribed)
+    return Ending(
+        delivery.status, delivery.change.bounce_kind, delivery.change.complained, delivery.change.unsubscribed
+    )
 
 
 def test_the_providers_are_those_that_we_read() -> None:

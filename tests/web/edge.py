@@ -256,7 +256,7 @@ def head(signed: Signed, *, account: str = "acme", length: int | None = None, mo
 
 
 def self_signed(path: Path, name: str, *, key: str = "server", days: int = 1) -> Path:
-    """Write a key and its certificate for a host's name, valid for so many days, into one file."""
+    """Write a key and its certificate for a host's name, valid for this many days, into one file."""
     private_key = signing.rsa_key(key)
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     now = datetime.now(UTC)

@@ -47,8 +47,8 @@ async def test_a_worker_that_is_well_says_ok(world: World, path: str) -> None:
 
 
 async def test_a_worker_of_no_use_is_not_live_and_says_why(world: World) -> None:
-    world.not_live.append("mail.events/0 stands at 4 with 6 offsets to go for 31 s")
-    assert await world.get("/livez") == (503, "mail.events/0 stands at 4 with 6 offsets to go for 31 s\n")
+    world.not_live.append("mail.events/0 is stuck at offset 4 with 6 more to go for 31 s")
+    assert await world.get("/livez") == (503, "mail.events/0 is stuck at offset 4 with 6 more to go for 31 s\n")
     assert (await world.get("/readyz"))[0] == 200, "one says restart me, the other says not now"
 
 

@@ -313,11 +313,14 @@ async def test_a_partition_without_a_leader_does_not_hold_back_the_start(monkeyp
     specs = [spec for spec in topics.all_topics(settings) if spec.name in process._written(settings)]
 
     class Admin:
-        """What a cluster says of which one broker is away that held the only copy of a partition of each topic."""
+        """Describes a cluster whose missing broker held the only copy of one partition of each topic."""
 
         async def describe_topics(self) -> list[dict[str, Any]]:
             return [
-                {"topic": spec.name, "partitions": [{"leader": 0 if at else -1} for at in range(spec.partitions)]}
+                {
+                    "topic": spec.name,
+                    "partitions": [{"leader": 0 if at else -1, "replicas": [0]} for at in range(spec.partitions)],
+                }
                 for spec in specs
             ]
 

@@ -32,14 +32,14 @@ class Port:
     renewal: Renewal = field(init=False)
 
     def write(self, days: int, *, key: str = "server") -> None:
-        """Write a certificate that is valid for so long, and the key of the same name, into both files."""
+        """Write a certificate that is valid for this many days, and the key of the given name, into the two files."""
         both = self_signed(self.certfile, "hooks.test", key=key, days=days).read_bytes()
         end = both.index(b"-----BEGIN CERTIFICATE-----")
         self.keyfile.write_bytes(both[:end])
         self.certfile.write_bytes(both[end:])
 
     async def shown(self) -> float:
-        """Return when the certificate expires that a new connection is shown."""
+        """Return when the certificate that a new connection gets expires."""
         context = ssl._create_unverified_context()
         _, writer = await asyncio.open_connection("127.0.0.1", self.port, ssl=context)
         shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
@@ -69,7 +69,7 @@ async def port(tmp_path: Path) -> AsyncIterator[Port]:
 
 
 class Silent:
-    """What answers, and is never asked."""
+    """An ingress that gets no request."""
 
     class limits:  # noqa: N801 - as the ingress's own
         read_timeout_s = 9

@@ -1,4 +1,4 @@
-"""When a writer says that it can write, and where to, where Kafka cannot be made to behave so at will."""
+"""When a writer reports that it can write, and to which partition, in cases that a real Kafka cannot be brought into at will."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
@@ -27,7 +27,7 @@ class Producer:
     stopped = 0
     led: Collection[int] = frozenset({0})
     silent: Collection[int] = frozenset()
-    """Partitions that acknowledge nothing whatever the others do."""
+    """Partitions that never acknowledge, even if the others do."""
     written: ClassVar[list[int]] = []
 
     def __init__(self, **_: Any) -> None:

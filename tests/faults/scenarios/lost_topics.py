@@ -138,7 +138,7 @@ def _made_anew(topic: str) -> Play:
         worker = await _at_rest(world)
         await harness.delete_topic(world.broker, topic)
         await topics.create(world.settings)
-        await _refuses(world, worker, topic, "was deleted and made anew, or truncated")
+        await _refuses(world, worker, topic, "was deleted and created again, or truncated")
 
     return made_anew
 

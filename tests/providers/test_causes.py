@@ -1,0 +1,237 @@
+"""A provider that says why reaches the person who asks why: from the webhook to the advice, where the server's answer is mute."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from streams.domain.advice import advise
+from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
+from tests.domain.deliveries import fold_all
+from tests.providers.cases import PAYLOADS, outcome
+
+BOUNCE, DEFERRED, DROPPED = EventType.BOUNCE, EventType.DEFERRED, EventType.DROPPED
+HARD, SOFT, BLOCK = BounceKind.HARD, BounceKind.SOFT, BounceKind.BLOCK
+HOUR_US = 3_600_000_000
+
+
+def told(provider: str, record: Any) -> tuple[DeliveryEvent, str]:
+    """Return the event of a webhook, and the code of the advice that follows when it is all that is known."""
+    (event,) = outcome(provider, json.dumps(record).encode()).events
+    return event, advise(fold_all([event]), support_contact=None, warn_after_us=HOUR_US).code
+
+
+def payload(path: str) -> Any:
+    return json.loads((PAYLOADS / f"{path}.json").read_bytes())
+
+
+def ses_delay(delay_type: str, answer: str) -> Any:
+    record = payload("amazon_ses/delivery_delay")
+    record["deliveryDelay"]["delayType"] = delay_type
+    record["deliveryDelay"]["delayedRecipients"][0] |= {"status": "4.0.0", "diagnosticCode": answer}
+    return record
+
+
+def ses_bounce(bounce_type: str, subtype: str, answer: str) -> Any:
+    record = payload("amazon_ses/bounce_permanent_general")
+    record["bounce"] |= {"bounceType": bounce_type, "bounceSubType": subtype}
+    record["bounce"]["bouncedRecipients"][0] |= {"status": "5.0.0", "diagnosticCode": answer}
+    return record
+
+
+def mailgun_failure(severity: str | None, reason: str, **status: Any) -> Any:
+    record = payload("mailgun/failed_permanent_old")
+    record["event-data"] |= {"severity": severity, "reason": reason, "delivery-status": status}
+    return record
+
+
+def postmark_bounce(bounce_type: str, details: str, description: str) -> Any:
+    return payload("postmark/bounce_dns_error") | {
+        "Type": bounce_type, "Details": details, "Description": description,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("delay_type", "code"),
+    [
+        ("MailboxFull", "deferred_mailbox_full"),
+        ("SendingDeferral", "deferred_held_by_provider"),
+        ("IPFailure", "deferred_rate_or_reputation"),
+        ("SpamDetected", "deferred_rate_or_reputation"),
+        ("TransientCommunicationFailure", "deferred_unreachable"),
+        ("BYOIPHostNameLookupUnavailable", "deferred_authentication"),
+    ],
+)
+def test_why_ses_delays_a_message_is_told_where_the_answer_does_not_say_it(delay_type: str, code: str) -> None:
+    event, advice = told("amazon_ses", ses_delay(delay_type, "smtp; 450 try again later"))
+
+    assert advice == code
+    assert event.reason == f"{delay_type}: smtp; 450 try again later"
+
+
+def test_an_answer_that_says_why_weighs_more_than_the_word_of_ses() -> None:
+    event, advice = told("amazon_ses", ses_delay("IPFailure", "smtp; 452 4.2.2 mailbox full"))
+
+    assert advice == "deferred_mailbox_full"
+    assert event.reason == "smtp; 452 4.2.2 mailbox full"
+
+
+@pytest.mark.parametrize("delay_type", ["General", "Undetermined"])
+def test_a_word_that_says_nothing_is_not_put_before_the_answer(delay_type: str) -> None:
+    event, _ = told("amazon_ses", ses_delay(delay_type, "smtp; 450 try again later"))
+
+    assert event.reason == "smtp; 450 try again later"
+
+
+@pytest.mark.parametrize(
+    ("bounce_type", "subtype", "kind", "code"),
+    [
+        ("Transient", "MailboxFull", SOFT, "mailbox_full"),
+        ("Transient", "MessageTooLarge", SOFT, "message_too_large"),
+        ("Transient", "AttachmentRejected", SOFT, "blocked"),
+        ("Transient", "ContentRejected", SOFT, "blocked"),
+        ("Transient", "CustomTimeoutExceeded", SOFT, "put_off_too_long"),
+        ("Permanent", "NoEmail", HARD, "no_such_address"),
+        ("Permanent", "General", HARD, "refused_address"),
+    ],
+)
+def test_why_ses_gave_up_is_told_where_the_answer_does_not_say_it(
+    bounce_type: str, subtype: str, kind: BounceKind, code: str
+) -> None:
+    event, advice = told("amazon_ses", ses_bounce(bounce_type, subtype, "smtp; 550 rejected"))
+
+    assert (event.type, event.bounce_kind, advice) == (BOUNCE, kind, code)
+
+
+def test_an_event_is_the_same_one_whether_or_not_a_word_leads_its_answer() -> None:
+    ids = {
+        told("amazon_ses", ses_delay(delay_type, "smtp; 450 try again later"))[0].event_id
+        for delay_type in ("MailboxFull", "General")
+    }
+
+    assert len(ids) == 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"),
+    [
+        ("greylisted", "deferred_rate_or_reputation"),
+        ("espblock", "deferred_rate_or_reputation"),
+        ("blacklisted", "deferred_rate_or_reputation"),
+        ("generic", "deferred"),
+    ],
+)
+def test_why_mailgun_tries_again_is_told_where_the_answer_does_not_say_it(reason: str, code: str) -> None:
+    record = mailgun_failure("temporary", reason, code=451, message="try later", **{"retry-seconds": 600})
+
+    event, advice = told("mailgun", record)
+
+    assert (event.type, advice) == (DEFERRED, code)
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind", "code"),
+    [
+        ("blacklisted", BLOCK, "blocked"),
+        ("espblock", BLOCK, "blocked"),
+        ("greylisted", SOFT, "refused_this_message"),
+        ("generic", HARD, "refused_address"),
+    ],
+)
+@pytest.mark.parametrize("bounce_type", [None, "hard"])
+def test_an_address_is_not_to_blame_for_what_mailgun_says_of_the_sender(
+    reason: str, kind: BounceKind, code: str, bounce_type: str | None
+) -> None:
+    record = mailgun_failure("permanent", reason, code=550, message="rejected", **{"bounce-type": bounce_type})
+
+    event, advice = told("mailgun", record)
+
+    assert (event.type, event.bounce_kind, advice) == (BOUNCE, kind, code)
+
+
+def test_a_severity_that_nobody_knows_says_nothing_of_the_address() -> None:
+    event, advice = told("mailgun", mailgun_failure("internal", "generic", code=None, message=""))
+
+    assert (event.type, event.bounce_kind, advice) == (BOUNCE, BounceKind.UNDETERMINED, "refused_unknown_why")
+
+
+@pytest.mark.parametrize("severity", ["permanent", "temporary"])
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        ({"code": 602, "message": "Too old"}, "put_off_too_long"),
+        ({"code": 498, "message": "No MX for [customer.example]"}, "unreachable"),
+        ({"code": 451, "message": "451 4.7.1 Greylisted, try again"}, "put_off_too_long"),
+        ({"code": 451, "message": "451 4.3.2 not accepting messages"}, "put_off_too_long"),
+        ({"code": 452, "message": "452 4.2.2 mailbox full"}, "mailbox_full"),
+    ],
+)
+def test_a_message_that_became_too_old_at_mailgun_was_given_up(
+    severity: str, status: Mapping[str, Any], code: str
+) -> None:
+    event, advice = told("mailgun", mailgun_failure(severity, "old", **status))
+
+    assert (event.type, advice) == (BOUNCE, code)
+    assert event.bounce_kind is not HARD
+
+
+def test_a_message_that_mailgun_will_try_again_is_not_given_up() -> None:
+    event, _ = told("mailgun", mailgun_failure("temporary", "old", code=498, message="", **{"retry-seconds": 600}))
+
+    assert event.type is DEFERRED
+
+
+def test_an_outlook_mailbox_that_does_not_exist_is_a_hard_bounce() -> None:
+    answer = "5.5.0 Requested action not taken: mailbox unavailable"
+
+    event, advice = told("mailgun", mailgun_failure("permanent", "generic", code=550, message=answer))
+
+    assert (event.bounce_kind, advice) == (HARD, "refused_address")
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        ("unable to get a response within 72 hours", "put_off_too_long"),
+        ("delivery expired, last response: 421 try later", "put_off_too_long"),
+        ("delivery expired, last response: 452 4.2.2 mailbox full", "mailbox_full"),
+        ("451 4.7.1 blocked by policy", "blocked"),
+        ("expired", "put_off_too_long"),
+    ],
+)
+def test_a_message_that_expired_at_sendgrid_was_put_off_too_long(answer: str, code: str) -> None:
+    record = payload("sendgrid/bounce_expired")
+    del record[0]["status"]
+
+    event, advice = told("sendgrid", [record[0] | {"reason": answer}])
+
+    assert (event.type, event.bounce_kind, advice) == (BOUNCE, SOFT, code)
+
+
+def test_the_examples_in_a_fixed_text_of_postmark_are_not_its_cause() -> None:
+    description = (
+        "Unable to temporarily deliver message (i.e. mailbox full, account disabled, exceeds quota, out of disk space)."
+    )
+
+    event, advice = told("postmark", postmark_bounce("SoftBounce", "", description))
+
+    assert (event.reason, event.bounce_kind, advice) == (
+        "Unable to temporarily deliver message.",
+        SOFT,
+        "refused_this_message",
+    )
+
+
+def test_a_dns_error_at_postmark_is_told_whatever_its_details_say() -> None:
+    event, advice = told("postmark", postmark_bounce("DnsError", "smtp;451 try again later", "DNS error."))
+
+    assert (event.type, advice) == (DEFERRED, "deferred_unreachable")
+    assert event.reason == "DnsError: smtp;451 try again later"
+
+
+def test_what_the_account_took_off_itself_is_no_unsubscription() -> None:
+    event, advice = told("postmark", payload("postmark/bounce_manually_deactivated"))
+
+    assert (event.type, event.suppression_list, advice) == (DROPPED, None, "dropped")
+    assert event.suppression_list is not SuppressionList.UNSUBSCRIBE

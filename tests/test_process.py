@@ -1,0 +1,51 @@
+"""What the processes have in common: which problems of the topics keep one from starting, and how many files it may open."""
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from deploy.local import ports
+from streams import process, topics
+from streams.settings import Settings
+from streams.topics import Problem
+
+
+async def test_what_makes_less_safe_is_logged_and_only_what_forbids_keeps_a_process_from_starting(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def found(*_: Any, **__: Any) -> list[Problem]:
+        return [Problem("it is missing"), Problem("it is short", forbids=False)]
+
+    monkeypatch.setattr(topics, "check", found)
+    caplog.set_level(logging.WARNING)
+
+    problems = await process.topic_problems(Settings())
+
+    assert problems == ["it is missing"]
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [("WARNING", "it is short")]
+
+
+_WORKER = """
+import resource, sys
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+from streams.settings import load
+from streams.worker import run_worker
+print(run_worker(load()), resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard))
+"""
+
+
+def test_a_worker_has_as_many_open_files_as_it_may() -> None:
+    (port,) = ports.find(1)
+    environment = os.environ | {"MAILSTREAMS_CONFIG": os.devnull, "MAILSTREAMS_WEB__PORT": str(port)}
+    with socket.create_server(("127.0.0.1", port)):  # it is taken, so the worker ends before it needs a broker
+        ended = subprocess.run(
+            [sys.executable, "-c", _WORKER], env=environment, capture_output=True, text=True, check=False
+        )
+
+    assert ended.stdout == "2 True\n", ended.stderr
