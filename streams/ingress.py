@@ -9,8 +9,10 @@ import asyncio
 import contextlib
 import logging
 import resource
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 
@@ -24,15 +26,15 @@ from streams.web.certificates import Certificates
 from streams.web.health import HealthServer
 from streams.web.ingress import Endpoint, Ingress, Limits
 from streams.web.limits import Handler, TokenBucket
+from streams.web.listener import Listener
 from streams.web.outbound import GuardedClient
 from streams.web.public import PublicServer
+from streams.web.renewal import Renewal
 from streams.web.replay import TokenMemory
 from streams.web.writer import Hooks, RecordWriter
 
 logger = logging.getLogger(__name__)
 
-_BACKLOG = 1024
-_TLS_HANDSHAKE_S = 10.0
 _LOOK_S = 0.02
 _OTHER_FILES = 128
 """Open files that are not clients: listeners, brokers, certificates, logs."""
@@ -50,6 +52,8 @@ class Built:
     settings: Settings
     ingress: Ingress
     public: PublicServer
+    listener: Listener
+    renewal: Renewal
     writer: RecordWriter
     client: GuardedClient
     health: HealthServer
@@ -91,14 +95,28 @@ def build(settings: Settings) -> Built:
         return ["stopping"] if ingress.draining else writer.why_not_ready
 
     metrics.ready.set_function(lambda: not not_ready())
+    public = PublicServer(
+        ingress,
+        head_timeout_s=own.read_timeout_s,
+        keepalive_timeout_s=own.keepalive_timeout_s,
+        max_connections=_connections_that_fit(own.max_connections),
+    )
+    listener = Listener(public, tls=own.tls_context())
+
+    def use(tls: ssl.SSLContext | None) -> None:
+        listener.tls = tls
+
     return Built(
         settings=settings,
         ingress=ingress,
-        public=PublicServer(
-            ingress,
-            head_timeout_s=own.read_timeout_s,
-            keepalive_timeout_s=own.keepalive_timeout_s,
-            max_connections=_connections_that_fit(own.max_connections),
+        public=public,
+        listener=listener,
+        renewal=Renewal(
+            own.tls_certfile,
+            own.tls_keyfile,
+            load=own.tls_context,
+            use=use,
+            told=metrics.certificate_expiry.set,
         ),
         writer=writer,
         client=client,
@@ -196,7 +214,6 @@ def _others(settings: Settings, writer: RecordWriter, metrics: IngressMetrics) -
 
 async def _run(settings: Settings) -> int:
     stop = stop_by_signals()
-    tls = settings.ingress.tls_context()
     built = build(settings)
     _say_what_is_served(settings)
     own = settings.ingress
@@ -204,35 +221,33 @@ async def _run(settings: Settings) -> int:
     try:
         admin_port = await built.health.start()
         place = (own.host, own.port)
-        server = await asyncio.get_running_loop().create_server(
-            built.public,
-            own.host,
-            own.port,
-            ssl=tls,
-            ssl_handshake_timeout=_TLS_HANDSHAKE_S if tls is not None else None,
-            backlog=_BACKLOG,
-            reuse_port=own.reuse_port or None,
-        )
+        port = await built.listener.listen(own.host, own.port, reuse_port=own.reuse_port)
     except OSError as error:
         logger.error("cannot listen on %s:%s: %s", *place, error.strerror)  # noqa: TRY400 - one line says it all
         await built.health.stop()
         return EXIT_CANNOT_START
     logger.info("http://%s:%d/metrics /livez /readyz", own.admin_host, admin_port)
-    scheme = "https" if tls is not None else "http"
-    logger.info("%s://%s:%d/webhooks/PROVIDER/ACCOUNT", scheme, own.host, server.sockets[0].getsockname()[1])
-    stopping, writing = asyncio.create_task(stop.wait()), asyncio.create_task(_write(built))
-    await asyncio.wait({stopping, writing}, return_when=asyncio.FIRST_COMPLETED)
-    status = EXIT_OK if stop.is_set() else _status_of(writing)
-    await _drain(built, server)
-    for task in (stopping, writing):
+    scheme = "https" if own.tls_certfile is not None else "http"
+    logger.info("%s://%s:%d/webhooks/PROVIDER/ACCOUNT", scheme, own.host, port)
+    stopping = asyncio.create_task(stop.wait())
+    serving = asyncio.create_task(built.listener.serve())
+    parts = [asyncio.create_task(_write(built)), serving, asyncio.create_task(built.renewal.run())]
+    await asyncio.wait({stopping, *parts}, return_when=asyncio.FIRST_COMPLETED)
+    status = EXIT_OK if stop.is_set() else _status_of(next(part for part in parts if part.done()))
+    await _drain(built, serving)
+    for task in (stopping, *parts):
         task.cancel()
     return status
 
 
 async def _write(built: Built) -> int:
-    """Keep the writer connected once the topics are right; return an exit status if they are not."""
+    """Keep the writer connected once the topics are right; return an exit status if they are not.
+
+    Until then nothing is written: a record might create its topic with the broker's own settings, or go to another
+    partition than its key's. A partition without a leader does not delay the start: the others take records.
+    """
     written = _written(built.settings)
-    problems = await topic_problems(built.settings, lambda spec: spec.name in written)
+    problems = await topic_problems(built.settings, lambda spec: spec.name in written, leaders=False)
     for problem in problems:
         logger.error("%s", problem)
     if not problems:
@@ -244,19 +259,19 @@ def _written(settings: Settings) -> set[str]:
     return {topics.SENDS, *(topics.raw_topic(name) for name in settings.topics.providers)}
 
 
-def _status_of(writing: "asyncio.Task[int]") -> int:
-    if (error := error_of(writing)) is None:
-        return writing.result()
+def _status_of(ended: "asyncio.Task[Any]") -> int:
+    if (error := error_of(ended)) is None:
+        return int(ended.result())
     logger.error("the ingress ends: %s", type(error).__name__, exc_info=error)
     return EXIT_CRASHED
 
 
-async def _drain(built: Built, server: asyncio.Server) -> None:
+async def _drain(built: Built, serving: "asyncio.Task[None]") -> None:
     """Take no new connections, finish the requests in work, close the rest."""
     ingress, limit_s = built.ingress, built.settings.ingress.shutdown_s
     logger.info("stopping: finishing %d requests", ingress.room.requests)
     ingress.draining = True  # from now on each answer closes its connection
-    server.close()
+    serving.cancel()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(limit_s):
             while ingress.room.requests:  # noqa: ASYNC110 - it is a number, there is nothing to await

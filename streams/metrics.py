@@ -291,6 +291,7 @@ class IngressMetrics:
     produced: Counter
     ready: Gauge
     certificates: Counter
+    certificate_expiry: Gauge
     last_request: Gauge
     sends_requests: Counter
     sends: Counter
@@ -349,6 +350,11 @@ class IngressMetrics:
                 "mailstreams_ingress_certificates",
                 "Downloads of signing certificates: fetched, failed",
                 ["outcome"],
+                registry=registry,
+            ),
+            certificate_expiry=Gauge(
+                "mailstreams_ingress_certificate_expiry_timestamp_seconds",
+                "When the certificate of the public port expires; 0 without TLS",
                 registry=registry,
             ),
             last_request=Gauge(

@@ -58,7 +58,9 @@ def error_of(done: "asyncio.Future[Any]") -> BaseException | None:
     return asyncio.CancelledError() if done.cancelled() else done.exception()
 
 
-async def topic_problems(settings: Settings, wanted: Callable[[TopicSpec], bool] = lambda _: True) -> list[str]:
+async def topic_problems(
+    settings: Settings, wanted: Callable[[TopicSpec], bool] = lambda _: True, *, leaders: bool = True
+) -> list[str]:
     """Return why the topics or our access prevent a start; while no broker answers, wait: a restart would not help.
 
     A problem that does not prevent the start is logged.
@@ -66,10 +68,11 @@ async def topic_problems(settings: Settings, wanted: Callable[[TopicSpec], bool]
     Args:
         settings: All settings.
         wanted: Says which topics matter, as for ``topics.check``.
+        leaders: Whether to wait until all their partitions have a leader, as for ``topics.check``.
     """
     while True:
         try:
-            problems = await topics.check(settings, wanted)
+            problems = await topics.check(settings, wanted, leaders=leaders)
         except RefusedError as error:
             return [str(error)]
         except (KafkaError, OSError, TimeoutError) as error:

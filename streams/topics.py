@@ -241,12 +241,15 @@ async def create(settings: Settings) -> list[TopicSpec]:
     return missing
 
 
-async def check(settings: Settings, wanted: Callable[[TopicSpec], bool] = lambda _: True) -> list[Problem]:
+async def check(
+    settings: Settings, wanted: Callable[[TopicSpec], bool] = lambda _: True, *, leaders: bool = True
+) -> list[Problem]:
     """Return what does not fit; nothing when all is well.
 
     Args:
         settings: All of them.
         wanted: Says which topics to check: a part that writes two of them needs no right to describe the others.
+        leaders: Whether all partitions must have a leader: a part that only writes can use those that have one.
 
     Raises:
         aiokafka.errors.KafkaError, TimeoutError: the brokers cannot be reached, or have only just come back.
@@ -255,7 +258,7 @@ async def check(settings: Settings, wanted: Callable[[TopicSpec], bool] = lambda
     servers = settings.kafka.bootstrap_servers
     problems: list[Problem] = []
     async with admin_client(settings) as admin:
-        there = await _partitions(admin, {spec.name for spec in specs})
+        there = await _partitions(admin, {spec.name for spec in specs}, leaders=leaders)
         configs = await _configs(admin, [spec.name for spec in specs if spec.name in there])
     for spec in specs:
         if spec.name not in there:
@@ -412,8 +415,12 @@ async def _partition_counts(admin: Any, led: AbstractSet[str] = frozenset()) -> 
     return {name: len(partitions) for name, partitions in (await _partitions(admin, led)).items()}
 
 
-async def _partitions(admin: Any, led: AbstractSet[str] = frozenset()) -> dict[str, list[Mapping[str, Any]]]:
+async def _partitions(
+    admin: Any, led: AbstractSet[str] = frozenset(), *, leaders: bool = True
+) -> dict[str, list[Mapping[str, Any]]]:
     """Return the partitions of every topic that all have a leader, each as the brokers describe it.
+
+    Without ``leaders``, those of every topic.
 
     It asks for all topics, because asking for one by name creates it if ``auto.create.topics.enable`` is on.
 
@@ -423,8 +430,9 @@ async def _partitions(admin: Any, led: AbstractSet[str] = frozenset()) -> dict[s
     """
     found: dict[str, list[Mapping[str, Any]]] = {}
     for topic in await admin.describe_topics():
-        if topic["partitions"] and all(partition["leader"] >= 0 for partition in topic["partitions"]):
-            found[topic["topic"]] = topic["partitions"]
+        partitions = topic["partitions"]
+        if partitions and (not leaders or all(partition["leader"] >= 0 for partition in partitions)):
+            found[topic["topic"]] = partitions
         elif topic["topic"] in led:
             raise LeaderNotAvailableError(topic["topic"])
     return found

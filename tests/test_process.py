@@ -18,7 +18,7 @@ from streams.topics import Problem
 async def test_what_makes_less_safe_is_logged_and_only_what_forbids_keeps_a_process_from_starting(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def found(*_: Any) -> list[Problem]:
+    async def found(*_: Any, **__: Any) -> list[Problem]:
         return [Problem("it is missing"), Problem("it is short", forbids=False)]
 
     monkeypatch.setattr(topics, "check", found)

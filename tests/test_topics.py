@@ -144,6 +144,7 @@ async def test_a_topic_that_is_there_without_a_leader_is_waited_for_and_nobody_i
         await topics._partition_counts(Admin(), {topics.EVENTS, topics.STATUS})
 
     assert await topics._partition_counts(Admin(), {topics.STATUS}) == {topics.STATUS: 1}
+    assert set(await topics._partitions(Admin(), leaders=False)) == {topics.EVENTS, topics.STATUS}
 
 
 def test_created_topics_fit_and_creating_again_creates_nothing(chosen: Settings) -> None:

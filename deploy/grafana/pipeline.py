@@ -296,6 +296,16 @@ def dashboard() -> Dashboard:
                         width=8,
                     ),
                     lines(
+                        "Certificate expires in",
+                        "The certificate of the public port, by ingress; no line where a proxy speaks TLS.",
+                        Query(
+                            "(mailstreams_ingress_certificate_expiry_timestamp_seconds > 0) - time()", "{{instance}}"
+                        ),
+                        Query("mailstreams:certificate_left_seconds:threshold", "limit", limit=True),
+                        unit="s",
+                        alerts=("MailCertificateExpires",),
+                    ),
+                    lines(
                         "Requests to POST /sends",
                         "By outcome.",
                         Query(

@@ -1,13 +1,15 @@
 """The producer of everything that is written in batches: aiokafka's, which also accepts ``auto`` as its compression.
 
 ``auto`` chooses the compression of each batch by the size of the rows it is made
-for. Any other value applies to all batches.
+for. Any other value applies to all batches. The producer also reports which
+partitions have a leader and whether a broker answers.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Final, Protocol
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaConnectionError
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.default_records import DefaultRecordBatch
 
@@ -53,6 +55,20 @@ class Producer(AIOKafkaProducer):
             self._message_accumulator._compression_type = codec  # noqa: SLF001 - in public only for the whole producer
         batch: BatchBuilder = self.create_batch()
         return batch
+
+    async def led_partitions(self, topic: str) -> Collection[int]:
+        """Return the partitions of a topic that have a leader, as far as is known; all of them if none has one."""
+        everything: Collection[int] = await self.partitions_for(topic)
+        return self.client.cluster.available_partitions_for_topic(topic) or everything
+
+    async def look(self) -> None:
+        """Check that some broker answers, and update which partitions have leaders.
+
+        Raises:
+            KafkaConnectionError: no broker answers.
+        """
+        if not await self.client.force_metadata_update():
+            raise KafkaConnectionError
 
 
 def _are_large(rows: Iterable[Keyed]) -> bool:

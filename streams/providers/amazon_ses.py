@@ -612,6 +612,9 @@ PROVIDER = Provider(
             "x-amz-sns-topic-arn",
         }
     ),
+    # https://docs.aws.amazon.com/sns/latest/dg/sns-http-https-endpoint-as-subscriber.html: SNS retries
+    # after no 4xx but 429. Other refused requests would be refused again, but a body that was too slow may be valid
+    instead_of={408: 503},
     read_headers=read_headers,
     certificate_url=certificate_url,
     handshake=handshake,

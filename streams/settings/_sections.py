@@ -578,7 +578,10 @@ class Ingress(_Section):
         "Only from these are X-Forwarded-Proto and X-Forwarded-Host believed; from anybody else they are a claim.",
     )
     tls_certfile: FilePath | None = _setting(
-        None, "path, PEM", "Speak TLS with this certificate and its chain; without it plain HTTP, for a proxy in front."
+        None,
+        "path, PEM",
+        "Speak TLS with this certificate and its chain; without it plain HTTP, for a proxy in front. A renewed one is used "
+        "within a minute.",
     )
     tls_keyfile: FilePath | None = _setting(
         None, "path, PEM", "The key of `tls_certfile`, where it is not in the same file."

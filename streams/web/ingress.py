@@ -20,11 +20,13 @@ and reasons from closed sets are logged.
 
 import contextlib
 import logging
+import math
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Final
 
 from aiohttp import web
@@ -45,6 +47,7 @@ from streams.web.limits import (
     TokenBucket,
     TooLargeError,
     UnknownEncodingError,
+    coding_of,
     read_body,
 )
 from streams.web.outbound import FetchError, GuardedClient
@@ -61,15 +64,67 @@ COMPLAIN_S: Final = 60.0
 """The same complaint is logged at most once in this time."""
 
 HEAD_TOO_LARGE: Final = 431
-_UNAUTHORIZED, _FORBIDDEN, _UNAVAILABLE, _TOO_MANY = 401, 403, 503, 429
-_CODES: Final[Mapping[Refusal, int]] = {
+_UNAUTHORIZED, _FORBIDDEN, _UNAVAILABLE = 401, 403, 503
+
+
+class Reason(StrEnum):
+    """Why a request is refused, apart from doubts about its sender (``Refusal``): a closed set, for a metric's label."""
+
+    BROKEN = "broken"
+    """Not HTTP, not compressed as its header says, or its connection was lost."""
+    REPLAYED = "replayed"
+    """Its token was already used for another webhook."""
+    NOT_FOUND = "not_found"
+    METHOD = "method"
+    TOO_SLOW = "too_slow"
+    TOO_LARGE = "too_large"
+    CONTENT_TYPE = "content_type"
+    CONTENT_ENCODING = "content_encoding"
+    RATE = "rate"
+    HEAD_TOO_LARGE = "head_too_large"
+    INTERNAL = "internal"
+    """A mistake of ours."""
+    BROKER = "broker"
+    """Not acknowledged in time."""
+    BUSY = "busy"
+    """Too many requests are in work, or their bodies use too many bytes."""
+    CERTIFICATE = "certificate"
+    """The signing certificate cannot be fetched."""
+    CONFIRMATION = "confirmation"
+    """A subscription could not be confirmed."""
+
+
+_CODES: Final[Mapping[Refusal | Reason, int]] = {
+    Reason.BROKEN: 400,
     Refusal.MISSING: _UNAUTHORIZED,
     Refusal.MALFORMED: _UNAUTHORIZED,
     Refusal.MISMATCH: _FORBIDDEN,
     Refusal.STALE: _FORBIDDEN,
     Refusal.UNTRUSTED: _FORBIDDEN,
     Refusal.UNCONFIGURED: _FORBIDDEN,
+    Reason.REPLAYED: _FORBIDDEN,
+    Reason.NOT_FOUND: 404,
+    Reason.METHOD: 405,
+    Reason.TOO_SLOW: 408,
+    Reason.TOO_LARGE: 413,
+    Reason.CONTENT_TYPE: 415,
+    Reason.CONTENT_ENCODING: 415,
+    Reason.RATE: 429,
+    Reason.HEAD_TOO_LARGE: HEAD_TOO_LARGE,
+    Reason.INTERNAL: 500,
+    Reason.BROKER: _UNAVAILABLE,
+    Reason.BUSY: _UNAVAILABLE,
+    Reason.CERTIFICATE: _UNAVAILABLE,
+    Reason.CONFIRMATION: _UNAVAILABLE,
 }
+_OF_NOBODY: Final = frozenset({Reason.BROKEN, Reason.NOT_FOUND, Reason.HEAD_TOO_LARGE})
+"""Reasons that can be found before the provider is known."""
+_OF_PROVIDERS: Final = frozenset(_CODES) - {Reason.NOT_FOUND, Reason.HEAD_TOO_LARGE}
+_OF_THE_REQUEST: Final = (web.HTTPException, ConnectionError, web.RequestPayloadError, HttpProcessingError)
+_OF_A_LOST_CONNECTION: Final = (OSError, RuntimeError)
+"""What aiohttp, the event loop and TLS raise if a connection ends in the middle of a request."""
+_UNREAD: Final = frozenset({Reason.BROKEN, Reason.TOO_SLOW, Reason.TOO_LARGE})
+"""Reasons after which the rest of the body is not read."""
 _PINGS: Final = frozenset({b"", b"[]", b"{}", b"null"})
 """Bodies without an event: a provider's web page tests with them whether the URL answers."""
 _PING_BYTES: Final = 16
@@ -86,17 +141,16 @@ class _RefusedError(Exception):
     """The request is answered with a status other than 200."""
 
     def __init__(
-        self, code: int, reason: str, *, retry_after_s: float | None = None, headers: Mapping[str, str] | None = None
+        self,
+        reason: Refusal | Reason,
+        *,
+        retry_after_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(reason)
-        self.code = code
+        super().__init__(reason.value)
         self.reason = reason
-        self.headers: dict[str, str] = dict(headers or {})
-        if retry_after_s is not None:
-            self.headers["Retry-After"] = str(max(1, -int(-retry_after_s // 1)))
-        if code == _UNAUTHORIZED:
-            # RFC 9110, 15.5.2; and SNS sends the credential of its URL only after a 401 has asked for it
-            self.headers["WWW-Authenticate"] = 'Basic realm="webhooks"'
+        self.retry_after_s = retry_after_s
+        self.headers = headers or {}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -113,6 +167,11 @@ class Endpoint:
     bucket: TokenBucket
     tokens: TokenMemory
     kept_headers: frozenset[str] = field(init=False)
+
+    @property
+    def path(self) -> str:
+        """The path of its URL."""
+        return f"{PREFIX}{self.provider.name}/{self.account}"
 
     def __post_init__(self) -> None:
         # a header that holds a credential is never kept, whatever its name
@@ -162,7 +221,7 @@ class Ingress:
         public_url: str | None = None,
         trusted_proxies: Sequence[str] = (),
     ) -> None:
-        self._endpoints = {f"{PREFIX}{one.provider.name}/{one.account}": one for one in endpoints}
+        self._endpoints = {one.path: one for one in endpoints}
         self._others = dict(others)
         self.limits = limits
         self._writer = writer
@@ -171,14 +230,16 @@ class Ingress:
         self._metrics = metrics
         self._public_url = public_url
         self._is_proxy = trusts(trusted_proxies)
-        self._complaints: dict[tuple[str, str, str], tuple[float, int]] = {}
+        self._complaints: dict[tuple[str, str], tuple[float, int]] = {}
         names = {UNKNOWN, *(one.provider.name for one in endpoints)}
         self._seconds = {name: metrics.request_seconds.labels(name) for name in names}
         self._accepted = {name: metrics.last_request.labels(name) for name in names - {UNKNOWN}}
         for one in endpoints:  # a series that first appears at 3 hides that rise, and with few webhooks each one counts
             metrics.produced.labels(one.topic)
-            for refusal in Refusal:
-                metrics.rejected.labels(one.provider.name, refusal.value)
+            for reason in _OF_PROVIDERS:
+                metrics.rejected.labels(one.provider.name, reason.value)
+        for reason in _OF_NOBODY:
+            metrics.rejected.labels(UNKNOWN, reason.value)
         self._counters: dict[tuple[str, int], Counter] = {}
         self.room = Room(limits.max_requests, limits.max_memory_bytes)
         self.draining = False
@@ -191,15 +252,15 @@ class Ingress:
         path = request.raw_path.partition("?")[0]
         other = self._others.get((request.method, path))
         if other is not None:
-            return await self._handle_other(other, request)
+            return await self._handle_other(path, other, request)
         endpoint = self._endpoints.get(path)
         name = endpoint.provider.name if endpoint is not None else UNKNOWN
         answer, reason = await self._answer(endpoint, request)
         self._count(name, answer.status)
         if reason is not None:
-            self._metrics.rejected.labels(name, reason).inc()
+            self._metrics.rejected.labels(name, reason.value).inc()
             if endpoint is not None:
-                self._complain(endpoint, reason)
+                self._say(endpoint.path, reason.value, "refused: %s", reason.value)
         self._seconds[name].observe(time.perf_counter() - begun)
         return answer
 
@@ -211,19 +272,26 @@ class Ingress:
 
     async def _answer(
         self, endpoint: Endpoint | None, request: web.BaseRequest
-    ) -> tuple[web.StreamResponse, str | None]:
+    ) -> tuple[web.StreamResponse, Refusal | Reason | None]:
         """Return the answer, and the reason where it is not 200."""
         if endpoint is None:
-            return self._response(404, b"not_found\n"), "not_found"
+            refused = _RefusedError(Reason.NOT_FOUND)
+            return self._refusal(None, refused), refused.reason
         try:
             return self._response(200, await self._take(endpoint, request)), None
-        except _RefusedError as refused:
-            return self._response(refused.code, refused.reason.encode() + b"\n", refused.headers), refused.reason
-        except (web.HTTPException, ConnectionError, web.RequestPayloadError, HttpProcessingError):
-            return self._response(400, b"broken\n"), "broken"
+        except _RefusedError as error:
+            refused = error
         except Exception as error:  # noqa: BLE001 - the client learns nothing of it, and the provider retries
-            logger.error("a mistake of ours: %s", described(error))  # noqa: TRY400 - the text of an error may hold data
-            return self._response(500, b"internal error\n"), "internal"
+            refused = self._failed(endpoint.path, request, error)
+        return self._refusal(endpoint.provider, refused), refused.reason
+
+    def _failed(self, path: str, request: web.BaseRequest, error: Exception) -> _RefusedError:
+        """Return the refusal for an unexpected error: the request's fault, or ours, which is logged."""
+        if isinstance(error, _OF_THE_REQUEST) or (isinstance(error, _OF_A_LOST_CONNECTION) and _is_lost(request)):
+            return _RefusedError(Reason.BROKEN)
+        # only its type and place: the text of an error may hold data
+        self._say(path, described(error), "a mistake of ours: %s", described(error), level=logging.ERROR)
+        return _RefusedError(Reason.INTERNAL)
 
     async def _take(self, endpoint: Endpoint, request: web.BaseRequest) -> bytes:
         """Take one webhook in and return what to answer.
@@ -235,11 +303,11 @@ class Ingress:
             self._metrics.unrecorded.labels(endpoint.provider.name, "head").inc()
             return b""
         if request.method != "POST":
-            raise _RefusedError(405, "method", headers={"Allow": "POST, HEAD"})
+            raise _RefusedError(Reason.METHOD, headers={"Allow": "POST, HEAD"})
         if request.content_type not in endpoint.provider.content_types:
-            raise _RefusedError(415, "content_type")
+            raise _RefusedError(Reason.CONTENT_TYPE)
         if not endpoint.secrets and not endpoint.insecure:
-            raise self._refusal(endpoint, Refusal.UNCONFIGURED)
+            raise _RefusedError(Refusal.UNCONFIGURED)
         headers = {header.lower(): text for header, text in request.headers.items()}
         proven = endpoint.insecure or self._read_headers(endpoint, headers)
         place = self.room.enter()
@@ -254,25 +322,26 @@ class Ingress:
         try:
             return endpoint.provider.read_headers(headers, endpoint.secrets)
         except VerificationError as error:
-            raise self._refusal(endpoint, error.reason) from None
+            raise _RefusedError(error.reason) from None
 
     async def _body(self, request: web.BaseRequest, place: Place, *, proven: bool) -> bytes:
         limits = self.limits
         if (request.content_length or 0) > limits.max_body_bytes:
-            raise _RefusedError(413, "too_large")
-        encoding = request.headers.get("Content-Encoding", "").strip().lower()
+            raise _RefusedError(Reason.TOO_LARGE)
         try:
-            return await self._read(request, place, encoding=encoding, most=limits.max_body_bytes, proven=proven)
+            return await self._read(
+                request, place, encoding=coding_of(request), most=limits.max_body_bytes, proven=proven
+            )
         except TooLargeError:
-            raise _RefusedError(413, "too_large") from None
+            raise _RefusedError(Reason.TOO_LARGE) from None
         except NoRoomError:
-            raise _RefusedError(_UNAVAILABLE, "busy", retry_after_s=1) from None
+            raise _RefusedError(Reason.BUSY, retry_after_s=1) from None
         except UnknownEncodingError:
-            raise _RefusedError(415, "content_encoding", headers={"Accept-Encoding": "gzip, deflate"}) from None
+            raise _RefusedError(Reason.CONTENT_ENCODING, headers={"Accept-Encoding": "gzip, deflate"}) from None
         except BrokenBodyError:
-            raise _RefusedError(400, "broken") from None
+            raise _RefusedError(Reason.BROKEN) from None
         except TimeoutError:
-            raise _RefusedError(408, "too_slow") from None
+            raise _RefusedError(Reason.TOO_SLOW) from None
 
     async def _read(self, request: web.BaseRequest, place: Place, *, encoding: str, most: int, proven: bool) -> bytes:
         """Read a body and only then count it as in work: one that never arrives takes no place from those that do.
@@ -297,7 +366,7 @@ class Ingress:
     async def _take_body(self, endpoint: Endpoint, webhook: WebhookRequest) -> bytes:
         verification = None if endpoint.insecure else await self._verify(endpoint, webhook)
         if wait_s := endpoint.bucket.take(time.monotonic()):
-            raise _RefusedError(_TOO_MANY, "rate", retry_after_s=wait_s)
+            raise _RefusedError(Reason.RATE, retry_after_s=wait_s)
         if len(webhook.body) <= _PING_BYTES and webhook.body.strip() in _PINGS:
             self._metrics.unrecorded.labels(endpoint.provider.name, "ping").inc()
             return endpoint.provider.answer(webhook) or b""
@@ -320,7 +389,7 @@ class Ingress:
                     certificate = await self._certificates.get(url)
                 except FetchError as error:
                     failed = True
-                    self._say(endpoint, "certificate", "no signing certificate: %s", error)
+                    self._say(endpoint.path, "certificate", "no signing certificate: %s", error)
             verification = provider.verify(
                 webhook,
                 endpoint.secrets,
@@ -330,8 +399,8 @@ class Ingress:
             )
         except VerificationError as error:
             if failed and error.reason is Refusal.UNTRUSTED:  # not the sender's fault: it may retry
-                raise _RefusedError(_UNAVAILABLE, "certificate", retry_after_s=RETRY_AFTER_S) from None
-            raise self._refusal(endpoint, error.reason) from None
+                raise _RefusedError(Reason.CERTIFICATE) from None
+            raise _RefusedError(error.reason) from None
         if url is not None and certificate is not None:
             self._certificates.proved(url)
         return verification
@@ -353,7 +422,7 @@ class Ingress:
             yield False
             return
         if use is Use.FORGED:
-            raise _RefusedError(_FORBIDDEN, "replayed")
+            raise _RefusedError(Reason.REPLAYED)
         accepted = False
         try:
             yield True
@@ -377,7 +446,7 @@ class Ingress:
         try:
             await self._writer.write(endpoint.topic, webhook.body, headers)
         except NotWrittenError:
-            raise _RefusedError(_UNAVAILABLE, "broker", retry_after_s=RETRY_AFTER_S) from None
+            raise _RefusedError(Reason.BROKER) from None
 
     async def _confirm(self, endpoint: Endpoint, webhook: WebhookRequest) -> None:
         """Confirm a subscription, or log how to. ``verify`` has checked that its topic is allowed.
@@ -388,7 +457,7 @@ class Ingress:
         try:
             handshake = endpoint.provider.handshake(webhook)
         except VerificationError as error:
-            raise self._refusal(endpoint, error.reason) from None
+            raise _RefusedError(error.reason) from None
         if handshake is None:
             return
         if not endpoint.auto_confirm:
@@ -406,7 +475,7 @@ class Ingress:
             await self._client.get(handshake.confirm_url)
         except FetchError as error:
             logger.warning("the subscription of %s could not be confirmed: %s", handshake.topic_arn, error)
-            raise _RefusedError(_UNAVAILABLE, "confirmation", retry_after_s=RETRY_AFTER_S) from None
+            raise _RefusedError(Reason.CONFIRMATION) from None
         logger.info("subscribed account %s to %s", endpoint.account, handshake.topic_arn)
 
     @staticmethod
@@ -417,17 +486,14 @@ class Ingress:
         logger.info("agreed to get webhooks of %s for account %s", endpoint.provider.name, endpoint.account)
         return consent
 
-    async def _handle_other(self, handler: Handler, request: web.BaseRequest) -> web.StreamResponse:
+    async def _handle_other(self, path: str, handler: Handler, request: web.BaseRequest) -> web.StreamResponse:
         place = self.room.enter()
         try:
             answer = await handler(
                 request, lambda most: self._read(request, place, encoding="", most=most, proven=True)
             )
-        except (web.HTTPException, ConnectionError, web.RequestPayloadError, HttpProcessingError):
-            return self._response(400, b"broken\n")
         except Exception as error:  # noqa: BLE001 - as for webhooks
-            logger.error("a mistake of ours: %s", described(error))  # noqa: TRY400 - as for webhooks
-            return self._response(500, b"internal error\n")
+            return self._refusal(None, self._failed(path, request, error))
         finally:
             place.leave()
         answer.headers["Server"] = SERVER
@@ -463,27 +529,38 @@ class Ingress:
         answer = web.Response(status=code, body=body, headers={"Server": SERVER, **(headers or {})})
         if body:
             answer.content_type = "application/json" if body[:1] == b"{" else "text/plain"
-        if self.draining or code in {400, 408, 413}:
-            answer.force_close()  # the rest of the body is not wanted
+        if self.draining:
+            answer.force_close()
         return answer
 
-    @staticmethod
-    def _refusal(endpoint: Endpoint, reason: Refusal) -> _RefusedError:
-        code = _CODES[reason]
-        code = endpoint.provider.instead_of.get(code, code)
-        return _RefusedError(code, reason.value, retry_after_s=RETRY_AFTER_S if code == _UNAVAILABLE else None)
+    def _refusal(self, provider: Provider | None, refused: _RefusedError) -> web.Response:
+        """Return the answer of a refusal, with a code after which this provider retries if a retry may succeed."""
+        code = _CODES[refused.reason]
+        if provider is not None:
+            code = provider.instead_of.get(code, code)
+        headers = dict(refused.headers)
+        wait_s = refused.retry_after_s
+        if wait_s is None and code == _UNAVAILABLE:
+            wait_s = RETRY_AFTER_S
+        if wait_s is not None:
+            headers["Retry-After"] = str(max(1, math.ceil(wait_s)))
+        if code == _UNAUTHORIZED:
+            # RFC 9110, 15.5.2; and SNS sends the credential of its URL only after a 401 has asked for it
+            headers["WWW-Authenticate"] = 'Basic realm="webhooks"'
+        answer = self._response(code, f"{refused.reason.value}\n".encode(), headers)
+        if refused.reason in _UNREAD:
+            answer.force_close()
+        return answer
 
     def count_broken(self, code: int) -> None:
         """Count a request that is no HTTP at all (400), or whose head is too large (431)."""
         self._count(UNKNOWN, code)
-        self._metrics.rejected.labels(UNKNOWN, "head_too_large" if code == HEAD_TOO_LARGE else "broken").inc()
+        reason = Reason.HEAD_TOO_LARGE if code == HEAD_TOO_LARGE else Reason.BROKEN
+        self._metrics.rejected.labels(UNKNOWN, reason.value).inc()
 
-    def _complain(self, endpoint: Endpoint, reason: str) -> None:
-        self._say(endpoint, reason, "refused: %s", reason)
-
-    def _say(self, endpoint: Endpoint, kind: str, text: str, *values: object) -> None:
-        """Log a warning about an endpoint, each kind at most once in ``COMPLAIN_S``."""
-        place = (endpoint.provider.name, endpoint.account, kind)
+    def _say(self, path: str, kind: str, text: str, *values: object, level: int = logging.WARNING) -> None:
+        """Log a message about one of our paths, each kind at most once in ``COMPLAIN_S``."""
+        place = (path, kind)
         now = time.monotonic()
         last, held = self._complaints.get(place, (-COMPLAIN_S, 0))
         if now - last < COMPLAIN_S:
@@ -491,7 +568,12 @@ class Ingress:
             return
         self._complaints[place] = (now, 0)
         more = f" ({held} times more since)" if held else ""
-        logger.warning("%s%s/%s: %s%s", PREFIX, *place[:2], text % values, more)
+        logger.log(level, "%s: %s%s", path, text % values, more)
+
+
+def _is_lost(request: web.BaseRequest) -> bool:
+    """Return whether the connection is gone, so that nobody can read an answer."""
+    return request.transport is None or request.transport.is_closing()
 
 
 def _peer(request: web.BaseRequest) -> str:

@@ -170,6 +170,11 @@ class TokenBucket:
         return (1 - self._tokens) / self.rate_per_s
 
 
+def coding_of(request: web.BaseRequest) -> str:
+    """Return the Content-Encoding in lower case, of all its lines; several together make a word that is not supported."""
+    return ",".join(request.headers.getall("Content-Encoding", ())).strip().lower()
+
+
 def inflate(body: bytes, encoding: str, most: int) -> bytes:
     """Return what a body with this Content-Encoding, a key of ``_ENCODINGS``, inflates to.
 
@@ -202,7 +207,7 @@ async def read_body(
 
     Args:
         content: as received: nothing may have decompressed it.
-        encoding: in lower case; empty or ``identity`` for none. Several encodings of one body are not supported.
+        encoding: from ``coding_of``; empty or ``identity`` for none. Several encodings of one body are not supported.
         most: bytes that it may have, both as received and decompressed.
         proven: its sender is already proven; else the body may inflate only as far as ``UNPROVEN_BYTES`` says.
         place: where its bytes are counted.

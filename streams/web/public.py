@@ -30,10 +30,12 @@ class Connection(SilentConnection):
     clients could hold all connections for as long as they like.
     """
 
-    __slots__ = ("_content", "_head_bytes", "_head_timer", "_unread_timer", "_wire", "head_too_large")
+    __slots__ = ("_content", "_counted_by", "_head_bytes", "_head_timer", "_unread_timer", "_wire", "head_too_large")
 
     def __init__(self, manager: "PublicServer", **options: Any) -> None:
         super().__init__(manager, **options)
+        manager.open_connections += 1
+        self._counted_by: PublicServer | None = manager
         self._head_timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
         self._wire: asyncio.Transport | None = None  # aiohttp forgets its own once it is closing
@@ -42,52 +44,53 @@ class Connection(SilentConnection):
         self.head_too_large = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin; a connection above the limit is closed at once, a silent one after ``head_timeout_s``."""
+        """Begin; a silent connection is closed after ``head_timeout_s``."""
         super().connection_made(transport)
         self._wire = self.transport
-        manager = self._manager
-        assert isinstance(manager, PublicServer)
-        manager.open_connections += 1
-        if manager.open_connections > manager.max_connections:
-            self.force_close()
-            return
         self._start_head_timer()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """End."""
-        if isinstance(self._manager, PublicServer):
-            self._manager.open_connections -= 1
+        self._leave()
         self._wire = None
         self._stop_head_timer()
         self._stop_unread_timer()
         super().connection_lost(exc)
 
+    def give_up(self) -> None:
+        """Stop counting a connection that never began; for others ``connection_lost`` does so."""
+        if self._wire is None:
+            self._leave()
+
+    def _leave(self) -> None:
+        if self._counted_by is not None:
+            self._counted_by.open_connections -= 1
+            self._counted_by = None
+
     def data_received(self, data: bytes) -> None:
         """Take bytes of a body, or of a head; those of a head are counted."""
-        if self._content is not None and not self._content.is_eof():
-            super().data_received(data)
-            return
+        body = self._content if self._content is not None and not self._content.is_eof() else None
         heads = self._request_count
         super().data_received(data)
-        self._head_bytes += len(data)
-        if self._request_count != heads:
-            self._heads_ended(self._request_count - heads)
-        elif self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse_head()
-        elif data and self._head_timer is None:
-            self._start_head_timer()
+        if self._request_count != heads:  # a head has ended, perhaps in the same read as the end of a body
+            self._head_ended(body)
+        elif body is None:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse_head()
+            elif data and self._head_timer is None:
+                self._start_head_timer()
 
-    def _heads_ended(self, count: int) -> None:
+    def _head_ended(self, body: StreamReader | None) -> None:
+        """Check a head by its own size: other bytes of its reads belong to bodies or the next request, and do not count."""
         self._stop_head_timer()
-        came, self._head_bytes = self._head_bytes, 0
+        self._head_bytes = 0
         message, self._content = self._messages[-1]
-        if came <= MAX_HEAD_BYTES or not isinstance(message, RawRequestMessage):
-            return
-        # some of it is body, or the next request; a head is measured exactly only here, where it may be too large
-        own = _head_bytes(message)
-        self.head_too_large = self.head_too_large or own > MAX_HEAD_BYTES
-        if count == 1 and self._content.is_eof():  # after several heads aiohttp keeps the rest for later, in one piece
-            self._head_bytes = max(came - own - self._content.total_bytes, 0)
+        if isinstance(message, RawRequestMessage):
+            self.head_too_large = self.head_too_large or _head_bytes(message) > MAX_HEAD_BYTES
+        elif body is not None and not body.is_eof():
+            # not a head but an error in this body, which aiohttp holds back until the body's own request is answered
+            body.set_exception(web.RequestPayloadError())
 
     def pause_writing(self) -> None:
         """Write no more for now: the client does not read. It gets ``unread_timeout_s`` to do so."""
@@ -169,7 +172,7 @@ class PublicServer(web.Server):
         ingress: what answers.
         head_timeout_s: time for a head from its first byte, or for the first head from the start of the connection.
         keepalive_timeout_s: an idle connection is closed after this time.
-        max_connections: further ones are closed at once.
+        max_connections: the caller that accepts connections closes further ones at once.
     """
 
     def __init__(
@@ -191,8 +194,8 @@ class PublicServer(web.Server):
             "lingering_time": 1.0,  # so that a refused client gets to read its answer
         }
 
-    def __call__(self) -> web.RequestHandler:
-        """Return the handler of a new connection."""
+    def __call__(self) -> Connection:
+        """Return the handler of a new connection, which is counted from now on."""
         return Connection(self, loop=asyncio.get_running_loop(), **self._connection_options)
 
     def told_broken(self, code: int = 400) -> None:

@@ -25,7 +25,7 @@ from aiokafka.errors import KafkaError
 from streams import codecs, records
 from streams.domain.events import Send
 from streams.web.keys import Keys, credential
-from streams.web.limits import Handler, NoRoomError, ReadBody, TokenBucket, TooLargeError
+from streams.web.limits import Handler, NoRoomError, ReadBody, TokenBucket, TooLargeError, coding_of
 from streams.web.problems import problem
 
 PATH: Final = "/sends"
@@ -152,7 +152,7 @@ class _Sends:
             raise _RefusedError(
                 Outcome.UNSUPPORTED, HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the Content-Type must be application/json"
             )
-        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        if coding_of(request) not in {"", "identity"}:
             raise _RefusedError(
                 Outcome.UNSUPPORTED, HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the body must not be compressed"
             )

@@ -35,7 +35,11 @@ LINGER_S: Final = 0.001
 _SWEEP_S: Final = 0.1
 _MAX_BATCH_RECORDS: Final = 2000
 _RETRY_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
+_LOOK_S: Final = 5.0
+"""After this long without an answer, a broker is asked: while nothing is written, only this shows whether one is there."""
 _RETIRE_TIMEOUT_S: Final = 10.0
+_LOOKS: Final = 2
+"""Times ``timeout_s``: the longest that asking may take, because the first broker that is asked may be a silent one."""
 _DOUBT: Final = 2
 """Times ``timeout_s``: this long after an unacknowledged batch, only an acknowledgement shows that the broker works."""
 _OVERHEAD_BYTES: Final = 1500
@@ -69,6 +73,14 @@ class _Queue:
     waiting: dict[int, _Entry] = field(default_factory=dict)
     """By the entry's id, in the order of arrival."""
     senders: int = 0
+
+    def is_stalled(self, now: float) -> bool:
+        """Return whether a record has waited longer than ``STALLED_S`` and one more sender is allowed."""
+        return (
+            self.senders < self.max_senders
+            and bool(self.waiting)
+            and now - next(iter(self.waiting.values())).since > STALLED_S
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +132,8 @@ class RecordWriter:
         self._queues: dict[tuple[str, int | None], _Queue] = {}
         self._producer: Any = None
         self._producer_since = 0.0
+        self._heard_at = 0.0
+        """When a broker last answered, or was last asked."""
         self._rows_sent = 0
         self._there = asyncio.Event()
         self._wanted = asyncio.Event()
@@ -137,7 +151,7 @@ class RecordWriter:
         """Start a producer whenever one is needed, and retry until the broker is there; writes wait for it."""
         failures = 0
         while True:
-            await self._wanted.wait()
+            await self._until_wanted()
             producer = Producer(**self._options)
             try:
                 async with asyncio.timeout(self._timeout_s):
@@ -150,10 +164,31 @@ class RecordWriter:
                 continue
             failures = 0
             self._producer, self._producer_since = producer, time.monotonic()
+            self._heard_at = self._producer_since
             if time.monotonic() >= self._doubted_until:
                 self._recovered()
             self._wanted.clear()
             self._there.set()
+
+    async def _until_wanted(self) -> None:
+        """Wait until another producer is needed; meanwhile check that the one in use reaches a broker."""
+        while not self._wanted.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(self._heard_at + _LOOK_S - time.monotonic(), 0)):
+                    await self._wanted.wait()
+            if not self._wanted.is_set() and time.monotonic() >= self._heard_at + _LOOK_S:
+                if self._producer is not None:  # else it was closed
+                    await self._look(self._producer)
+                self._heard_at = time.monotonic()
+
+    async def _look(self, producer: Any) -> None:
+        try:
+            async with asyncio.timeout(_LOOKS * self._timeout_s):
+                await producer.look()
+        except (KafkaError, OSError, TimeoutError) as error:
+            if producer is self._producer:
+                self._complain(f"it does not answer, {type(error).__name__}")
+                self._retire(producer)
 
     @property
     def why_not_ready(self) -> list[str]:
@@ -201,12 +236,13 @@ class RecordWriter:
         self._unanswered[id(entry)] = entry
         if self._sweeper is None:
             self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
-        if queue.senders == 0 or (
-            queue.senders < queue.max_senders and now - next(iter(queue.waiting.values())).since > STALLED_S
-        ):
-            queue.senders += 1
-            self._spawn(self._send(queue))
+        if queue.senders == 0 or queue.is_stalled(now):
+            self._begin_sender(queue)
         return queue, entry
+
+    def _begin_sender(self, queue: _Queue) -> None:
+        queue.senders += 1
+        self._spawn(self._send(queue))
 
     async def _acknowledged(self, put: Sequence[tuple[_Queue, _Entry]]) -> None:
         try:
@@ -220,7 +256,10 @@ class RecordWriter:
                     entry.done.exception()  # retrieved, else asyncio logs it
 
     def _sweep(self) -> None:
-        """Fail records that took too long. One timer serves all: with one timeout for all, the oldest comes first."""
+        """Fail records that took too long, and start another sender for records that wait and that none follows.
+
+        One timer serves all: with one timeout for all, the oldest comes first.
+        """
         self._sweeper = None
         now = time.monotonic()
         for number, entry in list(self._unanswered.items()):
@@ -230,6 +269,9 @@ class RecordWriter:
             if not entry.done.done():
                 entry.done.set_exception(NotWrittenError())
                 self._late(entry)
+        for queue in self._queues.values():
+            if queue.is_stalled(now):
+                self._begin_sender(queue)
         if self._unanswered:
             self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
 
@@ -276,6 +318,7 @@ class RecordWriter:
                     entry.done.set_exception(NotWrittenError())
             return
         self._recovered()
+        self._heard_at = time.monotonic()
         self._hooks.acknowledged(queue.topic, len(entries), time.monotonic() - begun)
         for entry in entries:
             if not entry.done.done():
@@ -287,7 +330,7 @@ class RecordWriter:
         """Send the entries as one batch and wait for its acknowledgement; those that do not fit return to the queue."""
         partition = queue.partition
         if partition is None:
-            partition = self._next_partition(queue.topic, await producer.partitions_for(queue.topic))
+            partition = self._next_partition(queue.topic, await producer.led_partitions(queue.topic))
         place = (queue.topic, partition)
         self._busy.add(place)
         try:
@@ -303,9 +346,9 @@ class RecordWriter:
         finally:
             self._busy.discard(place)
 
-    def _next_partition(self, topic: str, all_partitions: Collection[int]) -> int:
+    def _next_partition(self, topic: str, led_partitions: Collection[int]) -> int:
         """Return the next partition in turn, preferably one to which no batch is being sent."""
-        partitions = sorted(all_partitions)
+        partitions = sorted(led_partitions)
         self._turn += 1
         free = [partition for partition in partitions if (topic, partition) not in self._busy]
         chosen = free or partitions

@@ -1,4 +1,4 @@
-"""Every inner name of Faust, mode, aiokafka and rocksdict that ``streams`` relies on.
+"""Every inner name of Faust, mode, aiokafka, rocksdict and aiohttp that ``streams`` relies on.
 
 Each is looked at once, with a sentence that says who needs it: when a version changes one, the test that fails says
 what to read again. What a name does is in the other files of this folder.
@@ -13,8 +13,13 @@ import aiokafka
 import faust
 import pytest
 import rocksdict
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter as StreamWriter
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.web_protocol import _ErrInfo
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
+from aiokafka.cluster import ClusterMetadata
 from aiokafka.conn import AIOKafkaConnection, create_conn
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import Assignment, Subscription, SubscriptionState, TopicPartitionState
@@ -40,6 +45,7 @@ PINNED = {
     "mode-streaming": "0.7.1",
     "aiokafka": "0.14.0",
     "rocksdict": "0.3.29",
+    "aiohttp": "3.14.5",
 }
 
 
@@ -112,6 +118,8 @@ SIGNATURES: list[tuple[Callable[..., Any], list[str], str]] = [
     (aiokafka.AIOKafkaProducer.commit_transaction, ["self"], "a transaction a batch"),
     (BatchBuilder.append, ["self", "timestamp", "key", "value", "headers"], "batches of rows"),
     (BatchBuilder.record_count, ["self"], "batches of rows"),
+    (aiokafka.AIOKafkaProducer.partitions_for, ["self", "topic"], "Producer.led_partitions"),
+    (ClusterMetadata.available_partitions_for_topic, ["self", "topic"], "Producer.led_partitions"),
     (
         AIOKafkaClient.send,
         ["self", "node_id", "request", "group"],
@@ -141,6 +149,22 @@ SIGNATURES: list[tuple[Callable[..., Any], list[str], str]] = [
     (AIOKafkaAdminClient.find_coordinator, ["self", "group_id", "coordinator_type"], "who knows committed positions"),
     (AIOKafkaAdminClient._send_request, ["self", "request", "node_id"], "the restore and Progress read them"),
     (OffsetFetchRequest.__init__, ["self", "consumer_group", "partitions"], "by this request"),
+    # aiohttp's server: streams/web/connections.py, public.py
+    (web.RequestHandler.connection_made, ["self", "transport"], "Connection begins its timers"),
+    (web.RequestHandler.connection_lost, ["self", "exc"], "Connection gives its place back"),
+    (web.RequestHandler.data_received, ["self", "data"], "Connection counts the bytes of heads"),
+    (web.RequestHandler.pause_writing, ["self"], "Connection cuts a client that does not read"),
+    (web.RequestHandler.resume_writing, ["self"], "Connection lets one that reads go on"),
+    (web.RequestHandler.start, ["self"], "Connection gives what is unread some time"),
+    (web.RequestHandler.force_close, ["self"], "Connection gives what is unread some time"),
+    (
+        web.RequestHandler.handle_error,
+        ["self", "request", "status", "exc", "message"],
+        "SilentConnection quotes nothing",
+    ),
+    (web.RequestHandler.log_exception, ["self", "args", "kw"], "SilentConnection quotes nothing"),
+    (web.Server.__call__, ["self"], "each makes connections of its own"),
+    (web.AppRunner._make_server, ["self"], "SilentRunner makes its own server"),
 ]
 
 
@@ -169,6 +193,8 @@ ASYNC = [
     AIOKafkaClient.close,
     aiokafka.AIOKafkaConsumer.position,
     aiokafka.AIOKafkaConsumer.commit,
+    web.RequestHandler.start,
+    web.AppRunner._make_server,
 ]
 SYNC = [
     Consumer.ack,
@@ -186,6 +212,9 @@ SYNC = [
     aiokafka.AIOKafkaConsumer.resume,
     aiokafka.AIOKafkaProducer.create_batch,
     BatchBuilder.append,
+    web.RequestHandler.data_received,
+    web.RequestHandler.force_close,
+    web.RequestHandler.handle_error,
 ]
 
 
@@ -228,6 +257,11 @@ PROPERTIES: list[tuple[type, str, str]] = [
         (rocksdict.ReadOptions, name, "the store reads a suspect one through")
         for name in ("fill_cache", "set_verify_checksums", "set_readahead_size")
     ),
+    *(
+        (web.RequestHandler, name, "Connection tells heads from bodies, and whose turn it is")
+        for name in ("_request_count", "_messages", "_current_request", "_manager")
+    ),
+    (StreamWriter, "output_size", "the ingress sends 100 Continue before an answer"),
     (rocksdict.WriteBufferManager, "new_write_buffer_manager_with_cache", "one budget for all stores"),
 ]
 
@@ -308,6 +342,18 @@ def test_a_batch_is_compressed_as_the_accumulator_says_when_it_is_made() -> None
     assert "self._message_accumulator = " in inspect.getsource(aiokafka.AIOKafkaProducer.__init__)
     assert "self._message_accumulator.create_builder(" in inspect.getsource(create)
     assert "self._compression_type" in inspect.getsource(make), "Producer.batch_for sets it before each batch"
+
+
+def test_what_aiohttp_read_of_a_request_is_counted_and_put_into_its_queue_with_its_body() -> None:
+    source = inspect.getsource(web.RequestHandler.data_received)
+    assert "self._request_count += 1" in source, "Connection sees by it that a head has ended"
+    assert "self._messages.append((msg, payload))" in source, "Connection reads the newest message and its body there"
+    assert "_ErrInfo(status=400, exc=exc, message=exc.message), EMPTY_PAYLOAD" in source, "and sees that it is none"
+    assert not issubclass(_ErrInfo, RawRequestMessage)
+
+
+def test_what_has_been_sent_is_counted_as_the_answers_size() -> None:
+    assert "request.writer.output_size > 0" in inspect.getsource(web.RequestHandler.handle_error)
 
 
 def test_the_tuples_of_aiokafka_have_their_fields() -> None:

@@ -5,6 +5,7 @@ import struct
 from collections.abc import Iterator
 
 import pytest
+from aiokafka.protocol.metadata import MetadataResponse_v1
 
 from deploy.local.broker import Broker
 from streams.kafka.batches import Row
@@ -46,6 +47,21 @@ async def chosen_for(rows: list[Row], compression_type: str | None) -> list[str]
     """Return the compression of each batch that is made of these rows; nothing is sent."""
     producer = Producer(compression_type=compression_type, max_batch_size=MAX_BATCH_BYTES)
     return [codec for batch in batches_of(producer, rows) for codec in codecs_in(bytes(batch._build()))]
+
+
+@pytest.mark.parametrize(
+    ("leaders", "expected"), [((0, 1, 0), {0, 1, 2}), ((0, -1, 0), {0, 2}), ((-1, -1, -1), {0, 1, 2})]
+)
+async def test_a_partition_without_a_leader_is_taken_only_where_none_has_one(
+    leaders: tuple[int, ...], expected: set[int]
+) -> None:
+    producer = Producer()
+    partitions = [(0, partition, leader, [0, 1], [0]) for partition, leader in enumerate(leaders)]
+    producer.client.cluster.update_metadata(
+        MetadataResponse_v1([(0, "one", 9092, None), (1, "two", 9092, None)], 0, [(0, "topic", False, partitions)])
+    )
+
+    assert set(await producer.led_partitions("topic")) == expected
 
 
 async def test_without_a_setting_a_small_batch_is_snappy_and_a_large_one_zstd() -> None:

@@ -255,23 +255,23 @@ def head(signed: Signed, *, account: str = "acme", length: int | None = None, mo
     return f"POST /webhooks/{signed.provider}/{account} HTTP/1.1\r\nhost: h\r\n{fields}{size}{more}\r\n".encode()
 
 
-def self_signed(path: Path, name: str) -> Path:
-    """Write a key and its certificate for a host's name into one file."""
-    key = signing.rsa_key("server")
+def self_signed(path: Path, name: str, *, key: str = "server", days: int = 1) -> Path:
+    """Write a key and its certificate for a host's name, valid for this many days, into one file."""
+    private_key = signing.rsa_key(key)
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     now = datetime.now(UTC)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(subject)
-        .public_key(key.public_key())
+        .public_key(private_key.public_key())
         .serial_number(1)
         .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
+        .not_valid_after(now + timedelta(days=days))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .sign(key, hashes.SHA256())
+        .sign(private_key, hashes.SHA256())
     )
-    private = key.private_bytes(
+    private = private_key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     path.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))

@@ -305,6 +305,21 @@ async def test_it_starts_without_the_broker_answers_503_and_then_goes_on(fragile
     assert (await fragile.post(world.sendgrid()))[0] == 200
 
 
+async def test_while_no_webhook_comes_it_knows_that_the_broker_is_gone_and_that_it_is_back(fragile: Edge) -> None:
+    for go, come in (
+        (fragile.broker.kill, fragile.broker.start),
+        (fragile.broker.pause, fragile.broker.resume),
+    ):
+        await asyncio.to_thread(go)
+        async with asyncio.timeout(60):
+            while "mailstreams_ready 0.0" not in await asyncio.to_thread(own_metrics, fragile):
+                await asyncio.sleep(0.1)
+        await asyncio.to_thread(come)
+        await asyncio.to_thread(fragile.wait_ready)
+
+    assert (await fragile.post(world.sendgrid()))[0] == 200
+
+
 async def test_without_its_topics_it_ends_with_2_and_says_how_to_make_them(tmp_path: Path, edge_broker: Broker) -> None:
     edge = Edge(edge_broker, tmp_path, world.environment(edge_broker, tmp_path, MAILSTREAMS_TOPICS__PARTITIONS="64"))
     await asyncio.to_thread(edge.start)

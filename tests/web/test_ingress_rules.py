@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import gzip
 import json
 import logging
@@ -14,21 +15,25 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from aiohttp import ClientSession, TCPConnector, web
 from prometheus_client import CollectorRegistry
 
+from streams import ingress as process
+from streams import topics
 from streams.ingress import _endpoints as served
 from streams.metrics import IngressMetrics
-from streams.providers import PROVIDERS
+from streams.providers import PROVIDERS, Refusal
 from streams.records import Headers
 from streams.settings import Ingress as IngressSettings
 from streams.settings import load
 from streams.web.certificates import KEEP_STALE_S, Certificates
-from streams.web.ingress import Endpoint, Ingress, Limits
+from streams.web.ingress import Endpoint, Ingress, Limits, Reason
 from streams.web.limits import Handler, ReadBody, TokenBucket
+from streams.web.listener import Listener
 from streams.web.outbound import FetchError, GuardedClient
 from streams.web.public import PublicServer
 from streams.web.replay import TokenMemory
@@ -98,6 +103,7 @@ class World:
     client: Client
     ingress: Ingress
     server: PublicServer
+    listener: Listener
     url: str
     metrics: IngressMetrics
 
@@ -130,7 +136,7 @@ Make = Callable[..., Awaitable[World]]
 
 @pytest.fixture
 async def make() -> AsyncIterator[Make]:
-    servers: list[tuple[asyncio.Server, PublicServer]] = []
+    servers: list[tuple[asyncio.Task[None], PublicServer]] = []
 
     async def make_world(
         *endpoints: Endpoint,
@@ -139,6 +145,7 @@ async def make() -> AsyncIterator[Make]:
         keepalive_timeout_s: float = 5,
         head_timeout_s: float = 5,
         tls: ssl.SSLContext | None = None,
+        handshake_timeout_s: float = 60,
         others: Mapping[tuple[str, str], Handler] | None = None,
         **options: Any,
     ) -> World:
@@ -160,16 +167,16 @@ async def make() -> AsyncIterator[Make]:
             keepalive_timeout_s=keepalive_timeout_s,
             max_connections=max_connections,
         )
-        server = await asyncio.get_running_loop().create_server(public, "127.0.0.1", 0, ssl=tls)
+        listener = Listener(public, tls=tls, handshake_timeout_s=handshake_timeout_s)
+        url = f"{'https' if tls else 'http'}://127.0.0.1:{await listener.listen('127.0.0.1', 0)}"
         # small, so that an answer that is not read is soon with us: accepted connections inherit it
-        server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
-        servers.append((server, public))
-        url = f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        return World(writer, client, ingress, public, url, metrics)
+        listener.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+        servers.append((asyncio.create_task(listener.serve()), public))
+        return World(writer, client, ingress, public, listener, url, metrics)
 
     yield make_world
-    for server, public in servers:
-        server.close()
+    for serving, public in servers:
+        serving.cancel()
         public.pre_shutdown()
         await public.shutdown(1)
 
@@ -191,6 +198,23 @@ async def test_each_provider_is_refused_by_a_code_after_which_it_comes_again(
 
     assert (await here.post(world.GENUINE[provider]()))[0] == code
     assert (await here.post(world.GENUINE[provider](), headers={"content-type": kind}))[0] == 415
+
+
+@pytest.mark.parametrize(("provider", "code"), [("sendgrid", 408), ("amazon_ses", 503)])  # 408 makes SNS give it up
+async def test_a_body_that_does_not_come_in_time_is_refused_by_a_code_after_which_its_provider_comes_again(
+    make: Make, provider: str, code: int
+) -> None:
+    here = await make(endpoint(provider), limits=dataclasses.replace(LIMITS, read_timeout_s=0.1))
+    reader, writer = await connect(here)
+    writer.write(world.head(world.GENUINE[provider]()))
+
+    head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)).lower()
+
+    assert int(head.split()[1]) == code
+    assert (b"retry-after: 10\r\n" in head) == (code == 503)
+    assert b"connection: close\r\n" in head
+    assert here.rejected("too_slow", provider) == 1
+    writer.close()
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -284,6 +308,40 @@ def test_all_accounts_at_a_provider_share_the_memory_of_its_tokens() -> None:
     assert of_mailgun[0].tokens.keep_s > 86_400  # the longest window of them
 
 
+async def test_a_partition_without_a_leader_does_not_hold_back_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load(environment={})
+    specs = [spec for spec in topics.all_topics(settings) if spec.name in process._written(settings)]
+
+    class Admin:
+        """Describes a cluster whose missing broker held the only copy of one partition of each topic."""
+
+        async def describe_topics(self) -> list[dict[str, Any]]:
+            return [
+                {
+                    "topic": spec.name,
+                    "partitions": [{"leader": 0 if at else -1, "replicas": [0]} for at in range(spec.partitions)],
+                }
+                for spec in specs
+            ]
+
+        async def describe_configs(self, _: object) -> list[Any]:
+            return [SimpleNamespace(resources=[(0, "", 2, spec.name, spec.config.items()) for spec in specs])]
+
+    @contextlib.asynccontextmanager
+    async def admin_client(_: object) -> AsyncIterator[Admin]:
+        yield Admin()
+
+    monkeypatch.setattr(topics, "admin_client", admin_client)
+    writing = asyncio.Event()
+
+    async def run() -> None:
+        writing.set()
+
+    async with asyncio.timeout(5):
+        await process._write(cast("process.Built", SimpleNamespace(settings=settings, writer=SimpleNamespace(run=run))))
+    assert writing.is_set()
+
+
 async def test_a_mistake_of_ours_is_answered_500_without_a_word_of_it(
     make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -296,6 +354,47 @@ async def test_a_mistake_of_ours_is_answered_500_without_a_word_of_it(
     assert "RuntimeError at " in caplog.text
     assert "a-secret" not in caplog.text
     assert "@" not in caplog.text
+
+
+async def test_the_same_mistake_of_ours_is_logged_once_in_a_while(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    here = await make()
+    here.writer.error = RuntimeError()
+
+    for _ in range(3):
+        assert (await here.post(world.sendgrid()))[0] == 500
+
+    assert here.rejected("internal") == 3
+    assert caplog.text.count("a mistake of ours") == 1
+
+
+async def test_a_tls_connection_that_is_broken_in_the_middle_of_a_body_is_no_mistake_of_ours(
+    make: Make, tmp_path: Path
+) -> None:
+    pem = world.self_signed(tmp_path / "server.pem", "hooks.test")
+    here = await make(tls=IngressSettings(tls_certfile=pem).tls_context())
+    signed = world.sendgrid()
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(here.url.rpartition(":")[2]))
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = ssl._create_unverified_context().wrap_bio(incoming, outgoing, server_hostname="h")
+    while True:
+        try:
+            client.do_handshake()
+            break
+        except ssl.SSLWantReadError:
+            writer.write(outgoing.read())
+            incoming.write(await reader.read(65_536))
+    client.write(world.head(signed) + signed.request.body[:1])
+    writer.write(outgoing.read())
+    while not here.ingress.room.requests:
+        await asyncio.sleep(0.01)
+
+    writer.write(b"\x17\x03\x03\x00\x20" + b"z" * 32)  # a record that nobody encrypted
+
+    assert await closed(here, 10)
+    while here.ingress.room.requests:
+        await asyncio.sleep(0.01)
+    assert (here.rejected("broken"), here.rejected("internal")) == (1, 0)
+    writer.close()
 
 
 async def test_a_verify_that_breaks_lets_nothing_in(make: Make) -> None:
@@ -389,6 +488,18 @@ async def test_what_compresses_as_events_do_may_be_large_before_its_proof(make: 
     assert (await here.post(dataclasses.replace(sent, request=request)))[0] == 200
 
 
+async def test_codings_in_two_lines_are_several_too(make: Make) -> None:
+    here = await make(endpoint("postmark"))
+    sent = world.postmark()
+    body = gzip.compress(gzip.compress(sent.request.body))
+    reader, writer = await connect(here)
+    writer.write(world.head(sent, length=len(body), more="content-encoding: gzip\r\n" * 2) + body)
+
+    assert (await asyncio.wait_for(reader.readline(), 10)).startswith(b"HTTP/1.1 415 ")
+    assert (here.rejected("content_encoding", "postmark"), here.writer.written) == (1, [])
+    writer.close()
+
+
 class Line:
     """A connection of its own, byte by byte."""
 
@@ -465,6 +576,65 @@ async def test_a_large_body_in_many_pieces_is_no_head(make: Make, dial: Dial) ->
         assert await line.status() == 200
         await line.reader.readuntil(b"\r\n\r\n")
     assert len(here.writer.written) == 2
+
+
+async def test_a_request_whose_head_comes_with_the_end_of_a_refused_body_is_answered(make: Make, dial: Dial) -> None:
+    here = await make()
+    refused = world.sendgrid(b"x" * 60_000).with_headers(x_twilio_email_event_webhook_signature=None)
+    honest = world.sendgrid(json.dumps([{"event": "delivered", "filler": "x" * 100_000}]).encode())
+    line = await dial(here)
+    await line.send(world.head(refused) + refused.request.body[:5000])
+    assert await line.status() == 401
+    await line.reader.readuntil(b"missing\n")
+
+    await line.send(refused.request.body[5000:] + world.head(honest) + honest.request.body[:5000])
+    for at in range(5000, len(honest.request.body), 20_000):
+        await line.send(honest.request.body[at : at + 20_000])
+
+    assert await line.status() == 200
+    assert [value for _, value, _ in here.writer.written] == [honest.request.body]
+
+
+async def test_a_head_that_is_too_large_is_refused_behind_a_body_too(make: Make, dial: Dial) -> None:
+    here = await make()
+    refused = world.sendgrid(b"x" * 60_000).with_headers(x_twilio_email_event_webhook_signature=None)
+    line = await dial(here)
+    await line.send(world.head(refused) + refused.request.body[:5000])
+    assert await line.status() == 401
+    await line.reader.readuntil(b"missing\n")
+
+    await line.send(
+        refused.request.body[5000:] + HEAD + b"".join(b"X-%d: %s\r\n" % (n, b"y" * 1000) for n in range(20))
+    )
+    await line.send(b"\r\n")
+
+    assert await line.status() == 431
+    assert await line.ended()
+
+
+async def test_requests_before_it_on_the_connection_leave_nothing_to_a_head(make: Make, dial: Dial) -> None:
+    here = await make()
+    line = await dial(here)
+    for _ in range(950):  # each once left 18 bytes
+        line.writer.write(b"POST /n HTTP/1.1\r\nHost: h\r\nContent-Length: 17000\r\n\r\n" + b"x" * 17_000)
+        await line.reader.readuntil(b"not_found\n")
+
+    await line.send(HEAD)
+    await line.send(b"\r\n")
+
+    assert await line.status() == 200
+
+
+async def test_a_malformed_chunk_is_answered_400_as_soon_as_it_comes(make: Make, dial: Dial) -> None:
+    here = await make(endpoint("mailgun"), limits=dataclasses.replace(LIMITS, read_timeout_s=60))
+    line = await dial(here)
+    await line.send(world.head(world.mailgun(), length=-1, more="transfer-encoding: chunked\r\n") + b"5\r\nhello\r\n")
+    await line.send(b"zz\r\n")
+
+    async with asyncio.timeout(10):
+        assert await line.status() == 400
+        assert await line.ended()
+    assert here.rejected("broken", "mailgun") == 1
 
 
 async def test_the_next_head_has_as_little_time_as_the_first(make: Make, dial: Dial) -> None:
@@ -647,6 +817,74 @@ async def test_a_connection_too_many_is_closed_and_the_others_are_served(make: M
     assert (await here.post(world.sendgrid()))[0] == 200
 
 
+async def test_a_connection_counts_before_its_tls_handshake_and_gives_its_place_back_when_that_fails(
+    make: Make, tmp_path: Path
+) -> None:
+    pem = world.self_signed(tmp_path / "server.pem", "hooks.test")
+    here = await make(tls=IngressSettings(tls_certfile=pem).tls_context(), max_connections=3)
+    port = int(here.url.rpartition(":")[2])
+    silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(30)]
+
+    closed_at_once = [asyncio.create_task(reader.read()) for reader, _ in silent[3:]]
+    async with asyncio.timeout(10):
+        await asyncio.wait(closed_at_once)
+    assert here.server.open_connections == 3
+    assert not any(reader.at_eof() for reader, _ in silent[:3])
+
+    silent[0][1].write(b"no handshake at all\r\n")  # which fails
+    silent[1][1].close()
+    async with asyncio.timeout(10):
+        while here.server.open_connections > 1:
+            await asyncio.sleep(0.01)
+    assert (await here.post(world.sendgrid(), {"Host": "hooks.test"}))[0] == 200
+    for _, writer in silent:
+        writer.close()
+    assert await closed(here, 10)
+
+
+async def test_a_tls_handshake_that_takes_too_long_gives_its_place_back(make: Make, tmp_path: Path) -> None:
+    pem = world.self_signed(tmp_path / "server.pem", "hooks.test")
+    here = await make(tls=IngressSettings(tls_certfile=pem).tls_context(), handshake_timeout_s=0.2)
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(here.url.rpartition(":")[2]))
+
+    async with asyncio.timeout(10):
+        assert await reader.read() == b""
+    assert await closed(here, 10)
+    writer.close()
+
+
+async def test_while_no_file_is_left_for_a_connection_it_waits_and_then_goes_on(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = asyncio.get_running_loop()
+    accept, errors = loop.sock_accept, [OSError(errno.EMFILE, "Too many open files"), ConnectionAbortedError()]
+
+    async def scarce(listening: socket.socket) -> Any:
+        if errors:
+            raise errors.pop(0)
+        return await accept(listening)
+
+    monkeypatch.setattr(loop, "sock_accept", scarce)
+    monkeypatch.setattr("streams.web.listener._AGAIN_S", 0.01)
+    here = await make()
+
+    assert (await here.post(world.sendgrid()))[0] == 200
+    assert caplog.text.count("no connection can be let in: Too many open files") == 1
+
+
+async def test_several_processes_can_share_a_port(make: Make) -> None:
+    here = await make()
+    one, other = Listener(here.server), Listener(here.server)
+
+    port = await one.listen("127.0.0.1", 0, reuse_port=True)
+
+    assert await other.listen("127.0.0.1", port, reuse_port=True) == port
+    with pytest.raises(OSError, match="Address already in use"):
+        await Listener(here.server).listen("127.0.0.1", port)
+    for listener in (one, other):
+        listener.sockets[0].close()
+
+
 async def test_requests_one_after_the_other_on_one_connection_are_each_answered(make: Make) -> None:
     here = await make()
     reader, writer = await asyncio.open_connection("127.0.0.1", int(here.url.rpartition(":")[2]))
@@ -698,7 +936,7 @@ async def test_connections_whose_answers_are_not_read_are_closed_in_time_and_oth
 
     async with asyncio.TaskGroup() as group:
         asking = [group.create_task(ask(writer)) for _, writer in greedy]
-        assert await closed(here, 5)
+        assert await closed(here, 30)
         assert (await here.post(world.sendgrid(), {"Host": "hooks.test"}))[0] == 200
         for one in asking:
             one.cancel()
@@ -717,7 +955,7 @@ async def test_an_idle_connection_is_closed_even_if_its_last_answers_are_never_r
         writer.write(UNREAD)
         await asyncio.sleep(0.05)
 
-    assert await closed(here, 5)
+    assert await closed(here, 30)
     writer.transport.abort()
 
 
@@ -840,10 +1078,19 @@ async def test_it_speaks_tls_itself_with_a_certificate(make: Make, tmp_path: Pat
     assert here.writer.written[0][2]["url"] == b"https://hooks.test/webhooks/sendgrid/acme"
 
 
-async def test_what_is_written_and_what_a_wrong_secret_gives_are_counted_from_0(make: Make) -> None:
+async def test_what_is_written_and_what_is_refused_for_whatever_reason_are_counted_from_0(make: Make) -> None:
     """A series that is born at 3 shows no increase, and a small installation has no more than that."""
     world = await make(endpoint("mailgun"))
     value = world.metrics.registry.get_sample_value
     assert value("mailstreams_ingress_records_total", {"topic": "mail.raw.mailgun"}) == 0
-    for reason in ("missing", "mismatch", "untrusted", "unconfigured"):
-        assert value("mailstreams_webhook_rejected_total", {"provider": "mailgun", "reason": reason}) == 0
+    known = {*Refusal, *Reason}
+    for provider, reasons in (
+        ("mailgun", known - {Reason.NOT_FOUND, Reason.HEAD_TOO_LARGE}),
+        ("unknown", {Reason.NOT_FOUND, Reason.HEAD_TOO_LARGE, Reason.BROKEN}),
+    ):
+        born = {
+            reason
+            for reason in known
+            if value("mailstreams_webhook_rejected_total", {"provider": provider, "reason": reason.value}) == 0
+        }
+        assert born == reasons

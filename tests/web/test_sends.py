@@ -13,6 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaTimeoutError
+from multidict import CIMultiDict
 
 from deploy.local.broker import Broker
 from streams import records, topics
@@ -195,6 +196,14 @@ async def test_another_media_type_and_a_compressed_body_are_refused(client: Clie
     assert (await post(client, Content_Encoding="gzip", data=b"\x1f\x8b\x08\x00"))[0] == 415
     assert (await post(client, Content_Type="application/vnd.sends+json; charset=utf-8"))[0] == 202
     assert len(desk.published) == 1
+
+
+async def test_a_second_line_that_says_compressed_is_read_too(client: Client) -> None:
+    lines = [("Content-Encoding", "identity"), ("Content-Encoding", "gzip")]
+    headers = CIMultiDict([("Content-Type", "application/json"), ("Authorization", f"Bearer {KEY}"), *lines])
+
+    async with client.post("/sends", data=b"", headers=headers) as answer:
+        assert answer.status == 415
 
 
 async def test_a_body_that_is_too_large_is_refused_declared_or_not(client: Client, desk: Desk) -> None:

@@ -1,10 +1,11 @@
-"""When a writer says that it can write, where Kafka cannot be made to behave so at will."""
+"""When a writer reports that it can write, and to which partition, in cases that a real Kafka cannot be brought into at will."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Collection
+from typing import Any, ClassVar
 
 import pytest
+from aiokafka.errors import KafkaConnectionError
 
 from streams.web import writer as module
 from streams.web.writer import Hooks, NotWrittenError, RecordWriter
@@ -21,8 +22,13 @@ class Producer:
     """aiokafka's producer on brokers that answer, and of which too few have the records: it is tried for ever."""
 
     acknowledges = False
+    away = False
     started = 0
     stopped = 0
+    led: Collection[int] = frozenset({0})
+    silent: Collection[int] = frozenset()
+    """Partitions that never acknowledge, even if the others do."""
+    written: ClassVar[list[int]] = []
 
     def __init__(self, **_: Any) -> None:
         self.client = self
@@ -34,7 +40,12 @@ class Producer:
         self._pending_batches: set[Any] = set()
 
     async def start(self) -> None:
+        await self.look()
         Producer.started += 1
+
+    async def look(self) -> None:
+        if Producer.away:
+            raise KafkaConnectionError
 
     async def stop(self) -> None:
         await asyncio.sleep(60)
@@ -45,15 +56,16 @@ class Producer:
     def fail_all(self, _: BaseException) -> None:
         """Nothing waits here."""
 
-    async def partitions_for(self, _: str) -> set[int]:
-        return {0}
+    async def led_partitions(self, _: str) -> Collection[int]:
+        return Producer.led
 
     def batch_for(self, _: object) -> Batch:
         return Batch()
 
-    async def send_batch(self, *_: Any, **__: Any) -> "asyncio.Future[None]":
+    async def send_batch(self, *_: Any, partition: int) -> "asyncio.Future[None]":
         future = asyncio.get_running_loop().create_future()
-        if Producer.acknowledges:
+        Producer.written.append(partition)
+        if Producer.acknowledges and partition not in Producer.silent:
             future.set_result(None)
         return future
 
@@ -62,7 +74,9 @@ class Producer:
 async def writer(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RecordWriter]:
     monkeypatch.setattr(module, "Producer", Producer)
     monkeypatch.setattr(module, "_RETIRE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(module, "_LOOK_S", 0.05)
     Producer.acknowledges, Producer.started, Producer.stopped = False, 0, 0
+    Producer.away, Producer.led, Producer.silent, Producer.written = False, {0}, set(), []
     writer = RecordWriter(
         client_options={},
         client_id="ingress",
@@ -114,3 +128,32 @@ async def test_a_producer_that_failed_is_given_up_with_its_connections(writer: R
         while Producer.stopped < 3:
             await asyncio.sleep(0.01)
     assert Producer.started >= 3
+
+
+async def test_a_broker_that_goes_while_nothing_is_written_makes_it_not_ready_until_it_is_back(
+    writer: RecordWriter,
+) -> None:
+    async with asyncio.timeout(20):
+        for _ in range(2):
+            Producer.away = True
+            while not writer.why_not_ready:
+                await asyncio.sleep(0.01)
+            Producer.away = False
+            while writer.why_not_ready:
+                await asyncio.sleep(0.01)
+    assert Producer.written == []
+
+
+async def test_a_record_behind_a_partition_that_is_silent_goes_to_another_though_nothing_follows_it(
+    writer: RecordWriter,
+) -> None:
+    Producer.acknowledges, Producer.led, Producer.silent = True, {0, 1, 2}, {1}
+    first = asyncio.create_task(writer.write("mail.raw.sendgrid", b"{}", []))
+    while Producer.written != [1]:  # in its turn
+        await asyncio.sleep(0)
+
+    await writer.write("mail.raw.sendgrid", b"{}", [])
+
+    assert Producer.written == [1, 0]
+    with pytest.raises(NotWrittenError):
+        await first
