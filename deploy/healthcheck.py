@@ -17,12 +17,13 @@ PORTS = {
     "MAILSTREAMS_HISTORY__ADMIN_PORT": 19104,
 }
 _TIMEOUT_S = 4
+_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy of the environment is none for us
 
 
 def alive(port: str) -> bool:
     """Tell whether a process of ours answers at a port of this container, and says that it is live."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/livez", timeout=_TIMEOUT_S):
+        with _DIRECTLY.open(f"http://127.0.0.1:{port}/livez", timeout=_TIMEOUT_S):
             return True
     except (OSError, http.client.HTTPException):  # nobody is there, or another code than 200
         return False

@@ -101,23 +101,21 @@ def build(settings: Settings) -> Built:
         keepalive_timeout_s=own.keepalive_timeout_s,
         max_connections=_connections_that_fit(own.max_connections),
     )
-    listener = Listener(public, tls=own.tls_context())
 
     def use(tls: ssl.SSLContext | None) -> None:
         listener.tls = tls
 
+    # before the files are read: what changes in between is a change
+    renewal = Renewal(
+        own.tls_certfile, own.tls_keyfile, load=own.tls_context, use=use, told=metrics.certificate_expiry.set
+    )
+    listener = Listener(public, tls=own.tls_context())
     return Built(
         settings=settings,
         ingress=ingress,
         public=public,
         listener=listener,
-        renewal=Renewal(
-            own.tls_certfile,
-            own.tls_keyfile,
-            load=own.tls_context,
-            use=use,
-            told=metrics.certificate_expiry.set,
-        ),
+        renewal=renewal,
         writer=writer,
         client=client,
         health=HealthServer(

@@ -327,10 +327,14 @@ def _too_few_copies(spec: TopicSpec, copies: int, config: Mapping[str, str], set
         yield Problem(text, forbids=False)
 
 
+_LONGEST_MS = 2**63 - 1 - RETENTION_MARGIN_DAYS * _DAY_MS
+"""Kafka's ``Long.MAX`` means "for ever", too; a day longer would not be a long."""
+
+
 def _retention_of(config: Mapping[str, str]) -> float:
     """Return for how long a topic keeps a record, in ms; infinite where it keeps all of them."""
-    retention = float(config.get("retention.ms", -1))
-    return math.inf if retention < 0 else retention
+    retention = int(config.get("retention.ms", -1))
+    return math.inf if retention < 0 or retention >= _LONGEST_MS else retention
 
 
 def _read_too_late(specs: Sequence[TopicSpec], retentions: Mapping[str, float], servers: str) -> Iterator[Problem]:

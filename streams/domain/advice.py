@@ -541,7 +541,8 @@ def _bounced(delivery: Delivery) -> str:
     reason = "" if answer is None else answer.reason or ""
     word, _, said = reason.partition(": ")
     words_say_more = cause not in _BOUNCED_BY_CODE and subject in _WORDS_SAY_MORE
-    if code == "put_off_too_long" or (word in _GIVEN_UP and (code is None or words_say_more)):
+    transient = answer is not None and (answer.enhanced_code or "").startswith("4")
+    if code == "put_off_too_long" or (word in _GIVEN_UP and (code is None or words_say_more or transient)):
         return _expired(smtp.quoted_answer(reason) or (said if word in _GIVEN_UP else ""))
     if words_say_more:
         code = _BOUNCED_BY_WORD.get(word) or _BOUNCED_BY_REASON.get(classify(reason, None, None)) or code

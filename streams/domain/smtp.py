@@ -183,7 +183,9 @@ _BY_SUBJECT: dict[str, BounceKind] = {
 }
 
 _ANY_PROTOCOL = "5.0"
-"""RFC 3463: "other or undefined protocol status". Outlook.com sends it of mailboxes that do not exist, so words are read."""
+"""RFC 3463: "other or undefined protocol status": no cause, so the words are read."""
+_NO_MAILBOX = "mailbox unavailable"
+"""With 5.5.0, and nothing else said, Outlook.com has no such mailbox. Alone it is RFC 5321's text for any 550 (4.2.3)."""
 
 _BY_REPLY: dict[int, BounceKind] = {
     521: _HARD,  # RFC 7504: the host never accepts mail
@@ -225,7 +227,6 @@ _BY_WORDS: tuple[tuple[BounceKind, tuple[str, ...]], ...] = (
             "invalid recipient",
             "no such mailbox",
             "mailbox not found",
-            "mailbox unavailable",  # RFC 5321, 4.2.3, of 550; Outlook.com: there is none
             "unknown mailbox",
             "unknown address",
             "address unknown",
@@ -272,8 +273,11 @@ def bounce_kind_of(enhanced_code: str | None, smtp_code: int | None, text: str |
         return _BLOCK if kind is _BLOCK else _SOFT
     if kind is not None and rest != _ANY_PROTOCOL:
         return kind
-    by_words = _BY_REPLY.get(smtp_code or 0) or _kind_of_words((text or "")[:LOOKED_AT].lower())
-    return kind if kind is not None and by_words is _UNDETERMINED else by_words
+    words = (text or "")[:LOOKED_AT].lower()
+    said = _BY_REPLY.get(smtp_code or 0) or _kind_of_words(words)
+    if said is _UNDETERMINED and kind is not None:
+        return _HARD if _NO_MAILBOX in words else kind
+    return said
 
 
 def names_no_recipient(enhanced_code: str | None, text: str | None) -> bool:

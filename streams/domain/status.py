@@ -221,13 +221,18 @@ class Delivery:
 
     @property
     def deferred_since(self) -> int | None:
-        """While deferred: since when. After a drop, which ended an earlier episode, since the status became deferred anew."""
+        """While deferred: since when.
+
+        A drop ended an earlier episode: then since the last change made it deferred again; at the earliest since the drop,
+        which may have arrived later than that change.
+        """
         if self.change.status is not Status.DEFERRED:
             return None
         began, dropped = self.facts[Kind.DEFERRED].began, self.facts.get(Kind.DROPPED)
         if dropped is None or dropped.last_at is None or later(began, dropped.last_at):
             return began
-        return self.change.received_at if self.change.effective_at is None else self.change.effective_at
+        since = self.change.received_at if self.change.effective_at is None else self.change.effective_at
+        return since if later(since, dropped.last_at) else dropped.last_at
 
     @property
     def dropped_since(self) -> int | None:

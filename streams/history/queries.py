@@ -498,7 +498,7 @@ def _alerts(connection: sa.Connection, delivery_ids: Collection[str]) -> dict[st
 
 
 def _add_attempts(connection: sa.Connection, items: Sequence[Item]) -> None:
-    """Count the attempts again: between two changes of status only the events report them."""
+    """Count the attempts again: the events may be ahead of the status."""
     table = schema.events
     found: dict[str, list[Mapping[str, Any]]] = {}
     began = {item.delivery_id: item.first_received_at for item in items}

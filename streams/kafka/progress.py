@@ -21,7 +21,7 @@ there. Instead ``held`` reports its topic until everything that it held back has
 processed: until then, silence about what is in it proves nothing.
 
 All of it comes from one look a second at the broker: end offsets against
-committed positions, whose metadata holds the last timestamp (``poison.Position``).
+committed positions, whose metadata holds the last timestamp (``positions.Position``).
 """
 
 import asyncio

@@ -111,6 +111,7 @@ _BOUNCES: dict[str, BounceKind] = {
     "Undetermined/Undetermined": BounceKind.UNDETERMINED,
 }
 
+_TOO_OLD = "CustomTimeoutExceeded"
 _SAYS_NOTHING = frozenset({"", "General", "Undetermined"})  # subtypes that name no cause
 
 _BOUNCE_TYPES: dict[str, BounceKind] = {  # for subtypes that SES adds later
@@ -348,7 +349,10 @@ def _event(facts: _Facts, entry: Any, *, alone: bool, named: bool) -> DeliveryEv
         event_type = EventType.BOUNCE_OR_AUTO_REPLY if alone else EventType.OTHER
         suppression_list = None
     kind = _kind_of(detail, smtp.bounce_kind_of(enhanced, code, reason)) if event_type is EventType.BOUNCE else None
-    told = fields.answer(reason, _cause(word.type, event_type, detail, enhanced), code, enhanced)
+    if event_type is EventType.BOUNCE and detail.endswith(f"/{_TOO_OLD}"):
+        told: str | None = fields.led_by(_TOO_OLD, reason)  # it was given up, whatever the last answer was
+    else:
+        told = fields.answer(reason, _cause(word.type, event_type, detail, enhanced), code, enhanced)
 
     occurred_at = fields.iso_moment(about.get("timestamp")) or fields.iso_moment(mail.get("timestamp"))
     feedback_id = fields.identifier(about.get("feedbackId"))

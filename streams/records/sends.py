@@ -55,7 +55,7 @@ def decode_send(value: bytes | None) -> Send:
 
 
 def send_of(fields: Mapping[str, Any]) -> Send:
-    """Return the send of a decoded JSON object: the id without angle brackets, texts without surrounding blanks.
+    """Return the send of a decoded JSON object: the id without angle brackets, the address without surrounding blanks.
 
     No text is cut to a limit: a reference without its end would name another invoice.
 

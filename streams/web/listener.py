@@ -5,6 +5,7 @@ TLS handshake is done, so silent connections could use up all open files.
 """
 
 import asyncio
+import errno
 import logging
 import socket
 import ssl
@@ -53,15 +54,20 @@ class Listener:
         found = await asyncio.get_running_loop().getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-        try:
-            for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
-                self.sockets.append(
-                    socket.create_server(address, family=family, backlog=_BACKLOG, reuse_port=reuse_port)
-                )
-                self.sockets[-1].setblocking(False)
-        except OSError:
-            self._close()
-            raise
+        unknown = None
+        for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
+            try:
+                listening = socket.create_server(address, family=family, backlog=_BACKLOG, reuse_port=reuse_port)
+            except OSError as error:
+                if error.errno == errno.EAFNOSUPPORT:  # a kernel without IPv6, which may still know the name ::1
+                    unknown = error
+                    continue
+                self._close()
+                raise
+            listening.setblocking(False)
+            self.sockets.append(listening)
+        if unknown is not None and not self.sockets:
+            raise unknown
         return int(self.sockets[0].getsockname()[1])
 
     async def serve(self) -> None:

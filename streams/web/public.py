@@ -5,6 +5,7 @@ connections. ``limits`` bounds what a request may use while it is answered.
 """
 
 import asyncio
+from itertools import islice
 from typing import Any, Final
 
 from aiohttp import StreamReader, web
@@ -73,7 +74,7 @@ class Connection(SilentConnection):
         heads = self._request_count
         super().data_received(data)
         if self._request_count != heads:  # a head has ended, perhaps in the same read as the end of a body
-            self._head_ended(body)
+            self._heads_ended(self._request_count - heads, body)
         elif body is None:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
@@ -81,14 +82,14 @@ class Connection(SilentConnection):
             elif data and self._head_timer is None:
                 self._start_head_timer()
 
-    def _head_ended(self, body: StreamReader | None) -> None:
-        """Check a head by its own size: other bytes of its reads belong to bodies or the next request, and do not count."""
+    def _heads_ended(self, count: int, body: StreamReader | None) -> None:
+        """Check each head by its own size: other bytes of its reads belong to bodies or the next request, and do not count."""
         self._stop_head_timer()
         self._head_bytes = 0
         message, self._content = self._messages[-1]
-        if isinstance(message, RawRequestMessage):
-            self.head_too_large = self.head_too_large or _head_bytes(message) > MAX_HEAD_BYTES
-        elif body is not None and not body.is_eof():
+        ended = [head for head, _ in islice(reversed(self._messages), count) if isinstance(head, RawRequestMessage)]
+        self.head_too_large = self.head_too_large or any(_head_bytes(head) > MAX_HEAD_BYTES for head in ended)
+        if not isinstance(message, RawRequestMessage) and body is not None and not body.is_eof():
             # not a head but an error in this body, which aiohttp holds back until the body's own request is answered
             body.set_exception(web.RequestPayloadError())
 

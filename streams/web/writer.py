@@ -182,13 +182,25 @@ class RecordWriter:
                 self._heard_at = time.monotonic()
 
     async def _look(self, producer: Any) -> None:
-        try:
+        """Ask for a sign of life of a broker; give that up once a write has shown that another producer is needed."""
+
+        async def ask() -> None:
             async with asyncio.timeout(_LOOKS * self._timeout_s):
                 await producer.look()
-        except (KafkaError, OSError, TimeoutError) as error:
-            if producer is self._producer:
-                self._complain(f"it does not answer, {type(error).__name__}")
-                self._retire(producer)
+
+        asking, wanted = asyncio.create_task(ask()), asyncio.create_task(self._wanted.wait())
+        try:
+            await asyncio.wait({asking, wanted}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            asking.cancel()
+            wanted.cancel()
+        error = asking.exception() if asking.done() else None
+        if error is None or producer is not self._producer:
+            return
+        if not isinstance(error, (KafkaError, OSError, TimeoutError)):
+            raise error
+        self._complain(f"it does not answer, {type(error).__name__}")
+        self._retire(producer)
 
     @property
     def why_not_ready(self) -> list[str]:

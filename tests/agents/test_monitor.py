@@ -136,6 +136,14 @@ def test_a_drop_that_comes_late_parts_the_deferrals_before_and_after_it(partitio
     )  # fmt: skip
 
 
+def test_a_status_says_no_age_of_before_a_drop_that_came_late() -> None:
+    delivery: Delivery | None = None
+    for each in (deferral(0), deferral(10 * HOUR), event(EventType.DROPPED, HOUR, received=10 * HOUR + 60)):
+        delivery = fold(delivery, each).delivery
+    assert delivery is not None
+    assert delivery.deferred_since == us(HOUR)
+
+
 def test_a_deferral_of_before_1970_has_an_unknown_time_and_stops_nothing(partition: Partition) -> None:
     """Its deadline would be negative, which no index can hold: neither this process nor the next one could go on."""
     since_1970 = (datetime(1970, 1, 2, tzinfo=UTC) - NOON).total_seconds()

@@ -51,6 +51,18 @@ def test_one_process_that_is_live_is_enough_whichever_it_is(variable: str) -> No
     assert (alone, hung, code_of(environment)) == (0, 1, 1)
 
 
+def test_a_proxy_of_the_environment_is_not_asked() -> None:
+    live, proxy, dead = ports.find(3)
+    through = {"http_proxy": f"http://127.0.0.1:{proxy}", "no_proxy": ""}
+    first, *others = PORTS
+    nobody = dict.fromkeys(others, str(dead))
+
+    with answering(live, 200):
+        assert code_of({**nobody, first: str(live), **through}) == 0
+    with answering(proxy, 200):
+        assert code_of({**nobody, first: str(dead), **through}) == 1
+
+
 def test_it_asks_at_the_ports_that_the_settings_have_by_default() -> None:
     def asked(settings: Settings) -> tuple[int, ...]:
         return settings.web.port, settings.ingress.admin_port, settings.history.admin_port

@@ -104,6 +104,23 @@ def test_why_ses_gave_up_is_told_where_the_answer_does_not_say_it(
     assert (event.type, event.bounce_kind, advice) == (BOUNCE, kind, code)
 
 
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        ("smtp; 451 4.7.1 Greylisting in action", "put_off_too_long"),
+        ("smtp; 450 greylisted, try later", "put_off_too_long"),
+        ("smtp; 421 too many connections", "put_off_too_long"),
+        ("smtp; 450 4.2.1 The user you are trying to contact is receiving mail at a rate that", "put_off_too_long"),
+        ("smtp; 452 4.2.2 mailbox full", "mailbox_full"),
+        ("smtp; 421 4.4.1 connection timed out", "unreachable"),
+    ],
+)
+def test_a_message_whose_time_was_over_at_ses_was_put_off_for_as_long_as_it_had(answer: str, code: str) -> None:
+    event, advice = told("amazon_ses", ses_bounce("Transient", "CustomTimeoutExceeded", answer))
+
+    assert (event.type, event.bounce_kind, advice) == (BOUNCE, SOFT, code)
+
+
 def test_an_event_is_the_same_one_whether_or_not_a_word_leads_its_answer() -> None:
     ids = {
         told("amazon_ses", ses_delay(delay_type, "smtp; 450 try again later"))[0].event_id
@@ -165,6 +182,7 @@ def test_a_severity_that_nobody_knows_says_nothing_of_the_address() -> None:
         ({"code": 451, "message": "451 4.7.1 Greylisted, try again"}, "put_off_too_long"),
         ({"code": 451, "message": "451 4.3.2 not accepting messages"}, "put_off_too_long"),
         ({"code": 452, "message": "452 4.2.2 mailbox full"}, "mailbox_full"),
+        ({"code": 450, "message": "450 4.2.1 is receiving mail at a rate that prevents it"}, "put_off_too_long"),
     ],
 )
 def test_a_message_that_became_too_old_at_mailgun_was_given_up(
@@ -188,6 +206,24 @@ def test_an_outlook_mailbox_that_does_not_exist_is_a_hard_bounce() -> None:
     event, advice = told("mailgun", mailgun_failure("permanent", "generic", code=550, message=answer))
 
     assert (event.bounce_kind, advice) == (HARD, "refused_address")
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        "Reject due to policy restrictions.",
+        "Reject due to SPF policy.",
+        "your IP is listed on Spamhaus",
+        "Reject due to spam content",
+    ],
+)
+def test_the_fixed_words_of_a_550_blame_no_address_where_a_cause_follows(cause: str) -> None:
+    """RFC 5321 has "Requested action not taken: mailbox unavailable" for all of them."""
+    answer = f"Requested action not taken: mailbox unavailable 550-{cause}"
+
+    event, advice = told("mailgun", mailgun_failure("permanent", "generic", code=550, message=answer))
+
+    assert (event.bounce_kind, advice) in {(BLOCK, "blocked"), (BLOCK, "authentication_refused")}
 
 
 @pytest.mark.parametrize(

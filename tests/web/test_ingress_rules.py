@@ -612,6 +612,16 @@ async def test_a_head_that_is_too_large_is_refused_behind_a_body_too(make: Make,
     assert await line.ended()
 
 
+async def test_a_head_that_is_too_large_is_refused_before_another_in_the_same_read_too(make: Make, dial: Dial) -> None:
+    here = await make()
+    line = await dial(here)
+    large = HEAD + b"".join(b"X-%d: %s\r\n" % (n, b"y" * 1000) for n in range(20)) + b"\r\n"
+
+    await line.send(large + HEAD + b"\r\n")
+
+    assert await line.status() == 431
+
+
 async def test_requests_before_it_on_the_connection_leave_nothing_to_a_head(make: Make, dial: Dial) -> None:
     here = await make()
     line = await dial(here)
@@ -870,6 +880,31 @@ async def test_while_no_file_is_left_for_a_connection_it_waits_and_then_goes_on(
 
     assert (await here.post(world.sendgrid()))[0] == 200
     assert caplog.text.count("no connection can be let in: Too many open files") == 1
+
+
+async def test_a_name_with_an_ipv6_address_is_listened_at_without_ipv6(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = socket.create_server
+
+    def without_ipv6(address: Any, *, family: int, **more: Any) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return create(address, family=family, **more)
+
+    async def both(*_: Any, **__: Any) -> list[tuple[Any, ...]]:
+        return [
+            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0)),
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
+        ]
+
+    monkeypatch.setattr(socket, "create_server", without_ipv6)
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", both)
+    listener = Listener((await make()).server)
+
+    assert await listener.listen("localhost", 0)
+    assert [each.family for each in listener.sockets] == [socket.AF_INET]
+    listener.sockets[0].close()
 
 
 async def test_several_processes_can_share_a_port(make: Make) -> None:

@@ -13,7 +13,7 @@ from cryptography import x509
 
 from streams.ingress import build
 from streams.settings import Ingress as IngressSettings
-from streams.settings import load
+from streams.settings import SettingsError, load
 from streams.web.ingress import Ingress
 from streams.web.listener import Listener
 from streams.web.public import PublicServer
@@ -100,6 +100,26 @@ async def test_a_certificate_that_does_not_fit_its_key_is_not_used_until_both_fi
     assert [await port.shown()] == port.expires
 
     port.keyfile.write_bytes(new)
+    port.renewal.look()
+    assert [await port.shown()] == port.expires[1:]
+
+
+async def test_a_key_that_may_be_read_only_later_is_used_then(port: Port, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = port.renewal._load
+    allowed: list[bool] = []
+
+    def refused_at_first() -> ssl.SSLContext | None:
+        if not allowed:
+            raise SettingsError(["ingress.tls_keyfile: Permission denied"])
+        return load()
+
+    monkeypatch.setattr(port.renewal, "_load", refused_at_first)
+    port.write(90)
+    port.renewal.look()
+    assert [await port.shown()] == port.expires
+
+    allowed.append(True)
+    port.keyfile.chmod(0o640)
     port.renewal.look()
     assert [await port.shown()] == port.expires[1:]
 

@@ -23,6 +23,9 @@ class Producer:
 
     acknowledges = False
     away = False
+    hangs = False
+    """A look gets no answer, as while one of several brokers is silent."""
+    looked = 0
     started = 0
     stopped = 0
     led: Collection[int] = frozenset({0})
@@ -40,10 +43,14 @@ class Producer:
         self._pending_batches: set[Any] = set()
 
     async def start(self) -> None:
-        await self.look()
+        if Producer.away:
+            raise KafkaConnectionError
         Producer.started += 1
 
     async def look(self) -> None:
+        if Producer.hangs:
+            Producer.looked += 1
+            await asyncio.Event().wait()
         if Producer.away:
             raise KafkaConnectionError
 
@@ -77,6 +84,7 @@ async def writer(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RecordWriter]
     monkeypatch.setattr(module, "_LOOK_S", 0.05)
     Producer.acknowledges, Producer.started, Producer.stopped = False, 0, 0
     Producer.away, Producer.led, Producer.silent, Producer.written = False, {0}, set(), []
+    Producer.hangs, Producer.looked = False, 0
     writer = RecordWriter(
         client_options={},
         client_id="ingress",
@@ -142,6 +150,19 @@ async def test_a_broker_that_goes_while_nothing_is_written_makes_it_not_ready_un
             while writer.why_not_ready:
                 await asyncio.sleep(0.01)
     assert Producer.written == []
+
+
+async def test_a_look_that_gets_no_answer_does_not_hold_back_the_next_producer(
+    writer: RecordWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LOOKS", 1_000)
+    Producer.hangs = True
+    async with asyncio.timeout(20):
+        while not Producer.looked:
+            await asyncio.sleep(0.01)
+        await refused(writer)
+        while Producer.started < 2:
+            await asyncio.sleep(0.01)
 
 
 async def test_a_record_behind_a_partition_that_is_silent_goes_to_another_though_nothing_follows_it(
