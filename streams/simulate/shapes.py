@@ -450,7 +450,7 @@ _POSTMARK_BOUNCES: Final[
     (EventType.BOUNCE, BounceKind.SOFT): ("SoftBounce", 4096, "Soft bounce", False),
     (EventType.BOUNCE, BounceKind.BLOCK): ("Blocked", 100006, "ISP block", False),
     (EventType.DROPPED, SuppressionList.INVALID): ("BadEmailAddress", 100000, "Invalid email address", True),
-    (EventType.DROPPED, SuppressionList.UNSUBSCRIBE): (
+    (EventType.DROPPED, None): (
         "ManuallyDeactivated",
         100002,
         "Manually deactivated",

@@ -490,7 +490,7 @@ def _dropped(tell: _Teller) -> Ending:
     return Ending(Status.DROPPED)
 
 
-_LISTS: Final[dict[str, tuple[SuppressionList, ...]]] = {
+_LISTS: Final[dict[str, tuple[SuppressionList | None, ...]]] = {
     "sendgrid": (
         SuppressionList.BOUNCE,
         SuppressionList.SPAM,
@@ -499,7 +499,7 @@ _LISTS: Final[dict[str, tuple[SuppressionList, ...]]] = {
     ),
     "amazon_ses": (SuppressionList.BOUNCE,),
     "mailgun": (SuppressionList.BOUNCE, SuppressionList.SPAM, SuppressionList.UNSUBSCRIBE),
-    "postmark": (SuppressionList.INVALID, SuppressionList.UNSUBSCRIBE),
+    "postmark": (SuppressionList.INVALID, None),
     "azure_communication": (SuppressionList.BOUNCE,),
 }
 
