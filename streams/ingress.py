@@ -18,7 +18,16 @@ from prometheus_client import CollectorRegistry
 
 from streams import __version__, topics
 from streams.metrics import IngressMetrics
-from streams.process import EXIT_CANNOT_START, EXIT_CRASHED, EXIT_OK, error_of, run, stop_by_signals, topic_problems
+from streams.process import (
+    EXIT_CANNOT_START,
+    EXIT_CRASHED,
+    EXIT_OK,
+    error_of,
+    raise_open_files,
+    run,
+    stop_by_signals,
+    topic_problems,
+)
 from streams.providers import PROVIDERS, Provider
 from streams.settings import Settings
 from streams.web import sends
@@ -129,18 +138,13 @@ def build(settings: Settings) -> Built:
 
 
 def _connections_that_fit(wanted: int) -> int:
-    """Raise the limit of open files as far as needed and allowed; return how many connections fit into it.
+    """Raise the limit of open files, and return how many connections fit into it.
 
     With no file left, nobody could be answered and the brokers could not be reached.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted + _OTHER_FILES
-    if resource.RLIM_INFINITY in {soft, hard} and soft == resource.RLIM_INFINITY:
-        return wanted
-    if soft < needed:
-        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    if soft >= needed:
+    raise_open_files()
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted + _OTHER_FILES:
         return wanted
     fitting = max(soft - _OTHER_FILES, soft // 2)
     logger.warning(

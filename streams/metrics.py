@@ -2,7 +2,8 @@
 
 The rule: no label ever carries an address, an id or free text. Counters are
 raised after a batch has taken effect, not when it is read; a crash in between
-can leave them too low, never too high. The exact numbers are in the topics.
+can leave them too low, and a batch that a stage without state repeats is counted
+again. The exact numbers are in the topics.
 
 Beside its own, each process exports the usual metrics of a process, ``process_*``:
 from ``process_start_time_seconds`` the alerts derive how often it was started.

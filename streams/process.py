@@ -28,6 +28,8 @@ EXIT_STALLED: Final = 75
 """The worker's event loop hung."""
 
 BROKER_RETRY_S: Final = 2.0
+_UNLIMITED_FILES: Final = 10_240
+"""The soft limit of open files that is asked for where there is no hard one: what macOS allows (``OPEN_MAX``)."""
 
 
 def run(settings: Settings, work: Callable[[], Coroutine[Any, Any, int]]) -> int:
@@ -47,10 +49,14 @@ def stop_by_signals() -> asyncio.Event:
 
 
 def raise_open_files() -> None:
-    """Let the process have as many open files as it may: of half a million a shell or a unit gives 1,024 by default."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # without a limit, as on macOS, the system still has one of its own
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    """Raise the soft limit of open files to the hard one: a shell or a unit gives 1,024 of half a million by default."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:  # as on macOS, where the system has a limit of its own all the same
+        wanted = soft if soft == resource.RLIM_INFINITY else max(soft, _UNLIMITED_FILES)
+    else:
+        wanted = hard
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def error_of(done: "asyncio.Future[Any]") -> BaseException | None:

@@ -79,7 +79,7 @@ def test_what_is_counted_of_a_partition_that_is_not_shown_is_dropped() -> None:
     assert value(registry, "mailstreams_deferred_oldest_timestamp_seconds", GMAIL) is None
 
 
-def test_a_partition_that_stands_has_no_oldest_one_and_is_counted_all_the_same() -> None:
+def test_a_stopped_partition_has_no_oldest_one_and_is_counted_all_the_same() -> None:
     open_, registry = collector()
     open_.load(0, {(*GMAIL, "", began(100)): 1})
     open_.load(1, {(*GMAIL, "raised", began(4_000)): 1, (*OTHER, "raised", began(5_000)): 1})

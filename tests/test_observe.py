@@ -34,7 +34,7 @@ def test_a_stopped_partition_is_a_line_that_who_starts_a_worker_knows_from_all_o
     assert not any(map(stack._STOPPED.fullmatch, others))
 
 
-async def test_the_watchdog_is_asked_about_neither_who_stands_nor_who_still_opens() -> None:
+async def test_the_watchdog_is_asked_neither_about_a_stopped_partition_nor_about_one_that_still_opens() -> None:
     asked: list[Any] = []
     lanes = {tp: SimpleNamespace(opening=tp == OPENS, turns_passed=None) for tp in (RUNS, OPENS, STANDS)}
     health = Health(

@@ -636,7 +636,7 @@ def test_a_resume_written_and_read_is_the_same(through: int | None) -> None:
     )
 
 
-def test_a_resume_of_an_older_version_does_not_say_which_stand_it_was_for() -> None:
+def test_a_resume_of_an_older_version_does_not_say_which_stop_it_was_for() -> None:
     old = decode_resume(b'{"resume_id":"1","requested_at":"2026-11-20T12:00:00Z","dead_letter_through":5123}')
     assert (old.resume_id, old.app_id, old.offset) == ("1", None, None)
 

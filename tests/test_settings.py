@@ -218,6 +218,17 @@ SECONDS = [
 TEN_YEARS_S = 3653 * 86_400
 
 
+def test_a_retention_that_is_a_day_longer_is_taken_also_where_the_sum_of_the_days_is_inexact() -> None:
+    chosen = load(
+        environment={
+            "MAILSTREAMS_TOPICS__RAW_RETENTION_DAYS": "1.07",
+            "MAILSTREAMS_TOPICS__EVENTS_RETENTION_DAYS": "2.07",
+        }
+    )
+
+    assert chosen.topics.events_retention_days == 2.07
+
+
 @pytest.mark.parametrize("name", [*DAYS, *SECONDS])
 def test_what_is_added_to_times_is_ten_years_at_most(name: str) -> None:
     most = 3653 if name in DAYS else TEN_YEARS_S

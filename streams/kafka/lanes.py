@@ -142,7 +142,7 @@ class ResumeCommands(Protocol):
 
 
 class StatefulFold(Protocol):
-    """The stage's own work: pure, except that it reads the table."""
+    """The stage's own work. Once it is opened it is pure, except that it reads the table."""
 
     async def opened(self, partition: int, store: Store) -> None:
         """Prepare for the partition, before its first batch. It may take long, and lets other tasks run meanwhile."""

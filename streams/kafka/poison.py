@@ -46,7 +46,7 @@ class Poison:
         self._age(limit)
 
     def exceeded_by(self, offset: int, reason: str, limit: PoisonLimit) -> bool:
-        """Count the bad record at ``offset``; return True when it is one too many and stops the partition."""
+        """Count the bad record at ``offset``; or return True if it is one too many: then the partition stops in front of it."""
         if offset <= self.through:
             return False
         seen, bad = self.seen + 1, self.bad + 1

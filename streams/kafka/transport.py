@@ -51,7 +51,7 @@ FETCH_BYTES = 256 * 1024
 """Compressed bytes of one partition in one fetch; a larger record batch comes alone (KIP-74).
 
 A whole fetch is unpacked at once, to several times its size. So this trades memory for the rate at which a worker
-catches up: docs/performance.md says what 1 MiB and 8 MiB gain and cost."""
+catches up: docs/performance.md says what larger ones gain and cost."""
 REST_MAX_S = 0.1  # a batch that takes longer is not small
 BACKLOG_BATCHES = 2  # a partition is paused when this many full batches wait; each can hold several megabytes
 _RECORD_OVERHEAD = 64  # bytes a record costs beside key, value and headers; keeps empty records from being free

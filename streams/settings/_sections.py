@@ -409,7 +409,7 @@ class Topics(_Section):
     @classmethod
     def _check_retention(cls, value: float, info: ValidationInfo) -> float:
         raw = info.data.get("raw_retention_days")
-        if raw is not None and value < raw + RETENTION_MARGIN_DAYS - 1e-6:  # of days such as 1.07 the sum is inexact
+        if raw is not None and round(value - raw, 6) < RETENTION_MARGIN_DAYS:  # 2.07 - 1.07 is a little less than 1
             message = (
                 f"{value:g} days must be at least {raw + RETENTION_MARGIN_DAYS:g}, a day longer than "
                 f"topics.raw_retention_days ({raw:g} days), else what is made of a webhook late is deleted unread"

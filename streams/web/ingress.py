@@ -59,7 +59,7 @@ logger = logging.getLogger(__name__)
 
 PREFIX: Final = "/webhooks/"
 RETRY_AFTER_S: Final = 10
-"""Retry-After of a 503: long enough for a broker to restart, short enough for the most impatient provider."""
+"""Retry-After of a 503, unless it is busy: enough for a broker to restart, and short for the most impatient provider."""
 COMPLAIN_S: Final = 60.0
 """The same complaint is logged at most once in this time."""
 

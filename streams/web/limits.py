@@ -46,7 +46,7 @@ class UnknownEncodingError(Exception):
 
 
 class BrokenBodyError(Exception):
-    """The body is not compressed as its Content-Encoding says, or ends too early."""
+    """The body is not compressed as its Content-Encoding says, ends too early, or continues after its end."""
 
 
 @dataclass(slots=True)

@@ -55,7 +55,7 @@ class Renewal:
             self.look()
 
     def look(self) -> None:
-        """Use the files if they have changed. A broken certificate is logged once, and tried again after the next change."""
+        """Use the files if they have changed. A broken certificate is logged, and tried again after the next change."""
         versions = self._versions()
         if versions == self._seen:
             return

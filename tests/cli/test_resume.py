@@ -83,7 +83,7 @@ def test_a_stopped_partition_is_told_to_go_on(invoke: Invoke, cluster: Cluster) 
     assert order.resume_id not in {old.resume_id for _, old in before}
 
 
-def test_an_order_is_for_what_the_worker_calls_its_stand_also_where_the_offset_was_moved(
+def test_a_command_is_for_the_stop_that_the_worker_knows_also_where_the_offset_was_moved(
     invoke: Invoke, cluster: Cluster
 ) -> None:
     commit(cluster, 0, stopped(), offset=40)

@@ -613,7 +613,7 @@ async def test_dead_letter_through_lets_all_bad_records_up_to_it_go_and_no_good_
     assert lane.stopped is None
 
 
-async def test_a_stopped_partition_still_stands_after_a_restart(world: World, lane: StatefulLane) -> None:
+async def test_a_stopped_partition_is_still_stopped_after_a_restart(world: World, lane: StatefulLane) -> None:
     await stopped(world, lane)
     await lane.close()
     assert world.store.position is not None
@@ -636,7 +636,7 @@ async def test_a_stopped_partition_still_stands_after_a_restart(world: World, la
     await again.close()
 
 
-async def test_a_partition_that_stands_lets_nothing_fall_due(world: World) -> None:
+async def test_in_a_stopped_partition_nothing_falls_due(world: World) -> None:
     world.position = Position(13, TIME_MS, Poison(stopped="too many"))
     lane = world.stateful()
     lane.start()
@@ -647,7 +647,7 @@ async def test_a_partition_that_stands_lets_nothing_fall_due(world: World) -> No
     await lane.close()
 
 
-async def test_a_revoke_ends_the_wait_of_a_partition_that_stands(world: World, lane: StatefulLane) -> None:
+async def test_a_revoke_ends_the_wait_of_a_stopped_partition(world: World, lane: StatefulLane) -> None:
     event = await stopped(world, lane)
     async with asyncio.timeout(2):
         await lane.close()

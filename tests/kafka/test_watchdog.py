@@ -163,7 +163,7 @@ def test_the_time_in_which_no_broker_answered_does_not_count(
     assert len(stalls) == 1, "the broker is back, and still nothing moves"
 
 
-def test_a_partition_that_is_not_this_workers_or_stands_on_purpose_is_no_stall(
+def test_a_partition_that_is_not_this_workers_or_is_stopped_is_no_stall(
     watchdog: Watchdog, clock: Clock, stalls: list[BaseException]
 ) -> None:
     watchdog.look({FIRST: at(4), SECOND: at(4)}, {FIRST, SECOND}, excused=False)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from streams.domain.advice import advise
-from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
+from streams.domain.events import BounceKind, DeliveryEvent, EventType
 from tests.domain.deliveries import fold_all
 from tests.providers.cases import PAYLOADS, outcome
 
@@ -270,4 +270,3 @@ def test_what_the_account_took_off_itself_is_no_unsubscription() -> None:
     event, advice = told("postmark", payload("postmark/bounce_manually_deactivated"))
 
     assert (event.type, event.suppression_list, advice) == (DROPPED, None, "dropped")
-    assert event.suppression_list is not SuppressionList.UNSUBSCRIBE
