@@ -69,8 +69,13 @@ class Built:
 
 
 def build(settings: Settings) -> Built:
-    """Return an ingress for these settings. Call it inside a running event loop."""
+    """Return an ingress for these settings. Call it inside a running event loop.
+
+    Raises:
+        SettingsError: a file or folder that they name cannot be used.
+    """
     own = settings.ingress
+    own.check_files()
     metrics = IngressMetrics.create(CollectorRegistry(), version=__version__)
     writer = RecordWriter(
         client_options=settings.kafka.client_options(),

@@ -1,5 +1,6 @@
 """Settings: where they come from, which wins, and what is said of a wrong one."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from streams.domain import deferrals, status
 from streams.domain.events import EventType
 from streams.policies import policies_of
 from streams.providers import PROVIDERS
-from streams.settings import Account, Kafka, Settings, SettingsError, Topics, Webhook, load, shown
+from streams.settings import Account, Ingress, Kafka, Settings, SettingsError, Topics, Webhook, load, shown
 from streams.settings._sections import section_of
 from streams.topics import MAX_BODY_BYTES
 from tests.domain.deliveries import event
@@ -297,6 +298,52 @@ def test_a_file_that_cannot_be_read_is_said_in_one_line(tmp_path: Path) -> None:
     assert problems(path=tmp_path / "none.toml") == [f"{tmp_path / 'none.toml'}: No such file or directory"]
     assert problems(path=bad)[0].startswith(f"{bad}: not TOML: ")
     assert problems(path=binary) == [f"{binary}: not UTF-8"]
+
+
+@pytest.mark.parametrize(
+    ("make", "what"), [(Path.mkdir, "Is a directory"), (lambda path: path.symlink_to("nowhere"), "a link to no file")]
+)
+def test_a_file_here_that_cannot_be_read_is_not_passed_over(
+    tmp_path: Path, make: Callable[[Path], None], what: str
+) -> None:
+    make(tmp_path / "mailstreams.toml")
+
+    assert problems() == [f"mailstreams.toml in the working directory: {what}"]
+
+
+UNASKABLE = "x" * 5000
+"""The system says "File name too long", to root as well, as it says "Permission denied" to others."""
+
+
+def test_a_file_that_may_not_be_looked_for_here_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streams.settings._loading.DEFAULT_CONFIG", Path(UNASKABLE))
+
+    assert problems() == [f"{UNASKABLE} in the working directory: File name too long"]
+
+
+@pytest.mark.parametrize("name", ["SSL_CAFILE", "SSL_CERTFILE"])
+def test_a_certificate_that_may_not_be_looked_for_is_said_in_one_line(name: str) -> None:
+    environment = {"MAILSTREAMS_KAFKA__SECURITY_PROTOCOL": "SSL", f"MAILSTREAMS_KAFKA__{name}": UNASKABLE}
+
+    assert problems(environment) == [f"kafka.{name.lower()}: File name too long (from MAILSTREAMS_KAFKA__{name})"]
+
+
+def test_files_of_the_ingress_are_missed_by_the_ingress_alone(tmp_path: Path) -> None:
+    names = ["tls_certfile", "tls_keyfile", "certificates_dir"]
+    some = tmp_path / "some"
+
+    found = load(None, {f"MAILSTREAMS_INGRESS__{name.upper()}": str(some) for name in names})
+
+    with pytest.raises(SettingsError) as caught:
+        found.ingress.check_files()
+    assert caught.value.problems == (
+        "ingress.tls_certfile: path does not point to a file",
+        "ingress.tls_keyfile: path does not point to a file",
+        "ingress.certificates_dir: path does not point to a folder",
+    )
+    Ingress(tls_certfile=Path(__file__), certificates_dir=tmp_path).check_files()
+    with pytest.raises(SettingsError, match="File name too long"):
+        Ingress(tls_certfile=Path(UNASKABLE)).check_files()
 
 
 def test_settings_cannot_be_changed() -> None:

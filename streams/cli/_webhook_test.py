@@ -127,14 +127,14 @@ def _attempt(settings: Settings, provider: str, account: str, folder: Path) -> _
 
 def _simulated(provider: str, secrets: list[str], folder: Path, settings: Settings) -> _Attempt | None:
     """Return how the simulator signs, if the account knows its secrets."""
-    if not (folder / signing.SECRETS_FILE).exists():
-        return None
-    try:
-        own = signing.load(folder)
-    except (OSError, ValueError):
-        return None
     trusted = settings.ingress.certificates_dir
-    if provider == "amazon_ses" and (trusted is None or not (trusted / signing.CERTIFICATE_FILE).exists()):
+    try:
+        if not (folder / signing.SECRETS_FILE).exists():
+            return None
+        own = signing.load(folder)
+        if provider == "amazon_ses" and (trusted is None or not (trusted / signing.CERTIFICATE_FILE).exists()):
+            return None
+    except (OSError, ValueError):
         return None
     if own.for_ingress()[provider] not in {"".join(secret.split()) for secret in secrets}:
         return None

@@ -37,7 +37,7 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
     environment = os.environ if environment is None else environment
     if path is None and environment.get(CONFIG_VARIABLE):
         path = Path(environment[CONFIG_VARIABLE])
-    if path is None and DEFAULT_CONFIG.is_file():
+    if path is None and _may_be_there(DEFAULT_CONFIG):
         path = DEFAULT_CONFIG
     from_file = _read_file(path) if path is not None else {}
     from_environment, variables = _read_environment(environment)
@@ -56,11 +56,28 @@ def shown(settings: Settings) -> dict[str, Any]:
     return values
 
 
+def _may_be_there(path: Path) -> bool:
+    """Tell whether a file has to be read: also a folder, a link to nothing, and what may not be looked for here.
+
+    Docker makes a folder where the file to be mounted is missing. Reading it says what is wrong; else the defaults would
+    hold, and nobody would know.
+    """
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def _read_file(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SettingsError([f"{path}: {error.strerror or error}"]) from None
+        where = f"{path} in the working directory" if path == DEFAULT_CONFIG else path
+        what = "a link to no file" if isinstance(error, FileNotFoundError) and path.is_symlink() else error.strerror
+        raise SettingsError([f"{where}: {what}"]) from None
     except UnicodeDecodeError:
         raise SettingsError([f"{path}: not UTF-8"]) from None
     except tomllib.TOMLDecodeError as error:

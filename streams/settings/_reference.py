@@ -23,6 +23,7 @@ def _reference_lines() -> Iterator[str]:
     yield "Settings come from one TOML file and from environment variables, which win."
     yield f"The file is the one named by `--config`, else by `{CONFIG_VARIABLE}`, else `{DEFAULT_CONFIG}` in the"
     yield "working directory if there is one. Every setting has a default; no file is needed to begin."
+    yield "A file that is there and cannot be read stops the program."
     yield ""
     yield "An unknown name or a wrong value stops the program with one line for each."
     yield "`mailstreams config show` prints what is in force, with secrets masked."

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    DirectoryPath,
     Field,
-    FilePath,
     SecretStr,
     StringConstraints,
     ValidationError,
@@ -124,6 +123,24 @@ _Digests = Annotated[
 ]
 
 
+def _there(path: Path, *, folder: bool = False) -> Path:
+    """Check that it is a file, or a folder.
+
+    Not by pydantic's ``FilePath``: through that comes the system's own error, such as "Permission denied".
+    """
+    try:
+        found = path.is_dir() if folder else path.is_file()
+    except OSError as error:
+        raise ValueError(error.strerror) from None
+    if not found:
+        message = f"path does not point to a {'folder' if folder else 'file'}"
+        raise ValueError(message)
+    return path
+
+
+_File = Annotated[Path, AfterValidator(_there)]
+
+
 class _Section(BaseModel):
     # validate_default: a rule between two settings holds even if only one of them was set
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
@@ -169,13 +186,13 @@ class Kafka(_Section):
     sasl_password: SecretStr | None = _setting(
         None, "text", "Required with SASL_*. Give it by environment variable; it is masked wherever settings are shown."
     )
-    ssl_cafile: FilePath | None = _setting(
+    ssl_cafile: _File | None = _setting(
         None, "path, PEM", "Certificates that sign the brokers' own; without it those of the operating system."
     )
-    ssl_certfile: FilePath | None = _setting(
+    ssl_certfile: _File | None = _setting(
         None, "path, PEM", "The client's certificate, for brokers that ask for one (mutual TLS)."
     )
-    ssl_keyfile: FilePath | None = _setting(
+    ssl_keyfile: _File | None = _setting(
         None, "path, PEM", "The key of `ssl_certfile`, where it is not in the same file."
     )
     session_timeout_s: float = _setting(
@@ -577,13 +594,13 @@ class Ingress(_Section):
         "addresses or networks (CIDR), comma-separated",
         "Only from these are X-Forwarded-Proto and X-Forwarded-Host believed; from anybody else they are a claim.",
     )
-    tls_certfile: FilePath | None = _setting(
+    tls_certfile: Path | None = _setting(
         None,
         "path, PEM",
         "Speak TLS with this certificate and its chain; without it plain HTTP, for a proxy in front. A renewed one is used "
-        "within a minute.",
+        "within a minute. No other process misses the file.",
     )
-    tls_keyfile: FilePath | None = _setting(
+    tls_keyfile: Path | None = _setting(
         None, "path, PEM", "The key of `tls_certfile`, where it is not in the same file."
     )
     max_body_bytes: int = _setting(
@@ -657,7 +674,7 @@ class Ingress(_Section):
         "How long an orderly stop lets the requests in work finish; below the supervisor's patience.",
         gt=0,
     )
-    certificates_dir: DirectoryPath | None = _setting(
+    certificates_dir: Path | None = _setting(
         None,
         "path",
         "Amazon SNS's signing certificates by file name, taken before any download: for a machine that may not reach "
@@ -681,6 +698,25 @@ class Ingress(_Section):
             message = "needs ingress.tls_certfile"
             raise ValueError(message)
         return value
+
+    def check_files(self) -> None:
+        """Check that what is named here is there.
+
+        For the ingress itself: other processes may have the same settings on machines without these files.
+
+        Raises:
+            SettingsError: something is not there.
+        """
+        problems = []
+        for name in ("tls_certfile", "tls_keyfile", "certificates_dir"):
+            path = getattr(self, name)
+            try:
+                if path is not None:
+                    _there(path, folder=name == "certificates_dir")
+            except ValueError as error:
+                problems.append(f"ingress.{name}: {error}")
+        if problems:
+            raise SettingsError(problems)
 
     def tls_context(self) -> ssl.SSLContext | None:
         """Return the context of the public port; None where it speaks plain HTTP.

@@ -124,6 +124,20 @@ def test_a_file_that_is_not_there_is_said_in_one_line(invoke: Invoke) -> None:
     assert (result.exit_code, result.stderr) == (2, "mailstreams: /no/such.toml: No such file or directory\n")
 
 
+def test_an_ingress_whose_certificate_is_not_there_ends_with_a_line(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAILSTREAMS_INGRESS__TLS_CERTFILE", "/no/such.pem")
+
+    others, ingress = invoke("config", "show"), invoke("ingress")
+
+    assert others.exit_code == 0
+    assert (ingress.exit_code, ingress.stderr) == (
+        2,
+        "mailstreams: ingress.tls_certfile: path does not point to a file\n",
+    )
+
+
 def test_config_show_prints_toml_of_what_is_in_force_without_secrets(
     invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
