@@ -54,6 +54,13 @@ def test_the_file_is_read(tmp_path: Path) -> None:
     assert found.accounts == {"billing": Account(support_contact="desk")}
 
 
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "some.toml"
+    path.write_text("\ufeff[topics]\npartitions = 3\n", encoding="utf-8")
+
+    assert load(path, {}).topics.partitions == 3
+
+
 def test_the_environment_wins_over_the_file_setting_by_setting(tmp_path: Path) -> None:
     path = tmp_path / "some.toml"
     path.write_text("[topics]\npartitions = 3\nreplication_factor = 2\n")
@@ -80,6 +87,31 @@ def test_a_list_in_a_variable_is_separated_by_commas() -> None:
     assert found.delivery.reference_keys == ("order", "invoice")
 
 
+@pytest.mark.parametrize(
+    "value", ['["invoice","order"]', "['invoice']", '[ "invoice" ]', "[invoice, order]", '"a", "b"']
+)
+@pytest.mark.parametrize("name", ["delivery.reference_keys", "history.public_hosts"])
+def test_a_list_in_json_is_refused_where_names_are_separated_by_commas(name: str, value: str) -> None:
+    variable = f"MAILSTREAMS_{name.replace('.', '__').upper()}"
+
+    assert problems({variable: value}) == [
+        f"{name}: input should be separated by commas, without brackets and quotation marks (from {variable})"
+    ]
+
+
+def test_a_name_may_have_brackets_of_its_own() -> None:
+    found = load(
+        None,
+        {
+            "MAILSTREAMS_HISTORY__PUBLIC_HOSTS": "[2001:db8::1], mail.example",
+            "MAILSTREAMS_DELIVERY__REFERENCE_KEYS": "data[invoice]",
+        },
+    )
+
+    assert found.history.public_hosts == ("[2001:db8::1]", "mail.example")
+    assert found.delivery.reference_keys == ("data[invoice]",)
+
+
 def test_an_account_can_be_set_by_variable() -> None:
     found = load(None, {"MAILSTREAMS_ACCOUNTS__BILLING__SUPPORT_CONTACT": "desk"})
 
@@ -87,7 +119,32 @@ def test_an_account_can_be_set_by_variable() -> None:
 
 
 def test_variables_that_kubernetes_sets_for_a_service_of_our_name_are_not_ours() -> None:
-    assert load(None, {"MAILSTREAMS_SERVICE_HOST": "10.0.0.1", "MAILSTREAMS_PORT_80_TCP": "tcp"}) == Settings()
+    of_services = {
+        "MAILSTREAMS_SERVICE_HOST": "10.0.0.1",
+        "MAILSTREAMS_PORT_80_TCP": "tcp",
+        "MAILSTREAMS_WEB_SERVICE_HOST": "10.0.0.2",
+        "MAILSTREAMS_WEB_PORT": "tcp://10.0.0.2:80",
+        "MAILSTREAMS_WEB_PORT_80_TCP": "tcp://10.0.0.2:80",
+        "MAILSTREAMS_ACCOUNTS_SERVICE_PORT": "80",
+    }
+
+    assert load(None, of_services) == Settings()
+
+
+def test_a_variable_that_lacks_only_second_underscores_is_refused() -> None:
+    account = "MAILSTREAMS_ACCOUNTS_BILLING_WEBHOOKS_MAILGUN_SECRETS_2026"
+
+    assert problems(
+        {
+            "MAILSTREAMS_KAFKA_BOOTSTRAP_SERVERS": "k:9092",
+            account: "hunter2",
+            "MAILSTREAMS_WEB__PORT": "x",
+        }
+    ) == [
+        f"{account}: unknown variable; two underscores stand between its parts",
+        "MAILSTREAMS_KAFKA_BOOTSTRAP_SERVERS: unknown variable; did you mean MAILSTREAMS_KAFKA__BOOTSTRAP_SERVERS?",
+        "web.port: input should be a valid integer, unable to parse string as an integer (from MAILSTREAMS_WEB__PORT)",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ An unknown name is refused, with the name that was probably meant.
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -13,7 +14,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from streams.settings._sections import NESTED, Settings, SettingsError, section_of, suggestion
+from streams.settings._sections import NESTED, Account, Settings, SettingsError, section_of, suggestion
 
 CONFIG_VARIABLE: Final = "MAILSTREAMS_CONFIG"
 DEFAULT_CONFIG: Final = Path("mailstreams.toml")
@@ -21,6 +22,10 @@ PREFIX: Final = "MAILSTREAMS_"
 DELIMITER: Final = "__"
 """In an environment variable's name: ``PREFIX`` is before the section, ``DELIMITER`` between section and name."""
 
+_OF_ACCOUNT: Final = re.compile(rf"{PREFIX}ACCOUNTS_\w+_({'|'.join(Account.model_fields).upper()})(_|$)")
+"""An account's variable without its double underscores: ``MAILSTREAMS_ACCOUNTS_BILLING_SUPPORT_CONTACT``."""
+_LINKS: Final = ("tcp://", "udp://", "sctp://")
+"""Kubernetes and Docker set ``MAILSTREAMS_WEB_PORT=tcp://10.0.0.1:80`` where a Service or link is named mailstreams-web."""
 _NESTED_DEPTH: Final = 4  # accounts.NAME.webhooks.PROVIDER
 
 
@@ -41,13 +46,16 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
         path = DEFAULT_CONFIG
     from_file = _read_file(path) if path is not None else {}
     from_environment, variables = _read_environment(environment)
+    problems = _misspelled(environment)
     try:
-        return Settings.model_validate(_merged(from_file, from_environment))
+        found = Settings.model_validate(_merged(from_file, from_environment))
     except ValidationError as error:
-        problems = [
+        problems += [
             _problem(details, variables, path) for details in error.errors(include_url=False, include_input=False)
         ]
-        raise SettingsError(problems) from None
+    if problems:
+        raise SettingsError(problems)
+    return found
 
 
 def shown(settings: Settings) -> dict[str, Any]:
@@ -73,7 +81,7 @@ def _may_be_there(path: Path) -> bool:
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         where = f"{path} in the working directory" if path == DEFAULT_CONFIG else path
         what = "a link to no file" if isinstance(error, FileNotFoundError) and path.is_symlink() else error.strerror
@@ -88,7 +96,7 @@ def _read_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], d
     """Return the nested values, and which variable each came from.
 
     A name without the double underscore is not ours: Kubernetes itself sets ``MAILSTREAMS_SERVICE_HOST``
-    and the like where a Service is named mailstreams.
+    and the like where a Service is named mailstreams. But see ``_misspelled``.
     """
     values: dict[str, Any] = {}
     variables: dict[tuple[str, ...], str] = {}
@@ -104,6 +112,25 @@ def _read_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], d
         inner[location[-1]] = value
         variables[location] = variable
     return values, variables
+
+
+def _misspelled(environment: Mapping[str, str]) -> list[str]:
+    """Say which variables lack nothing but second underscores to be a setting's."""
+    meant = {
+        f"{PREFIX}{section}_{name}".upper(): f"{PREFIX}{section}{DELIMITER}{name}".upper()
+        for section in Settings.model_fields
+        if section != "accounts"
+        for name in section_of(section).model_fields
+    }
+    problems = []
+    for variable, value in sorted(environment.items()):
+        if DELIMITER in variable or value.startswith(_LINKS):
+            continue
+        if variable in meant:
+            problems.append(f"{variable}: unknown variable; did you mean {meant[variable]}?")
+        elif _OF_ACCOUNT.match(variable):
+            problems.append(f"{variable}: unknown variable; two underscores stand between its parts")
+    return problems
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

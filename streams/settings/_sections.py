@@ -110,11 +110,21 @@ def _setting(default: Any, unit: str, text: str, **constraints: Any) -> Any:
     return Field(default, description=text, json_schema_extra={"unit": unit}, **constraints)
 
 
+_QUOTED: Final = re.compile(r"""\[?\s*["']""")
+
+
 def _split(value: Any) -> Any:
-    """Turn ``a, b`` into a list, so that a list fits into an environment variable."""
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    return value
+    """Turn ``a, b`` into a list, so that a list fits into an environment variable.
+
+    A list in JSON or TOML is refused: its brackets and quotation marks would count as parts of the names.
+    """
+    if not isinstance(value, str):
+        return value
+    parts = [part.strip() for part in value.split(",") if part.strip()]
+    if any(_QUOTED.match(part) or part.count("[") != part.count("]") for part in parts):
+        message = "input should be separated by commas, without brackets and quotation marks"
+        raise ValueError(message)
+    return parts
 
 
 _Names = Annotated[tuple[Annotated[str, StringConstraints(min_length=1)], ...], BeforeValidator(_split)]
