@@ -224,7 +224,7 @@ def test_an_unknown_variable_is_refused_too() -> None:
         ("TOPICS__PROVIDERS", "sendgird", "unknown provider 'sendgird'; did you mean sendgrid?"),
         ("WORKER__POISON_SHARE", "1.5", "worker.poison_share: input should be less than or equal to 0.9"),
         ("WORKER__POISON_MINIMUM", "1001", "must be at most worker.poison_window (1000)"),
-        ("WORKER__WATCHDOG_S", "20", "watchdog_s (20 s) must be above kafka.commit_deadline_s (20 s)"),
+        ("WORKER__WATCHDOG_S", "20", "worker.watchdog_s: 20 s must be above kafka.commit_deadline_s (20 s)"),
         ("WORKER__LOG_LEVEL", "loud", "worker.log_level: input should be 'debug', 'info', 'warning' or 'error'"),
         ("WEB__PORT", "32768", "web.port: input should be less than or equal to 32767"),
         ("DELIVERY__REFERENCE_KEYS", " , ", "delivery.reference_keys: tuple should have at least 1 item"),
@@ -239,11 +239,15 @@ def test_an_unknown_variable_is_refused_too() -> None:
         ("INGRESS__MAX_BODY_BYTES", "8388608", "ingress.max_body_bytes: input should be less than or equal to 8323072"),
         ("INGRESS__API_KEYS", "x", "ingress.api_keys: unknown setting"),
         ("ACCOUNTS__A__API_KEYS", "hunter2", "accounts.a.api_keys.0: string should match pattern"),
-        ("ACCOUNTS__A__WEBHOOKS__MAILGIN__INSECURE", "1", "unknown provider 'mailgin'; did you mean mailgun?"),
+        (
+            "ACCOUNTS__A__WEBHOOKS__MAILGIN__INSECURE",
+            "1",
+            "accounts.a.webhooks.mailgin: unknown provider 'mailgin'; did you mean mailgun? (from MAILSTREAMS_ACCOUNTS__A__",
+        ),
         (
             "ACCOUNTS__A__WEBHOOKS__SENDGRID__SECRETS__2026",
             "hunter2",
-            "accounts.a.webhooks: sendgrid.secrets.2026: not a public key",
+            "accounts.a.webhooks.sendgrid.secrets.2026: not a public key",
         ),
         (
             "ACCOUNTS__A__WEBHOOKS__MAILGUN__SECRET",
@@ -334,6 +338,25 @@ def test_a_wrong_value_names_the_variable_that_set_it() -> None:
     (line,) = problems({"MAILSTREAMS_WEB__PORT": "x"})
 
     assert line.endswith("(from MAILSTREAMS_WEB__PORT)")
+
+
+def test_a_wrong_value_of_the_file_is_blamed_on_no_variable(tmp_path: Path) -> None:
+    path = tmp_path / "some.toml"
+    path.write_text(
+        "[worker]\nwatchdog_s = 15\n[accounts.billing.webhooks.postmark.secrets]\nold = 'hunter2'\nolder = 'hunter3'\n"
+    )
+    innocent = {
+        "MAILSTREAMS_WORKER__DATADIR": "data",
+        "MAILSTREAMS_ACCOUNTS__BILLING__WEBHOOKS__MAILGUN__SECRETS__2026": "hunter2",
+    }
+
+    assert problems(innocent, path) == [
+        "worker.watchdog_s: 15 s must be above kafka.commit_deadline_s (20 s)",
+        *(
+            f"accounts.billing.webhooks.postmark.secrets.{name}: neither basic:USER:PASSWORD nor header:NAME:VALUE"
+            for name in ("old", "older")
+        ),
+    ]
 
 
 def test_every_wrong_setting_is_said_at_once() -> None:

@@ -14,7 +14,15 @@ from typing import Any, Final
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from streams.settings._sections import NESTED, Account, Settings, SettingsError, section_of, suggestion
+from streams.settings._sections import (
+    NESTED,
+    UNKNOWN_PROVIDER,
+    Account,
+    Settings,
+    SettingsError,
+    section_of,
+    suggestion,
+)
 
 CONFIG_VARIABLE: Final = "MAILSTREAMS_CONFIG"
 DEFAULT_CONFIG: Final = Path("mailstreams.toml")
@@ -144,11 +152,17 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
 def _problem(details: ErrorDetails, variables: Mapping[tuple[str, ...], str], path: Path | None) -> str:
     """Say in one line what is wrong, where, and where it was set."""
     location = tuple(str(part) for part in details["loc"] if part != "[key]")
+    is_unknown = details["type"] == "extra_forbidden"
+    is_name = is_unknown or details["type"] == UNKNOWN_PROVIDER or "[key]" in details["loc"]
+    # a value was set at its own place or, with others, above it; a name occurs also in the variables of what is below it
     variable = next(
-        (name for place, name in variables.items() if location[: len(place)] == place[: len(location)]),
+        (
+            variable
+            for place, variable in variables.items()
+            if location[: len(place)] == place or (is_name and place[: len(location)] == location)
+        ),
         None,
     )
-    is_unknown = details["type"] == "extra_forbidden"
     what = _unknown(location) if is_unknown else _reason(details)
     origin = f" (from {variable})" if variable else f" (in {path})" if is_unknown and path is not None else ""
     return f"{'.'.join(location)}: {what}{origin}"

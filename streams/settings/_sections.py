@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, LiteralString
 
 from pydantic import (
     AfterValidator,
@@ -31,6 +31,8 @@ from streams.providers import PROVIDERS, Provider
 APP_ID: Final = "mailstreams"
 """Names the consumer group, the changelog topics and the transactions: a part of what is stored, so it never changes."""
 
+UNKNOWN_PROVIDER: Final = "unknown_provider"
+"""The kind of the error about a provider's name where a table is called by it."""
 _MEBIBYTE: Final = 1024 * 1024
 _TEN_YEARS_DAYS: Final = 3653  # with their leap days
 """The longest span added to a time: no calendar reaches the year 30000, and a table holds microseconds in 64 bits."""
@@ -149,6 +151,17 @@ def _there(path: Path, *, folder: bool = False) -> Path:
 
 
 _File = Annotated[Path, AfterValidator(_there)]
+
+
+def _fault(text: str, *place: str, kind: LiteralString = "value_error") -> InitErrorDetails:
+    """Return what is wrong at a place below the checked field: a ValueError has no place of its own."""
+    return InitErrorDetails(type=PydanticCustomError(kind, "{text}", {"text": text}), loc=place, input=None)
+
+
+def _raise_all(section: type[BaseModel], faults: list[InitErrorDetails]) -> None:
+    """Raise all faults as one error, with a line for each; nothing if there are none."""
+    if faults:
+        raise ValidationError.from_exception_data(section.__name__, faults)
 
 
 class _Section(BaseModel):
@@ -1021,22 +1034,23 @@ class Account(_Section):
         "Another policy for this account's deferred deliveries at a provider.",
     )
 
-    @field_validator("deferrals")
+    @field_validator("deferrals", "webhooks")
     @classmethod
-    def _check_deferrals(cls, value: dict[str, DeferralOverrides]) -> dict[str, DeferralOverrides]:
-        for name in value:
-            _known_provider(name)
+    def _check_names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        unknown = {name: _unknown_provider(name) for name in value if name not in PROVIDERS}
+        _raise_all(cls, [_fault(text, name, kind=UNKNOWN_PROVIDER) for name, text in unknown.items()])
         return value
 
     @field_validator("webhooks")
     @classmethod
-    def _check_webhooks(cls, value: dict[str, Webhook]) -> dict[str, Webhook]:
-        for name, webhook in value.items():
-            provider = _known_provider(name)
-            for key_id, secret in webhook.secrets.items():
-                if fault := provider.secret_fault(secret.get_secret_value()):
-                    message = f"{name}.secrets.{key_id}: {fault}"
-                    raise ValueError(message)
+    def _check_secrets(cls, value: dict[str, Webhook]) -> dict[str, Webhook]:
+        faults = [
+            _fault(fault, name, "secrets", key_id)
+            for name, webhook in value.items()
+            for key_id, secret in webhook.secrets.items()
+            if (fault := PROVIDERS[name].secret_fault(secret.get_secret_value()))
+        ]
+        _raise_all(cls, faults)
         return value
 
 
@@ -1061,17 +1075,12 @@ class Settings(_Section):
     def _check_deferrals(cls, value: dict[str, Account], info: ValidationInfo) -> dict[str, Account]:
         common = info.data.get("deferrals")
         faults = [
-            InitErrorDetails(
-                type=PydanticCustomError("value_error", "{fault}", {"fault": fault[1]}),
-                loc=(name, "deferrals", provider, fault[0]),
-                input=None,
-            )
+            _fault(fault[1], name, "deferrals", provider, fault[0])
             for name, account in value.items()
             for provider, overrides in account.deferrals.items()
             if common is not None and (fault := overrides.fault(common)) is not None
         ]
-        if faults:  # one line for each, with its own location, which a ValueError could not carry
-            raise ValidationError.from_exception_data(cls.__name__, faults)
+        _raise_all(cls, faults)
         return value
 
     @field_validator("worker")
@@ -1080,8 +1089,8 @@ class Settings(_Section):
         kafka = info.data.get("kafka")
         if kafka is not None and value.watchdog_s <= kafka.commit_deadline_s:
             deadline = kafka.commit_deadline_s
-            message = f"watchdog_s ({value.watchdog_s:g} s) must be above kafka.commit_deadline_s ({deadline:g} s)"
-            raise ValueError(message)
+            text = f"{value.watchdog_s:g} s must be above kafka.commit_deadline_s ({deadline:g} s)"
+            _raise_all(cls, [_fault(text, "watchdog_s")])
         return value
 
 
@@ -1106,9 +1115,12 @@ def _known_provider(name: str) -> Provider:
         ValueError: there is none.
     """
     if name not in PROVIDERS:
-        message = f"unknown provider {name!r}{suggestion(name, PROVIDERS)}"
-        raise ValueError(message)
+        raise ValueError(_unknown_provider(name))
     return PROVIDERS[name]
+
+
+def _unknown_provider(name: str) -> str:
+    return f"unknown provider {name!r}{suggestion(name, PROVIDERS)}"
 
 
 def suggestion(name: str, known: Mapping[str, Any]) -> str:
