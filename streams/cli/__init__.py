@@ -7,6 +7,7 @@ never by a traceback.
 """
 
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -126,6 +127,11 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)
+        except click.Abort as error:
+            if not isinstance(error.__context__, KeyboardInterrupt):
+                raise  # the answer to a question was No
+            click.echo(err=True)  # Ctrl-C at a question leaves the cursor behind it
+            ctx.exit(INTERRUPTED)
         except Exception as error:
             if (failure := _failure(error, ctx)) is None:
                 raise
@@ -153,6 +159,8 @@ def cli(ctx: click.Context, config: Path | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what the terminal's encoding lacks is no reason to end an answer
+        sys.stdout.reconfigure(errors="backslashreplace")
     cli.main(args=None if arguments is None else list(arguments), prog_name="mailstreams")
 
 

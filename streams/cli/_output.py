@@ -34,9 +34,12 @@ _HIDDEN_IN_JSON: Final = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\
 
 
 def json_line(value: Any) -> None:
-    """Print a value as one line of JSON; characters that control a terminal are escaped, which keeps the value."""
+    """Print a value as one line of JSON; characters that control a terminal are escaped, which keeps the value.
+
+    In UTF-8 whatever the terminal's encoding is, as RFC 8259 has it: a program is to read it.
+    """
     text = codecs.encode(value).decode("utf-8")
-    click.echo(_HIDDEN_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
+    click.echo(_HIDDEN_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text).encode())
     sys.stdout.flush()
 
 

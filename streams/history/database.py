@@ -130,7 +130,7 @@ class Database:
             raise DatabaseError(message) from None
         except DBAPIError as error:
             self.close()
-            message = f"the database cannot be used: {_cause(error)}"
+            message = f"the database cannot be used: {cause(error)}"
             raise DatabaseError(message) from None
         except DatabaseError:
             self.close()
@@ -254,6 +254,6 @@ def _was_given_up(error: OperationalError) -> bool:
     return str(original) == "interrupted" or getattr(original, "sqlstate", None) == _CANCELLED
 
 
-def _cause(error: DBAPIError) -> str:
+def cause(error: DBAPIError) -> str:
     """Return the first line of the driver's message, which names no password."""
     return str(error.orig).strip().partition("\n")[0]

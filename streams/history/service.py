@@ -20,7 +20,7 @@ from streams import __version__
 from streams.brokers import RefusedError
 from streams.history import api, export, pages, projection
 from streams.history.access import Access
-from streams.history.database import READERS, Database, DatabaseError
+from streams.history.database import READERS, Database, DatabaseError, cause
 from streams.history.edge import Service, application
 from streams.history.live import Hub
 from streams.history.projection import Applied, MovedError
@@ -56,7 +56,8 @@ async def rebuild(settings: Settings, progress: TellProgress) -> None:
         progress: Called with how many offsets were read, of how many.
 
     Raises:
-        DatabaseError: it cannot be used, or the history runs on it.
+        DatabaseError: it cannot be used, or the history runs on it; or it cannot be written to any more, and what was
+            read is kept.
         SourceError: a topic is missing; nothing was deleted.
         aiokafka.errors.KafkaError, OSError, TimeoutError: the broker cannot be reached. If at the start, nothing was
             deleted; if later, what was read is kept, and the history goes on from there.
@@ -74,6 +75,11 @@ async def rebuild(settings: Settings, progress: TellProgress) -> None:
                 now=time.time,
             )
             await subscriber.catch_up(progress, before=lambda: projection.clear(database))
+    except DBAPIError as error:  # only the first line of its text: a later one may quote a row, with addresses
+        message = f"the database cannot be written to: {cause(error)}"
+        raise DatabaseError(message) from None
+    except MovedError as error:
+        raise DatabaseError(str(error)) from None
     finally:
         database.close()
 
@@ -227,7 +233,7 @@ def _reason(done: "set[asyncio.Task[Any]]") -> int:
             logger.error("%s", error)
             return EXIT_CANNOT_START
         if isinstance(error, DBAPIError):  # its own text has the values of the statement: addresses
-            logger.error("the database cannot be written to: %s", str(error.orig).partition("\n")[0])
+            logger.error("the database cannot be written to: %s", cause(error))
         elif error is not None:
             logger.error("the history ends: %s", type(error).__name__, exc_info=error)
     return EXIT_CRASHED

@@ -1,5 +1,6 @@
 """The command line as a whole: help, settings, exit codes, and an absent broker."""
 
+import io
 import re
 import signal
 import socket
@@ -14,6 +15,8 @@ import pytest
 
 from deploy.local import ports
 from streams import __version__, codecs, topics
+from streams.cli import main
+from streams.history.subscriber import Subscriber
 from tests.cli.conftest import Cluster, Invoke, spawn
 
 COMMANDS = ["worker", "topics", "feed", "watch", "lookup", "deferrals", "dead-letters", "resume", "config"]
@@ -243,6 +246,57 @@ def test_a_topic_that_makes_less_safe_fails_the_check_and_not_the_start_that_cre
     assert (check.exit_code, codecs.decode(check.stdout)) == (
         1,
         {"problem": "it does not fit", "forbids_start": forbids},
+    )
+
+
+def test_ctrl_c_at_a_question_ends_with_130_and_a_no_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: str) -> str:
+        raise KeyboardInterrupt
+
+    codes = []
+    for answer in (interrupted, lambda _: "n"):
+        monkeypatch.setattr("click.termui.visible_prompt_func", answer)
+        with pytest.raises(SystemExit) as ended:
+            main(["history", "rebuild"])
+        codes.append(ended.value.code)
+
+    assert codes == [130, 1]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
+def test_what_the_terminals_encoding_lacks_is_escaped_and_json_is_utf_8(
+    monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    monkeypatch.setenv("MAILSTREAMS_ACCOUNTS__A__SUPPORT_CONTACT", "użytkownik ü 😀")
+    written = {}
+    for arguments in (["config", "show"], ["config", "show", "--json"]):
+        monkeypatch.setattr("sys.stdout", io.TextIOWrapper(output := io.BytesIO(), encoding))
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 0
+        written[len(arguments)] = output.getvalue()
+
+    escaped = "użytkownik ü 😀".encode(encoding, "backslashreplace").decode(encoding)
+    assert f'support_contact = "{escaped}"' in written[2].decode(encoding)
+    assert codecs.decode(written[3])["accounts"]["a"]["support_contact"] == "użytkownik ü 😀"
+
+
+def test_a_rebuild_whose_disk_is_full_ends_with_a_line(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def fill(subscriber: Subscriber, *_: object, **__: object) -> None:
+        with subscriber._database.write() as connection:
+            connection.exec_driver_sql("PRAGMA max_page_count = 1")
+            connection.exec_driver_sql("CREATE TABLE big AS SELECT zeroblob(100000)")
+
+    monkeypatch.setattr(Subscriber, "catch_up", fill)
+    monkeypatch.setenv("MAILSTREAMS_HISTORY__DATABASE_URL", f"sqlite:///{tmp_path}/history.db")
+
+    result = invoke("history", "rebuild", "--yes")
+
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "mailstreams: the database cannot be written to: database or disk is full\n",
     )
 
 

@@ -15,11 +15,12 @@ from streams.cli._output import json_line, plural, shortened, time_of_ms, time_t
 @given(st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=4))
 def test_a_line_of_json_means_the_same_and_holds_nothing_that_a_terminal_obeys(value: dict[str, str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        lines: list[str] = []
+        lines: list[bytes] = []
         patch.setattr("streams.cli._output.click.echo", lines.append)
         json_line(value)
 
-    (line,) = lines
+    line = lines.pop().decode("utf-8")
+    assert not lines
     assert json.loads(line) == value
     assert not {unicodedata.category(char) for char in line} & {"Cc", "Zl", "Zp"}
     assert not set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200b\ufeff") & set(line)
