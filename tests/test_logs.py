@@ -77,6 +77,12 @@ def test_an_address_in_a_traceback_is_replaced(configured: Configure, format_: s
         "anna@[192.0.2.1]",
         "x=anna+tag@example.com;y=1",
         '{"email":"anna@example.com"}',
+        "anna.o'brien@example.com",
+        "'o\\'anna@example.com'",
+        "brien'anna%40example.com",
+        '"anna smith"@example.com',
+        r'"smith \"anna\" @home"@example.com',
+        r'{"email":"\"anna smith\"@example.com"}',
     ],
 )
 def test_an_address_is_known_in_whatever_it_stands(configured: Configure, text: str) -> None:
@@ -84,18 +90,18 @@ def test_an_address_is_known_in_whatever_it_stands(configured: Configure, text: 
     logging.getLogger("faust").error("%s", text)
     [line] = lines(written)
     assert "@" not in line
-    assert "anna" not in line
+    assert not any(part in line for part in ("anna", "brien", "smith"))
     assert "<address>" in line
 
 
-LOCAL = st.text("abcdefghijklmnopqrstuvwxyzABC0123456789.!#$%&*+-/=?^_`{|}~", min_size=1, max_size=64)
+LOCAL = st.from_regex(r"[A-Za-z0-9.!#$%&*+/=?^_`{|}~-]['A-Za-z0-9.!#$%&*+/=?^_`{|}~-]{0,63}", fullmatch=True)
 DOMAIN = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?(\.[a-z]{2,8}){1,3}", fullmatch=True)
 
 
 @given(st.text(max_size=20), LOCAL, DOMAIN, st.text(max_size=20))
 def test_no_address_of_rfc_5321_is_left_in_a_text(before: str, local: str, domain: str, after: str) -> None:
-    event: dict[str, Any] = {"event": f"{before} {local}@{domain} {after}"}
-    assert f"{local}@{domain}" not in logs._without_addresses(None, "error", event)["event"]
+    event: dict[str, Any] = {"event": f"{before} <{local}@{domain}> {after}"}
+    assert " <<address>> " in logs._without_addresses(None, "error", event)["event"]
 
 
 # -- form ----------------------------------------------------------------------------------------------------------------------------
