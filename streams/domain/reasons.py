@@ -181,6 +181,19 @@ _TELLING_WORDS: _Table = (
             "mta-sts",
         ),
     ),
+    (
+        # Exchange: a group, a mailbox or a whole server that takes mail from its own organisation only. "Authenticated" is
+        # about logging in there, not about SPF and DKIM.
+        ReasonClass.POLICY,
+        (
+            "resolver.rst",  # RESOLVER.RST.SenderNotAuthenticatedForGroup, 5.7.133; ...ForMailbox, 5.7.134
+            "sendernotauthenticatedfor",
+            "delivery restriction check",
+            "client was not authenticated",  # 5.7.57, and 5.7.1 on premises
+            "client not authenticated",
+            "not authenticated by organization",  # 5.7.12
+        ),
+    ),
     (ReasonClass.DNS, ("mx info",)),  # SendGrid: "unable to get mx info: failed to get IPs from PTR record ..."
     (
         ReasonClass.AUTH,
@@ -192,6 +205,8 @@ _TELLING_WORDS: _Table = (
             "authentication fail",
             "fail authentication",
             "fails authentication",
+            "authentication information",  # Gmail: "does not have authentication information or fails to pass ..."
+            "authentication checks",
             "dmarc",
             "dkim",
             "spf ",
@@ -203,9 +218,21 @@ _TELLING_WORDS: _Table = (
             "reverse hostname",
             "ptr record",
             "cannot find your hostname",  # Postfix, of our address
+            "helo command rejected",  # Postfix, of the name that the provider's server gives: "Host not found"
             "sender verify",  # Exim
             "sender address rejected: domain not found",  # Postfix
             "byoiphostnamelookup",  # SES: BYOIPHostNameLookupUnavailable, of the account's own addresses
+        ),
+    ),
+    (
+        # The scanner has trouble, so nothing is known of the message; "virus" below would say that it has one.
+        ReasonClass.UNKNOWN,
+        (
+            "virus_scan failed",  # amavis: "virus_scan FAILED: virus_scan: ALL VIRUS SCANNERS FAILED"
+            "virus scanners failed",
+            "virus scanner failed",
+            "virus scanner temporarily",
+            "virus scanner unavailable",
         ),
     ),
     (
@@ -380,6 +407,7 @@ _LIKELY_WORDS: _Table = (
         ReasonClass.UNKNOWN,
         (
             "temporary system problem",  # Gmail, with 4.7.0 too
+            "temporary server error",  # Exchange Online, with 4.7.0 too: its own servers cannot be reached
             "temporary local problem",  # Exim
             "local error",
             "internal error",
@@ -389,6 +417,7 @@ _LIKELY_WORDS: _Table = (
             "temporarily unavailable",  # Yahoo, with 4.7.1
         ),
     ),
+    (ReasonClass.MAILBOX_FULL, ("exceeded storage",)),  # RFC 5321's text for any 552 (4.2.3), so another cause wins
 )
 
 _TELLING, _LIKELY = _index(_TELLING_WORDS), _index(_LIKELY_WORDS)
@@ -396,6 +425,7 @@ _TELLING, _LIKELY = _index(_TELLING_WORDS), _index(_LIKELY_WORDS)
 # The last two numbers of an enhanced code that name one cause: RFC 3463, the registry of RFC 5248, and what the large
 # receivers add to it, as they document it.
 _BY_DETAIL: dict[str, ReasonClass] = {
+    "1.2": ReasonClass.DNS,  # the recipient's domain
     "1.8": ReasonClass.AUTH,  # the sender's domain
     "2.2": ReasonClass.MAILBOX_FULL,
     "3.1": ReasonClass.UNKNOWN,  # the server's disk is full, which no text should turn into something else

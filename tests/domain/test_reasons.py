@@ -63,6 +63,13 @@ ANSWERS: list[tuple[str, ReasonClass]] = [
         CONTENT,
     ),
     ("421 4.7.0 IP not in whitelist for RCPT domain, closing connection.", POLICY),
+    (
+        (
+            "421-4.7.0 [192.0.2.1 15] Our system has detected that this message does not have authentication "
+            "information or fails to pass authentication checks."
+        ),
+        AUTH,
+    ),
     ("452 4.5.3 Domain policy size per transaction exceeded, please try this recipient in a separate one.", RATE),
     ("421 4.7.0 Temporary System Problem. Try again later.", UNKNOWN),
     ("421 4.3.0 Temporary System Problem. Try again later", UNKNOWN),
@@ -103,10 +110,25 @@ ANSWERS: list[tuple[str, ReasonClass]] = [
     ("450 4.7.323 tlsa-invalid: The domain failed DANE validation", TLS),
     ("451 5.7.3 STARTTLS is required to send mail", TLS),
     ("452 4.3.1 Insufficient system resources", UNKNOWN),
+    ("451 4.7.0 Temporary server error. Please try again later. PRX4", UNKNOWN),
+    (
+        (
+            "550 5.7.133 RESOLVER.RST.SenderNotAuthenticatedForGroup; authentication required; Delivery restriction check "
+            "failed because the sender was not authenticated when sending to this group"
+        ),
+        POLICY,
+    ),
+    ("550 5.7.134 SenderNotAuthenticatedForMailbox; the sender was not authenticated when sending to it", POLICY),
+    ("Delivery restriction check failed because the sender was not authenticated", POLICY),
+    ("550 5.7.12 Access denied, sender not authenticated by organization", POLICY),
+    ("530 5.7.57 SMTP; Client was not authenticated to send anonymous mail during MAIL FROM", POLICY),
+    ("530 5.7.57 Client not authenticated to send mail.", POLICY),
+    ("530 5.7.1 Client was not authenticated", POLICY),
     # Apple
     ("421 4.7.1 Messages to ada@icloud.example deferred due to excessive volume. Try again later", RATE),
     ("451 4.7.1 Service unavailable - try again later", UNKNOWN),
     ("450 4.2.2 user is overquota", FULL),
+    ("550 5.7.1 a domain in the From header that is not authenticated", AUTH),
     # Germany and France
     ("421 Rate limit reached. Please try again later", RATE),
     ("450 Reject due to policy violations.", POLICY),
@@ -132,6 +154,13 @@ ANSWERS: list[tuple[str, ReasonClass]] = [
     ("450 4.7.1 Client host rejected: cannot find your reverse hostname, [192.0.2.1]", AUTH),
     ("450 4.1.8 <billing@ours.example>: Sender address rejected: Domain not found", AUTH),
     ("451 4.1.8 Domain of sender address does not resolve", AUTH),
+    ("450 4.7.1 <mail.provider.example>: Helo command rejected: Host not found", AUTH),
+    ("504 5.5.2 <localhost>: Helo command rejected: need fully-qualified hostname", AUTH),
+    ("451 4.5.0 Error in processing, virus_scan FAILED: virus_scan: ALL VIRUS SCANNERS FAILED", UNKNOWN),
+    ("451 4.7.1 Virus scanner temporarily unavailable", UNKNOWN),
+    ("554 5.7.1 rejected by the virus scanner", CONTENT),
+    ("552 Requested mail action aborted: exceeded storage allocation", FULL),
+    ("552 Requested mail action aborted: exceeded storage allocation, rejected as spam", CONTENT),
     ("451 Could not complete sender verify callout", AUTH),
     ("421 4.7.0 mx.example Error: too many connections from 192.0.2.1", RATE),
     ("450 too frequent connects from 192.0.2.1, please try again later.", RATE),
@@ -213,6 +242,7 @@ CODES: list[tuple[int | None, str | None, ReasonClass]] = [
     (450, None, UNKNOWN),
     (454, None, TLS),
     (450, "4.1.1", UNKNOWN),
+    (450, "4.1.2", DNS),
     (451, "4.1.8", AUTH),
     (450, "4.2.0", UNKNOWN),
     (452, "4.2.2", FULL),
