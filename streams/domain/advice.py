@@ -18,7 +18,7 @@ from streams.domain import smtp
 from streams.domain.deferrals import Ending, Level
 from streams.domain.events import BounceKind, SuppressionList
 from streams.domain.reasons import ReasonClass, classify
-from streams.domain.status import Delivery, Kind, Status, from_micros
+from streams.domain.status import Delivery, Fact, Kind, Status, from_micros
 
 
 class Advice(NamedTuple):
@@ -101,6 +101,12 @@ _TABLE = (
         "Ask the recipient for the new address.",
     ),
     Advice(
+        "owner_changed",
+        "The address, or its domain, belongs to somebody else now. The message was refused so that it does not reach a "
+        "stranger.",
+        "Send nothing more to this address. Ask the recipient, by another way than e-mail, for a current address.",
+    ),
+    Advice(
         "mailbox_closed",
         "The mailbox exists, but it is closed or takes no messages at present.",
         "Ask the recipient whether the mailbox is still in use, or for another address.",
@@ -122,6 +128,13 @@ _TABLE = (
         "their mail works.",
     ),
     Advice(
+        "mail_loop",
+        "The message went in a circle between mail servers until one of them gave up: the recipient's mail system, or a "
+        "forwarding there, is set up wrongly.",
+        "Tell the recipient, by another way than e-mail, that mail to this address goes in a circle, and ask for another "
+        "address.",
+    ),
+    Advice(
         "put_off_too_long",
         "The recipient's mail server put the message off, or was not reached, until the time to try was over. The "
         "message was given up.",
@@ -130,14 +143,15 @@ _TABLE = (
     Advice(
         "authentication_refused",
         "The recipient's mail server could not verify that the message comes from us, and refused it.",
-        "Tell {support}: the sending domain's SPF, DKIM, DMARC or reverse DNS needs mending. The address may be fine.",
+        "Tell {support}: the sending domain's DNS records, SPF, DKIM, DMARC or reverse DNS need mending. The address may "
+        "be fine.",
     ),
     Advice(
         "blocked",
         "The recipient's mail server refused the message because of who sent it or what is in it: reputation, policy "
         "or a spam filter. The address may be fine.",
-        "Ask the recipient to have our messages let through, then send again. If it happens with several recipients, "
-        "tell {support}.",
+        "Ask the recipient to have our messages let through, or for another address, then send again. If it happens "
+        "with several recipients, tell {support}.",
     ),
     Advice(
         "refused_address",
@@ -359,8 +373,8 @@ _BOUNCED_BY_CODE = {
     "1.2": "no_such_domain",
     "1.3": "malformed_address",
     "1.6": "mailbox_moved",
-    "1.7": "blocked",  # the server refuses our sender's address; in the next row, its domain
-    "1.8": "blocked",
+    "1.7": "blocked",  # the server refuses our sender's address
+    "1.8": "authentication_refused",  # RFC 3463: our sender's domain does not exist or takes no mail
     "1.10": "no_such_domain",  # RFC 7505: the domain declares that it takes no mail
     "2.1": "mailbox_closed",
     "2.2": "mailbox_full",
@@ -368,11 +382,15 @@ _BOUNCED_BY_CODE = {
     "3.4": "message_too_large",  # RFC 3463: too big for the system, not for the mailbox
     "4.4": "no_such_domain",  # no route: in practice the domain has no DNS records
     "4.310": "no_such_domain",  # Exchange Online: "DNS domain ... does not exist"
+    "4.6": "mail_loop",
+    "4.14": "mail_loop",  # Exchange
     "4.7": "put_off_too_long",
     "4.300": "put_off_too_long",  # Exchange Online
     "4": "unreachable",
     "6": "blocked",  # what is in the message
     "7": "blocked",
+    "7.17": "owner_changed",  # RFC 7293: the mailbox's; in the next row, the domain's
+    "7.18": "owner_changed",
 }
 _BOUNCED_BY_CODE |= dict.fromkeys(smtp.AUTHENTICATION, "authentication_refused")
 
@@ -384,11 +402,19 @@ _BOUNCED_BY_KIND = {
     None: "refused_unknown_why",
 }
 _WORDS_SAY_MORE = frozenset({"", "0", "7"})
-"""With a code of these subjects the text of a refusal is read, too: no code, undefined, and policy of any sort."""
+"""With a code of these subjects the text of a refusal is read, too: no code, undefined, and policy of any sort.
+
+So it is with any code that ends in 0: RFC 3463, "other or undefined".
+"""
+_ABOUT_THE_ADDRESS = frozenset(
+    {"no_such_address", "no_such_domain", "malformed_address", "mailbox_moved", "owner_changed"}
+)
+"""What only a permanent refusal can say (RFC 3463, 3.2: "only useful for permanent failures")."""
 _BOUNCED_BY_REASON = {
     ReasonClass.MAILBOX_FULL: "mailbox_full",
     ReasonClass.AUTH: "authentication_refused",
 }
+_BLOCKED_BY_REASON = frozenset({ReasonClass.REPUTATION, ReasonClass.CONTENT})
 _BOUNCED_BY_WORD = {  # the provider's own word, alone or before what the server said
     "MailboxFull": "mailbox_full",
     "MessageTooLarge": "message_too_large",
@@ -398,7 +424,7 @@ _BOUNCED_BY_WORD = {  # the provider's own word, alone or before what the server
 }
 _GIVEN_UP = frozenset({"CustomTimeoutExceeded", "old", "expired"})
 """Words for "tried until it was too late", of SES, Mailgun and SendGrid."""
-_EXPIRED_BY_REASON = {  # by the last answer before: it is why the retries failed
+_GIVEN_UP_BY_REASON = {  # by the last answer before: it is why the retries failed
     ReasonClass.MAILBOX_FULL: "mailbox_full",
     ReasonClass.REPUTATION: "blocked",
     ReasonClass.POLICY: "blocked",
@@ -532,27 +558,62 @@ def _arrived(delivery: Delivery) -> str:
 def _bounced(delivery: Delivery) -> str:
     if delivery.because is Kind.BOUNCE_OR_AUTO_REPLY:
         return "refused_or_auto_reply"
-    answer = delivery.answer
-    if answer is not None and smtp.names_no_recipient(answer.enhanced_code, answer.reason):
+    code = None if delivery.answer is None else _by_answer(delivery.answer)
+    return code or _BOUNCED_BY_KIND[delivery.change.bounce_kind]
+
+
+def _by_answer(answer: Fact) -> str | None:
+    """Return the code for why a server refused, or the provider gave up; None: the answer does not say it."""
+    if smtp.names_no_recipient(answer.enhanced_code, answer.reason):
         return "no_such_address"
-    cause = "" if answer is None else (answer.enhanced_code or "").partition(".")[2]  # "5.1.10" -> "1.10"
+    cause = (answer.enhanced_code or "").partition(".")[2]  # "5.1.10" -> "1.10"
     subject = cause.partition(".")[0]
     code = _BOUNCED_BY_CODE.get(cause) or _BOUNCED_BY_CODE.get(subject)
-    reason = "" if answer is None else answer.reason or ""
+    reason = answer.reason or ""
     word, _, said = reason.partition(": ")
-    words_say_more = cause not in _BOUNCED_BY_CODE and subject in _WORDS_SAY_MORE
-    transient = answer is not None and (answer.enhanced_code or "").startswith("4")
+    words_say_more = cause not in _BOUNCED_BY_CODE and (subject in _WORDS_SAY_MORE or cause.endswith(".0"))
+    transient = smtp.is_transient(answer.enhanced_code, answer.smtp_code)
     if code == "put_off_too_long" or (word in _GIVEN_UP and (code is None or words_say_more or transient)):
         return _expired(smtp.quoted_answer(reason) or (said if word in _GIVEN_UP else ""))
-    if words_say_more:
-        code = _BOUNCED_BY_WORD.get(word) or _BOUNCED_BY_REASON.get(classify(reason, None, None)) or code
-    return code or _BOUNCED_BY_KIND[delivery.change.bounce_kind]
+    if words_say_more and (more := _BOUNCED_BY_WORD.get(word) or _by_size(reason)):
+        return more
+    why = classify(reason, answer.smtp_code, answer.enhanced_code)
+    # Gmail's 5.2.1 has two meanings: "is disabled", and "is receiving mail at a rate that prevents additional messages".
+    too_much = cause == "2.1" and why is ReasonClass.RATE_LIMITED
+    if too_much or (transient and (words_say_more or code in _ABOUT_THE_ADDRESS)):
+        return _given_up(why)
+    return (words_say_more and _by_words(reason, blames_the_sender=code == "blocked")) or code
+
+
+def _by_size(reason: str) -> str | None:
+    return "message_too_large" if smtp.says_too_large(reason) else None
+
+
+def _by_words(reason: str, *, blames_the_sender: bool) -> str | None:
+    """Return the code for what a refusal for good says in words; None: nothing that we know.
+
+    Args:
+        reason: What the server said.
+        blames_the_sender: Its code does so; "does not exist" is then said of our own address or domain.
+    """
+    why = classify(smtp.without_addresses(reason), None, None)
+    if why in _BOUNCED_BY_REASON:
+        return _BOUNCED_BY_REASON[why]
+    if smtp.says_no_such_mailbox(reason):
+        return None if blames_the_sender else "no_such_address"
+    if why in _BLOCKED_BY_REASON or smtp.kind_of_words(reason) is BounceKind.BLOCK:
+        return "blocked"
+    return None
 
 
 def _expired(last_answer: str) -> str:
     """Return the code for a message whose time ran out, by the server's last answer; "" where that is not known."""
-    why = classify(last_answer, *smtp.parse_reply(last_answer))
-    return _EXPIRED_BY_REASON.get(why, "put_off_too_long")
+    return _given_up(classify(last_answer, *smtp.parse_reply(last_answer)))
+
+
+def _given_up(why: ReasonClass) -> str:
+    """Return the code for a message that was put off until nobody tried any more, by the last reason."""
+    return _GIVEN_UP_BY_REASON.get(why, "put_off_too_long")
 
 
 def _deferred(delivery: Delivery) -> str:

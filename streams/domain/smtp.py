@@ -170,6 +170,7 @@ _BY_DETAIL: dict[str, BounceKind] = {
     "4.4": _HARD,  # unable to route: the address' domain has no host
     "4.310": _HARD,  # Exchange Online: "DNS domain ... does not exist"
     "7.17": _HARD,  # RFC 7293: the mailbox has another owner now; about the address, although filed under policy
+    "7.18": _HARD,  # RFC 7293: the domain has
 }
 
 _BY_SUBJECT: dict[str, BounceKind] = {
@@ -182,24 +183,74 @@ _BY_SUBJECT: dict[str, BounceKind] = {
     "7": _BLOCK,  # security and policy: reputation, authentication, spam
 }
 
-_ANY_PROTOCOL = "5.0"
-"""RFC 3463: "other or undefined protocol status": no cause, so the words are read."""
 _NO_MAILBOX = "mailbox unavailable"
 """With 5.5.0, and nothing else said, Outlook.com has no such mailbox. Alone it is RFC 5321's text for any 550 (4.2.3)."""
 
 _BY_REPLY: dict[int, BounceKind] = {
-    521: _HARD,  # RFC 7504: the host never accepts mail
     556: _HARD,  # RFC 7504: the domain never accepts mail
-    552: _SOFT,  # exceeded storage allocation
     530: _BLOCK,  # authentication required
     534: _BLOCK,
     535: _BLOCK,
     538: _BLOCK,
     571: _BLOCK,  # not in the RFC; used for policy
 }
+# Where the words say nothing: servers use these two for other causes as well.
+_BY_REPLY_ALONE: dict[int, BounceKind] = {
+    521: _HARD,  # RFC 7504: the host never accepts mail; AT&T: our address is blocked
+    552: _SOFT,  # mailbox full (RFC 5321) or message too large (RFC 1870); Yahoo: no such mailbox; a filter refused
+}
 
-# Where the code says only "permanent" (5.0.0, 550, 554): the words that servers use. The first row that is found wins.
+_TOO_LARGE = (
+    "message size",  # RFC 1870: "message size exceeds fixed maximum message size"; Exim, Postfix, Exchange
+    "mail size",
+    "mailsize",  # NetEase
+    "message too large",
+    "message is too large",
+    "message too big",
+    "message is too big",
+    "message exceeds max",
+    "message exceeds the max",
+)
+_NO_SUCH_MAILBOX = (
+    "user unknown",
+    "unknown user",
+    "no such user",
+    "unknown recipient",
+    "recipient unknown",
+    "recipient not found",
+    "recipientnotfound",
+    "no such recipient",
+    "invalid recipient",
+    "no such mailbox",
+    "mailbox not found",
+    "unknown mailbox",
+    "unknown address",
+    "address unknown",
+    "addressee unknown",
+    "user not found",
+    "not a valid mailbox",
+    "no mailbox here",
+    "user doesn't have a",  # Yahoo: "This user doesn't have a yahoo.com account"
+)
+_DOES_NOT_EXIST = ("does not exist", "doesn't exist")
+
+# Where the code says only "permanent" (550, 554) or leaves the cause undefined (x.y.0): the words that servers use. The
+# first row that is found wins.
 _BY_WORDS: tuple[tuple[BounceKind, tuple[str, ...]], ...] = (
+    (
+        # Our own address is not accepted; why not may read like a refusal of the recipient's. Postfix, 5.1.0: "Sender
+        # address rejected: User unknown"; Exim puts the answer of our own server before "Sender verify failed".
+        _BLOCK,
+        (
+            "sender rejected",
+            "sender denied",
+            "sender address rejected",
+            "sender verify",
+            "sender domain",
+            "domain of sender",
+            "domain of the sender",
+        ),
+    ),
     (
         _SOFT,
         (
@@ -211,32 +262,10 @@ _BY_WORDS: tuple[tuple[BounceKind, tuple[str, ...]], ...] = (
             "quota exceeded",
             "exceeded quota",
             "storage",
+            *_TOO_LARGE,
         ),
     ),
-    (
-        _HARD,
-        (
-            "user unknown",
-            "unknown user",
-            "no such user",
-            "unknown recipient",
-            "recipient unknown",
-            "recipient not found",
-            "recipientnotfound",
-            "no such recipient",
-            "invalid recipient",
-            "no such mailbox",
-            "mailbox not found",
-            "unknown mailbox",
-            "unknown address",
-            "address unknown",
-            "does not exist",
-            "doesn't exist",
-            "user not found",
-            "not a valid mailbox",
-            "no mailbox here",
-        ),
-    ),
+    (_HARD, _NO_SUCH_MAILBOX + _DOES_NOT_EXIST),
     (
         _BLOCK,
         (
@@ -264,20 +293,30 @@ def bounce_kind_of(enhanced_code: str | None, smtp_code: int | None, text: str |
     For the cases in which a provider says nothing better. A 4yz answer that
     became final (retries ran out) is never ``HARD``: it said nothing permanent.
     """
-    digit, _, rest = (enhanced_code or "").partition(".")
-    transient = digit == "4" or (not digit and smtp_code is not None and 400 <= smtp_code < 500)  # noqa: PLR2004 the transient class of RFC 5321
+    rest = (enhanced_code or "").partition(".")[2]
+    transient = is_transient(enhanced_code, smtp_code)
     if not transient and names_no_recipient(enhanced_code, text):
         return _HARD
     kind = _BY_DETAIL.get(rest) or _BY_SUBJECT.get(rest.partition(".")[0])
     if transient:
         return _BLOCK if kind is _BLOCK else _SOFT
-    if kind is not None and rest != _ANY_PROTOCOL:
+    # 6.0 and 7.0 do say what it was about, and "does not exist" is said of the sender there.
+    if kind is _BLOCK or (kind is not None and not rest.endswith(".0")):
         return kind
-    words = (text or "")[:LOOKED_AT].lower()
-    said = _BY_REPLY.get(smtp_code or 0) or _kind_of_words(words)
-    if said is _UNDETERMINED and kind is not None:
-        return _HARD if _NO_MAILBOX in words else kind
-    return said
+    words = _words(text)
+    said = _BY_REPLY.get(smtp_code or 0) or _first_found(words)
+    if said is not _UNDETERMINED:
+        return said
+    if rest == "5.0" and _NO_MAILBOX in words:
+        return _HARD
+    return kind or _BY_REPLY_ALONE.get(smtp_code or 0, _UNDETERMINED)
+
+
+def is_transient(enhanced_code: str | None, smtp_code: int | None) -> bool:
+    """Tell whether an answer says that another attempt may succeed; the enhanced code decides, if there is one."""
+    if enhanced_code:
+        return enhanced_code.startswith("4")
+    return smtp_code is not None and 400 <= smtp_code < 500  # noqa: PLR2004 the transient class of RFC 5321
 
 
 def names_no_recipient(enhanced_code: str | None, text: str | None) -> bool:
@@ -294,12 +333,49 @@ def names_no_recipient(enhanced_code: str | None, text: str | None) -> bool:
 
 
 _NO_RECIPIENT: dict[str, tuple[str, ...]] = {
-    "4.1": ("recipient address rejected",),
+    "4.1": ("recipient address rejected", "recipient addresses rejected"),  # "All recipient addresses rejected"
     "1.10": ("recipientnotfound", "not found by smtp address lookup"),
 }
 
 
-def _kind_of_words(words: str) -> BounceKind:
+def kind_of_words(text: str) -> BounceKind:
+    """Return why a final refusal happened from its words alone."""
+    return _first_found(_words(text))
+
+
+def says_no_such_mailbox(text: str) -> bool:
+    """Tell whether the words of an answer say that the mailbox does not exist, and not that its domain does not."""
+    words = _words(text)
+    if _first_found(words) is not _HARD:
+        return False
+    return "domain" not in words or any(phrase in words for phrase in _NO_SUCH_MAILBOX)
+
+
+def says_too_large(text: str) -> bool:
+    """Tell whether the words of an answer say that the message is too large."""
+    words = _words(text)
+    return any(phrase in words for phrase in _TOO_LARGE)
+
+
+# It begins where a word begins, and its parts cannot contain what ends them: each character is looked at once or twice.
+_ADDRESS = re.compile(r"(?<![\w.+=-])[\w.+=-]{1,128}@[\w.-]{1,255}", re.ASCII)
+
+
+def without_addresses(text: str) -> str:
+    """Return what is read of an answer without the addresses that it names: their words are nobody's reason."""
+    text = text[:LOOKED_AT]
+    return _ADDRESS.sub("", text) if "@" in text else text
+
+
+_ANY_ADDRESS = "unknown address error"
+"""Cisco's words for 5.1.0, before whatever a server said of the recipient, such as that the message is too large."""
+
+
+def _words(text: str | None) -> str:
+    return without_addresses(text or "").lower().replace(_ANY_ADDRESS, "")
+
+
+def _first_found(words: str) -> BounceKind:
     for kind, phrases in _BY_WORDS:
         if any(phrase in words for phrase in phrases):
             return kind

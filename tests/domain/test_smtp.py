@@ -12,10 +12,14 @@ from streams.domain.smtp import (
     LOOKED_AT,
     bounce_kind_of,
     enhanced_code,
+    kind_of_words,
     more_specific,
     parse_reply,
     quoted_answer,
     reply_code,
+    says_no_such_mailbox,
+    says_too_large,
+    without_addresses,
 )
 
 ANSWERS: list[tuple[str, int | None, str | None]] = [
@@ -136,6 +140,8 @@ HOSTILE = [
     "smtp;" * 2_000_000,
     "550-" * 3_000_000,
     "<452 " * 2_000_000,
+    "a" * 900 + " @" + "b" * 10_000_000,
+    "@a" * 5_000_000,
     "->" * 5_000_000,
 ]
 
@@ -145,6 +151,8 @@ def test_ten_million_hostile_characters_take_no_time(text: str) -> None:
     start = time.perf_counter()
     parse_reply(text)
     bounce_kind_of(None, 550, text)
+    says_no_such_mailbox(text)
+    says_too_large(text)
     quoted_answer(text)
 
     assert time.perf_counter() - start < 0.1
@@ -229,6 +237,7 @@ def test_the_codes_of_authentication_are_those_that_the_receivers_document() -> 
         ("4.4.310", 450, None, BounceKind.SOFT),
         ("5.4.300", 550, "550 5.4.300 Message expired", BounceKind.SOFT),
         ("5.4.1", 550, "5.4.1 Recipient address rejected: Access denied. AS(201806281)", BounceKind.HARD),
+        ("5.4.1", 550, "5.4.1 All recipient addresses rejected : Access denied. AS(201806281)", BounceKind.HARD),
         ("5.4.1", 550, "5.4.1 no answer from host", BounceKind.SOFT),
         ("4.4.1", 450, "4.4.1 Recipient address rejected: Access denied", BounceKind.SOFT),
         ("5.7.1", 554, "5.7.1 Recipient address rejected: Access denied", BounceKind.BLOCK),
@@ -251,8 +260,39 @@ def test_the_codes_of_authentication_are_those_that_the_receivers_document() -> 
         (None, 552, None, BounceKind.SOFT),
         (None, 521, None, BounceKind.HARD),
         (None, 571, None, BounceKind.BLOCK),
+        (None, 521, "521 < 192.0.2.1 > is blocked", BounceKind.BLOCK),  # AT&T
+        (None, 552, "552 Message size exceeds maximum permitted", BounceKind.SOFT),  # Exim
+        (None, 552, "552 Requested mail action aborted: exceeded storage allocation", BounceKind.SOFT),
+        (None, 552, "552 1 Requested mail action aborted, mailbox not found", BounceKind.HARD),  # Yahoo
+        (None, 552, "552 Message rejected due to spam content", BounceKind.BLOCK),
+        (None, 550, "550 Message too large", BounceKind.SOFT),
+        (None, 554, "554 delivery error: dd This user doesn't have a yahoo.com account", BounceKind.HARD),
+        (None, 571, "571 no such user", BounceKind.BLOCK),
         (None, 550, "Blocked by Spamhaus", BounceKind.BLOCK),
         (None, 550, "Requested action not taken", BounceKind.UNDETERMINED),
+        # "other or undefined" of a subject: the words decide, and the subject where they say nothing
+        ("5.1.0", 550, "550 #5.1.0 Address rejected.", BounceKind.HARD),
+        ("5.1.0", 550, "550 5.1.0 <us@ours.example> sender rejected", BounceKind.BLOCK),
+        (
+            "5.1.0",
+            550,
+            "550 5.1.0 <us@ours.example>: Sender address rejected: User unknown",
+            BounceKind.BLOCK,
+        ),  # Postfix
+        ("5.1.0", 550, "550 5.1.0 <ann@spamstorage.example> rejected", BounceKind.HARD),
+        ("5.1.0", None, "5.1.0 - Unknown address error 554-'Blocked'", BounceKind.BLOCK),
+        ("5.1.0", None, "5.1.0 - Unknown address error 550-'Denied'", BounceKind.HARD),
+        ("5.2.0", 552, "552 5.2.0 Suspected spam message rejected", BounceKind.BLOCK),
+        ("5.2.0", 550, "550 5.2.0 mailbox temporarily disabled", BounceKind.SOFT),
+        ("5.3.0", 553, "553 5.3.0 DNSBL:RBL 521< 192.0.2.1 >_is_blocked", BounceKind.BLOCK),  # AT&T
+        ("5.3.0", 553, "553 5.3.0 Addressee unknown, relay=[192.0.2.1]", BounceKind.HARD),
+        ("5.3.0", 554, "554 5.3.0 try later", BounceKind.SOFT),
+        ("5.4.0", 550, "550 5.4.0 Error: no such user", BounceKind.HARD),
+        ("5.4.0", None, None, BounceKind.SOFT),
+        ("5.7.0", 550, "550 5.7.0 the domain of your address does not exist", BounceKind.BLOCK),
+        ("4.1.0", 450, "450 4.1.0 no such user", BounceKind.SOFT),
+        ("5.7.17", 550, "550 5.7.17 Mailbox owner has changed", BounceKind.HARD),
+        ("5.7.18", 550, "550 5.7.18 Domain owner has changed", BounceKind.HARD),
         (None, None, None, BounceKind.UNDETERMINED),
     ],
 )
@@ -260,6 +300,29 @@ def test_codes_tell_why_it_was_refused(
     enhanced: str | None, code: int | None, text: str | None, kind: BounceKind
 ) -> None:
     assert bounce_kind_of(enhanced, code, text) is kind
+
+
+def test_the_words_of_an_address_are_nobodys_reason() -> None:
+    assert without_addresses("550 <no.such+user@spam.example>: later") == "550 <>: later"
+    assert kind_of_words("550 <relay@storage.example> rejected") is BounceKind.UNDETERMINED
+    assert (
+        kind_of_words("550 failed for one or more recipients (ann@b.example:blocked)") is BounceKind.BLOCK
+    )  # Barracuda
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("550 User unknown", True),
+        ("550 no such user in this domain", True),
+        ("550 The account that you tried to reach does not exist", True),
+        ("550 the domain does not exist", False),
+        ("550 Sender verify failed: no such user", False),
+        ("550 blocked", False),
+    ],
+)
+def test_a_domain_or_a_sender_that_does_not_exist_is_no_mailbox(text: str, says: bool) -> None:
+    assert says_no_such_mailbox(text) is says
 
 
 @given(st.none() | st.text(), st.none() | st.integers(), st.none() | st.text(st.characters()))

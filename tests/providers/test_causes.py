@@ -227,6 +227,37 @@ def test_the_fixed_words_of_a_550_blame_no_address_where_a_cause_follows(cause: 
 
 
 @pytest.mark.parametrize(
+    ("answer", "kind", "code"),
+    [
+        (
+            "550 5.7.133 RESOLVER.RST.SenderNotAuthenticatedForGroup; the sender was not authenticated for this group",
+            BLOCK,
+            "blocked",
+        ),
+        ("530 5.7.1 Client was not authenticated", BLOCK, "blocked"),
+        ("552 Message size exceeds maximum permitted", SOFT, "message_too_large"),
+        ("552 Requested mail action aborted: exceeded storage allocation", SOFT, "mailbox_full"),
+        ("552 1 Requested mail action aborted, mailbox not found", HARD, "no_such_address"),
+        ("552 5.2.0 Suspected spam message rejected", BLOCK, "blocked"),
+        ("553 5.3.0 flpd575 DNSBL:RBL 521< 192.0.2.1 >_is_blocked.For assistance forward this error", BLOCK, "blocked"),
+        ("521 < 192.0.2.1 > is blocked", BLOCK, "blocked"),
+        ("550 5.1.0 <us@ours.example> sender rejected", BLOCK, "blocked"),
+        ("550 5.4.0 Error: no such user", HARD, "no_such_address"),
+        ("550 User unknown", HARD, "no_such_address"),
+        ("550 5.7.18 Domain owner has changed", HARD, "owner_changed"),
+    ],
+)
+def test_what_a_server_says_in_words_is_told_whatever_the_provider_calls_it(
+    answer: str, kind: BounceKind, code: str
+) -> None:
+    mailgun, at_mailgun = told("mailgun", mailgun_failure("permanent", "generic", code=int(answer[:3]), message=answer))
+    ses, at_ses = told("amazon_ses", ses_bounce("Permanent", "General", f"smtp; {answer}"))
+
+    assert (mailgun.bounce_kind, at_mailgun) == (kind, code)
+    assert (ses.bounce_kind, at_ses) == (HARD, code)  # SES' own word
+
+
+@pytest.mark.parametrize(
     ("answer", "code"),
     [
         ("unable to get a response within 72 hours", "put_off_too_long"),
