@@ -20,17 +20,22 @@ from streams import codecs, topics
 from streams.cli import NOTHING_FOUND, WRONG_USE, Failure, Invocation, json_option, pass_invocation
 from streams.cli._kafka import TellProgress, read_to_end, run
 from streams.cli._output import clean, console, json_line, note, progress, status_text, time_text
-from streams.domain.events import DeliveryEvent, normalised_recipient
+from streams.domain.events import DeliveryEvent, normalised_recipient, normalised_reference
 from streams.records import RecordError, decode_alert, decode_event, decode_status
 from streams.settings import Settings
 
-_ASCII: Final = re.compile(rb"[\x20-\x7e]+")
+_ASCII: Final = re.compile(rb"[\x20-\x7e]+(?![\x80-\xff])")
+"""Without a letter before one that is not ASCII: in the record the two may be one character."""
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
 
 @click.command("lookup")
 @click.argument("text", required=False)
-@click.option("--reference", metavar="TEXT", help="The application's reference, such as the invoice's number.")
+@click.option(
+    "--reference",
+    metavar="TEXT",
+    help="The application's reference, such as the invoice's number; in any case of letters.",
+)
 @click.option("--recipient", metavar="ADDRESS", help="The recipient's address, in any case of letters.")
 @click.option("--message-id", metavar="ID", help="The provider's id of the message; with or without <>.")
 @click.option("--delivery-id", metavar="ID", help="Our id of one message to one recipient.")
@@ -90,22 +95,24 @@ def command(
 class _Question:
     """What is looked for: one text in any of the four places, or several places that must all fit."""
 
+    given: dict[str, str]
     wanted: dict[str, str]
+    """The same in the form in which it is compared."""
     any_of: bool
 
     @classmethod
     def of(cls, text: str | None, chosen: dict[str, str]) -> "_Question":
-        wanted = chosen or dict.fromkeys(_PLACES, text or "")
-        wanted = {name: _plain(name, value) for name, value in wanted.items()}
+        given = chosen or dict.fromkeys(_PLACES, text or "")
+        wanted = {name: _plain(name, value) for name, value in given.items()}
         if (text is not None and chosen) or not all(wanted.values()):
             message = "give either TEXT or options that say what it is"
             raise Failure(message, exit_code=WRONG_USE)
-        return cls(wanted, any_of=not chosen)
+        return cls(given, wanted, any_of=not chosen)
 
     def __str__(self) -> str:
-        names = {name.replace("_", " "): value for name, value in self.wanted.items()}
+        names = {name.replace("_", " "): value for name, value in self.given.items()}
         if self.any_of:
-            return f"{next(iter(self.wanted.values()))} as {', '.join(names)}"
+            return f"{next(iter(self.given.values()))} as {', '.join(names)}"
         return ", ".join(f"{name} {value}" for name, value in names.items())
 
     def needles(self) -> list[bytes]:
@@ -133,6 +140,8 @@ def _plain(name: str, value: str) -> str:
     """Return a value in the form in which it is compared."""
     if name == "recipient":
         return normalised_recipient(value)
+    if name == "reference":
+        return normalised_reference(value)
     return value.strip().strip("<>") if name == "message_id" else value.strip()
 
 

@@ -6,6 +6,7 @@ a new one needs a line here that says what it means in mail terms.
 """
 
 import hashlib
+import unicodedata
 from base64 import b32encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -139,6 +140,14 @@ def normalised_recipient(address: str) -> str:
     and providers change the case between the events of one message.
     """
     return address.strip().lower()
+
+
+def normalised_reference(reference: str) -> str:
+    """Return the form in which references are compared when one is searched: trimmed, in lower case, composed (NFC).
+
+    People type ``inv-4711`` for INV-4711, and no keyboard tells whether its ``ü`` is one character or two.
+    """
+    return unicodedata.normalize("NFC", reference.strip().lower())
 
 
 class _Digest(Protocol):

@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import sqlalchemy as sa
 
 from streams import codecs, records, topics
-from streams.domain.events import normalised_recipient
+from streams.domain.events import normalised_recipient, normalised_reference
 from streams.domain.status import Status, believable
 from streams.history import schema
 from streams.history.database import Database
@@ -90,8 +90,8 @@ def invoice_id(reference: str) -> str:
 
 
 def reference_key(reference: str) -> str:
-    """Return a reference as it is searched: in lower case."""
-    return key_of(reference.strip().lower())
+    """Return a reference as it is searched."""
+    return key_of(normalised_reference(reference))
 
 
 def recipient_key(recipient: str) -> str:

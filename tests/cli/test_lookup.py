@@ -62,12 +62,14 @@ def bounced(name: str, **changes: Any) -> Sequence[DeliveryEvent]:
     "arguments",
     [
         ["--reference", "INV-found"],
+        ["--reference", " inv-FOUND"],
         ["--recipient", "Found@Example.COM"],
         ["--message-id", "message-found"],
         ["--message-id", "<message-found>"],
         ["--delivery-id", event("found").delivery_id],
         ["--reference", "INV-found", "--recipient", "found@example.com"],
         ["INV-found"],
+        ["inv-found"],
         ["found@example.com"],
         ["message-found"],
         [event("found").delivery_id],
@@ -245,6 +247,15 @@ def test_an_address_of_any_letters_is_found_in_any_case(invoke: Invoke, cluster:
 
     assert invoke("lookup", "--recipient", recipient.lower()).exit_code == 0
     assert invoke("lookup", "--recipient", recipient.upper()).exit_code == 0
+
+
+@pytest.mark.parametrize(("said", "typed"), [("Rü-1", "RU\u0308-1"), ("RU\u0308-2", "rü-2"), ("LİRA-3", "lİra-3")])
+def test_a_reference_is_found_however_its_letters_are_composed(
+    invoke: Invoke, cluster: Cluster, said: str, typed: str
+) -> None:
+    known(cluster, event(f"composed-{said}", reference=said))
+
+    assert invoke("lookup", "--reference", typed).exit_code == 0
 
 
 def test_hostile_text_of_others_reaches_no_terminal(invoke: Invoke, cluster: Cluster) -> None:

@@ -1,6 +1,6 @@
 """Ids are persisted: what they are made of never changes."""
 
-from streams.domain.events import Send, delivery_id
+from streams.domain.events import Send, delivery_id, normalised_reference
 
 
 def test_the_id_of_a_delivery_is_the_same_in_every_version() -> None:
@@ -17,3 +17,7 @@ def test_the_id_of_a_send_is_the_same_in_every_version() -> None:
 
 def test_a_letter_that_moves_from_one_part_to_the_next_gives_another_id() -> None:
     assert delivery_id("ab", "c", "m", "r") != delivery_id("a", "bc", "m", "r")
+
+
+def test_a_reference_is_compared_without_case_blanks_and_the_way_in_which_its_letters_are_composed() -> None:
+    assert normalised_reference(" RU\u0308-1\n") == normalised_reference("rü-1") == "rü-1"
