@@ -21,7 +21,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from streams import topics
 from streams.brokers import NOT_ALLOWED, RefusedError
-from streams.cli import Failure
+from streams.cli import BROKER_UNAVAILABLE, Failure
 from streams.kafka.closing import stop_consumer, stop_producer
 from streams.kafka.offsets import committed_offsets
 from streams.settings import Settings
@@ -101,7 +101,7 @@ async def partitions_of(settings: Settings, topic: str) -> int:
     """
     counts = await _soon(lambda: topics.partition_counts(settings, led=(topic,)), LeaderNotAvailableError)
     if topic not in counts:
-        raise Failure(topics.missing(settings, topic))
+        raise Failure(topics.missing(settings, topic), exit_code=BROKER_UNAVAILABLE)
     return counts[topic]
 
 
@@ -126,7 +126,11 @@ async def _soon(ask: Callable[[], Awaitable[_Result]], *passing: type[KafkaError
 
 @asynccontextmanager
 async def producer(settings: Settings) -> AsyncIterator[Any]:
-    """Yield a started producer; what it acknowledged is on all in-sync replicas."""
+    """Yield a started producer; what it acknowledged is on all in-sync replicas.
+
+    Raises:
+        Failure: so little was acknowledged that nothing more could be sent for too long.
+    """
     client = _Producer(
         **settings.kafka.client_options(),
         acks="all",
@@ -137,7 +141,10 @@ async def producer(settings: Settings) -> AsyncIterator[Any]:
     )
     try:
         await _start(client)
-        yield client
+        try:
+            yield client
+        except KafkaTimeoutError:  # aiokafka's buffer stayed full
+            raise _not_acknowledged(_REQUEST_TIMEOUT_MS / 1000) from None
     finally:
         await stop_producer(client, _STOP_S)
 
@@ -146,10 +153,23 @@ async def acknowledged(waiting: Sequence[Awaitable[object]]) -> None:
     """Wait until all that was sent is acknowledged.
 
     Raises:
-        TimeoutError: it takes too long. aiokafka itself would try for ever, and may still succeed.
+        Failure: it takes too long. aiokafka itself would try for ever, and may still succeed.
     """
-    async with asyncio.timeout(_ACKNOWLEDGE_S):
-        await asyncio.gather(*waiting)
+    try:
+        async with asyncio.timeout(_ACKNOWLEDGE_S):
+            await asyncio.gather(*waiting)
+    except TimeoutError:
+        raise _not_acknowledged(_ACKNOWLEDGE_S) from None
+
+
+def _not_acknowledged(seconds: float) -> Failure:
+    """Return what to say when brokers that were reached do not say that they have what was sent.
+
+    Mostly too few replicas are in sync. All that we write is recognised when it comes again.
+    """
+    why = f" ({_last_words.text})" if _last_words.text else ""
+    message = f"not acknowledged within {seconds:g} s{why}; a part may be written, and doing it again does no harm"
+    return Failure(message, exit_code=BROKER_UNAVAILABLE)
 
 
 @asynccontextmanager

@@ -342,7 +342,7 @@ def test_a_missing_topic_is_said_with_the_command_that_creates_it(
 
     result = invoke("deferrals", *how.split())
 
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert result.stderr == (
         "mailstreams: topic never-created-open-deferrals-changelog is missing; create it: mailstreams topics create\n"
     )

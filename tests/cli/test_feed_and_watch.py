@@ -133,7 +133,7 @@ def test_a_topic_that_is_missing_is_said_with_the_command_that_creates_it(
 
     result = invoke("feed", "postmark", "-", stdin=b"{}")
 
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert result.stderr == "mailstreams: topic no.such.postmark is missing; create it: mailstreams topics create\n"
     assert cluster.settings
 

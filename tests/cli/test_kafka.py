@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, KafkaTimeoutError
 
 from deploy.local.broker import Broker
 from streams import topics
+from streams.cli import BROKER_UNAVAILABLE, Failure
 from streams.cli import _kafka as module
 from streams.settings import Settings, load
 from tests.cli.conftest import environment
@@ -35,11 +36,21 @@ async def settings(own_broker: Broker, monkeypatch: pytest.MonkeyPatch) -> Setti
 async def test_a_command_that_writes_ends_when_nothing_is_acknowledged(own_broker: Broker, settings: Settings) -> None:
     async def write() -> None:
         async with module.producer(settings) as client:
+            await client.partitions_for(topics.CONTROL)  # else it would ask a broker that is silent
             own_broker.pause()
             await module.acknowledged([await client.send(topics.CONTROL, b"resume", partition=0)])
 
-    with pytest.raises(TimeoutError):
+    async def fill_the_buffer() -> None:
+        async with module.producer(settings):
+            raise KafkaTimeoutError  # by aiokafka's send
+
+    with pytest.raises(Failure, match="not acknowledged within 3 s"):
+        await fill_the_buffer()
+    with pytest.raises(
+        Failure, match=r"not acknowledged within 1 s.*; a part may be written, and doing it again"
+    ) as told:
         await write()
+    assert told.value.exit_code == BROKER_UNAVAILABLE
 
 
 async def test_whoever_watches_is_told_when_the_brokers_are_gone(own_broker: Broker, settings: Settings) -> None:
