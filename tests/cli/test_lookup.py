@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -135,6 +135,51 @@ def test_the_alerts_of_a_deferral_are_in_the_timeline_where_they_fell_due(invoke
     assert len(found["timeline"]) == 2
 
 
+def test_while_a_message_is_deferred_its_newest_alert_says_what_to_do(invoke: Invoke, cluster: Cluster) -> None:
+    """As in the Sending History: the status knows only what was true when its newest event came."""
+    put_off = event("overdue", EventType.DEFERRED, reason="452 4.2.2 mailbox full", smtp_code=452)
+    known(cluster, put_off)
+    overdue = alert_record(put_off, Level.OVERDUE, timedelta(hours=73))
+    cluster.produce(topics.DEFERRAL_ALERTS, alert_record(put_off, Level.RAISED, timedelta(hours=1)), overdue)
+
+    text = invoke("lookup", "INV-overdue").stdout
+    found = codecs.decode(invoke("lookup", "INV-overdue", "--json").stdout)
+
+    advice = records.decode_alert(overdue["value"])["advice"]
+    assert found["advice"] == advice != found["status"]["advice"]
+    assert advice["what_to_do"] in text
+    assert found["status"]["advice"]["what_to_do"] not in text
+    shown = dict(line.split(maxsplit=1) for line in text.splitlines() if line.startswith(("  attempts", "  tried")))
+    assert shown == {"attempts": "3", "tried": "until    2026-11-25 10:00:00"}
+
+
+def test_an_alert_of_a_deferral_that_ended_says_nothing_about_what_to_do(invoke: Invoke, cluster: Cluster) -> None:
+    put_off = event("over", EventType.DEFERRED)
+    known(cluster, put_off, event("over", EventType.DELIVERED))
+    cluster.produce(topics.DEFERRAL_ALERTS, alert_record(put_off, Level.RAISED, timedelta(hours=1)))
+
+    found = codecs.decode(invoke("lookup", "INV-over", "--json").stdout)
+
+    assert found["advice"] == found["status"]["advice"]
+
+
+def test_without_the_right_to_read_alerts_all_else_is_shown(
+    invoke: Invoke, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known(cluster, event("no-alerts"))
+    monkeypatch.setattr(
+        topics, "DEFERRAL_ALERTS", "no.such.alerts"
+    )  # who may not see a topic is told that it is missing
+
+    result = invoke("lookup", "INV-no-alerts", "--json")
+
+    assert result.exit_code == 0
+    assert (
+        "without alerts, and of a deferral without the newest advice: topic no.such.alerts is missing" in result.stderr
+    )
+    assert codecs.decode(result.stdout)["alerts"] is None
+
+
 def test_an_alert_that_was_wrong_is_marked(invoke: Invoke, cluster: Cluster) -> None:
     put_off = event("annulled", EventType.DEFERRED)
     known(cluster, put_off)
@@ -169,21 +214,94 @@ def test_nothing_found_is_exit_code_1_and_says_what_was_looked_for_and_how_far_b
     assert cluster.settings
 
 
-@pytest.mark.parametrize("arguments", [[], ["x", "--reference", "y"], [""], ["--reference", " "], ["<>"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["x", "--reference", "y"],
+        [""],
+        ["--reference", " "],
+        ["<>"],
+        ["--reference", "", "--recipient", "found@example.com"],
+    ],
+)
 def test_a_question_is_either_a_text_or_options(invoke: Invoke, arguments: list[str]) -> None:
     assert invoke("lookup", *arguments).exit_code == 2
 
 
 def test_events_of_a_delivery_without_a_status_are_shown_all(invoke: Invoke, cluster: Cluster) -> None:
-    without_reference = event("no-status", EventType.SENT, reference=None)
-    cluster.produce(topics.EVENTS, *map(event_record, [without_reference, event("no-status")]))
+    now = datetime.now(UTC)
+    without_reference = event("no-status", EventType.SENT, reference=None, received_at=now)
+    cluster.produce(topics.EVENTS, *map(event_record, [without_reference, event("no-status", received_at=now)]))
 
     text = invoke("lookup", "INV-no-status").stdout
     found = codecs.decode(invoke("lookup", "INV-no-status", "--json").stdout)
 
     assert "no status yet" in text
-    assert found["status"] is None
+    assert (found["status"], found["no_status"], found["advice"]) == (None, "not_yet", None)
     assert [one["type"] for one in found["timeline"]] == ["delivered", "sent"]
+
+
+def test_a_status_whose_reference_is_newer_than_what_is_looked_for_is_found(invoke: Invoke, cluster: Cluster) -> None:
+    """Kafka has removed the status with the old reference; only an event says it still."""
+    sent, bounce = bounced("corrected")
+    known(cluster, sent, replace(bounce, reference="INV-corrected-2"))
+
+    found = codecs.decode(invoke("lookup", "INV-corrected", "--json").stdout)
+
+    assert (found["status"]["status"], found["status"]["reference"]) == ("bounced", "INV-corrected-2")
+    assert found["no_status"] is None
+
+
+def test_why_a_delivery_without_a_status_has_none_is_said(invoke: Invoke, cluster: Cluster) -> None:
+    now = datetime.now(UTC)
+
+    def of(name: str, kind: EventType, age: timedelta) -> DeliveryEvent:
+        at = now - age
+        return event(f"why-{name}", kind, recipient="why@example.com", received_at=at, occurred_at=at)
+
+    removed = of("tombstone", EventType.DELIVERED, timedelta(days=2))
+    long_ago = of("age", EventType.DELIVERED, timedelta(days=91))
+    again = of("again", EventType.DELIVERED, timedelta())
+    nothing = of("nothing", EventType.OTHER, timedelta(days=91))
+    cluster.produce(topics.EVENTS, *map(event_record, [removed, long_ago, again, nothing]))
+    gone = alert_record(removed, Level.RESOLVED, timedelta(days=90), ending=Ending.EXPIRED)
+    cluster.produce(
+        topics.DEFERRAL_ALERTS, gone, alert_record(again, Level.RESOLVED, timedelta(), ending=Ending.EXPIRED)
+    )
+    day_ago = round((now - timedelta(days=1)).timestamp() * 1000)
+    cluster.produce(
+        topics.STATUS,
+        *({"key": one.delivery_id.encode(), "value": None, "timestamp_ms": day_ago} for one in (removed, again)),
+    )
+
+    text = invoke("lookup", "--recipient", "why@example.com").stdout
+    lines = map(codecs.decode, invoke("lookup", "--recipient", "why@example.com", "--json").stdout.splitlines())
+
+    assert {line["delivery_id"]: (line["no_status"], line["advice"]) for line in lines} == {
+        removed.delivery_id: ("forgotten", records.decode_alert(gone["value"])["advice"]),
+        long_ago.delivery_id: ("forgotten", None),
+        again.delivery_id: ("not_yet", None),
+        nothing.delivery_id: ("changes_nothing", None),
+    }
+    assert text.count("forgotten, 90 days after its last event") == 2
+    assert text.count("no status yet: ") == text.count("no status: none of its events says ") == 1
+
+
+def test_a_time_that_cannot_be_is_replaced_by_that_of_receipt_and_named(invoke: Invoke, cluster: Cluster) -> None:
+    received = RECEIVED + timedelta(minutes=1)
+    later = RECEIVED + timedelta(minutes=5)
+    known(
+        cluster,
+        event("clock", received_at=received, occurred_at=datetime(2036, 2, 7, 6, 28, tzinfo=UTC)),
+        event("clock", EventType.SENT, received_at=later, occurred_at=later),
+    )
+
+    text = invoke("lookup", "INV-clock").stdout
+
+    remark = "(time of receipt; the provider's clock said 2036-02-07 06:28:00, which cannot be)"
+    assert f"  last change    2026-11-22 10:01:00  {remark}\n" in text
+    assert f"  2026-11-22 10:01:00  delivered  {remark}\n  2026-11-22 10:05:00  sent\n" in text
 
 
 def test_an_event_that_came_twice_is_shown_once(invoke: Invoke, cluster: Cluster) -> None:
