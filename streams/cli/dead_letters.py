@@ -5,11 +5,12 @@ element of a body was bad, ``#INDEX`` follows.
 """
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
-from typing import Any, Final, NamedTuple
+from operator import itemgetter
+from typing import Any, Final, NamedTuple, TypeVar
 
 import click
 
@@ -24,6 +25,9 @@ from streams.settings import Settings
 _ID: Final = re.compile(
     r"(?P<topic>[A-Za-z0-9._-]+)/(?P<partition>\d{1,9})/(?P<offset>\d{1,18})(#(?P<element>\d{1,9}))?"
 )
+
+
+_Kept = TypeVar("_Kept")
 
 
 @click.group("dead-letters")
@@ -68,17 +72,17 @@ _topic_option = click.option("--topic", metavar="TOPIC", help="Only those that c
 @pass_invocation
 def list_(invocation: Invocation, *, topic: str | None, as_json: bool) -> None:
     """List the dead letters that are kept, oldest first. Exit code 1: there are none."""
-    letters = _read(invocation.settings(), lambda letter: topic in {None, letter.topic})
+    letters = _read(invocation.settings(), lambda letter: topic in {None, letter.topic}, _facts)
     if not letters:
         message = "no dead letters"
         raise Failure(message, exit_code=NOTHING_FOUND)
     for letter in letters:
         if as_json:
-            json_line(_facts(letter))
+            json_line(letter)
         else:
-            cut = ", truncated" if letter.truncated else ""
-            size = f"{plural(letter.size, 'byte')}{cut}"
-            click.echo(f"{time_of_ms(letter.timestamp_ms)}  {_name(letter)}  {size}  {clean(letter.reason)}")
+            size = f"{plural(letter['size'], 'byte')}{', truncated' if letter['truncated'] else ''}"
+            at = time_of_ms(letter["timestamp_ms"])
+            click.echo(f"{at}  {letter['id']}  {size}  {clean(letter['reason'])}")
     if not as_json:
         note(plural(len(letters), "dead letter"))
 
@@ -90,7 +94,7 @@ def list_(invocation: Invocation, *, topic: str | None, as_json: bool) -> None:
 @pass_invocation
 def show(invocation: Invocation, origin: _Origin, *, body: bool, as_json: bool) -> None:
     """Show a dead letter: where it came from, why, its headers and its body."""
-    letters = _read(invocation.settings(), origin.fits)
+    letters = _read(invocation.settings(), origin.fits, _whole)
     if not letters:
         message = f"no dead letter {_text(origin)}; the list: mailstreams dead-letters list"
         raise Failure(message)
@@ -139,23 +143,30 @@ def replay(
     def is_meant(letter: DeadLetter) -> bool:
         return topic in {None, letter.topic} and (not origins or any(origin.fits(letter) for origin in origins))
 
-    letters = _read(settings, is_meant)
+    letters = _read(settings, is_meant, _whole)
     absent = [_text(origin) for origin in origins if not any(origin.fits(letter) for letter in letters)]
     if absent or not letters:
         raise Failure(*(f"no dead letter {name}" for name in absent or ["to replay"]))
     ours = {spec.name for spec in topics.all_topics(settings)}
-    refused = {_name(letter): why for letter in letters if (why := _refusal(letter, ours))}
-    said = [letter for letter in letters if letter.topic == topics.DEFERRALS and _name(letter) not in refused]
+    refused = {_identity(letter): why for letter in letters if (why := _refusal(letter, ours))}
+    said = [letter for letter in letters if letter.topic == topics.DEFERRALS and _identity(letter) not in refused]
     if said:
         now = run(_newest_statuses(settings, {letter.key for letter in said}))
-        refused |= {_name(letter): why for letter in said if (why := _superseded(letter, now))}
-    accepted = [letter for letter in letters if _name(letter) not in refused]
+        refused |= {_identity(letter): why for letter in said if (why := _superseded(letter, now))}
+    accepted = [letter for letter in letters if _identity(letter) not in refused]
     if not dry_run and accepted:
         run(_send(settings, accepted))
     for letter in letters:
-        why = refused.get(_name(letter))
+        why = refused.get(_identity(letter))
         if as_json:
-            json_line({"id": _name(letter), "replayed": not dry_run and why is None, "refused": why})
+            json_line(
+                {
+                    "id": _name(letter),
+                    "sha256": letter.sha256,
+                    "replayed": not dry_run and why is None,
+                    "refused": why,
+                }
+            )
         elif why:
             note(f"refused {_name(letter)}: {why}")
         elif dry_run:
@@ -165,13 +176,17 @@ def replay(
     ctx.exit(NOTHING_FOUND if refused else 0)
 
 
-def _read(settings: Settings, is_meant: Callable[[DeadLetter], bool]) -> list[DeadLetter]:
-    """Return the chosen dead letters, oldest first; each origin once."""
-    return run(_read_letters(settings, is_meant))
+def _read(
+    settings: Settings, is_meant: Callable[[DeadLetter], bool], kept: Callable[[DeadLetter], _Kept]
+) -> list[_Kept]:
+    """Return the chosen dead letters, oldest first, each once: of each what is to be kept in memory."""
+    return run(_read_letters(settings, is_meant, kept))
 
 
-async def _read_letters(settings: Settings, is_meant: Callable[[DeadLetter], bool]) -> list[DeadLetter]:
-    letters: dict[str, tuple[int, DeadLetter]] = {}
+async def _read_letters(
+    settings: Settings, is_meant: Callable[[DeadLetter], bool], kept: Callable[[DeadLetter], _Kept]
+) -> list[_Kept]:
+    letters: dict[Hashable, tuple[tuple[int | str, ...], _Kept]] = {}
     with progress(f"reading {topics.DEAD_LETTERS}") as tell:
         async for batch in read_to_end(settings, topics.DEAD_LETTERS, tell):
             for record in batch:
@@ -181,8 +196,17 @@ async def _read_letters(settings: Settings, is_meant: Callable[[DeadLetter], boo
                     note(f"{record.topic}/{record.partition}/{record.offset} cannot be read: {error}")
                     continue
                 if is_meant(letter):
-                    letters[_name(letter)] = (record.timestamp, letter)
-    return [letter for _, letter in sorted(letters.values(), key=lambda entry: (entry[0], *_place(entry[1])))]
+                    letters[_identity(letter)] = ((record.timestamp, *_place(letter)), kept(letter))
+    return [letter for _, letter in sorted(letters.values(), key=itemgetter(0))]
+
+
+def _whole(letter: DeadLetter) -> DeadLetter:
+    return letter
+
+
+def _identity(letter: DeadLetter) -> Hashable:
+    """Return what only copies of a letter share: a topic that was created again has the same offsets once more."""
+    return _name(letter), letter.timestamp_ms, letter.sha256
 
 
 def _place(letter: DeadLetter) -> tuple[str, int, int, int]:

@@ -120,6 +120,26 @@ def test_one_element_can_be_replayed_without_the_others_of_its_body(invoke: Invo
     assert (len(replayed(cluster, one)), len(replayed(cluster, two))) == (2, 1)
 
 
+def test_a_letter_of_a_topic_that_was_created_again_does_not_hide_an_older_one(
+    invoke: Invoke, cluster: Cluster
+) -> None:
+    old, new = secrets.token_bytes(16), secrets.token_bytes(16)
+    letter = write(cluster, old)
+    write(cluster, new, offset=letter.offset)
+    cut = write(cluster, old * 2, offset=letter.offset, limit=10)
+    write(cluster, old, offset=letter.offset)  # a copy
+
+    listed = [line for line in invoke("dead-letters", "list").stdout.splitlines() if name_of(letter) in line]
+    shown = invoke("dead-letters", "show", name_of(letter), "--body").stdout_bytes
+    result = invoke("dead-letters", "replay", name_of(letter), "--json")
+
+    assert len(listed) == 3
+    assert sorted(shown) == sorted(old + new + (old * 2)[:10])
+    answers = {line["sha256"]: line["replayed"] for line in map(codecs.decode, result.stdout.splitlines())}
+    assert [answers.pop(cut.sha256), *answers.values()] == [False, True, True]
+    assert (len(replayed(cluster, old)), len(replayed(cluster, new))) == (1, 1)
+
+
 def test_a_dry_run_replays_nothing(invoke: Invoke, cluster: Cluster) -> None:
     value = secrets.token_bytes(16)
     letter = write(cluster, value)
