@@ -36,6 +36,9 @@ def command(
     tried again from where it stopped. For records that can never be understood, use --dead-letter-through.
     """
     settings = invocation.settings()
+    if topic is None and through is not None:
+        message = "--dead-letter-through needs TOPIC and PARTITION"
+        raise Failure(message, exit_code=WRONG_USE)
     if topic is None:
         _list(settings, as_json=as_json)
         return

@@ -126,6 +126,7 @@ def test_a_partition_that_is_not_stopped_is_refused(invoke: Invoke, cluster: Clu
 def test_a_topic_needs_a_partition(invoke: Invoke) -> None:
     assert invoke("resume", TOPIC).exit_code == 2
     assert invoke("resume", TOPIC, "x").exit_code == 2
+    assert invoke("resume", "--dead-letter-through", 5).exit_code == 2
 
 
 def test_a_hostile_reason_reaches_no_terminal(invoke: Invoke, cluster: Cluster) -> None:
