@@ -4,13 +4,16 @@ Stateless, and at least once: the next stage recognises a repeated event by its 
 One request can hold many events; a bad one among them goes to the dead letters
 alone. If many are bad, the whole request goes there once: so the cost of one record
 is bounded, whatever it holds.
+
+The time of receipt is the ingress', unless its clock must be wrong: see ``_received``.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from streams import records
 from streams.domain.events import DeliveryEvent
+from streams.domain.status import believable, from_micros, to_micros
 from streams.kafka.batches import Record, Row
 from streams.kafka.dead_letters import DeadLetters
 from streams.kafka.lanes import Effects, PartlyBadError
@@ -49,8 +52,10 @@ class Normalise:
             if not bad:
                 whole = error
         source = f"{record.topic}/{record.partition}/{record.offset}"
+        appended_at = record.timestamp * 1_000
         rows: list[tuple[int, Row]] = []
-        for event in events:
+        for given in events:
+            event = _received(given, appended_at)
             delivery_id = event.delivery_id
             try:
                 value = records.encode_event(event, source, delivery_id=delivery_id)
@@ -75,3 +80,26 @@ class Normalise:
         effects.counts["requests", self.provider.name] += 1
         if letters:
             effects.counts["dead_letters", STAGE] += len(letters)
+
+
+def _received(event: DeliveryEvent, appended_at: int) -> DeliveryEvent:
+    """Return the event, received at the broker's time if only by that its own time is believable.
+
+    An ingress whose clock is six minutes slow would have each event come from the future, and one that boots in the past
+    would have its deliveries expire at once. The broker's time alone decides nothing: a replay is appended days after its
+    receipt, and its events' times fit that receipt.
+
+    Args:
+        event: As the provider's file made it.
+        appended_at: When the broker appended the record (µs).
+    """
+    at = event.occurred_at
+    if at is None or at.tzinfo is None:  # the encoder refuses a time without a zone
+        return event
+    occurred_at = to_micros(at)
+    if (
+        believable(occurred_at, to_micros(event.received_at)) is not None
+        or believable(occurred_at, appended_at) is None
+    ):
+        return event
+    return replace(event, received_at=from_micros(appended_at))

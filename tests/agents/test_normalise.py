@@ -1,6 +1,6 @@
 import json
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -34,7 +34,7 @@ HEADERS = tuple(
     records.encode_raw_headers(
         provider="sendgrid",
         account="acme",
-        received_at=datetime(2026, 11, 20, tzinfo=UTC),
+        received_at=datetime(2026, 9, 21, 14, 14, tzinfo=UTC),
         content_type="application/json",
     )
 )
@@ -94,6 +94,39 @@ def test_the_events_time_and_source_are_those_of_the_request() -> None:
     assert codecs.decode(row.value or b"")["source"] == "mail.raw.sendgrid/3/41"
     event = records.decode_event(row.value)
     assert (event.account, event.provider, event.reference) == ("acme", "sendgrid", "INV-1")
+
+
+APPENDED = datetime.fromtimestamp((TIME_MS + 5) / 1_000, UTC)
+
+
+def received_by(
+    received_at: datetime, *, appended: timedelta = timedelta(), happened: timedelta = timedelta()
+) -> datetime:
+    """Return when an event was received that happened, and was appended by the broker, so long after ``APPENDED``."""
+    headers = [(name, received_at.isoformat().encode() if name == "received-at" else value) for name, value in HEADERS]
+    body = codecs.encode([element(timestamp=int((APPENDED + happened).timestamp()))])
+    stamp = round((APPENDED + appended).timestamp() * 1_000)
+    [(_, row)] = events_of(normalised(record(5, body, tp=RAW, headers=headers, timestamp=stamp)))
+    assert row.timestamp_ms == stamp
+    return records.decode_event(row.value).received_at
+
+
+@pytest.mark.parametrize("wrong", [timedelta(minutes=-6), timedelta(days=-100), timedelta(days=41)], ids=str)
+def test_where_the_clock_of_the_ingress_must_be_wrong_the_event_was_received_at_the_brokers_time(
+    wrong: timedelta,
+) -> None:
+    assert received_by(APPENDED + wrong) == APPENDED
+
+
+@pytest.mark.parametrize("later", [timedelta(), timedelta(hours=1), timedelta(days=30)], ids=str)
+def test_what_is_appended_again_or_late_was_received_when_the_ingress_says(later: timedelta) -> None:
+    assert received_by(APPENDED, appended=later) == APPENDED
+
+
+def test_where_the_event_is_in_the_future_by_the_brokers_time_too_nothing_is_known_better() -> None:
+    both = timedelta(minutes=-6)
+    assert received_by(APPENDED + both, appended=both) == APPENDED + both
+    assert received_by(APPENDED, happened=timedelta(minutes=6)) == APPENDED
 
 
 def test_equal_requests_give_equal_bytes() -> None:

@@ -132,12 +132,18 @@ class WorkerProcess:
 Record = ConsumerRecord[bytes, bytes]
 
 
-def raw_headers(provider: str, account: str = "acme") -> list[tuple[str, bytes]]:
-    """Return the headers of a raw record as the ingress writes them."""
+LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
+"""When a webhook came, and its events happened, of which nothing is kept any more."""
+
+
+def raw_headers(
+    provider: str, account: str = "acme", *, received_at: datetime | None = None
+) -> list[tuple[str, bytes]]:
+    """Return the headers of a raw record as the ingress writes them; it was received now, if no time is given."""
     return records.encode_raw_headers(
         provider=provider,
         account=account,
-        received_at=datetime.now(UTC),
+        received_at=received_at or datetime.now(UTC),
         content_type="application/json",
         url=f"https://hooks.example.net/webhooks/{provider}/{account}",
         verified=False,
@@ -161,10 +167,10 @@ async def send(broker: Brokers, topic: str, rows: Sequence[tuple[int, bytes | No
             await (await producer.send_batch(batch, topic, partition=partition))
 
 
-def bodies(seed: int, count: int, per_body: int, *, deliveries: int) -> list[bytes]:
-    """Return SendGrid bodies: shuffled, repeated, disordered events of ``deliveries`` messages."""
+def bodies(seed: int, count: int, per_body: int, *, deliveries: int, now: datetime | None = None) -> list[bytes]:
+    """Return SendGrid bodies: shuffled, repeated, disordered events of ``deliveries`` messages, up to two hours old."""
     chance = random.Random(seed)
-    now = int(time.time())
+    now_s = int(time.time() if now is None else now.timestamp())
     made = []
     recent: list[dict[str, Any]] = []
     number = 0
@@ -180,7 +186,7 @@ def bodies(seed: int, count: int, per_body: int, *, deliveries: int) -> list[byt
             )[0]
             event: dict[str, Any] = {
                 "email": f"payer{one}@customer{one % 97}.example",
-                "timestamp": now - chance.randrange(7200),
+                "timestamp": now_s - chance.randrange(7200),
                 "event": kind,
                 "sg_event_id": f"e{seed}-{number}",
                 "sg_message_id": f"m{seed}-{one}.filter0001.16648.5515E0B88.0",

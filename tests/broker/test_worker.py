@@ -18,12 +18,12 @@ from tests.faults import oracle
 pytestmark = [pytest.mark.broker, pytest.mark.timeout(120)]
 
 
-def good(number: int, kind: str = "delivered") -> bytes:
+def good(number: int, kind: str = "delivered", *, at: float | None = None) -> bytes:
     return codecs.encode(
         [
             {
                 "email": f"payer{number}@customer.example",
-                "timestamp": int(time.time()) - 60,
+                "timestamp": int(time.time() if at is None else at) - 60,
                 "event": kind,
                 "sg_event_id": f"good-{number}-{kind}",
                 "sg_message_id": f"message{number}.filter0001.1.1.0",
@@ -215,11 +215,11 @@ async def test_a_worker_refuses_to_start_without_its_topics_and_says_which_comma
 
 async def test_deliveries_expire_by_ticks_and_leave_tombstones(make_world: Make) -> None:
     world = await make_world(DELIVERY__EXPIRE_AFTER_DAYS=1, WORKER__TICK_INTERVAL_S=0.2)
-    old = harness.raw_headers("sendgrid")
-    old = [(name, b"2026-01-01T00:00:00Z" if name == "received-at" else value) for name, value in old]
+    headers = harness.raw_headers("sendgrid", received_at=harness.LONG_AGO)
+    body = good(1, at=harness.LONG_AGO.timestamp())
     world.worker.start()
     world.worker.wait_ready()
-    await harness.send(world.broker, topics.raw_topic("sendgrid"), [(0, None, good(1), old)])
+    await harness.send(world.broker, topics.raw_topic("sendgrid"), [(0, None, body, headers)])
     await world.feed([good(2)])
     await world.caught_up()
     deadline = time.monotonic() + 30

@@ -85,12 +85,16 @@ async def feed(broker: Broker, settings: Settings) -> None:
     """Much that is good, some that waits for long, some poison, and a few messages so old that they expire at once."""
     count = settings.topics.partitions
     now = harness.raw_headers("sendgrid")
-    old = [(name, b"2026-01-01T00:00:00Z" if name == "received-at" else value) for name, value in now]
+    old = harness.raw_headers("sendgrid", received_at=harness.LONG_AGO)
     bodies = [
         *((body, now) for body in harness.bodies(1, 300, 10, deliveries=400)),
         (waiting("deferred", range(WAITING)), now),
         *((body, now) for body in (b"{malformed", b"42", None)),
-        *((body, old) for number in range(OLD) for body in harness.bodies(1000 + number, 1, 1, deliveries=1)),
+        *(
+            (body, old)
+            for number in range(OLD)
+            for body in harness.bodies(1000 + number, 1, 1, deliveries=1, now=harness.LONG_AGO)
+        ),
     ]
     rows = [(number % count, None, body, headers) for number, (body, headers) in enumerate(bodies)]
     await harness.send(broker, topics.raw_topic("sendgrid"), rows)
