@@ -46,6 +46,7 @@ def dashboard() -> Dashboard:
                         "Events whose own time lay too far from when they were received: a clock is wrong.",
                         f"sum(increase({pick('mailstreams_clock_skew_events_total', PROVIDER)}[$__range]))",
                         steps=((None, "text"), (1, LOOK)),
+                        alerts=("MailClockSkew",),
                         decimals=0,
                     ),
                     number(
@@ -77,11 +78,13 @@ def dashboard() -> Dashboard:
                         "Bounced, by provider",
                         "Of all deliveries that ended: bounced, delivered, dropped.",
                         Query(ended("bounced", by="provider"), "{{provider}}"),
+                        alerts=("MailRefusedOrDropped",),
                     ),
                     shares(
                         "Bounced, by destination",
                         "A destination that refuses more than the others blocks us, or our list of addresses is bad.",
                         Query(ended("bounced", by="destination"), "{{destination}}"),
+                        alerts=("MailRefusedOrDropped",),
                     ),
                     shares(
                         "Deferred, by destination",
@@ -98,6 +101,7 @@ def dashboard() -> Dashboard:
                         "Dropped, by provider",
                         "Not sent, because the address is on one of the account's lists.",
                         Query(ended("dropped", by="provider"), "{{provider}}"),
+                        alerts=("MailRefusedOrDropped",),
                     ),
                 ],
             ),
