@@ -140,11 +140,10 @@ def test_in_every_order_and_told_twice_it_comes_to_the_same() -> None:
     assert all(one.facts == results[0].facts for one in results)
 
 
-def test_a_reference_told_anew_at_a_later_time_replaces_the_old_one() -> None:
+@pytest.mark.parametrize("sent_at", [datetime(2026, 11, 3, 10, 0, 1, tzinfo=UTC), None], ids=["later", "none"])
+def test_a_reference_told_anew_at_a_later_time_or_without_one_replaces_the_old_one(sent_at: datetime | None) -> None:
     first = event_of(told(), received_at=RECEIVED)
-    second = event_of(
-        told(reference="INV-4712", sent_at=datetime(2026, 11, 3, 10, 0, 1, tzinfo=UTC)), received_at=RECEIVED
-    )
+    second = event_of(told(reference="INV-4712", sent_at=sent_at), received_at=RECEIVED)
 
     for order in permutations([first, second]):
         delivery = fold_all(list(order))
