@@ -4,7 +4,9 @@ https://www.twilio.com/docs/sendgrid/for-developers/tracking-events/event
 
 - **Message id.** ``sg_message_id`` is the id that the Mail Send API returned as ``X-Message-ID``, then the name of
   the machine that handled it: ``IWe-stDXSP-9ybMzJVc_PA.filterdrecv-p3iad2-...``. The first part is the message.
-  An asynchronous bounce has none ("sg_message_id ... not present"); then ``smtp-id`` holds it, if SendGrid made that.
+  An asynchronous bounce has none ("Twilio doesn't return the message ID"); then ``smtp-id`` holds it, if SendGrid made
+  that. Without both (https://github.com/sendgrid/docs/issues/5177), nothing says which message bounced: such a bounce
+  is a delivery of its own, whose message id is its ``sg_event_id``.
 - **Event id.** ``sg_event_id``; duplicates are documented, and `track` recognises them by it.
 - **Custom arguments** are mixed with SendGrid's own fields: a field that SendGrid does not document is the sender's.
 - Times are whole seconds.
@@ -120,7 +122,9 @@ def _event(element: Any, request: WebhookRequest) -> DeliveryEvent | None:
     if word in _NO_DELIVERY:
         return None
     recipient = fields.required(fields.address(get("email")), "no email")
-    message_id = fields.required(_message_id(element), "no sg_message_id and no smtp-id")
+    event_id = fields.identifier(get("sg_event_id"))
+    message_id = _message_id(element) or (event_id if word == "bounce" else None)
+    message_id = fields.required(message_id, "no sg_message_id and no smtp-id")
     reason = fields.text(get("response"), fields.REASON_LIMIT) or fields.text(get("reason"), fields.REASON_LIMIT)
     code, enhanced = smtp.parse_reply(reason)
     if (status := get("status")) is not None:
@@ -133,7 +137,7 @@ def _event(element: Any, request: WebhookRequest) -> DeliveryEvent | None:
     custom = _custom(element)
     occurred_at = fields.moment(get("timestamp"))
     return DeliveryEvent(
-        event_id=fields.identifier(get("sg_event_id"))
+        event_id=event_id
         or fields.fingerprint(
             provider=_NAME,
             account=request.account,
