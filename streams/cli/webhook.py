@@ -15,7 +15,8 @@ from streams.records import RecordError
 from streams.settings import Settings
 
 _SNS: Final = "amazon_ses"
-_ASKS: Final = b"SubscriptionConfirmation"
+_TYPES: Final = (b"SubscriptionConfirmation", b"UnsubscribeConfirmation")
+"""What a message of SNS with a token holds: any other record need not be decoded."""
 
 
 @click.group("webhook")
@@ -34,6 +35,7 @@ def confirm(invocation: Invocation, topic_arn: str, account: str) -> None:
     """Confirm that Amazon SNS may send a topic's messages to an account.
 
     SNS asks once, when the subscription is made; the ingress verified the question and keeps it in mail.raw.amazon_ses.
+    It also says when a subscription was ended: then this restores it.
     The answer is sent to an address built from the topic's ARN and SNS's token, never to one that came with them. SNS
     forgets its token after three days: then request a new one there (RequestConfirmation).
     """
@@ -67,12 +69,13 @@ async def _confirm(settings: Settings, topic_arn: str, account: str) -> None:
 
 
 async def _last_question(settings: Settings, topic_arn: str, account: str) -> Handshake | None:
-    """Return the newest verified request to confirm this topic's subscription."""
+    """Return the newest verified request to confirm this topic's subscription, or word that it was ended."""
     newest: tuple[datetime, Handshake] | None = None
     async for found in read_to_end(settings, topics.raw_topic(_SNS)):
         for record in found:
             headers = dict(record.headers)
-            if _ASKS not in (record.value or b"") or headers.get(records.RAW_VERIFIED) != b"true":
+            value = record.value or b""
+            if not any(name in value for name in _TYPES) or headers.get(records.RAW_VERIFIED) != b"true":
                 continue
             try:
                 request = records.decode_raw(record.value, record.headers, reference_keys=())

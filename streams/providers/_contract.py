@@ -172,12 +172,17 @@ def _the_body_has_to(headers: Mapping[str, str], secrets: Mapping[str, str]) -> 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handshake:
-    """A provider asks whether we want its webhooks. We answer by GET of ``confirm_url``, not of its own address."""
+    """A provider asks whether we want its webhooks, or says that it has ended them.
+
+    We agree, or restore them, by GET of ``confirm_url``, not of its own address.
+    """
 
     topic_arn: str
-    """The SNS topic that asks."""
+    """The SNS topic that it is about."""
     confirm_url: str = field(repr=False)
     """Built from the topic's ARN and the token; whoever has it can confirm, so it stays out of logs."""
+    ended: bool = False
+    """The subscription was ended. Never restore it unasked: whoever ended it may have meant to."""
 
 
 JSON_OR_FORM = frozenset({"application/json", "application/x-www-form-urlencoded", "multipart/form-data"})
@@ -219,7 +224,7 @@ class Provider:
     Raises only ``VerificationError``. The request is not verified yet: fetch nothing else that it names.
     """
     handshake: Callable[[WebhookRequest], Handshake | None] = _none
-    """What a verified request asks us to confirm; ``None`` if it is no handshake.
+    """What a verified request asks us to confirm, or says that it has ended; ``None`` if it is no handshake.
 
     Raises only ``VerificationError``. Call it only after ``verify``, which has checked the topic.
     """

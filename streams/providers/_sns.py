@@ -37,10 +37,11 @@ from streams.providers._contract import Handshake, Refusal, VerificationError
 
 NOTIFICATION = "Notification"
 SUBSCRIPTION = "SubscriptionConfirmation"
+UNSUBSCRIPTION = "UnsubscribeConfirmation"
 _SIGNED: dict[str, tuple[str, ...]] = {  # the signed fields in their order; Subject only if there is one
     NOTIFICATION: ("Message", "MessageId", "Subject", "Timestamp", "TopicArn", "Type"),
     SUBSCRIPTION: ("Message", "MessageId", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type"),
-    "UnsubscribeConfirmation": ("Message", "MessageId", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type"),
+    UNSUBSCRIPTION: ("Message", "MessageId", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type"),
 }
 _OPTIONAL = "Subject"
 _FORMS: dict[str, re.Pattern[str]] = {
@@ -161,15 +162,21 @@ def check_signature(
 
 
 def handshake(message: dict[str, Any]) -> Handshake | None:
-    """Return the confirmation that an envelope asks for; ``None`` if it asks for none.
+    """Return the confirmation that an envelope asks for, or the end that it reports; ``None`` if it does neither.
 
+    The token of an ended subscription restores it by the same call:
+    https://docs.aws.amazon.com/sns/latest/dg/http-unsubscribe-confirmation-json.html
     https://docs.aws.amazon.com/sns/latest/api/API_ConfirmSubscription.html
     """
     host = _host(message["TopicArn"])
-    if message["Type"] != SUBSCRIPTION or host is None:
+    if message["Type"] == NOTIFICATION or host is None:
         return None
     query = urlencode({"Action": "ConfirmSubscription", "TopicArn": message["TopicArn"], "Token": message["Token"]})
-    return Handshake(topic_arn=message["TopicArn"], confirm_url=f"https://{host}/?{query}")
+    return Handshake(
+        topic_arn=message["TopicArn"],
+        confirm_url=f"https://{host}/?{query}",
+        ended=message["Type"] == UNSUBSCRIPTION,
+    )
 
 
 def _host(topic_arn: str) -> str | None:

@@ -90,7 +90,7 @@ _NO_DELIVERY = frozenset(
 )
 
 _VALIDATION = "Successfully validated SNS topic"  # plain text that SES sends when a topic is chosen
-_SNS_HANDSHAKES = ("SubscriptionConfirmation", "UnsubscribeConfirmation")
+_SNS_HANDSHAKES = (sns.SUBSCRIPTION, sns.UNSUBSCRIPTION)
 
 _DROPPED_BOUNCES: dict[str, SuppressionList] = {  # subtypes of Permanent for which SES did not try
     "Suppressed": SuppressionList.BOUNCE,  # the global list: a recent history of bouncing as invalid
@@ -573,7 +573,7 @@ def certificate_url(request: WebhookRequest) -> str | None:
 
 
 def handshake(request: WebhookRequest) -> Handshake | None:
-    """Return the subscription that SNS asks us to confirm; ``None`` if it asks for none, or the body is too large.
+    """Return the subscription that SNS asks us to confirm, or has ended; ``None`` if neither, or the body is too large.
 
     Raises:
         VerificationError: a malformed SNS message.

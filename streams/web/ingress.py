@@ -449,7 +449,9 @@ class Ingress:
             raise _RefusedError(Reason.BROKER) from None
 
     async def _confirm(self, endpoint: Endpoint, webhook: WebhookRequest) -> None:
-        """Confirm a subscription, or log how to. ``verify`` has checked that its topic is allowed.
+        """Confirm a subscription, or log how to; of one that was ended, log how to restore it.
+
+        ``verify`` has checked that its topic is allowed.
 
         Raises:
             _RefusedError: it could not be confirmed; the provider retries, so its record is written twice.
@@ -459,6 +461,17 @@ class Ingress:
         except VerificationError as error:
             raise _RefusedError(error.reason) from None
         if handshake is None:
+            return
+        if handshake.ended:  # whoever ended it may have meant to, so auto_confirm does not restore it
+            logger.warning(
+                "%s has ended the subscription of %s for account %s: no more webhooks come by it; to restore it: "
+                "mailstreams webhook confirm %s --account %s",
+                endpoint.provider.name,
+                handshake.topic_arn,
+                endpoint.account,
+                handshake.topic_arn,
+                endpoint.account,
+            )
             return
         if not endpoint.auto_confirm:
             logger.warning(

@@ -376,10 +376,17 @@ def test_the_host_is_the_one_of_the_topics_region(arn: str, host: str) -> None:
     assert urlsplit(shake.confirm_url).netloc == host
 
 
-def test_nothing_but_a_confirmation_is_a_handshake() -> None:
+def test_a_notification_is_no_handshake() -> None:
     assert SES.handshake(sns().request) is None
-    # It says that a subscription ended; to visit its address would begin it again.
-    assert SES.handshake(sns(confirmation(Type="UnsubscribeConfirmation")).request) is None
+
+
+def test_a_subscription_that_was_ended_is_restored_by_the_same_call_and_says_so() -> None:
+    asked = SES.handshake(sns(confirmation()).request)
+    ended = SES.handshake(sns(confirmation(Type="UnsubscribeConfirmation")).request)
+    assert asked is not None
+    assert ended is not None
+    assert ended.confirm_url == asked.confirm_url
+    assert (asked.ended, ended.ended) == (False, True)
 
 
 def test_the_token_of_a_handshake_is_not_printed() -> None:

@@ -566,8 +566,9 @@ async def test_a_subscription_is_kept_and_logged_with_the_command_but_without_it
     assert [one for one in await edge.records("amazon_ses", "acme") if token.encode() in (one.value or b"")]
 
 
-def test_the_command_confirms_by_the_address_built_from_the_newest_verified_question(
-    edge: Edge, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["SubscriptionConfirmation", "UnsubscribeConfirmation"])
+def test_the_command_confirms_or_restores_by_the_address_built_from_the_newest_verified_message(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     asked: list[str] = []
 
@@ -579,7 +580,8 @@ def test_the_command_confirms_by_the_address_built_from_the_newest_verified_ques
     for name, value in edge.environment.items():
         monkeypatch.setenv(name, value)
     token = "newest" + token_hex(20)
-    assert asyncio.run(edge.post(world.confirmation(Token=token, SubscribeURL="https://evil.test/")))[0] == 200
+    asks = world.confirmation(Type=kind, Token=token, SubscribeURL="https://evil.test/")
+    assert asyncio.run(edge.post(asks))[0] == 200
 
     done = CliRunner().invoke(cli, ["webhook", "confirm", signing.TOPIC, "--account", "acme"])
     wrong = CliRunner().invoke(cli, ["webhook", "confirm", signing.TOPIC + "x", "--account", "acme"])

@@ -782,6 +782,21 @@ async def test_without_auto_confirm_nothing_is_confirmed(make: Make, caplog: pyt
     assert "the-token" not in caplog.text
 
 
+@pytest.mark.parametrize("auto_confirm", [False, True])
+async def test_a_subscription_that_was_ended_is_logged_with_the_command_and_never_restored_unasked(
+    make: Make, caplog: pytest.LogCaptureFixture, auto_confirm: bool
+) -> None:
+    here = await make(endpoint("amazon_ses", auto_confirm=auto_confirm))
+
+    with caplog.at_level(logging.WARNING):
+        assert (await here.post(world.confirmation(Type="UnsubscribeConfirmation", Token="the-token")))[0] == 200
+
+    assert here.client.asked == [signing.CERTIFICATE_URL]
+    assert "has ended the subscription" in caplog.text
+    assert f"mailstreams webhook confirm {signing.TOPIC} --account acme" in caplog.text
+    assert "the-token" not in caplog.text
+
+
 async def test_a_handshake_of_event_grid_that_is_not_acknowledged_gets_no_consent(make: Make) -> None:
     here = await make(endpoint("azure_communication"))
     here.writer.error = NotWrittenError()
