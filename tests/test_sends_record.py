@@ -1,6 +1,7 @@
 """The records of ``mail.sends``: what is written can be read, and what is wrong is named, never quoted."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -25,7 +26,7 @@ sends = st.builds(
     sent_at=st.none() | st.datetimes(datetime(1970, 1, 2), datetime(9999, 12, 30), timezones=st.just(UTC)),  # noqa: DTZ001 - bounds are naive
     tags=st.lists(_labels, max_size=5).map(tuple),
     metadata=st.dictionaries(_labels, _labels, max_size=5),
-)
+).map(lambda one: replace(one, message_id=PROVIDERS[one.provider].message_id(one.message_id)))
 
 PLAIN: dict[str, Any] = {
     "account": "billing",
@@ -65,6 +66,27 @@ def test_fields_of_a_newer_version_are_ignored() -> None:
 def test_a_message_id_loses_its_angle_brackets_and_an_address_its_margins() -> None:
     assert read(message_id=" <1@mg.sender.example> ").message_id == "1@mg.sender.example"
     assert read(recipient=" ann@customer.example ").recipient == "ann@customer.example"
+
+
+@pytest.mark.parametrize(
+    ("provider", "held", "message_id"),
+    [
+        ("amazon_ses", "<0102018f-aa-000000@eu-west-1.amazonses.com>", "0102018f-aa-000000"),
+        ("amazon_ses", "0102018f-aa-000000@email.amazonses.com", "0102018f-aa-000000"),  # us-east-1
+        ("amazon_ses", "1@eu-west-1.amazonses.com.sender.example", "1@eu-west-1.amazonses.com.sender.example"),
+        ("sendgrid", "IWe-stDXSP-9ybMzJVc_PA.recvd-5f54b5d587-pczjm-1-67BADEEA-6.0", "IWe-stDXSP-9ybMzJVc_PA"),
+        ("sendgrid", "<IWe-stDXSP-9ybMzJVc_PA@geopod-ismtpd-1-0>", "IWe-stDXSP-9ybMzJVc_PA"),
+        ("sendgrid", "<invoice.recv-1@sender.example>", "invoice.recv-1@sender.example"),  # the sender's own
+        ("mailgun", "<1.recv@eu-west-1.amazonses.com>", "1.recv@eu-west-1.amazonses.com"),
+    ],
+)
+def test_a_message_id_is_read_as_in_the_providers_webhooks(provider: str, held: str, message_id: str) -> None:
+    assert read(provider=provider, message_id=held).message_id == message_id
+
+
+def test_a_header_without_an_id_is_refused() -> None:
+    with pytest.raises(RecordError, match="message_id"):
+        read(provider="amazon_ses", message_id="<@eu-west-1.amazonses.com>")
 
 
 def test_a_quoted_local_part_may_hold_what_else_would_be_a_list() -> None:

@@ -30,6 +30,7 @@ from streams.domain.events import DeliveryEvent, normalised_recipient, normalise
 from streams.domain.status import SECOND, Status, believable, fold, from_micros, to_micros
 from streams.history.timeline import Deferral, deferral_of
 from streams.history.words import micros
+from streams.providers import PROVIDERS
 from streams.records import RecordError, decode_alert, decode_event, decode_status
 from streams.settings import Settings
 
@@ -46,7 +47,9 @@ _DAY: Final = 24 * 3600 * SECOND
     help="The application's reference, such as the invoice's number; in any case of letters.",
 )
 @click.option("--recipient", metavar="ADDRESS", help="The recipient's address, in any case of letters.")
-@click.option("--message-id", metavar="ID", help="The provider's id of the message; with or without <>.")
+@click.option(
+    "--message-id", metavar="ID", help="The provider's id of the message, in any form that docs/sends.md names."
+)
 @click.option("--delivery-id", metavar="ID", help="Our id of one message to one recipient.")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Show the newest N in full.")
 @json_option
@@ -108,8 +111,8 @@ class _Question:
     """What is looked for: one text in any of the four places, or several places that must all fit."""
 
     given: dict[str, str]
-    wanted: dict[str, str]
-    """The same in the form in which it is compared."""
+    forms: dict[str, frozenset[str]]
+    """Place -> every form in which a record may hold it, as it is compared."""
     any_of: bool
 
     @classmethod
@@ -119,7 +122,7 @@ class _Question:
         if (text is not None and chosen) or not all(wanted.values()):
             message = "give either TEXT or options that say what it is; none may be empty"
             raise Failure(message, exit_code=WRONG_USE)
-        return cls(given, wanted, any_of=not chosen)
+        return cls(given, {name: _forms(name, value) for name, value in wanted.items()}, any_of=not chosen)
 
     def __str__(self) -> str:
         names = {name.replace("_", " "): value for name, value in self.given.items()}
@@ -129,11 +132,11 @@ class _Question:
 
     def needles(self) -> list[bytes]:
         """Return byte strings in lower case; a fitting record's lower-cased value holds at least one of them."""
-        return list({_needle(value) for value in self.wanted.values()})
+        return list({_needle(form) for forms in self.forms.values() for form in forms})
 
     def fits(self, of: Callable[[str], object]) -> bool:
         """Tell whether a delivery's fields fit."""
-        hits = (_plain(name, str(of(name) or "")) == value for name, value in self.wanted.items())
+        hits = (_plain(name, str(of(name) or "")) in forms for name, forms in self.forms.items())
         return any(hits) if self.any_of else all(hits)
 
 
@@ -155,6 +158,12 @@ def _plain(name: str, value: str) -> str:
     if name == "reference":
         return normalised_reference(value)
     return value.strip().strip("<>") if name == "message_id" else value.strip()
+
+
+def _forms(name: str, value: str) -> frozenset[str]:
+    """Return a plain value and, of a message id, what each provider's webhooks would hold of it."""
+    others = {provider.message_id(value) for provider in PROVIDERS.values()} if name == "message_id" else set()
+    return frozenset({value, *others} - {""})
 
 
 class _NoStatus(StrEnum):

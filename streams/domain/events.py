@@ -110,7 +110,7 @@ class Send:
     account: str
     provider: str
     message_id: str
-    """The id that the provider's API answered with, without angle brackets."""
+    """The id of the message in the provider's webhooks: mostly what its API answered with, without angle brackets."""
     recipient: str
     """The address alone, without a display name."""
     reference: str | None = None

@@ -190,6 +190,11 @@ RETRY_WINDOW_S = 72 * 3_600.0
 """For a provider that documents none, or is not built in: the longest that any provider documents."""
 
 
+def bare_message_id(given: str) -> str:
+    """Return a message id without blanks and angle brackets around it."""
+    return given.strip().strip("<>").strip()
+
+
 def _none(_request: WebhookRequest) -> None:
     """For a provider without certificates, without a handshake, or that accepts any 2xx."""
 
@@ -203,6 +208,8 @@ class Provider:
     verify: Verify
     secret_fault: Callable[[str], str | None]
     """Why a secret of the settings cannot be used, without quoting it; ``None`` if it can. Called at the start."""
+    message_id: Callable[[str], str] = bare_message_id
+    """The id of a message in its webhooks, from any form in which a sender may hold it. Its own result stays as it is."""
     replay_window_s: float | None = None
     """The replay window if the settings name none: wide enough for the provider's own retries."""
     retry_window_s: float = RETRY_WINDOW_S

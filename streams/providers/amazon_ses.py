@@ -47,6 +47,7 @@ from streams.providers._contract import (
     Verification,
     VerificationError,
     WebhookRequest,
+    bare_message_id,
 )
 
 _NAME = "amazon_ses"
@@ -493,6 +494,17 @@ def _header_reference(request: WebhookRequest, mail: dict[str, Any]) -> str | No
     )
 
 
+_MADE_HEADER = re.compile(r"@[a-z0-9-]{1,63}\.amazonses\.com$")
+
+
+def message_id(given: str) -> str:
+    """Return SES' id of a message, also from the ``Message-ID`` header ``<ID@REGION.amazonses.com>`` that SES makes of it.
+
+    https://github.com/nodemailer/nodemailer/blob/master/lib/ses-transport/index.js: Nodemailer returns the header.
+    """
+    return _MADE_HEADER.sub("", bare_message_id(given))
+
+
 # --- proof ---
 
 _REPLAY_WINDOW_S = 7_200
@@ -602,6 +614,7 @@ PROVIDER = Provider(
     normalise=normalise,
     verify=verify,
     secret_fault=secret_fault,
+    message_id=message_id,
     replay_window_s=_REPLAY_WINDOW_S,
     retry_window_s=14 * 3_600,  # the maximum, and the default, of its MaxDeliverySeconds
     content_types=frozenset({"application/json", "text/plain"}),  # SNS sends JSON as text/plain by default

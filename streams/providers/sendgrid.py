@@ -44,6 +44,7 @@ from streams.providers._contract import (
     Verification,
     VerificationError,
     WebhookRequest,
+    bare_message_id,
 )
 
 _NAME = "sendgrid"
@@ -196,19 +197,31 @@ def _message_id(element: dict[str, Any]) -> str | None:
     """Return the id that the Mail Send API gave for the message."""
     given = fields.identifier(element.get("sg_message_id"))
     if given is not None:
-        for mark in (".recv", ".filter"):
-            at = given.find(mark)
-            if at > 0:
-                return given[:at]
-        # The machine has a new kind of name: current ids have 22 characters and no dot.
-        return given[:22] if given.find(".") == 22 else given  # noqa: PLR2004 16 bytes in base64
+        return _without_machine(given)
     header = fields.identifier(element.get("smtp-id"))
-    if header is None:
-        return None
-    header = header.strip("<> ")
+    return (_of_header(header.strip("<> ")) or None) if header is not None else None
+
+
+def message_id(given: str) -> str:
+    """Return the id of the Mail Send API, also from an ``sg_message_id`` or SendGrid's own ``Message-ID`` header."""
+    given = bare_message_id(given)
+    return _of_header(given) if "@" in given else _without_machine(given)
+
+
+def _without_machine(given: str) -> str:
+    """Return the part of an ``sg_message_id`` before the name of the machine, if there is one."""
+    for mark in (".recv", ".filter"):
+        at = given.find(mark)
+        if at > 0:
+            return given[:at]
+    # The machine has a new kind of name: current ids have 22 characters and no dot.
+    return given[:22] if given.find(".") == 22 else given  # noqa: PLR2004 16 bytes in base64
+
+
+def _of_header(header: str) -> str:
+    """Return the id in SendGrid's own ``Message-ID``; one that the sender set holds none and stays whole."""
     local, _, host = header.partition("@")
-    # SendGrid's own Message-ID is "<id@ismtpd...>" or "<id@geopod-ismtpd...>"; one that the sender set holds no id.
-    return (local if "ismtpd" in host else header) or None
+    return local if "ismtpd" in host else header  # "<id@ismtpd...>" or "<id@geopod-ismtpd...>"
 
 
 def _bounce_kind(
@@ -336,6 +349,7 @@ PROVIDER = Provider(
     normalise=normalise,
     verify=verify,
     secret_fault=secret_fault,
+    message_id=message_id,
     read_headers=read_headers,
     retry_window_s=72 * 3_600,
     kept_headers=frozenset({_SIGNATURE, _STAMP}),

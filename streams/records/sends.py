@@ -55,9 +55,9 @@ def decode_send(value: bytes | None) -> Send:
 
 
 def send_of(fields: Mapping[str, Any]) -> Send:
-    """Return the send of a decoded JSON object: the id without angle brackets, the address without surrounding blanks.
+    """Return the send of a decoded JSON object: the id as in the provider's webhooks, the address without blanks around it.
 
-    No text is cut to a limit: a reference without its end would name another invoice.
+    No other text is cut to a limit: a reference without its end would name another invoice.
 
     Raises:
         RecordError: a field is missing, has the wrong type or is too long; the text names the field, never its value.
@@ -70,10 +70,11 @@ def send_of(fields: Mapping[str, Any]) -> Send:
     if (tags and not all_text(tags)) or (metadata and not all_text(metadata.values())):
         message = "a tag or a value of the metadata is no text"
         raise RecordError(message)
+    provider = PROVIDERS.get(fields["provider"])
     send = Send(
         account=fields["account"],
         provider=fields["provider"],
-        message_id=fields["message_id"].strip().strip("<>").strip(),
+        message_id=fields["message_id"] if provider is None else provider.message_id(fields["message_id"]),
         recipient=fields["recipient"].strip(),
         reference=(fields.get("reference") or "").strip() or None,
         sent_at=None if sent_at is None else since_1970(time_of(sent_at, "sent_at"), "sent_at"),

@@ -66,6 +66,8 @@ def bounced(name: str, **changes: Any) -> Sequence[DeliveryEvent]:
         ["--recipient", "Found@Example.COM"],
         ["--message-id", "message-found"],
         ["--message-id", "<message-found>"],
+        ["--message-id", "message-found.recvd-5f54b5d587-pczjm-1-67BADEEA-6.0"],
+        ["--message-id", "<message-found@eu-west-1.amazonses.com>"],
         ["--delivery-id", event("found").delivery_id],
         ["--reference", "INV-found", "--recipient", "found@example.com"],
         ["INV-found"],

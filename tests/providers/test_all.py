@@ -251,6 +251,12 @@ def test_event_ids_are_unique_within_a_payload(case: Case) -> None:
     assert len(set(ids)) == len(ids)
 
 
+@every_case
+def test_a_message_id_of_a_webhook_stays_as_it_is_when_the_application_reports_it(case: Case) -> None:
+    for event in outcome(case.provider, case.body).events:
+        assert PROVIDERS[case.provider].message_id(event.message_id) == event.message_id
+
+
 def test_two_accounts_never_share_a_fingerprint() -> None:
     body = (JSON_CASES[0].path.parents[1] / "postmark" / "open.json").read_bytes()
     ours = request("postmark", body)
