@@ -37,7 +37,7 @@ class EventType(StrEnum):
 class BounceKind(StrEnum):
     """Why the receiving side refused, as far as it decides what to do next."""
 
-    HARD = "hard"  # permanent and about the address: it does not exist (5.1.x)
+    HARD = "hard"  # permanent and about the address: it does not exist (5.1.x), or the provider's own class is its hard one
     SOFT = "soft"  # retries ran out, mailbox full, message too large: a later message may pass
     BLOCK = "block"  # about us, not the address: reputation, policy, content (5.7.x)
     UNDETERMINED = "undetermined"  # the provider cannot tell

@@ -34,7 +34,7 @@ LISTS: Final = {
 """By the suppression list of a drop."""
 
 BOUNCE_KINDS: Final = {
-    "hard": "permanent: it is about the address",
+    "hard": "permanent: the provider takes it to be about the address",
     "soft": "a later message may pass",
     "block": "it is about the sender or the content, not about the address",
     "undetermined": "the provider does not say which kind",

@@ -102,7 +102,7 @@ _DROPPED_BOUNCES: dict[str, SuppressionList] = {  # subtypes of Permanent for wh
 }
 
 _BOUNCES: dict[str, BounceKind] = {
-    "Permanent/General": BounceKind.HARD,  # a hard bounce without a specific reason
+    "Permanent/General": BounceKind.HARD,  # a hard bounce without a specific reason; the server's answer may name one
     "Permanent/NoEmail": BounceKind.HARD,  # the address does not exist
     "Transient/MailboxFull": BounceKind.SOFT,
     "Transient/MessageTooLarge": BounceKind.SOFT,
@@ -131,6 +131,7 @@ _ACTIONS: dict[str, EventType] = {
 
 _FAILED = "failed"
 _TRANSIENT_GENERAL = "Transient/General"
+_PERMANENT_GENERAL = "Permanent/General"
 
 _NOT_COMPLAINTS = frozenset(  # RFC 5965 feedback types that are no "this is spam"
     {
@@ -426,8 +427,13 @@ def _bounce(bounce_type: str, subtype: str, action: str | None) -> tuple[EventTy
 
 
 def _kind_of(detail: str, answered: BounceKind) -> BounceKind:
-    """Return why it bounced: by SES' words, or by the server's answer if those name no cause."""
+    """Return why it bounced: by SES' words, or by the server's answer if those name no cause.
+
+    ``Permanent`` stays a hard bounce unless the server says that it refuses us and not the address.
+    """
     if detail == _TRANSIENT_GENERAL and answered is not BounceKind.UNDETERMINED:
+        return answered
+    if detail == _PERMANENT_GENERAL and answered is BounceKind.BLOCK:
         return answered
     return _BOUNCES.get(detail) or _BOUNCE_TYPES.get(detail.partition("/")[0]) or answered
 

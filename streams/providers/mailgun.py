@@ -245,8 +245,8 @@ _ENGAGEMENT = frozenset({"opened", "clicked"})
 def _bounce_kind(report: _Report, by_code: BounceKind) -> BounceKind:
     """Return the kind: Mailgun's words decide, and the codes where they say more or Mailgun says nothing."""
     said = _REASONS.get(report.cause or "") or _BOUNCE_TYPES.get(fields.text(report.status.get("bounce-type")) or "")
-    if said is BounceKind.SOFT and by_code is BounceKind.BLOCK:
-        return by_code  # Mailgun has no word for it
+    if by_code is BounceKind.BLOCK:
+        return by_code  # Mailgun's bounce types, hard and soft, have no word for it
     if said is None and by_code is BounceKind.UNDETERMINED and report.severity in _PERMANENT:
         return BounceKind.HARD  # nothing says why: Mailgun puts the address on its bounce list
     return said or by_code

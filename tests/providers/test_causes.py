@@ -254,7 +254,7 @@ def test_what_a_server_says_in_words_is_told_whatever_the_provider_calls_it(
     ses, at_ses = told("amazon_ses", ses_bounce("Permanent", "General", f"smtp; {answer}"))
 
     assert (mailgun.bounce_kind, at_mailgun) == (kind, code)
-    assert (ses.bounce_kind, at_ses) == (HARD, code)  # SES' own word
+    assert (ses.bounce_kind, at_ses) == (BLOCK if kind is BLOCK else HARD, code)  # SES has no word for a block
 
 
 @pytest.mark.parametrize(
@@ -301,3 +301,37 @@ def test_what_the_account_took_off_itself_is_no_unsubscription() -> None:
     event, advice = told("postmark", payload("postmark/bounce_manually_deactivated"))
 
     assert (event.type, event.suppression_list, advice) == (DROPPED, None, "dropped")
+
+
+_BLOCKED = "550 5.7.1 Service unavailable, Client host [192.0.2.1] blocked using Spamhaus"
+
+
+@pytest.mark.parametrize(
+    "bounced",
+    [
+        ("amazon_ses", ses_bounce("Permanent", "General", f"smtp; {_BLOCKED}")),
+        ("mailgun", mailgun_failure("permanent", "bounce", code=550, message=_BLOCKED, **{"bounce-type": "hard"})),
+        ("mailgun", mailgun_failure("permanent", "bounce", code=550, message=_BLOCKED, **{"bounce-type": "soft"})),
+    ],
+)
+def test_a_class_that_says_only_permanent_yields_to_an_answer_that_is_about_the_sender(
+    bounced: tuple[str, Any],
+) -> None:
+    event, advice = told(*bounced)
+
+    assert (event.type, event.bounce_kind, advice) == (BOUNCE, BLOCK, "blocked")
+
+
+@pytest.mark.parametrize(
+    "bounced",
+    [
+        ("amazon_ses", ses_bounce("Permanent", "NoEmail", f"smtp; {_BLOCKED}")),
+        ("amazon_ses", ses_bounce("Permanent", "General", "smtp; 552 5.2.2 mailbox full")),
+        ("mailgun", mailgun_failure("permanent", "bounce", code=552, message="5.2.2 full", **{"bounce-type": "hard"})),
+        ("postmark", postmark_bounce("HardBounce", f"smtp;{_BLOCKED}", "")),
+    ],
+)
+def test_any_other_class_of_hard_bounces_stays_hard(bounced: tuple[str, Any]) -> None:
+    event, _ = told(*bounced)
+
+    assert (event.type, event.bounce_kind) == (BOUNCE, HARD)
