@@ -55,6 +55,9 @@ _EVENTS: dict[str, EventType] = {
     "dropped": EventType.BOUNCE,  # given up: refused ("hardfail"), too old ("old"), or on a list (605-607)
 }
 
+# about a mailing list kept at Mailgun: https://documentation.mailgun.com/docs/mailgun/user-manual/events/events
+_NO_DELIVERY = frozenset({"list_member_uploaded", "list_member_upload_error", "list_uploaded"})
+
 _LISTS: dict[str, SuppressionList] = {  # ``reason`` of a failure without an attempt
     "suppress-bounce": SuppressionList.BOUNCE,  # bounced before
     "suppress-complaint": SuppressionList.SPAM,  # complained before
@@ -75,6 +78,7 @@ _REASONS: dict[str, BounceKind] = {
     "blacklisted": BounceKind.BLOCK,  # the sender is on a block list
 }
 _TOO_OLD = "old"
+_TEST = "test"
 _SAYS_NOTHING = frozenset({"generic", "bounce", "hardfail"})  # ``reason`` that names no cause
 
 _BOUNCE_TYPES: dict[str, BounceKind] = {  # ``delivery-status.bounce-type``
@@ -104,6 +108,8 @@ class _Report(NamedTuple):
     recipients: Sequence[str]
     given_id: str | None
     occurred_at: datetime | None
+    test: bool
+    """Sent in test mode (``o:testmode``): Mailgun took the message and sent it to nobody."""
     severity: str | None
     cause: str | None
     """Mailgun's ``reason``: one word."""
@@ -136,6 +142,8 @@ class _Meaning(NamedTuple):
 def normalise(request: WebhookRequest) -> list[DeliveryEvent]:
     """Return the event of one request; a rejected message without ``recipient`` gives one for each in ``To``.
 
+    A request about a mailing list gives none.
+
     Raises:
         PoisonError: the body holds no event, or the event lacks what identifies it.
     """
@@ -144,6 +152,8 @@ def normalise(request: WebhookRequest) -> list[DeliveryEvent]:
         report = _current(fields.decode_body(request.body)) if form is None else _legacy(form)
     except fields.ElementError as error:
         raise PoisonError(str(error)) from None
+    if report is None:
+        return []
     meaning = _meaning(report)
     return [
         _event(report, meaning, request, recipient, position) for position, recipient in enumerate(report.recipients)
@@ -209,6 +219,8 @@ def _meaning(report: _Report) -> _Meaning:
     code = fields.count(report.status.get("code"))
     smtp_code = smtp.reply_code(code) if code is not None else reply.smtp_code
     enhanced = smtp.more_specific(smtp.enhanced_code(report.status.get("enhanced-code")), reply.enhanced_code)
+    if report.test:
+        return _Meaning(EventType.OTHER, f"{word}/{_TEST}", smtp_code, enhanced)  # it says nothing about a delivery
     event_type = _EVENTS.get(word, EventType.UNKNOWN)
     if event_type is not EventType.BOUNCE:
         # A scanner that follows links proves as little as one that loads images: only that the message arrived.
@@ -262,10 +274,12 @@ def _transient(code: int | None) -> bool:
 # --- JSON ---
 
 
-def _current(body: Any) -> _Report:
+def _current(body: Any) -> _Report | None:
     data = body.get("event-data", body) if isinstance(body, dict) else None
     data = fields.required(data if isinstance(data, dict) else None, "no event-data")
     word = fields.required(fields.text(data.get("event")), "no event")
+    if word in _NO_DELIVERY:
+        return None
     headers = fields.section(fields.section(data, "message"), "headers")
     message_id = fields.required(_bare(headers.get("message-id")), "no message-id")
     recipients = fields.required(_recipients(data, headers) or None, "no recipient")
@@ -279,6 +293,7 @@ def _current(body: Any) -> _Report:
         recipients=recipients,
         given_id=fields.identifier(data.get("id")),
         occurred_at=fields.moment(data.get("timestamp")),
+        test=fields.section(data, "flags").get("is-test-mode") is True,
         severity=fields.text(data.get("severity")),
         cause=cause,
         cause_in_word=False,
@@ -301,9 +316,20 @@ def _recipients(data: dict[str, Any], headers: dict[str, Any]) -> list[str]:
     if recipient is not None:
         return [recipient]
     for source in (fields.section(data, "envelope").get("targets"), headers.get("to")):
-        if isinstance(source, str) and (found := _ADDRESS.findall(source[: fields.REASON_LIMIT])):
-            return list(dict.fromkeys(found))
+        if isinstance(source, str) and (found := _mailboxes(source[: fields.REASON_LIMIT])):
+            return found
     return []
+
+
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
+_BETWEEN = re.compile(r"[,;]")
+
+
+def _mailboxes(header: str) -> list[str]:
+    """Return the distinct addresses of a list of mailboxes; one in a display name is none of them."""
+    mailboxes = _BETWEEN.split(_QUOTED.sub("", header))
+    found = (_ADDRESS.search(mailbox, mailbox.rfind("<") + 1) for mailbox in mailboxes)
+    return list(dict.fromkeys(match[0] for match in found if match is not None))
 
 
 def _bare(value: Any) -> str | None:
@@ -313,6 +339,10 @@ def _bare(value: Any) -> str | None:
 
 
 # --- legacy forms ---
+#
+# A sender's variable may have the name of one of Mailgun's own fields. Mailgun writes its variables after its own fields,
+# but before the signature: so the first value of a name is Mailgun's, and of the signature's fields the last
+# (https://github.com/anymail/django-anymail, ``anymail/webhooks/mailgun.py``).
 
 _Form = dict[str, list[str]]
 """The fields of a form: name as written -> its values in order."""
@@ -370,7 +400,12 @@ def _parts(request: WebhookRequest) -> list[tuple[bytes, bytes]]:
 
 
 def _legacy(form: _Form) -> _Report:
-    own = {name.lower(): values[0] for name, values in form.items() if name.lower() in _FORM_FIELDS}
+    own: dict[str, str] = {}
+    for name, values in form.items():
+        if (known := name.lower()) in _SIGNATURE_FIELDS:
+            own[known] = values[-1]
+        elif known in _FORM_FIELDS:
+            own.setdefault(known, values[0])
     word = fields.required(fields.text(own.get("event")), "no event")
     recipient = fields.required(fields.address(own.get("recipient")), "no recipient")
     message_id = fields.required(
@@ -384,6 +419,7 @@ def _legacy(form: _Form) -> _Report:
         recipients=(recipient,),
         given_id=None,
         occurred_at=fields.moment(own.get("timestamp")),
+        test=False,  # a form does not say
         severity=fields.text(own.get("severity")),
         cause=cause,
         cause_in_word=True,
@@ -507,7 +543,7 @@ def _raw_pairs(body: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def _form_signature(pairs: list[tuple[bytes, bytes]], kind: str) -> dict[str, str]:
-    """Return the signature's fields, the first of each name; a value that is too long is cut and so invalid."""
+    """Return the signature's fields, the last of each name; a value that is too long is cut and so invalid."""
     given: dict[str, str] = {}
     for raw_name, raw_value in pairs:
         if len(raw_name) > _NAME_LIMIT:
@@ -515,7 +551,7 @@ def _form_signature(pairs: list[tuple[bytes, bytes]], kind: str) -> dict[str, st
         name, value = (part.decode("utf-8", "replace") for part in (raw_name, raw_value[:_SIGNATURE_LIMIT]))
         name = (unquote_plus(name) if kind == _URLENCODED else name).lower()
         if name in _SIGNATURE_FIELDS:
-            given.setdefault(name, unquote_plus(value) if kind == _URLENCODED else value)
+            given[name] = unquote_plus(value) if kind == _URLENCODED else value
     return given
 
 

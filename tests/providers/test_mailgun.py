@@ -38,6 +38,16 @@ def test_a_form_is_told_by_its_content_type(content_type: str) -> None:
     assert normalise(urlencode(FORM).encode(), content_type)[0].type is EventType.OPEN
 
 
+def test_a_variable_with_the_name_of_one_of_mailguns_fields_does_not_replace_it() -> None:
+    variables = {"recipient": "jo@other.example", "Event": "bounced"}
+    form = [*FORM.items(), *variables.items(), ("timestamp", "of the sender"), ("timestamp", "1793700001")]
+
+    (event,) = normalise(urlencode(form).encode(), "application/x-www-form-urlencoded")
+
+    assert (event.type, event.recipient) == (EventType.OPEN, "ann@customer.example")
+    assert event.occurred_at == datetime.fromtimestamp(1793700001, UTC)
+
+
 def test_json_is_json_whatever_the_content_type_says() -> None:
     body = (PAYLOADS / "mailgun" / "opened.json").read_bytes()
 

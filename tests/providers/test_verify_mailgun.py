@@ -1,7 +1,7 @@
 """Mailgun's signature: stamp and token, inside the body, by HMAC. The event itself is not covered."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -27,12 +27,13 @@ from tests.providers.signing import (
 STAMP = str(int(NOW.timestamp()))
 
 
-def form(fields: dict[str, str], *, multipart: bool = False) -> Signed:
+def form(fields: dict[str, str], *, before: Sequence[tuple[str, str]] = (), multipart: bool = False) -> Signed:
+    pairs = [*before, *fields.items()]
     if multipart:
-        parts = [f'--b0\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n' for k, v in fields.items()]
+        parts = [f'--b0\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n' for k, v in pairs]
         body, kind = "".join([*parts, "--b0--\r\n"]), "multipart/form-data; boundary=b0"
     else:
-        body, kind = urlencode(fields), "application/x-www-form-urlencoded"
+        body, kind = urlencode(pairs), "application/x-www-form-urlencoded"
     return replace(mailgun(), request=request(body.encode(), {"content-type": kind}))
 
 
@@ -82,6 +83,12 @@ def test_a_legacy_form_is_taken(multipart: bool) -> None:
 def test_a_legacy_form_without_a_part_of_its_signature_is_missing_it(name: str, multipart: bool) -> None:
     fields = {key: value for key, value in LEGACY.items() if key != name}
     assert form(fields, multipart=multipart).refusal() is Refusal.MISSING
+
+
+@pytest.mark.parametrize("multipart", [False, True])
+@pytest.mark.parametrize("name", ["timestamp", "token", "signature", "Token"])
+def test_a_variable_before_a_part_of_the_signature_does_not_replace_it(name: str, multipart: bool) -> None:
+    assert form(LEGACY, before=[(name, "unsubscribe-123!")], multipart=multipart).verify().replay_token == MAILGUN_TOKEN
 
 
 def test_a_form_with_a_thousand_and_more_fields_is_malformed() -> None:
