@@ -297,8 +297,8 @@ def _events(record: dict[str, Any], request: WebhookRequest) -> Iterator[Deliver
         entries = found if isinstance(found, list) else [found] if found is not None else []
     else:
         entries = destinations
-    named = bool(entries) or word.type is not EventType.BOUNCE
-    if not named:  # an answer that SES could not parse, such as an out-of-office reply
+    named = bool(entries) or word.type not in _MAY_NAME_NOBODY
+    if not named:
         entries = destinations
     if not entries:
         yield "no recipient"
@@ -307,6 +307,10 @@ def _events(record: dict[str, Any], request: WebhookRequest) -> Iterator[Deliver
     else:
         for entry in entries:
             yield _event(facts, entry, alone=len(entries) == 1, named=named)
+
+
+_MAY_NAME_NOBODY = frozenset({EventType.BOUNCE, EventType.COMPLAINT})
+"""A bounce does so if SES could not parse the answer, such as an out-of-office reply; a complaint, if it is anonymous."""
 
 
 def _addresses(value: Any) -> list[str]:
@@ -347,9 +351,10 @@ def _event(facts: _Facts, entry: Any, *, alone: bool, named: bool) -> DeliveryEv
     code, enhanced = smtp.parse_reply(reason)
     enhanced = smtp.more_specific(smtp.enhanced_code(entry.get("status")), enhanced)
     event_type, detail, suppression_list = _meaning(facts, fields.text(entry.get("action")), alone=alone)
-    if not named:
-        event_type = EventType.BOUNCE_OR_AUTO_REPLY if alone else EventType.OTHER
-        suppression_list = None
+    if not named and not alone:
+        event_type, suppression_list = EventType.OTHER, None
+    elif not named and word.type is EventType.BOUNCE:
+        event_type, suppression_list = EventType.BOUNCE_OR_AUTO_REPLY, None
     kind = _kind_of(detail, smtp.bounce_kind_of(enhanced, code, reason)) if event_type is EventType.BOUNCE else None
     if event_type is EventType.BOUNCE and detail.endswith(f"/{_TOO_OLD}"):
         told: str | None = fields.led_by(_TOO_OLD, reason)  # it was given up, whatever the last answer was

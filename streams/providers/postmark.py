@@ -43,7 +43,10 @@ _IMPLIED: tuple[tuple[str, str], ...] = (  # older forms, and some current sampl
     ("ChangedAt", "SubscriptionChange"),
     ("ClickLocation", "Click"),
     ("FirstOpen", "Open"),
+    ("FromFull", "Inbound"),
 )
+
+_NO_DELIVERY = frozenset({"Inbound"})  # mail that Postmark received for us; its webhook was pointed here by mistake
 
 _BOUNCES: dict[str, tuple[EventType, BounceKind | SuppressionList | None]] = {
     "HardBounce": (EventType.BOUNCE, BounceKind.HARD),  # unknown user, mailbox not found
@@ -101,7 +104,7 @@ def _event(record: Any, request: WebhookRequest) -> DeliveryEvent | None:
     get = record.get
     word = fields.text(get("RecordType")) or next((name for key, name in _IMPLIED if key in record), None)
     word = fields.required(word, "no RecordType")
-    if word == "SubscriptionChange" and get("MessageID") is None:
+    if word in _NO_DELIVERY or (word == "SubscriptionChange" and get("MessageID") is None):
         return None
     message_id = fields.required(fields.identifier(get("MessageID")), "no MessageID")
     recipient = fields.required(
