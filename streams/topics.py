@@ -18,6 +18,7 @@ from typing import Any, Final
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
+    InvalidConfigurationError,
     KafkaConnectionError,
     LeaderNotAvailableError,
     NotControllerError,
@@ -61,6 +62,8 @@ _DAY_MS: Final = 24 * 60 * 60 * 1000
 _MEBIBYTE: Final = 1024 * 1024
 _CHECKED_CONFIG: Final = ("cleanup.policy", "max.message.bytes", "message.timestamp.type")
 """Settings on which our guarantees depend; an operator may change retention and the like, within limits."""
+_AHEAD: Final = "message.timestamp.after.max.ms"
+"""How far ahead of its own clock a broker lets a record be. What falls due is stamped with its deadline, by a worker's clock."""
 
 
 class TopicsError(Exception):
@@ -110,6 +113,9 @@ def all_topics(settings: Settings) -> list[TopicSpec]:
         "cleanup.policy": "delete",
         "max.message.bytes": str(MAX_RECORD_BYTES),
         "message.timestamp.type": "CreateTime",
+        # Kafka 4 lets a record be an hour ahead: a worker that is two hours ahead could write nothing at all. But one that
+        # is a year ahead is better stopped than obeyed: it would forget every delivery.
+        _AHEAD: str(_DAY_MS),
         "min.insync.replicas": str(chosen.min_insync_replicas),
         "segment.bytes": str(128 * _MEBIBYTE),
         # segments are deleted whole: each spans a day at most, so that addresses do not outlive the retention by a week
@@ -276,6 +282,7 @@ async def check(
             for name in _CHECKED_CONFIG
             if not _fits(name, config.get(name), spec.config[name])
         )
+        problems.extend(_too_little_ahead(spec, config, servers))
         copies = min(len(partition["replicas"]) for partition in there[spec.name])
         problems.extend(_too_few_copies(spec, copies, config, settings))
     retentions = {name: _retention_of(config) for name, config in configs.items() if not isinstance(config, str)}
@@ -325,6 +332,13 @@ def _too_few_copies(spec: TopicSpec, copies: int, config: Mapping[str, str], set
     if int(config.get(name, in_sync)) < in_sync <= copies:
         text = _config_problem(spec.name, name, config[name], str(in_sync), settings.kafka.bootstrap_servers)
         yield Problem(text, forbids=False)
+
+
+def _too_little_ahead(spec: TopicSpec, config: Mapping[str, str], servers: str) -> Iterator[Problem]:
+    """Yield that the broker refuses what a worker writes whose clock is not a day ahead. Before Kafka 3.6 it never does."""
+    found, wanted = config.get(_AHEAD), spec.config[_AHEAD]
+    if found is not None and int(found) < int(wanted) and spec.config["message.timestamp.type"] == "CreateTime":
+        yield Problem(_config_problem(spec.name, _AHEAD, found, wanted, servers), forbids=False)
 
 
 _LONGEST_MS = 2**63 - 1 - RETENTION_MARGIN_DAYS * _DAY_MS
@@ -444,19 +458,23 @@ async def _partitions(
 
 async def _create_missing(admin: Any, specs: Sequence[TopicSpec], replication_factor: int) -> None:
     """Request the topics until each exists; a cluster that has just started has no controller yet."""
-    waiting = {spec.name: spec for spec in specs}
+    waiting = {spec.name: dict(spec.config) for spec in specs}
+    partitions = {spec.name: spec.partitions for spec in specs}
     deadline = asyncio.get_running_loop().time() + _VISIBLE_TIMEOUT_S
     while waiting:
         answer = await admin.create_topics(
             [
-                _NewTopic(spec.name, spec.partitions, replication_factor, topic_configs=dict(spec.config))
-                for spec in waiting.values()
+                _NewTopic(name, partitions[name], replication_factor, topic_configs=config)
+                for name, config in waiting.items()
             ]
         )
         for name, code, *message in answer.topic_errors:
             error = for_code(code)
             if code == 0 or error is TopicAlreadyExistsError:  # another process was quicker
                 del waiting[name]
+            elif error is InvalidConfigurationError and _AHEAD in waiting[name] and _AHEAD in str(message):
+                # a broker before 3.6 does not know it, and lets a record be ahead
+                waiting[name] = {key: value for key, value in waiting[name].items() if key != _AHEAD}
             elif not issubclass(error, (NotControllerError, RequestTimedOutError, LeaderNotAvailableError)):
                 rights = "; which rights it takes: mailstreams acls operator" if error in brokers.NOT_ALLOWED else ""
                 why = str((message and message[0]) or error.__name__)

@@ -256,6 +256,49 @@ def test_copies_of_which_too_few_have_to_have_a_record_are_told_with_the_command
     assert problems == ([said] if told else [])
 
 
+@pytest.mark.parametrize(
+    ("name", "found", "told"),
+    [
+        ("mail.events", "3600000", True),
+        ("mail.events", "86400000", False),
+        ("mail.events", None, False),
+        ("mail.sends", "3600000", False),
+    ],
+    ids=["Kafka 4's default", "ours", "unknown before 3.6", "by the broker's own clock"],
+)
+def test_a_topic_that_stops_a_worker_whose_clock_is_hours_ahead_is_told_and_forbids_no_start(
+    name: str, found: str | None, *, told: bool
+) -> None:
+    config = {} if found is None else {"message.timestamp.after.max.ms": found}
+
+    problems = list(topics._too_little_ahead(by_name(Settings())[name], config, "host:9092"))
+
+    assert [problem.forbids for problem in problems] == [False] * told
+    assert all("--add-config message.timestamp.after.max.ms=86400000" in problem.text for problem in problems)
+
+
+async def test_a_broker_that_does_not_know_how_far_ahead_a_record_may_be_is_not_asked_for_it() -> None:
+    class Admin:
+        """A broker before Kafka 3.6."""
+
+        def __init__(self) -> None:
+            self.asked: list[dict[str, str]] = []
+
+        async def create_topics(self, wanted: list[Any]) -> Any:
+            self.asked += [topic.topic_configs for topic in wanted]
+            unknown = "Unknown topic config name: message.timestamp.after.max.ms"
+            knows = "message.timestamp.after.max.ms" not in wanted[0].topic_configs
+            error = (wanted[0].name, 0, None) if knows else (wanted[0].name, 40, unknown)
+            return type("Answer", (), {"topic_errors": [error]})
+
+    spec = by_name(Settings())["mail.events"]
+
+    await topics._create_missing(admin := Admin(), [spec], 1)
+
+    first, second = admin.asked
+    assert first == spec.config == second | {"message.timestamp.after.max.ms": str(DAY_MS)}
+
+
 def test_a_longer_retention_and_a_larger_limit_are_the_operators_choice(chosen: Settings) -> None:
     spec = {spec.name: spec for spec in asyncio.run(topics.create(chosen))}[topics.EVENTS]
     _alter(chosen, topics.EVENTS, dict(spec.config) | {"retention.ms": "-1", "max.message.bytes": "9000000"})

@@ -93,7 +93,8 @@ class Monitor:
         row = get(key)
         before = None if row is None else records.decode_open_deferral(row)
         after, alerts = deferrals.observe(before, deferral, self.policies(deferral.account, deferral.provider))
-        told = [self._row_of(key, alert) for alert in alerts]
+        # by the record's time, and not by that of the event, which may be older than the alerts are kept
+        told = [self._row_of(key, alert, record.timestamp) for alert in alerts]
         encoded = None if after is None else records.encode_open_deferral(after)
         # From here on nothing can fail, so that a poison record leaves no trace.
         if encoded != row:
@@ -121,7 +122,7 @@ class Monitor:
                     effects.due_added.append((at, key))  # the entry was too early; the index may lack this one
                 continue
             self._replace(key, before, after, records.encode_open_deferral(after), effects)
-            self._tell(partition, alerts, [self._row_of(key, alert) for alert in alerts], effects)
+            self._tell(partition, alerts, [self._row_of(key, alert, alert.due_at // 1000) for alert in alerts], effects)
 
     def _replace(
         self, key: bytes, before: Episode | None, after: Episode | None, row: bytes | None, effects: Effects
@@ -147,9 +148,9 @@ class Monitor:
             effects.emit(self.alerts_topic, partition, row)
             effects.counts["alerts", alert.episode.provider, alert.level, records.alert_action(alert)] += 1
 
-    def _row_of(self, key: bytes, alert: Alert) -> Row:
+    def _row_of(self, key: bytes, alert: Alert, timestamp_ms: int) -> Row:
         support_contact = self.support_contacts.get(alert.episode.account)
-        return Row(key, records.encode_alert(alert, support_contact=support_contact), alert.due_at // 1000)
+        return Row(key, records.encode_alert(alert, support_contact=support_contact), timestamp_ms)
 
     def _next_due(self, episode: Episode) -> int | None:
         return deferrals.next_due(episode, self.policies(episode.account, episode.provider))

@@ -552,6 +552,7 @@ class StatefulLane(Lane):
         effects = Effects()
         began = asyncio.get_running_loop().time()
         self._stage_fold.tick(batch.now, self.tp.partition, self._store, effects)
+        _outlive(effects, self.position.timestamp_ms)
         if effects.only_indexes:
             self._store.write(_changes(effects))
         else:
@@ -579,6 +580,16 @@ class StatefulLane(Lane):
         self._stage_fold.closed(self.tp.partition)
         await super().release()
         await self._writer.close()
+
+
+def _outlive(effects: Effects, timestamp_ms: int) -> None:
+    """Make no output of a tick older than the last record before it.
+
+    A deadline that is known late, as when a webhook comes after weeks, may be older than its topic's retention: the
+    brokers would delete the record before anybody reads it.
+    """
+    for rows in effects.outputs.values():
+        rows[:] = [row if row.timestamp_ms >= timestamp_ms else row._replace(timestamp_ms=timestamp_ms) for row in rows]
 
 
 def _changes(effects: Effects, *, changelog_offset: int | None = None, position: bytes | None = None) -> Changes:

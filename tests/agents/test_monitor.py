@@ -61,6 +61,20 @@ def test_a_message_deferred_for_an_hour_is_raised_once(partition: Partition) -> 
     assert partition.alerts[0].timestamp_ms == us(HOUR + 60) // 1000, "the deadline's, never the clock's"
 
 
+def test_an_end_that_is_told_late_has_the_records_time_so_that_retention_does_not_delete_it_unread(
+    partition: Partition,
+) -> None:
+    partition.happens(deferral(0))
+    partition.read()
+    partition.tick(us(HOUR))
+    partition.happens(event(EventType.DELIVERED, 2 * HOUR))
+    [told] = partition.waiting
+    partition.read()
+
+    assert partition.told[-1]["due_at"] == "2026-11-20T14:00:00Z"
+    assert partition.alerts[-1].timestamp_ms == told.timestamp != us(2 * HOUR) // 1000
+
+
 def test_the_end_resolves_it_and_leaves_nothing(partition: Partition) -> None:
     partition.happens(deferral(0))
     partition.read()

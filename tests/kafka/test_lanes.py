@@ -736,6 +736,15 @@ async def test_what_falls_due_at_a_tick_is_a_transaction_like_any_other(world: W
     assert world.order == ["folded", "transaction", "committed", "stored", "ticked"]
 
 
+async def test_what_fell_due_long_ago_has_the_time_of_the_last_record_so_that_its_retention_begins_now(
+    world: World, lane: StatefulLane
+) -> None:
+    await world.process(lane, batch(record(3, b"1", key=b"a")))
+    world.fold.due = [b"a"]
+    await world.process(lane, Batch(SOURCE, (), 7, now=99))
+    assert world.writer.transactions[-1][OUT] == [Row(b"a", None, TIME_MS + 3)]
+
+
 async def test_a_change_of_the_due_index_alone_is_local(world: World, lane: StatefulLane) -> None:
     world.fold.local = [(5, b"a")]
     await world.process(lane, Batch(SOURCE, (), 7, now=99))

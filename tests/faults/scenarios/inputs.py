@@ -1,8 +1,9 @@
 """Records that nobody should have sent, and clocks that are wrong."""
 
 import time
+from datetime import UTC, datetime
 
-from streams import codecs, topics
+from streams import codecs, records, topics
 from tests.broker import harness
 from tests.faults.scenarios.registry import Scene, scenario
 
@@ -41,11 +42,13 @@ async def poison(world: Scene) -> None:
 
 
 @scenario(
-    "one worker's clock is an hour ahead, the other's an hour behind; events from tomorrow, 1970 and last month",
+    "one worker's clock is two hours ahead, the other's behind; events from tomorrow, 1970 and last month",
+    # so that the traffic's deferrals fall due by the wrong clock, from now to an hour and a half in the future
+    settings={"DEFERRALS__WARN_AFTER_S": 5400, "DEFERRALS__ESCALATE_AFTER_S": 6000},
     alerts=False,
 )
 async def skewed_clocks(world: Scene) -> None:
-    workers = [world.member(f"worker-{ahead}", CLOCK_AHEAD_S=str(ahead)) for ahead in (3600, -3600)]
+    workers = [world.member(f"worker-{ahead}", CLOCK_AHEAD_S=str(ahead)) for ahead in (7200, -7200)]
     for worker in workers:
         worker.kept = True
     await world.start(*workers)
@@ -72,3 +75,8 @@ async def skewed_clocks(world: Scene) -> None:
     )
     victim = world.chance.choice(workers)
     await world.measure(victim.kill)
+    told = [records.decode_alert(record.value)["due_at"] for record in await world.alerts()]
+    hour = datetime.fromtimestamp(now + 3600, UTC)
+    world.expect(any(datetime.fromisoformat(at) > hour for at in told), "nothing fell due that was over an hour ahead")
+    restarts = {worker.name: worker.restarts for worker in workers}
+    world.expect(sum(restarts.values()) == 1, f"the clocks ended a worker: {restarts} restarts")
