@@ -163,7 +163,7 @@ class Change(NamedTuple):
     received_at: int
     """When we received the cause."""
     late: bool
-    """The deciding fact is older than that of the change before: the events came out of order."""
+    """The cause is older than that of the change before, by their own times: the events came out of order."""
 
 
 @dataclass(slots=True)
@@ -350,7 +350,7 @@ def fold(delivery: Delivery | None, event: DeliveryEvent, *, delivery_id: str | 
 
     facts = delivery.facts if fact is old else {**delivery.facts, kind: fact}
     derived = derive(facts)
-    change = _change(delivery.change, facts, derived, event_id, occurred_at, received_at)
+    change = _change(delivery.change, facts, derived, event_id, at, occurred_at, received_at)
     after = Delivery(  # by position, in the order of its fields: by keyword it would take four times as long
         delivery.delivery_id,
         delivery.account,
@@ -548,7 +548,7 @@ def _begin(  # noqa: PLR0917 (a private helper of one caller, on the hot path)
         received_at,
         derived.because,
         received_at,
-        _change(None, facts, derived, event_id, occurred_at, received_at),
+        _change(None, facts, derived, event_id, at, occurred_at, received_at),
     )
 
 
@@ -557,6 +557,7 @@ def _change(  # noqa: PLR0917 (a private helper, on the hot path)
     facts: Mapping[Kind, Fact],
     derived: Derived,
     event_id: str,
+    at: int | None,
     occurred_at: int | None,
     received_at: int,
 ) -> Change:
@@ -571,7 +572,6 @@ def _change(  # noqa: PLR0917 (a private helper, on the hot path)
         and unsubscribed is last.unsubscribed
     ):
         return last
-    effective_at = facts[because].last_at
     return Change(
         status,
         bounce_kind,
@@ -580,10 +580,11 @@ def _change(  # noqa: PLR0917 (a private helper, on the hot path)
         1 if last is None else last.revision + 1,
         None if last is None else last.status,
         event_id,
-        effective_at,
+        facts[because].last_at,
         occurred_at,
         received_at,
-        last is not None and _earlier(effective_at, last.effective_at),
+        # not by `effective_at`: a complaint leaves the fact that decides the status, and its time, as they are
+        last is not None and _earlier(at, believable(last.occurred_at, last.received_at)),
     )
 
 

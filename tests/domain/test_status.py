@@ -608,6 +608,24 @@ def test_news_older_than_the_news_before_is_late() -> None:
     assert not in_time.change.late
 
 
+def test_a_complaint_is_late_by_its_own_time_and_not_by_that_of_what_decides_the_status() -> None:
+    opened = fold_all([event(EventType.CLICK, 500), event(EventType.OPEN, 490)])
+    unsubscribed = fold(opened, event(EventType.UNSUBSCRIBE, 530)).delivery
+    assert unsubscribed is not None
+    assert not unsubscribed.change.late
+
+    complained = fold(unsubscribed, event(EventType.COMPLAINT, 520, received=900)).delivery
+    assert complained is not None
+    assert (complained.change.revision, complained.change.late) == (3, True)
+
+
+def test_a_status_that_comes_back_through_a_newer_event_is_not_late() -> None:
+    bounced = fold_all([event(EventType.OPEN, 0), event(EventType.BOUNCE, 50, kind=BounceKind.SOFT)])
+    opened = fold(bounced, event(EventType.DELIVERED, 60)).delivery
+    assert opened is not None
+    assert (opened.status, opened.change.late) == (Status.OPENED, False)
+
+
 def test_news_of_the_same_time_is_not_late() -> None:
     deferred = fold_all([event(EventType.DEFERRED, 100)])
     delivered = fold(deferred, event(EventType.DELIVERED, 100)).delivery
