@@ -53,6 +53,20 @@ def test_a_send_on_the_wire_has_these_fields() -> None:
     assert json.loads(encode_send(read())) == PLAIN
 
 
+@pytest.mark.parametrize("text", ["2026-11-03T10:00:00.25z", "2026-11-03t10:00:00.25Z", "2026-11-03 11:00:00.25+01:00"])
+def test_a_time_may_be_written_in_each_way_of_rfc_3339(text: str) -> None:
+    assert read(sent_at=text) == read()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2026-12-31T23:59:60Z", "2026-11-03T10:00:00+24:00", "1969-12-31T23:59:59Z", "z", "", "2026-11-03T10:00:00"],
+)
+def test_a_time_that_is_not_of_the_calendar_from_1970_on_is_refused(text: str) -> None:
+    with pytest.raises(RecordError, match="sent_at"):
+        read(sent_at=text)
+
+
 def test_what_may_be_missing_may_be_null_too() -> None:
     least = {name: PLAIN[name] for name in ("account", "provider", "message_id", "recipient")}
 

@@ -72,9 +72,13 @@ def json_object(value: bytes | None) -> dict[str, Any]:
 
 
 def time_of(text: Any, name: str) -> datetime:
-    """Return the aware UTC datetime of an RFC 3339 time."""
+    """Return the aware UTC datetime of an RFC 3339 time, whose letters may be small; it names no leap second.
+
+    Raises:
+        RecordError: it is no such time.
+    """
     try:
-        moment = datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(f"{text[:-1]}Z" if text[-1:] == "z" else text)  # Python knows the capital only
     except (TypeError, ValueError):
         message = f"{name} is missing or no time"
         raise RecordError(message) from None
