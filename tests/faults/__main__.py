@@ -40,6 +40,11 @@ class Played:
         return self.outcome.verdict.differences if self.outcome.verdict is not None else ()
 
     @property
+    def lost(self) -> int:
+        """How many records the oracle, the subscriber and the providers miss; one record may count for each."""
+        return self.outcome.lost + (0 if self.outcome.verdict is None else self.outcome.verdict.lost)
+
+    @property
     def word(self) -> str:
         if self.outcome.verdict is None:
             return "-" if self.outcome.survived else "FAILED"
@@ -115,7 +120,7 @@ def _table(played: Sequence[Played]) -> list[str]:
     lines = ["", f"{'fault':36} {'verdict':30} {'lost':>5} {'wrong':>5} {'twice':>5} {'recovery s':>10} {'s':>5}"]
     for one in played:
         verdict = one.outcome.verdict
-        lost, wrong, twice = ("-",) * 3 if verdict is None else (verdict.lost, verdict.wrong, verdict.repeated)
+        lost, wrong, twice = ("-",) * 3 if verdict is None else (one.lost, verdict.wrong, verdict.repeated)
         mark = "" if one.outcome.survived else "  FAILED"
         lines.append(
             f"{one.scenario.name:36} {one.word:30} {lost:>5} {wrong:>5} {twice:>5} "
@@ -142,7 +147,7 @@ def _figures(played: Sequence[Played]) -> list[str]:
         "faults_tried": len(played),
         # broken off before anything could be compared: its records count in none of the figures below
         "faults_not_judged": sum(one.scenario.judged and one.outcome.verdict is None for one in played),
-        "records_lost": sum(verdict.lost for verdict in verdicts),
+        "records_lost": sum(one.lost for one in played),
         "records_wrong": sum(verdict.wrong for verdict in verdicts),
         "duplicates_read_committed": sum(one.outcome.duplicates for one in played)
         + sum(verdict.repeated for verdict in verdicts),

@@ -5,8 +5,8 @@ The rule: it knows nothing of workers, transactions or time. It takes what went 
 ``mail.deferrals``), folds each with the pure rules, and compares the result, byte
 by byte, with everything that came out: the sequences on ``mail.status-changed``
 and ``mail.deferrals``, the records of ``mail.status``, both changelogs, the rows,
-indexes and positions in RocksDB, the dead letters, and the levels told on
-``mail.deferral-alerts``.
+indexes and positions in RocksDB, the dead letters, and the alerts on
+``mail.deferral-alerts``, each of which has to be what a state of its episode says.
 
 Every input is accounted for: a raw record as events or as a dead letter, an event
 as applied, duplicate, ignored or a dead letter.
@@ -30,7 +30,7 @@ from time import time_ns
 from streams import records, topics
 from streams.agents import normalise, sends
 from streams.domain import deferrals
-from streams.domain.deferrals import Episode, Told
+from streams.domain.deferrals import Alert, Episode, Told
 from streams.domain.events import DeliveryEvent, EventType
 from streams.domain.status import Delivery, Folded, Kind, Outcome, Status, fold, to_micros
 from streams.kafka.dead_letters import DeadLetters
@@ -223,6 +223,7 @@ def judge(
         *_rows("changelog of deliveries", changelogs[topics.DELIVERIES_TABLE], _deliveries_of(expected), _timeless),
         *_rows("changelog of open-deferrals", changelogs[topics.OPEN_DEFERRALS_TABLE], _open_of(expected), _untold),
         *_told(logs[topics.DEFERRAL_ALERTS], changelogs[topics.OPEN_DEFERRALS_TABLE]),
+        *_worded(logs, settings),
         *_passed(logs, settings),
         *_dead_letters(logs[topics.DEAD_LETTERS], expected),
     ]
@@ -489,23 +490,79 @@ _HELD_US = 3_600_000_000
 
 
 def _told(log: Log, rows: Mapping[bytes, bytes]) -> Iterable[Difference]:
-    """No alert twice; and an open episode remembers exactly the levels that were told of it."""
-    told: dict[tuple[str, int], Told] = defaultdict(lambda: Told.NOTHING)
+    """No level of an episode twice; and an open episode remembers exactly the levels that were told of it."""
+    told: dict[_Named, Told] = defaultdict(lambda: Told.NOTHING)
     seen = set()
     for record in _in_order(log):
-        alert = records.decode_alert(record.value)
-        if alert["id"] in seen:
-            what = f"{alert['level']} of {record.key!r} is too many"
-            yield Difference(Kinds.REPEATED, "alerts", what)
-        seen.add(alert["id"])
-        if alert["level"] != deferrals.Level.RESOLVED:
-            told[alert["delivery_id"], alert["episode"]] |= Told[alert["level"].upper()]
+        name, level, _ = _named(record)
+        if (name, level) in seen:
+            yield Difference(Kinds.REPEATED, "alerts", f"{level} of {record.key!r} is too many")
+        seen.add((name, level))
+        if level != deferrals.Level.RESOLVED:
+            told[name] |= Told[level.upper()]
     for key, row in rows.items():
         episode = records.decode_open_deferral(row)
-        said = told[episode.delivery_id, episode.number]
+        said = told[key, episode.first_received_at, episode.number]
         if said != episode.told:
             kind = Kinds.LOST if episode.told & ~said else Kinds.WRONG
             yield Difference(kind, "alerts", f"{key!r}: told {said!r}, its row says {episode.told!r}")
+
+
+_Named = tuple[bytes, int, int]
+"""An episode: key, ``first_received_at`` (µs), number."""
+
+
+def _named(record: Record) -> tuple[_Named, str, int]:
+    """Return of which episode an alert is, its level, and its deadline (µs)."""
+    alert = records.decode_alert(record.value)
+    name = record.key or b"", alerts.micros(alert["first_received_at"]), alert["episode"]
+    return name, alert["level"], alerts.micros(alert["due_at"])
+
+
+def _worded(logs: Mapping[str, Log], settings: Settings) -> Iterable[Difference]:
+    """Each alert is, byte by byte, what one of the states of its episode says at that level; of which, time decides."""
+    first_due: dict[_Named, int] = {}
+    for record in _in_order(logs[topics.DEFERRAL_ALERTS]):
+        name, level, due = _named(record)
+        if level != deferrals.Level.RESOLVED:
+            first_due[name] = min(due, first_due.get(name, due))
+    said = {
+        records.encode_alert(one, support_contact=account.support_contact if account else None)
+        for log in logs[topics.DEFERRALS].values()
+        for one in _sayable(log, policies_of(settings), first_due)
+        for account in (settings.accounts.get(one.episode.account),)
+    }
+    for record in _in_order(logs[topics.DEFERRAL_ALERTS]):
+        if record.value not in said:
+            (key, _, number), level, _ = _named(record)
+            yield Difference(
+                Kinds.WRONG, "alerts", f"{key!r} {level} of episode {number} says what no state of it does"
+            )
+
+
+def _sayable(log: Sequence[Record], policies: Policies, first_due: Mapping[_Named, int]) -> Iterable[Alert]:
+    """Yield every alert that the states of the episodes give, whenever the clock comes by.
+
+    ``first_due``: the earliest deadline that was told of an episode; its end refers to it.
+    """
+    open_ones: dict[bytes, Episode] = {}
+    for record in log:
+        try:
+            deferral = records.decode_deferral(record.value)
+        except records.RecordError:
+            continue
+        if record.key is None:
+            continue
+        policy = policies(deferral.account, deferral.provider)
+        before = open_ones.pop(record.key, None)
+        if before is not None:
+            name = record.key, before.first_received_at, before.number
+            before = replace(before, first_due=first_due.get(name))
+        after, ends = deferrals.observe(before, deferral, policy)
+        yield from ends
+        if after is not None:
+            open_ones[record.key] = after
+            yield from deferrals.elapse(after, alerts.NEVER, policy).alerts
 
 
 def _passed(logs: Mapping[str, Log], settings: Settings) -> Iterable[Difference]:

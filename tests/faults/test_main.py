@@ -19,7 +19,8 @@ def outcome(*kinds: Kinds) -> Outcome:
 
 
 def test_what_was_lost_wrong_or_told_twice_stands_in_the_table_and_in_the_figures() -> None:
-    found = (outcome(), outcome(Kinds.LOST, Kinds.LOST, Kinds.WRONG), outcome(Kinds.REPEATED))
+    found = (outcome(), outcome(Kinds.LOST, Kinds.WRONG), outcome(Kinds.REPEATED))
+    found[1].lost = 1  # seen by the subscriber, or at the edge
     played = [chaos.Played(FAULT, each, 1.0) for each in found]
 
     figures = dict(line.split("=") for line in chaos._figures(played))

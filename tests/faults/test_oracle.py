@@ -5,12 +5,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from deploy.local.broker import Broker
-from streams import records, topics
+from streams import codecs, records, topics
 from streams.domain.status import Status
 from streams.settings import Settings
 from tests.broker import harness
@@ -184,6 +185,17 @@ def backwards(log: Log) -> Log:
     return _with(log, lambda records: records[::-1])
 
 
+def reworded(log: Log, level: str, field: str, value: object) -> Log:
+    """Return a log whose first alert of a level says something else in one field."""
+    told = [
+        record for found in log.values() for record in found if records.decode_alert(record.value)["level"] == level
+    ]
+    alert = records.decode_alert(told[0].value)
+    assert alert[field] != value
+    other = replace(told[0], value=codecs.encode(alert | {field: value}))
+    return {partition: [other if one is told[0] else one for one in found] for partition, found in log.items()}
+
+
 def _with(log: Log, change: Callable[[Sequence[harness.Record]], Sequence[harness.Record]]) -> Log:
     first = next(partition for partition, records in log.items() if records)
     return {**log, first: change(log[first])}
@@ -217,6 +229,26 @@ def test_a_log_that_was_tampered_with_is_found_out(
     verdict = oracle.judge(Written({**written.logs, topic: edit(written.logs[topic])}, written.stores), settings)
 
     assert seen in {one.kind for one in verdict.differences}, verdict.differences[:5]
+
+
+@pytest.mark.parametrize(
+    ("level", "field", "value"),
+    [
+        ("raised", "reference", "INV-999"),
+        ("raised", "retry_until", "1970-01-01T00:00:00Z"),
+        ("resolved", "annulled", True),
+    ],
+)
+def test_an_alert_that_says_what_its_delivery_never_was_is_found_out(
+    right: tuple[Written, Settings], level: str, field: str, value: object
+) -> None:
+    written, settings = right
+    logs = {**written.logs, topics.DEFERRAL_ALERTS: reworded(written.logs[topics.DEFERRAL_ALERTS], level, field, value)}
+
+    verdict = oracle.judge(Written(logs, written.stores), settings)
+
+    assert [(one.kind, one.where) for one in verdict.differences] == [(Kinds.WRONG, "alerts")]
+    assert f"{level} of episode" in verdict.differences[0].what
 
 
 def test_alerts_that_the_facts_demand_and_nobody_told_are_found_out(right: tuple[Written, Settings]) -> None:

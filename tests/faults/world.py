@@ -66,6 +66,8 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
     duplicates: int = 0
     """Revisions that the subscriber saw again."""
+    lost: int = 0
+    """Revisions that the subscriber missed when their turn came, and what was acknowledged and is not there."""
 
     @property
     def survived(self) -> bool:
@@ -154,6 +156,7 @@ class World:
     def hear_subscriber(self) -> None:
         """Take down what the subscriber complains of."""
         self.outcome.duplicates = len(self.subscriber.repeated)
+        self.outcome.lost += len(self.subscriber.out_of_order)
         self.expect(not self.subscriber.repeated, f"the subscriber saw again: {self.subscriber.repeated[:3]}")
         self.expect(not self.subscriber.out_of_order, f"the subscriber saw a gap: {self.subscriber.out_of_order[:3]}")
 
@@ -361,4 +364,5 @@ class World:
         logs = await harness.read_topics(self.broker, names, self.settings.topics.partitions)
         there = {(name, record.value) for name, log in logs.items() for found in log.values() for record in found}
         missing = Counter(topic for topic, value in self.traffic.acknowledged if (topic, value) not in there)
+        self.outcome.lost += missing.total()
         self.expect(not missing, f"what was acknowledged is not there: {dict(missing)}")
