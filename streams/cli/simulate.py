@@ -3,10 +3,12 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from io import FileIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -195,8 +197,12 @@ class _World:
     news: bool
     """Whether progress is printed now and then."""
 
-    async def play(self, ledger: Any) -> bool:
-        """Send it all; return whether it was ended by a signal."""
+    async def play(self, ledger: FileIO | None) -> bool:
+        """Send it all; return whether it was ended by a signal.
+
+        Raises:
+            Failure: the ledger cannot be written to.
+        """
         stop = stop_by_signals()
         async with self._deliverer() as deliver:
             if self.news:
@@ -221,7 +227,7 @@ class _World:
                     deliver=deliver,
                     stop=stop,
                     summary=self.summary,
-                    record=(lambda _line: None) if ledger is None else (lambda line: ledger.write(ledger_line(line))),
+                    record=(lambda _line: None) if ledger is None else partial(_write, ledger),
                 )
             finally:
                 news.cancel()
@@ -243,6 +249,17 @@ class _World:
             if self.news:
                 refused = f", {sum(summary.refused.values()):,} refused" if summary.refused else ""
                 note(f"{time.monotonic() - begun:6.0f} s  {summary.accepted:,} requests accepted{refused}")
+
+
+def _write(ledger: FileIO, line: Mapping[str, Any]) -> None:
+    """Write a line of the ledger, all of it."""
+    left = ledger_line(line)
+    try:
+        while left:
+            left = left[ledger.write(left) :]
+    except OSError as error:
+        text = f"{ledger.name!s}: {error.strerror or error}; the ledger lacks what was accepted since"
+        raise Failure(text) from None
 
 
 @asynccontextmanager

@@ -139,7 +139,8 @@ async def drive(
         deliver: Sends one request.
         stop: Once it is set, nothing more is sent, and requests in flight get ``patience_s``.
         summary: Filled during the run, so that it can be shown meanwhile.
-        record: Called with a line for each request that was answered 2xx, after the answer.
+        record: Called with a line for each request that was answered 2xx, after the answer. What it raises ends the run:
+            a ledger that lacks a line would show a loss that there was none.
         attempts: How often a request is sent at most.
         most_in_flight: Most requests in flight, to bound the memory; the latency of those that wait goes on counting.
         patience_s: How long requests in flight are waited for after ``stop``.
@@ -153,6 +154,13 @@ async def drive(
         attempts=attempts,
     )
     under_way: set[asyncio.Task[None]] = set()
+    failures: list[BaseException] = []
+
+    def ended(task: asyncio.Task[None]) -> None:
+        under_way.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            failures.append(error)
+
     since_yield = 0
     try:
         for arrival in arrivals:
@@ -163,13 +171,15 @@ async def drive(
                 await asyncio.sleep(0)
             while len(under_way) >= most_in_flight and not stop.is_set():
                 await asyncio.wait(under_way, timeout=_NAP_S, return_when=asyncio.FIRST_COMPLETED)
-            if stop.is_set():
+            if stop.is_set() or failures:
                 break
             request = outgoing(arrival, account=account, signers=signers, at=datetime.now(UTC))
             task = asyncio.create_task(run.send(request, due))
             under_way.add(task)
-            task.add_done_callback(under_way.discard)
+            task.add_done_callback(ended)
         await _finish(under_way, stop, patience_s)
+        if failures:
+            raise failures[0]
     finally:
         left = list(under_way)
         for task in left:

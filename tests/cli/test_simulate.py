@@ -136,6 +136,15 @@ def test_every_provider_is_verified_by_a_real_ingress_and_all_that_the_ledger_ho
     assert {"delivered", "opened"} < set(statuses(events_of(found)))
 
 
+def test_a_full_disk_under_the_ledger_is_said_and_is_no_success(invoke: Invoke, ingress: Running) -> None:
+    result = invoke(
+        "simulate", *FAST, "--url", ingress.url, "--secrets", ingress.secrets, "--messages", 4, "--ledger", "/dev/full"
+    )
+
+    assert result.exit_code == 1
+    assert "mailstreams: /dev/full: No space left on device; the ledger lacks" in result.stderr
+
+
 def test_an_ingress_with_other_secrets_refuses_and_the_way_out_is_said(
     invoke: Invoke, ingress: Running, tmp_path: Path
 ) -> None:

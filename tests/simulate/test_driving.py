@@ -85,6 +85,17 @@ async def test_a_line_of_the_ledger_is_json_and_holds_no_address() -> None:
     assert b"@" not in b"".join(ledger)
 
 
+async def test_a_ledger_that_cannot_be_written_to_ends_the_run() -> None:
+    async def deliver(_request: Outgoing) -> Answer:
+        return Answer(200)
+
+    def full(_line: Mapping[str, Any]) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        await driven(deliver, record=full)
+
+
 async def test_a_slow_answer_delays_nobody_else() -> None:
     loop = asyncio.get_running_loop()
     starts: list[float] = []
