@@ -145,13 +145,21 @@ async def counts(request: web.Request) -> web.Response:
 
 
 async def live(request: web.Request) -> web.StreamResponse:
-    """Stream what changes, as server-sent events: ``change`` with the delivery, ``missed`` when there were too many."""
+    """Stream what changes, as server-sent events: ``change`` with the delivery, ``missed`` when there were too many.
+
+    It begins with ``missed``, also when a client connects again: what changed between its reading and its connection would
+    be lost otherwise.
+    """
     asked = query_of(request)
     interest = Interest(
         accounts=request[VIEWER].accounts, invoice_id=asked.text("invoice_id"), delivery_id=asked.text("delivery_id")
     )
     asked.done()
-    return await stream(request, interest, _events)
+    return await stream(request, interest, _events, since=_NEVER)
+
+
+_NEVER: Final = 0
+"""No sequence of the hub: whoever connects has missed something."""
 
 
 def _events(news: Sequence[Touched], missed: bool) -> bytes:
