@@ -154,7 +154,7 @@ def _monitor(settings: Settings) -> Monitor:
         alerts_topic=topics.DEFERRAL_ALERTS,
         policies=policies_of(settings),
         support_contacts={},
-        held=lambda _: False,
+        held=lambda _provider, _partition: False,
         gauges=OpenDeferrals(
             "mailstreams", ("raised", "escalated", "overdue"), CollectorRegistry(), given_up="overdue"
         ),

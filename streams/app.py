@@ -29,7 +29,7 @@ from streams.kafka.transport import CODEC, FETCH_BYTES, SCHEME, Batching, regist
 from streams.kafka.watchdog import Watchdog
 from streams.metrics import Metrics
 from streams.observe import Health, Observer, Reached
-from streams.policies import Policies, policies_of
+from streams.policies import Held, Policies, policies_of
 from streams.providers import PROVIDERS, UNKNOWN
 from streams.records import due_of_row, watch_of_row
 from streams.settings import Settings
@@ -201,11 +201,14 @@ def _restoring(
 
     policies = policies_of(settings)
 
-    def held(provider: str) -> bool:
-        return progress.held(topics.raw_topic(provider))
+    def held_in(source: str) -> Held:
+        return lambda provider, partition: progress.held(topics.raw_topic(provider), TP(source, partition))
 
     return Restoring(
-        stateful=(_track(settings, policies, held), _monitor(settings, policies, held, observer.metrics)),
+        stateful=(
+            _track(settings, policies, held_in(topics.EVENTS)),
+            _monitor(settings, policies, held_in(topics.DEFERRALS), observer.metrics),
+        ),
         stateless=(
             *(_normalise(settings, name, dead_letters) for name in settings.topics.providers),
             _sends(settings),
@@ -236,7 +239,7 @@ def _restoring(
     )
 
 
-def _track(settings: Settings, policies: Policies, held: Callable[[str], bool]) -> StatefulStage:
+def _track(settings: Settings, policies: Policies, held: Held) -> StatefulStage:
     return StatefulStage(
         name=track.STAGE,
         source_topic=topics.EVENTS,
@@ -259,7 +262,7 @@ def _track(settings: Settings, policies: Policies, held: Callable[[str], bool]) 
     )
 
 
-def _monitor(settings: Settings, policies: Policies, held: Callable[[str], bool], metrics: Metrics) -> StatefulStage:
+def _monitor(settings: Settings, policies: Policies, held: Held, metrics: Metrics) -> StatefulStage:
     fold = monitor.Monitor(
         alerts_topic=topics.DEFERRAL_ALERTS,
         policies=policies,

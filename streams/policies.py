@@ -4,7 +4,7 @@ The rule: the settings are read in one way, for the worker, which alerts by thes
 policies, and for the command line, which shows the same deadlines.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -13,8 +13,10 @@ from streams.domain.status import SECOND
 from streams.providers import PROVIDERS, RETRY_WINDOW_S
 from streams.settings import Deferrals, Settings
 
+Held = Callable[[str, int], bool]
+"""Whether a provider is on hold in this partition of a stage: an event may be missing, so silence proves nothing."""
 LOOK_AGAIN_US = 30 * SECOND
-"""While a provider is on hold (one of its raw partitions is stopped), a deadline that is due is looked at again this much later."""
+"""While a provider is on hold (one of its raw partitions is stopped), what is due is looked at again after so long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

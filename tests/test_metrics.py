@@ -282,7 +282,7 @@ def committed(metrics: Metrics, happened: Sequence[DeliveryEvent]) -> None:
         deferrals_topic="d",
         support_contacts={},
         policies=policies_of(Settings()),
-        held=lambda _provider: False,
+        held=lambda _provider, _partition: False,
         expire_after_us=1,
         objective_us=1,
     )

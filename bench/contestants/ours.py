@@ -228,7 +228,7 @@ def _stage(task: Task) -> StatefulStage:
             deferrals_topic=task.outputs["deferrals"],
             support_contacts={},
             policies=POLICIES,
-            held=lambda _provider: False,
+            held=lambda _provider, _partition: False,
             expire_after_us=90 * DAY_US,
             objective_us=OBJECTIVE_US,
         )

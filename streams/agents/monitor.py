@@ -8,13 +8,14 @@ a tick costs as much as is due, not as much as is open, and a restart rebuilds n
 Only a tick raises an alert, and its time never runs ahead of what was processed
 upstream: catching up raises no false alarm. A provider is *on hold* while one of its
 raw partitions is stopped: an event that ends its episodes may be in there, so its
-deadlines are looked at again later. ``MailPartitionStopped`` pages an operator then.
+deadlines wait where they are, and are looked at again later (``kafka.walk``).
+``MailPartitionStopped`` pages an operator then.
 """
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 from streams import records
@@ -24,7 +25,8 @@ from streams.domain.deferrals import Alert, Episode
 from streams.kafka.batches import Record, Row
 from streams.kafka.lanes import Effects
 from streams.kafka.store import UNKNOWN_POLICY, Changes, Store
-from streams.policies import LOOK_AGAIN_US, Policies
+from streams.kafka.walk import Walk
+from streams.policies import Held, Policies
 from streams.providers import label_of
 
 STAGE = "monitor"
@@ -42,9 +44,11 @@ class Monitor:
     policies: Policies
     support_contacts: Mapping[str, str]
     """By account."""
-    held: Callable[[str], bool]
-    """Whether a provider is on hold: its deadlines have to wait."""
+    held: Held
+    """Whether a provider is on hold in a partition: its deadlines have to wait."""
     gauges: OpenDeferrals
+    _walks: defaultdict[int, Walk] = field(default_factory=lambda: defaultdict(Walk), init=False)
+    """By partition."""
 
     async def opened(self, partition: int, store: Store) -> None:
         """Count the open episodes; if the policies have changed, compute every deadline again.
@@ -77,6 +81,7 @@ class Monitor:
     def closed(self, partition: int) -> None:
         """Remove the partition from the gauges."""
         self.gauges.forget(partition)
+        self._walks.pop(partition, None)
 
     def due_of(self, row: bytes) -> int | None:
         """Return the next deadline of a row (µs), or None."""
@@ -106,15 +111,17 @@ class Monitor:
 
         An entry of the index can be stale: a restore adds an entry for each version of a row.
         """
-        for due, key in store.due(now, ALERTS_PER_TICK):
-            effects.due_removed.append((due, key))
+        walk = self._walks[partition]
+        for due, key in walk.piece(store.due, now, ALERTS_PER_TICK):
             row = store.get(key)
             if row is None or key in effects.rows:
+                effects.due_removed.append((due, key))
                 continue
             before = records.decode_open_deferral(row)
-            if self.held(before.provider):
-                effects.due_added.append((now + LOOK_AGAIN_US, key))
+            if self.held(before.provider, partition):
+                walk.wait()
                 continue
+            effects.due_removed.append((due, key))
             after, alerts = deferrals.elapse(before, now, self.policies(before.account, before.provider))
             if not alerts or after is None:
                 at = self._next_due(before)

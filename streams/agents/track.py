@@ -9,8 +9,9 @@ their row, and their record in ``mail.status``, become tombstones. And it counts
 those that were not delivered in time (``domain.objective``).
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from streams import records
 from streams.domain import objective, status
@@ -21,7 +22,8 @@ from streams.domain.status import SECOND, Delivery, Folded, Kind, Outcome, Statu
 from streams.kafka.batches import Record, Row
 from streams.kafka.lanes import Effects
 from streams.kafka.store import Store
-from streams.policies import LOOK_AGAIN_US, Policies
+from streams.kafka.walk import Walk
+from streams.policies import Held, Policies
 
 STAGE = "track"
 EXPIRED_PER_TICK = 500
@@ -48,14 +50,19 @@ class Track:
     """The advice of a deferral names the time from which the monitor will raise it."""
     expire_after_us: int
     objective_us: int
-    held: Callable[[str], bool]
-    """Whether a provider is on hold: a missing event proves nothing, as it may be in the stopped partition."""
+    held: Held
+    """Whether a provider is on hold in a partition: a missing event proves nothing, as it may be in the stopped partition."""
+    _expiries: defaultdict[int, Walk] = field(default_factory=lambda: defaultdict(Walk), init=False)
+    """By partition; so are the next."""
+    _watches: defaultdict[int, Walk] = field(default_factory=lambda: defaultdict(Walk), init=False)
 
     async def opened(self, partition: int, store: Store) -> None:
         """Nothing to prepare."""
 
     def closed(self, partition: int) -> None:
-        """Nothing to forget."""
+        """Forget how far its ticks have come."""
+        self._expiries.pop(partition, None)
+        self._watches.pop(partition, None)
 
     def record(self, record: Record, partition: int, get: Callable[[bytes], bytes | None], effects: Effects) -> None:
         """Fold one event into its delivery.
@@ -110,27 +117,30 @@ class Track:
     def tick(self, now: int, partition: int, store: Store, effects: Effects) -> None:
         """Expire old deliveries, and count late ones."""
         self._expire(now - self.expire_after_us, partition, store, effects)
-        self._watch(now, store, effects)
+        self._watch(now, partition, store, effects)
 
     def _expire(self, until: int, partition: int, store: Store, effects: Effects) -> None:
         """Forget deliveries whose last event was at ``until`` or before.
 
         The due index holds the time of some earlier event: if a later one came since, the entry moves to that time. If
-        the provider is on hold, the entry moves a little: the delivery's next event may be in the backlog.
+        the provider is on hold, the entry waits: the delivery's next event may be in the backlog.
         """
-        for due, key in store.due(until, EXPIRED_PER_TICK):
-            effects.due_removed.append((due, key))
+        walk = self._expiries[partition]
+        for due, key in walk.piece(store.due, until, EXPIRED_PER_TICK):
             row = store.get(key)
             if row is None or key in effects.rows:  # a restore adds an entry for each version of a row
+                effects.due_removed.append((due, key))
                 continue
             last_event_at = records.due_of_row(row)
             if last_event_at > until:
+                effects.due_removed.append((due, key))
                 effects.due_added.append((last_event_at, key))
                 continue
             delivery = records.decode_row(row)
-            if self.held(delivery.provider):
-                effects.due_added.append((until + LOOK_AGAIN_US, key))
+            if self.held(delivery.provider, partition):
+                walk.wait()
                 continue
+            effects.due_removed.append((due, key))
             effects.rows[key] = None
             expired_at = last_event_at + self.expire_after_us
             effects.emit(self.status_topic, partition, Row(key, None, expired_at // 1000))
@@ -139,20 +149,21 @@ class Track:
                 forgotten = records.encode_forgotten(delivery, expired_at)
                 effects.emit(self.deferrals_topic, partition, Row(key, forgotten, expired_at // 1000))
 
-    def _watch(self, now: int, store: Store, effects: Effects) -> None:
+    def _watch(self, now: int, partition: int, store: Store, effects: Effects) -> None:
         """Look at the deliveries that are due. Most were judged long ago; the row's head shows it without decoding."""
-        for due, key in store.watched(now, WATCHED_PER_TICK):
-            effects.watch_removed.append((due, key))
+        walk = self._watches[partition]
+        for due, key in walk.piece(store.watched, now, WATCHED_PER_TICK):
             row = store.get(key)
-            if row is None or key in effects.rows:
-                continue
-            watch_at = records.watch_of_row(row)
-            if watch_at is None or watch_at > due:  # below `due`: it was due while on hold
+            watch_at = None if row is None or key in effects.rows else records.watch_of_row(row)
+            # below `due`: an older version moved the entry while its provider was on hold
+            if row is None or watch_at is None or watch_at > due:
+                effects.watch_removed.append((due, key))
                 continue
             delivery = records.decode_row(row)
-            if self.held(delivery.provider):
-                effects.watch_added.append((now + LOOK_AGAIN_US, key))
+            if self.held(delivery.provider, partition):
+                walk.wait()
                 continue
+            effects.watch_removed.append((due, key))
             watched = objective.watch(delivery, self.objective_us)
             effects.rows[key] = records.encode_row(delivery)
             if delivery.watch_at is not None:

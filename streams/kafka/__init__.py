@@ -20,6 +20,7 @@ Read in this order:
 - ``control``       the command that resumes a stopped partition
 - ``dead_letters``  where bad records go, with their origin and the reason
 - ``progress``      the time for a tick, and the lag of each partition
+- ``walk``          which of what is due a tick looks at, while some of it has to wait
 - ``watchdog``      a worker that makes no progress ends itself
 
 ``tests/contracts`` lists every internal name that these files rely on.

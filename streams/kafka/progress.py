@@ -17,8 +17,9 @@ wall clock was set: what was concluded from a wrong clock is forgotten.
 A partition that is stopped because too much of it was poison waits for a person. If
 its records can go to any partition, it would stop the clock of all of them, and one
 provider's broken format would silence the alarms of all others. So it does not count
-there. Instead ``held`` reports its topic until everything that it held back has been
-processed: until then, silence about what is in it proves nothing.
+there. Instead ``held`` reports its topic to each partition of a stage until that has
+processed everything that was held back: until then, silence about what is in it
+proves nothing.
 
 All of it comes from one look a second at the broker: end offsets against
 committed positions, whose metadata holds the last timestamp (``positions.Position``).
@@ -122,7 +123,8 @@ class Progress:
         self._standings: dict[TP, Standing] = {}
         self._barriers: dict[TP, Barrier] = {}
         self._passed: dict[TP, int] = {}
-        self._held: dict[str, int] = {}
+        self._held: dict[tuple[str, TP], int] = {}
+        """The last time at which a partition of a first topic was seen stopped, for each partition that it holds up."""
         self._now: dict[TP, int] = {}
         self._looked_at: float | None = None
         self._clocks: tuple[int, float] | None = None
@@ -138,9 +140,12 @@ class Progress:
         self._now[tp] = max(self._passed[tp], self._now.get(tp, 0))
         return self._now[tp]
 
-    def held(self, topic: str) -> bool:
-        """Tell whether a partition of ``topic`` is stopped, or what it held back is still being processed."""
-        return topic in self._held
+    def held(self, topic: str, tp: TP) -> bool:
+        """Tell whether a partition of ``topic`` is stopped, or ``tp`` may not have processed all that it held back.
+
+        What comes to another partition of the stage does not count: one that is stopped would keep all of them waiting.
+        """
+        return (topic, tp) in self._held
 
     @property
     def fresh(self) -> bool:
@@ -231,16 +236,10 @@ class Progress:
             for tp, standing in standings.items():
                 if tp.topic == source and not clock_was_set:
                     self._pass(tp, standing, self._time_before(wall_us, tp, upstream, passed_before))
-        for topic in self._shared_topics:
-            if any(standing.stopped for tp, standing in standings.items() if tp.topic == topic):
-                self._held[topic] = wall_us
-            elif topic in self._held and self._passed_by_all(standings) > self._held[topic]:
-                del self._held[topic]
-
-    def _passed_by_all(self, standings: Mapping[TP, Standing]) -> int:
-        """Return the time to which every partition of every stage has come; 0 while one of them has not come anywhere."""
-        stages = (tp for tp in standings if tp.topic in self._upstream_topics)
-        return min((self._passed.get(tp, 0) for tp in stages), default=0)
+        stages = [tp for tp in standings if tp.topic in self._upstream_topics]
+        stopped = {tp.topic for tp, standing in standings.items() if standing.stopped} & self._shared_topics
+        self._held |= {(topic, tp): wall_us for topic in stopped for tp in stages}
+        self._held = {of: since for of, since in self._held.items() if self._passed.get(of[1], 0) <= since}
 
     def _time_before(
         self, wall_us: int, tp: TP, upstream: tuple[str, ...], passed_before: Mapping[TP, int]

@@ -186,22 +186,29 @@ class Store:
             raise self._condemn(error) from error
         return dict(zip(keys, found, strict=True))
 
-    def due(self, until: int, limit: int) -> list[tuple[int, bytes]]:
-        """Return up to ``limit`` entries (due, key) of the due index with ``due <= until``, the earliest first."""
-        return self._until(DUE, until, limit)
+    def due(self, until: int, limit: int, after: tuple[int, bytes] | None = None) -> list[tuple[int, bytes]]:
+        """Return up to ``limit`` entries (due, key) of the due index with ``due <= until``, the earliest first.
+
+        Args:
+            until: µs, included.
+            limit: Most entries.
+            after: Begin behind this entry, whether it is still there or not.
+        """
+        return self._until(DUE, until, limit, after)
 
     def due_entries(self) -> Iterator[tuple[int, bytes]]:
         """Yield every entry (due, key) of the due index, as it was when the iteration began."""
         for entry, _ in self._entries(DUE):
             yield int(_unpack_u64(entry[1:9])[0]), entry[9:]
 
-    def watched(self, until: int, limit: int) -> list[tuple[int, bytes]]:
+    def watched(self, until: int, limit: int, after: tuple[int, bytes] | None = None) -> list[tuple[int, bytes]]:
         """Do the same for the watch index."""
-        return self._until(WATCH, until, limit)
+        return self._until(WATCH, until, limit, after)
 
-    def _until(self, index: bytes, until: int, limit: int) -> list[tuple[int, bytes]]:
+    def _until(self, index: bytes, until: int, limit: int, after: tuple[int, bytes] | None) -> list[tuple[int, bytes]]:
         found: list[tuple[int, bytes]] = []
-        for entry, _ in self._entries(index):
+        begin = b"" if after is None else _pack_u64(after[0]) + after[1] + b"\0"  # no key is between
+        for entry, _ in self._entries(index, begin):
             due = int(_unpack_u64(entry[1:9])[0])
             if due > until or len(found) >= limit:
                 break
@@ -213,14 +220,14 @@ class Store:
         for entry, value in self._entries(ROW):
             yield entry[1:], value
 
-    def _entries(self, kind: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Yield all (key, value) of one kind in order.
+    def _entries(self, kind: bytes, begin: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Yield all (key, value) of one kind in order, from ``begin`` on.
 
         RocksDB's iterator stops at a corrupt block as it does at the end: only its status shows the difference.
         """
         try:
             iterator = self._database.iter()
-            iterator.seek(kind)
+            iterator.seek(kind + begin)
             while iterator.valid():
                 key = cast("bytes", iterator.key())
                 if key[:1] != kind:

@@ -36,7 +36,7 @@ TRACK = Track(
     deferrals_topic=DEFERRALS,
     support_contacts={},
     policies=Policies(default={}, other=POLICY),
-    held=lambda _provider: False,
+    held=lambda _provider, _partition: False,
     expire_after_us=90 * DAY_US,
     objective_us=900_000_000,
 )
@@ -82,7 +82,7 @@ class Partition:
             alerts_topic=ALERTS,
             policies=self.policies,
             support_contacts={"main": "the support desk"},
-            held=self.held.__contains__,
+            held=lambda provider, _partition: provider in self.held,
             gauges=self.gauges,
         )
         self._restore()

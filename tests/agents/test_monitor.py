@@ -397,6 +397,31 @@ def test_a_held_deadline_survives_a_restart(partition: Partition) -> None:
     assert partition.levels == ["raised"]
 
 
+def test_a_clock_that_was_ahead_while_a_provider_was_held_moves_no_deadline(partition: Partition) -> None:
+    partition.happens(deferral(0))
+    partition.read()
+    partition.held.add("sendgrid")
+    partition.tick(us(365 * DAY))
+    partition.held.clear()
+    for hours in (1, 12, 73):
+        partition.tick(us(hours * HOUR))
+    assert partition.levels == ["raised", "escalated", "overdue"]
+
+
+def test_a_provider_that_is_held_starves_no_other(partition: Partition, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streams.agents.monitor.ALERTS_PER_TICK", 2)
+    partition.happens(*(of_message(deferral(n), n) for n in range(5)))
+    partition.happens(of_message(deferral(9), 9, provider="mailgun"))
+    partition.read()
+    partition.held.add("sendgrid")
+    before = partition.exact_index
+    for second in range(3):
+        partition.tick(us(2 * HOUR) + second)
+    assert [alert["provider"] for alert in partition.told] == ["mailgun"]
+    assert partition.index == partition.exact_index
+    assert set(before) - set(partition.index) == {before[-1]}
+
+
 # -- the index -------------------------------------------------------------------------------------------------------------------
 
 

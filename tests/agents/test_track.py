@@ -30,7 +30,7 @@ TRACK = Track(
     deferrals_topic=DEFERRALS,
     support_contacts={"main": "the support desk"},
     policies=policies_of(Settings()),
-    held=lambda _provider: False,
+    held=lambda _provider, _partition: False,
     expire_after_us=90 * DAY_US,
     objective_us=900_000_000,
 )
@@ -329,7 +329,7 @@ def test_an_event_after_the_expiry_begins_the_delivery_anew(store: Store) -> Non
 def test_a_delivery_does_not_expire_while_its_provider_is_held_and_does_after_it(store: Store) -> None:
     """A partition of its webhooks stands: its next event may be in there."""
     held = {"sendgrid"}
-    holding = replace(TRACK, held=held.__contains__)
+    holding = replace(TRACK, held=lambda provider, _partition: provider in held)
     waits, goes = event(EventType.DEFERRED, 0), replace(event(EventType.DELIVERED, 0), provider="postmark")
     put(store, fold(waits, goes))
     due = micros(2) + 90 * DAY_US
@@ -357,12 +357,25 @@ def test_an_event_that_a_standing_partition_held_back_keeps_its_delivery(store: 
     put(store, fold(happened))
     due = micros(2) + 90 * DAY_US
     effects = Effects()
-    replace(TRACK, held=lambda _provider: True).tick(due, PARTITION, store, effects)
+    replace(TRACK, held=lambda _provider, _partition: True).tick(due, PARTITION, store, effects)
     put(store, effects)
     put(store, fold(event(EventType.DELIVERED, 30 * 86_400), effects=Effects(rows=dict(store.rows()))))
 
     put(store, tick(store, due + LOOK_AGAIN_US))
     assert [at for at, _ in store.due(2**62, 10)] == [micros(30 * 86_400 + 2)]
+
+
+def test_a_clock_that_was_ahead_while_a_provider_was_held_puts_nothing_off(store: Store) -> None:
+    """Neither the expiry nor the judgement of a delivery."""
+    happened = event(EventType.SENT, 0)
+    put(store, fold(happened))
+    effects = Effects()
+    replace(TRACK, held=lambda _provider, _partition: True).tick(micros(400 * 86_400), PARTITION, store, effects)
+    put(store, effects)
+    late = tick(store, micros(0) + TRACK.objective_us)
+    assert judgements(late) == {("objective", "sendgrid", "missed"): 1}
+    put(store, late)
+    assert tick(store, micros(2) + 90 * DAY_US).rows == {happened.delivery_id.encode(): None}
 
 
 # -- what the monitor has to know ----------------------------------------------------------------------------------------------
@@ -501,7 +514,7 @@ def test_a_delivery_that_stands_twice_in_the_watch_index_is_counted_once(store: 
 def test_the_silence_of_a_held_provider_is_no_miss_and_is_looked_at_again(store: Store) -> None:
     """A partition of its webhooks stands: the word that it was delivered may be in there."""
     held = {"sendgrid"}
-    holding = replace(TRACK, held=held.__contains__)
+    holding = replace(TRACK, held=lambda provider, _partition: provider in held)
     put(store, fold(event(EventType.SENT, 0)))
     deadline = micros(0) + OBJECTIVE_US
 
@@ -521,7 +534,7 @@ def test_the_silence_of_a_held_provider_is_no_miss_and_is_looked_at_again(store:
 
 
 def test_what_was_held_and_delivered_meanwhile_is_judged_by_its_own_times(store: Store) -> None:
-    holding = replace(TRACK, held=lambda _provider: True)
+    holding = replace(TRACK, held=lambda _provider, _partition: True)
     put(store, fold(event(EventType.SENT, 0)))
     effects = Effects()
     holding.tick(micros(0) + OBJECTIVE_US, PARTITION, store, effects)

@@ -30,7 +30,7 @@ def told_by_the_product(records: Records) -> dict[str, Contents]:
         deferrals_topic="deferrals",
         support_contacts={},
         policies=POLICIES,
-        held=lambda _provider: False,
+        held=lambda _provider, _partition: False,
         expire_after_us=90 * 86_400 * 1_000_000,
         objective_us=OBJECTIVE_US,
     )

@@ -471,22 +471,16 @@ def _indexes(table: str, stored: Stored, settings: Settings) -> Iterable[Differe
     policies = policies_of(settings)
     for key, row in stored.rows.items():
         if table == topics.DELIVERIES_TABLE:
-            # later is right for a while only, where its provider is held: a partition stands
-            if not any(at < records.due_of_row(row) + _HELD_US for at in stored.due.get(key, ())):
+            if not any(at <= records.due_of_row(row) for at in stored.due.get(key, ())):
                 yield Difference(Kinds.LOST, f"store of {table}", f"{key!r} would never expire")
             watch_at = records.watch_of_row(row)
-            if watch_at is not None and not any(at >= watch_at for at in stored.watched.get(key, ())):
+            if watch_at is not None and watch_at not in stored.watched.get(key, ()):
                 yield Difference(Kinds.LOST, f"store of {table}", f"{key!r} would never be judged")
         else:
             episode = records.decode_open_deferral(row)
             due = deferrals.next_due(episode, policies(episode.account, episode.provider))
-            entries = stored.due.get(key, set())
-            # later is right for a while only, where its provider is held: a partition stands
-            if due is not None and due not in entries and not any(due < at < due + _HELD_US for at in entries):
+            if due is not None and due not in stored.due.get(key, ()):
                 yield Difference(Kinds.LOST, f"store of {table}", f"{key!r} would never be alerted on")
-
-
-_HELD_US = 3_600_000_000
 
 
 def _told(log: Log, rows: Mapping[bytes, bytes]) -> Iterable[Difference]:

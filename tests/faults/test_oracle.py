@@ -314,12 +314,18 @@ def _watched(stored: Stored) -> bytes:
     return min(key for key, delivery in waiting.items() if delivery.status is Status.SENT)
 
 
+def _put_off(stored: Stored) -> None:
+    for key, entries in stored.due.items():
+        stored.due[key] = {at + 1 for at in entries}
+
+
 @pytest.mark.parametrize(
     ("table", "forget", "seen"),
     [
         (topics.DELIVERIES_TABLE, lambda it: it.due.pop(min(it.rows)), "would never expire"),
         (topics.DELIVERIES_TABLE, lambda it: it.watched.pop(_watched(it)), "would never be judged"),
         (topics.OPEN_DEFERRALS_TABLE, lambda it: it.due.clear(), "would never be alerted on"),
+        (topics.OPEN_DEFERRALS_TABLE, _put_off, "would never be alerted on"),
         (topics.DELIVERIES_TABLE, lambda it: it.positions.update({1: b"{}"}), "partition 1 stands at"),
     ],
 )

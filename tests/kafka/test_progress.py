@@ -130,7 +130,7 @@ def test_what_waits_in_a_topic_that_can_prevent_nothing_holds_no_time_back() -> 
     progress = progress_of(all_read(sends=stands), all_read(sends=stands))
     assert progress.now(EVENTS) == WALL
     assert progress.now(DEFERRALS) == WALL - SECOND, "one look later, as ever"
-    assert not progress.held("sends")
+    assert not progress.held("sends", DEFERRALS)
 
 
 def test_such_a_topic_is_looked_at_all_the_same() -> None:
@@ -275,8 +275,9 @@ def test_a_stopped_raw_partition_of_one_provider_does_not_stop_the_time_of_all()
 @pytest.mark.usefixtures("clock")
 def test_its_own_provider_is_held_and_no_other() -> None:
     progress = progress_of(all_read(raw=STANDS))
-    assert progress.held("raw.a")
-    assert not progress.held("raw.b")
+    assert progress.held("raw.a", EVENTS)
+    assert progress.held("raw.a", DEFERRALS)
+    assert not progress.held("raw.b", DEFERRALS)
 
 
 @pytest.mark.usefixtures("clock")
@@ -303,12 +304,12 @@ def test_a_provider_is_held_until_all_that_its_partition_held_back_has_come_thro
         ]
     ):
         saw(progress, standings, WALL + (1 + second) * SECOND)
-        held.append(progress.held("raw.a"))
+        held.append(progress.held("raw.a", DEFERRALS))
     assert held == [True, True, True, True, False, False]
 
 
 @pytest.mark.usefixtures("clock")
-def test_a_provider_stays_held_until_every_partition_is_through_also_after_a_restart() -> None:
+def test_a_provider_stays_held_until_the_last_stage_is_through_also_after_a_restart() -> None:
     """A process that has just started has come nowhere yet, and must not take that for having come through."""
     progress = progress_of(all_read(raw=STANDS, deferrals=behind(2)), all_read(raw=STANDS, deferrals=behind(2)))
     resumed = Standing(end=16, position=4, timestamp_ms=5)  # what was held back waits at its end
@@ -316,8 +317,22 @@ def test_a_provider_stays_held_until_every_partition_is_through_also_after_a_res
     held: list[bool] = []
     for second, deferrals in enumerate([resumed, in_work, AT_END]):
         saw(progress, all_read(deferrals=deferrals), WALL + (1 + second) * SECOND)
-        held.append(progress.held("raw.a"))
+        held.append(progress.held("raw.a", DEFERRALS))
     assert held == [True, True, False]
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_partition_of_a_stage_that_is_stopped_keeps_a_provider_held_for_its_own_number_alone() -> None:
+    """One bad release stops a partition of each; the webhooks are resumed first."""
+    own, other = (TP("events", 1), TP("deferrals", 1)), (EVENTS, DEFERRALS)
+    there = {TP("deferrals", 1): AT_END, TP("events", 1): STANDS}
+    progress = progress_of(all_read(raw=STANDS) | there, all_read(raw=STANDS) | there)
+    for second in range(1, 4):
+        saw(progress, all_read() | there, WALL + second * SECOND)
+    assert [progress.held("raw.a", tp) for tp in (*own, *other)] == [True, True, False, False]
+    for second in range(4, 7):
+        saw(progress, all_read() | there | {TP("events", 1): AT_END}, WALL + second * SECOND)
+    assert [progress.held("raw.a", tp) for tp in (*own, *other)] == [False] * 4
 
 
 RAWS = (TP("raw.a", 0), TP("raw.a", 1), TP("raw.b", 0))
@@ -382,7 +397,7 @@ def test_whatever_is_unread_and_older_than_the_time_is_of_a_provider_that_is_hel
         for stage in STAGES:
             now = way.progress.now(stage)
             assert now is None or all(
-                time // 1000 * 1000 >= now or way.progress.held(topic) for time, topic, _ in way.unread(stage)
+                time // 1000 * 1000 >= now or way.progress.held(topic, stage) for time, topic, _ in way.unread(stage)
             )
 
 
@@ -437,11 +452,11 @@ def test_a_provider_is_not_held_for_as_long_as_the_clock_was_ahead(clocks: Clock
     clocks.look(all_read(raw=STANDS))
     clocks.look(all_read(raw=STANDS), set_by=86_400)
     clocks.look(all_read(deferrals=behind(1)), set_by=-86_400)
-    assert clocks.progress.held("raw.a")
+    assert clocks.progress.held("raw.a", DEFERRALS)
     held = []
     for standings in (all_read(deferrals=behind(1)), all_read(deferrals=behind(1)), all_read(), all_read(), all_read()):
         clocks.look(standings)
-        held.append(clocks.progress.held("raw.a"))
+        held.append(clocks.progress.held("raw.a", DEFERRALS))
     assert held[-1] is False
 
 
@@ -450,7 +465,7 @@ def test_a_clock_that_is_set_while_a_provider_is_held_lets_nothing_pass_that_is_
     clocks.look(all_read(raw=STANDS), set_by=-3_600)
     for _ in range(4):
         clocks.look(all_read(raw=behind(2)))
-        assert clocks.progress.held("raw.a")
+        assert clocks.progress.held("raw.a", DEFERRALS)
         now = clocks.progress.now(DEFERRALS)
         assert now is None or now <= WALL - 2 * HOUR
 

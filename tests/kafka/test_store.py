@@ -174,7 +174,10 @@ def test_the_due_index_gives_the_earliest_first_up_to_the_time_and_the_limit(
 ) -> None:
     store = open_store(tmp_path_factory.mktemp("due") / "s", BUDGET, on_rebuild=refuse)
     store.write(Changes(rows={b"\xffrow": b"1"}, due_added=entries, position=b"meta", changelog_offset=1))
-    assert store.due(until, limit) == sorted(entry for entry in entries if entry[0] <= until)[:limit]
+    due = sorted(entry for entry in entries if entry[0] <= until)
+    assert store.due(until, limit) == due[:limit]
+    for number, entry in enumerate(due):
+        assert store.due(until, limit, entry) == due[number + 1 :][:limit], "what is behind this one"
     store.write(Changes(due_removed=entries))
     assert store.due(2**63, 100) == []
     store.close()

@@ -35,7 +35,7 @@ def played(bodies: Bodies, count: int) -> dict[str, Rows]:
         deferrals_topic=topics.DEFERRALS,
         support_contacts={},
         policies=policies_of(SETTINGS),
-        held=lambda _provider: False,
+        held=lambda _provider, _partition: False,
         expire_after_us=1,
         objective_us=1,
     )
