@@ -58,6 +58,13 @@ FENCES_AT_ONCE = 16
 COMMITTED_TIMEOUT_S = 30.0
 COMMITTED_RETRY_S = 0.2
 CANCEL_AGAIN_S = 5.0  # longer than the clients take to close
+_ALL_ANEW = "give the workers a new worker.app_id to start over"
+_ANEW = (
+    "stop all workers and let it be read from its beginning, where events that are known change nothing: "
+    "kafka-consumer-groups.sh --bootstrap-server HOST:PORT --group {0} --topic {1.topic}:{1.partition} --reset-offsets "
+    "--to-earliest --execute"
+)
+"""For a stage without state: nothing but the group knows its position."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,7 +303,7 @@ class LaneTableManager(TableManager):
                 StatelessLane(
                     tp,
                     stage=plain.name,
-                    position=self._checked(tp, position, begins[tp], ends[tp]),
+                    position=self._checked(tp, position, begins[tp], ends[tp], anew=_ANEW.format(wanted.group_id, tp)),
                     positions=positions,
                     context=wanted.lane_context,
                     fold=plain.fold,
@@ -352,7 +359,7 @@ class LaneTableManager(TableManager):
                     raise
                 await asyncio.sleep(COMMITTED_RETRY_S)
 
-    def _checked(self, tp: TP, position: Position | None, begin: int, end: int) -> Position:
+    def _checked(self, tp: TP, position: Position | None, begin: int, end: int, *, anew: str = _ALL_ANEW) -> Position:
         """Return a position that can be read from.
 
         Raises:
@@ -363,7 +370,7 @@ class LaneTableManager(TableManager):
         if position.offset > end:
             message = (
                 f"{tp.topic}/{tp.partition} ends at {end}, but was processed up to {position.offset}: the topic was "
-                "deleted and created again, or truncated. Restore it, or give the workers a new worker.app_id to start over."
+                f"deleted and created again, or truncated. Restore it, or {anew}."
             )
             raise RestoreError(message)
         if position.offset < begin:

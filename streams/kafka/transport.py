@@ -17,6 +17,7 @@ aiokafka's, which account for the gaps that commit markers leave in a log.
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -35,7 +36,9 @@ from mode import Service
 
 from streams.kafka.application import BatchedApp
 from streams.kafka.batches import Batch, Record
-from streams.kafka.closing import stop_consumer
+from streams.kafka.closing import end, stop_consumer
+
+logger = logging.getLogger(__name__)
 
 SCHEME = "mailstreams"
 """The URL scheme under which Faust finds this transport."""
@@ -46,7 +49,10 @@ MEMBERSHIP_CHECK_S = 1.0
 SETTLE_S = 1.0  # a position that stays this long beyond the last record is delivered without records
 LEAVE_AGAIN_S = 0.2  # a healthy member leaves sooner
 FETCH_MAX_WAIT_MS = 100  # how long a paused and resumed partition may wait for a fetch that was sent without it
-METADATA_MAX_AGE_MS = 30_000  # a topic that was deleted and created again is not read until the metadata is refreshed
+METADATA_MAX_AGE_MS = (
+    30_000  # a topic that was created again, or has more partitions, is not read until it is refreshed
+)
+COMMIT_LOOK_S = 1.0  # a commit that takes longer may be of a topic that is gone
 FETCH_BYTES = 256 * 1024
 """Compressed bytes of one partition in one fetch; a larger record batch comes alone (KIP-74).
 
@@ -254,7 +260,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         """
         consumer = self._ensure_consumer()
         offsets = {TopicPartition(*tp): OffsetAndMetadata(*position) for tp, position in positions.items()}
-        await self.call_thread(consumer.commit, offsets)
+        await self.call_thread(commit_but_gone, consumer, offsets)
 
     async def check_membership(self) -> None:
         """Do nothing while aiokafka maintains the membership in the group, and knows every topic.
@@ -292,6 +298,38 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
     def _assignment(self) -> Any:
         subscription = self._ensure_consumer()._subscription.subscription  # noqa: SLF001 - no public way to all positions
         return None if subscription is None else subscription.assignment
+
+
+async def commit_but_gone(
+    consumer: aiokafka.AIOKafkaConsumer, offsets: Mapping[TopicPartition, OffsetAndMetadata]
+) -> None:
+    """Commit, but not the positions of a topic that the brokers do not know any more.
+
+    aiokafka repeats a commit of such a topic for ever: no later position of any partition would be committed, and if a
+    topic of that name is created, an offset of the old one would be written to it. What is left out has no owner for
+    long: with other metadata the group is divided again.
+
+    Raises:
+        KafkaError, IllegalStateError: as ``AIOKafkaConsumer.commit`` does.
+    """
+    client = consumer._client  # noqa: SLF001 - no public way to ask for newer metadata
+    left = dict(offsets)
+    while left:
+        gone: set[str] = set()
+        committing = asyncio.create_task(consumer.commit(left))
+        try:
+            while not gone:
+                if (await asyncio.wait([committing], timeout=COMMIT_LOOK_S))[0]:
+                    committing.result()
+                    return
+                updating = client.force_metadata_update()
+                await asyncio.wait([committing, updating], return_when=asyncio.FIRST_COMPLETED)
+                if updating.done() and not updating.cancelled() and updating.result():
+                    gone = {tp.topic for tp in left if not client.cluster.partitions_for_topic(tp.topic)}
+        finally:
+            await end([committing])
+        logger.warning("%s: gone; its positions are not committed any more", ", ".join(sorted(gone)))
+        left = {tp: at for tp, at in left.items() if tp.topic not in gone}
 
 
 async def check_membership(consumer: aiokafka.AIOKafkaConsumer) -> None:

@@ -21,9 +21,10 @@ from streams.kafka.offsets import bounds, committed_offsets
 from streams.kafka.producer import Producer
 from streams.kafka.publishing import Publisher
 from streams.kafka.transactions import Turns, batches_of, send_rows
-from streams.kafka.transport import FETCH_BYTES, BatchConsumerThread, check_membership
+from streams.kafka.transport import FETCH_BYTES, BatchConsumerThread, check_membership, commit_but_gone
 from tests.contracts.clients import (
     NOW_MS,
+    committed,
     end_of,
     fenced_writer,
     many_rows,
@@ -317,6 +318,33 @@ async def test_who_is_not_of_the_groups_current_generation_cannot_commit(broker:
         await member.commit({tp: 2})
         with pytest.raises(IllegalStateError):  # BatchConsumer.commit_position makes a CommitFailedError of it
             await member.commit({TopicPartition(topic, 99): 1})
+
+
+async def test_a_commit_leaves_out_a_topic_that_is_gone_also_when_it_is_created_again(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """aiokafka's own repeats all of it for ever."""
+    monkeypatch.setattr("streams.kafka.transport.COMMIT_LOOK_S", 0.05)
+    gone, stays, group = (
+        TopicPartition(await new_topic(broker), 0),
+        TopicPartition(await new_topic(broker), 0),
+        unique("g"),
+    )
+    admin: Any = AIOKafkaAdminClient(bootstrap_servers=broker.bootstrap)
+    await admin.start()
+    async with consumer_of(broker, group_id=group, enable_auto_commit=False, retry_backoff_ms=10) as consumer:
+        consumer.assign([gone, stays])
+        await commit_but_gone(consumer, {gone: OffsetAndMetadata(1, ""), stays: OffsetAndMetadata(2, "")})
+        assert await committed(broker, group, gone.topic) == (1, "")
+        try:
+            await admin.delete_topics([gone.topic])
+        finally:
+            await admin.close()
+        async with asyncio.timeout(20):
+            await commit_but_gone(consumer, {gone: OffsetAndMetadata(7, ""), stays: OffsetAndMetadata(8, "")})
+        await new_topic(broker, named=gone.topic)
+    assert await committed(broker, group, stays.topic) == (8, "")
+    assert await committed(broker, group, gone.topic) is None
 
 
 async def test_a_member_whose_join_waits_for_the_others_leaves_over_another_connection(broker: Broker) -> None:

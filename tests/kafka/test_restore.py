@@ -263,6 +263,13 @@ async def test_a_source_that_ends_before_the_position_was_made_anew_and_is_refus
         await world.restore()
 
 
+async def test_a_source_of_a_stage_without_state_that_was_made_anew_names_what_lets_it_be_read(world: World) -> None:
+    await world.fill_sources(5)
+    await world.commit_by_hand(world.plain, 400)
+    with pytest.raises(RestoreError, match=rf"--group {world.group} --topic {world.plain.topic}:0 --reset-offsets"):
+        await world.restore()
+
+
 # -- the changelog ----------------------------------------------------------------------------------------------------------------
 
 
