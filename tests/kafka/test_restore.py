@@ -33,7 +33,7 @@ from streams.kafka.poison import Poison, PoisonLimit
 from streams.kafka.positions import Position
 from streams.kafka.restore import LaneTableManager, Restoring, StatefulStage, StatelessStage
 from streams.kafka.store import CHANGELOG_OFFSET, CONDEMNED, SUSPECT, Budget, Changes, Store, open_store
-from streams.kafka.stores import RestoreError, Table
+from streams.kafka.stores import STALE_AFTER_S, RestoreError, Table
 from streams.kafka.transactions import TransactionalWriter
 from tests.contracts.clients import (
     NOW_MS,
@@ -146,7 +146,11 @@ class World:
         self.opened, self.managers = [], []
 
     async def work(
-        self, position: int, *changelog: tuple[bytes, bytes | None], position_row: Position | None = None
+        self,
+        position: int,
+        *changelog: tuple[bytes, bytes | None],
+        position_row: Position | None = None,
+        at_ms: int = NOW_MS,
     ) -> None:
         """Commit what a worker commits: rows, the position's row and the group's offset."""
         kept = position_row or Position(position, NOW_MS)
@@ -154,8 +158,8 @@ class World:
             await writer.commit(
                 {
                     (self.changelog, 0): [
-                        *(Row(key, value, NOW_MS) for key, value in changelog),
-                        Row(POSITION_KEY, kept.encode().encode(), NOW_MS),
+                        *(Row(key, value, at_ms) for key, value in changelog),
+                        Row(POSITION_KEY, kept.encode().encode(), at_ms),
                     ]
                 },
             )
@@ -332,6 +336,24 @@ async def test_a_store_that_lacks_no_row_is_kept_however_old_it_is(
     _, _, store = await world.restore()
     assert dict(store.rows()) == {b"a": row(10), b"mark": row(30)}
     assert store.changelog_offset == end
+
+
+async def test_a_store_that_lacks_what_came_after_a_quiet_time_is_kept(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lacks the last marker of before, and rows that are not old."""
+    await world.fill_sources()
+    await world.work(3, (b"a", row(10)))
+    _, _, store = await world.restore()
+    store._database.put(CHANGELOG_OFFSET, struct.pack(">Q", await end_of(world.broker, world.changelog) - 1))
+    store.write(Changes(rows={b"mark": row(30)}))
+    await world.crash()
+    quiet_until = time.time() + 1
+    await world.work(6, (b"b", row(20)), at_ms=int(quiet_until * 1000) + 1)
+    then = SimpleNamespace(time=lambda: quiet_until + STALE_AFTER_S, monotonic=time.monotonic)
+    monkeypatch.setattr(stores, "time", then)
+    _, _, store = await world.restore()
+    assert dict(store.rows()) == {b"a": row(10), b"b": row(20), b"mark": row(30)}
 
 
 async def test_a_changelog_that_ends_in_markers_is_restored_to_its_end_and_does_not_hang(world: World) -> None:
