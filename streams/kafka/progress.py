@@ -40,6 +40,7 @@ from faust.types import TP
 
 from streams.kafka.offsets import committed_offsets
 from streams.kafka.positions import Position
+from streams.kafka.transport import METADATA_MAX_AGE_MS
 
 logger = logging.getLogger(__name__)
 
@@ -271,7 +272,9 @@ class Progress:
 
     async def _clients(self) -> tuple[AIOKafkaConsumer, AIOKafkaAdminClient]:
         if self._consumer is None:
-            consumer = AIOKafkaConsumer(**self._client_options, isolation_level="read_committed")
+            consumer = AIOKafkaConsumer(
+                **self._client_options, isolation_level="read_committed", metadata_max_age_ms=METADATA_MAX_AGE_MS
+            )
             await consumer.start()
             self._consumer = consumer
             for topic in self._topics():

@@ -2,8 +2,10 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 from faust.types import TP
 from hypothesis import given
@@ -533,6 +535,29 @@ async def test_a_look_at_the_broker_sees_ends_positions_and_the_last_timestamp(b
         TP(raw, 1): Standing(end=0, position=0, timestamp_ms=-1),
         TP(events, 0): Standing(end=2, position=0, timestamp_ms=-1),
     }
+
+
+async def test_partitions_that_a_topic_gets_are_looked_at_soon(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streams.kafka.progress.METADATA_MAX_AGE_MS", 100)
+    raw = await new_topic(broker)
+    progress = Progress(
+        client_options={"bootstrap_servers": broker.bootstrap},
+        group_id=unique("group"),
+        upstream_topics={raw: ()},
+        shared_topics=frozenset(),
+    )
+    admin: Any = AIOKafkaAdminClient(bootstrap_servers=broker.bootstrap)
+    await admin.start()
+    try:
+        async with asyncio.timeout(20):
+            while len(progress._standings) < 2:
+                with contextlib.suppress(KafkaError):  # also of a broker whose first group this is
+                    await progress._look()
+                    await admin.create_partitions({raw: NewPartitions(2)})
+                await asyncio.sleep(0.05)
+    finally:
+        await admin.close()
+        await progress.close()
 
 
 async def test_an_open_transaction_is_no_lag(broker: Broker) -> None:
