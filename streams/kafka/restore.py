@@ -267,9 +267,9 @@ class LaneTableManager(TableManager):
                 auto_offset_reset="none",
                 max_partition_fetch_bytes=4 << 20,
             )
-            await consumer.start()
-            self._steps += 1
             try:
+                await consumer.start()
+                self._steps += 1
                 committed = await self._committed(sources)
                 await self.stores.restore(consumer, {tp: stage.table for stage, tp in stateful}, committed)
                 begins, ends = await bounds(consumer, sources)
@@ -335,8 +335,8 @@ class LaneTableManager(TableManager):
         if not sources:
             return {}
         admin = AIOKafkaAdminClient(**self.app.restoring.client_options)
-        await admin.start()
         try:
+            await admin.start()
             found = await self._asked(admin, [TopicPartition(*tp) for tp in sources])
         finally:
             await admin.close()

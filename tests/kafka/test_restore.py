@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.errors import (
     GroupAuthorizationFailedError,
@@ -564,6 +565,31 @@ async def test_a_restore_that_fails_lets_go_of_its_producers(world: World) -> No
         await world.restore()
     assert len(world.writers) == 1
     assert world.writers[0]._producer is None
+
+
+@pytest.mark.parametrize("client", [AIOKafkaConsumer, AIOKafkaAdminClient], ids=lambda client: str(client.__name__))
+async def test_a_restore_that_is_given_up_while_a_client_starts_closes_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, client: Any
+) -> None:
+    await world.fill_sources()
+    start, started = client.start, asyncio.Event()
+    clients: list[Any] = []
+
+    async def starts_slowly(one: Any) -> None:
+        await start(one)
+        clients.append(one)
+        started.set()
+        await asyncio.sleep(60)
+
+    manager = world.manager()
+    App(world, manager)
+    monkeypatch.setattr(client, "start", starts_slowly)
+    manager._task = asyncio.create_task(manager._restore(frozenset({world.source}), 5))
+    async with asyncio.timeout(20):
+        await started.wait()
+        manager.on_partitions_revoked({world.source})
+        await asyncio.wait([manager._task])
+    assert [one._closed for one in clients] == [True]
 
 
 async def test_stores_of_partitions_that_moved_away_are_closed_and_others_stay_open(world: World) -> None:
