@@ -13,7 +13,7 @@ from tests.broker import harness
 from tests.faults import oracle
 from tests.faults.scenarios.registry import Play, Scene, scenario
 from tests.faults.traffic import waiting
-from tests.faults.world import Member
+from tests.faults.world import PATIENCE_S, Member
 
 WAITING = 100
 """So many messages have been deferred for long."""
@@ -179,3 +179,23 @@ async def sources_made_anew_under_a_worker(world: Scene) -> None:
     world.traffic.start()
     await world.measure(lambda: None, patience_s=400)  # the client looks for new topics each 30 s
     world.outcome.notes.append(f"{worker.restarts} restarts")
+
+
+@scenario("a raw topic is deleted while its records are in work, and made anew when the worker has noticed: it goes on")
+async def source_deleted_in_work(world: Scene) -> None:
+    worker = await _worked(world)
+    worker.kept = True
+    raw = topics.raw_topic("sendgrid")
+    await world.feed_sends(SENT)  # a second time: other topics have positions to commit, too
+    await world.backlog(5_000)
+    await harness.delete_topic(world.broker, raw)
+    async with asyncio.timeout(PATIENCE_S):
+        while "partitions ready after" not in worker.output.partition(f"{raw}: gone")[2]:
+            await asyncio.sleep(0.2)
+    await harness.caught_up(world.broker, world.settings, (topics.SENDS, topics.EVENTS), PATIENCE_S)
+    events = await harness.read_all(world.broker, topics.EVENTS, world.settings.topics.partitions)
+    world.foreign += [record.value for found in events.values() for record in found]
+    await topics.create(world.settings)
+    world.traffic.start()
+    await world.measure(lambda: None, patience_s=400)
+    world.expect(worker.restarts == 0, f"{worker.restarts} restarts")
