@@ -85,7 +85,8 @@ class Position:
 
 
 Commit = Callable[[Mapping[TP, tuple[int, str]]], Awaitable[None]]
-"""Commits (position, metadata) of partitions in one request; raises CommitFailedError when they have a new owner."""
+"""Commits (position, metadata) of partitions in one request; raises CommitFailedError when they have a new owner. Topics
+that are gone are left out."""
 
 
 class Positions:
