@@ -53,9 +53,11 @@ smoke: $(RUNTIME) ## The same on temporary data, compared with what must come ou
 # File by file, because the tests of a file share what is dear to start; in the order of the folders, because the
 # longest files come early in it. Three processes, on two cores too: they wait for brokers and clocks a third of the time.
 test: $(TOOLS) jars ## Run all tests but those of e2e, side by side; those with a real broker start one of their own.
+	@$(BIN)/python -m tests.java --kafka $(KAFKA)
 	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-broker: $(TOOLS) jars ## Those with a real broker alone, on the version of Kafka that is named, as in KAFKA=3.9.1.
+	@$(BIN)/python -m tests.java --kafka $(KAFKA)
 	KAFKA=$(KAFKA) $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder \
 		-m broker $(ARGS)
 

@@ -11,15 +11,16 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from deploy.local import jars
 from deploy.local.broker import Broker
+from tests import java
 
 # No deadline anywhere: how long an example takes depends on who else uses the machine.
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
-# Dozens of brokers live for a few seconds each: Java's quick compiler makes them ready for half the processor time.
-os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+os.environ.setdefault("JDK_JAVA_OPTIONS", java.options(jars.asked_for()))
 
 # A shell that starts us in the background makes us deaf to Ctrl-C, and so each process that a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -29,7 +30,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """Give a real broker on free ports with temporary data; tests keep apart by the names of their topics."""
-    broker = Broker(tmp_path_factory.mktemp("kafka"))
+    broker = Broker(tmp_path_factory.mktemp("kafka"), properties=java.LASTING)
     broker.start()
     try:
         yield broker

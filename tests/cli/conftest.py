@@ -16,6 +16,7 @@ from deploy.local.broker import Broker
 from streams import topics
 from streams.cli import cli
 from streams.settings import Settings, load
+from tests import java
 from tests.contracts.clients import settled
 
 _Producer: Any = AIOKafkaProducer
@@ -27,7 +28,7 @@ Invoke = Callable[..., Result]
 
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    broker = Broker(tmp_path_factory.mktemp("kafka-cli"), heap_mib=256)
+    broker = Broker(tmp_path_factory.mktemp("kafka-cli"), heap_mib=256, properties=java.LASTING)
     broker.start()
     try:
         yield broker

@@ -9,12 +9,13 @@ import pytest
 from deploy.local.broker import Broker
 from streams import topics
 from streams.settings import load
+from tests import java
 from tests.web.edge import Edge, Listener, environment
 
 
 @pytest.fixture(scope="session")
 def edge_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    broker = Broker(tmp_path_factory.mktemp("edge-kafka"))
+    broker = Broker(tmp_path_factory.mktemp("edge-kafka"), properties=java.LASTING)
     broker.start()
     try:
         asyncio.run(topics.create(load(environment=environment(broker, tmp_path_factory.mktemp("edge-settings")))))
