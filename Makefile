@@ -50,8 +50,8 @@ run: $(RUNTIME) ## Run the whole system on this machine until Ctrl-C, with simul
 smoke: $(RUNTIME) ## The same on temporary data, compared with what must come out, and gone again.
 	@$(BIN)/python -m deploy.local.smoke --kafka $(KAFKA)
 
-# File by file, because the tests of a file share what is dear to start; in the order of the folders, because the
-# longest files come early in it. Three processes, on two cores too: they wait for brokers and clocks a third of the time.
+# File by file, because the tests of a file share what is dear to start; which comes when and where is in tests/order.py.
+# Three processes, on two cores too: two of them wait for brokers and clocks half of the time.
 test: $(TOOLS) jars ## Run all tests but those of e2e, side by side; those with a real broker start one of their own.
 	@$(BIN)/python -m tests.java --kafka $(KAFKA)
 	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ARGS)

@@ -7,13 +7,14 @@ has a broker of its own, on free ports and in a folder of its own.
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
 from deploy.local import jars
 from deploy.local.broker import Broker
-from tests import java
+from tests import java, order
 
 # No deadline anywhere: how long an example takes depends on who else uses the machine.
 settings.register_profile("default", deadline=None)
@@ -42,8 +43,15 @@ STARTS_A_BROKER = {"broker", "own_broker", "make_world"}
 """Fixtures; a test that starts one without them carries the mark itself."""
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> order.FromBothEnds | None:
+    """Let ``--dist loadfile`` take files from both ends."""
+    return order.FromBothEnds(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs the broker, so that ``-m 'not broker'`` leaves it out, and `make test-broker` nothing else."""
+    """Put files in order; and mark what needs the broker, for ``-m 'not broker'`` and `make test-broker`."""
+    order.arrange(items)
     for item in items:
         if not STARTS_A_BROKER.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.broker)

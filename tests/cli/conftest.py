@@ -26,7 +26,7 @@ _TRANSACTIONAL_ID = "the-tests"
 Invoke = Callable[..., Result]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     broker = Broker(tmp_path_factory.mktemp("kafka-cli"), heap_mib=256, properties=java.LASTING)
     broker.start()
@@ -114,7 +114,7 @@ class Cluster:
             await client.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def _cluster(broker: Broker) -> Cluster:
     cluster = Cluster(load(None, environment(broker.bootstrap)))
     asyncio.run(topics.create(cluster.settings))

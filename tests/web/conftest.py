@@ -13,7 +13,7 @@ from tests import java
 from tests.web.edge import Edge, Listener, environment
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def edge_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     broker = Broker(tmp_path_factory.mktemp("edge-kafka"), properties=java.LASTING)
     broker.start()
@@ -24,7 +24,7 @@ def edge_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         broker.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def edge(edge_broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     folder: Path = tmp_path_factory.mktemp("edge")
     edge = Edge(edge_broker, folder, environment(edge_broker, folder))
