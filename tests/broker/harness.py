@@ -273,6 +273,7 @@ async def read_topics(
         bootstrap_servers=broker.bootstrap,
         isolation_level=isolation_level,
         max_partition_fetch_bytes=8 << 20,
+        fetch_max_wait_ms=50,  # what is asked for before the seek is not there yet, and would be waited for
         request_timeout_ms=60_000,
     ) as consumer:
         tps = [TopicPartition(name, p) for name in names for p in range(partitions)]

@@ -97,7 +97,11 @@ class Cluster:
     async def _consume(self, topic: str) -> list[Any]:
         count = (await topics.partition_counts(self.settings))[topic]
         partitions = [TopicPartition(topic, number) for number in range(count)]
-        client = _Consumer(**self.settings.kafka.client_options(), max_partition_fetch_bytes=topics.MAX_RECORD_BYTES)
+        client = _Consumer(
+            **self.settings.kafka.client_options(),
+            max_partition_fetch_bytes=topics.MAX_RECORD_BYTES,
+            fetch_max_wait_ms=50,  # what is asked for before the seek is not there yet, and would be waited for
+        )
         client.assign(partitions)
         await client.start()
         try:
