@@ -224,7 +224,7 @@ def fresh_id(value: Any, run: str) -> Any:
     noise = shake_256(f"{run}:{value}".encode("utf-8", "surrogatepass"))
     if isinstance(value, int):
         low = 10 ** (len(str(abs(value))) - 1)
-        return low + int.from_bytes(noise.digest(8), "big") % (min(9 * low, _LARGEST_ID - low) + 1)
+        return low + int.from_bytes(noise.digest(8), "big") % (min(9 * low - 1, _LARGEST_ID - low) + 1)
     fresh = "".join(_like(char, byte) for char, byte in zip(value, noise.digest(len(value)), strict=True))
     # there are few short ids of one shape: two runs could get the same one
     return fresh if sum(map(str.isalnum, value)) >= _LONG_ID else f"{run}{fresh}"

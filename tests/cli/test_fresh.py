@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from deploy.local import demo
@@ -236,6 +236,8 @@ def test_an_id_is_always_replaced_by_the_same_one_which_is_another(value: str) -
 
 
 @given(st.integers(1, 2**63 - 1))
+@example(212)  # became 1000
+@example(2**63 - 1)
 def test_a_number_stays_a_number_of_as_many_digits(value: int) -> None:
     new = fresh_id(value, "run1")
 
