@@ -86,8 +86,12 @@ class Broker:
         A free port that was found once is used again at later starts, so that clients find the broker.
 
         Raises:
-            LocalError: Java, Maven or a port is missing, it is already running, or it did not start.
+            LocalError: Java, Maven or a port is missing, the folder cannot be used, it is already running, or it did
+                not start.
         """
+        if "," in str(self.data):
+            message = f"{self.data}: Kafka takes a path with a comma for two: use another folder"
+            raise LocalError(message)
         if running := self.process:
             message = f"a broker already runs on {self.data} (process {running.pid})"
             raise LocalError(message)
@@ -157,11 +161,11 @@ class Broker:
             host=ports.HOST,
             port=self.port,
             controller_port=self.controller_port,
-            log_dirs=self.data / "log",
+            log_dirs=_for_java(str(self.data / "log")),
         )
         # Java takes the last of two equal keys.
-        text += "\n# From the caller.\n" + "".join(f"{key}={value}\n" for key, value in self.properties.items())
-        self._config.write_text(text)
+        own = "".join(f"{key}={_for_java(value)}\n" for key, value in self.properties.items())
+        self._config.write_text(f"{text}\n# From the caller.\n{own}", encoding="ascii")
 
     def _format(self, lib: Path) -> None:
         """Give the data folder its cluster id, which it then keeps."""
@@ -208,6 +212,13 @@ class Broker:
 def new_cluster_id() -> str:
     """Return an id that no other cluster has."""
     return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "m")
+
+
+def _for_java(value: str) -> str:
+    """Return a value as a file of properties has it: Java reads Latin-1, and takes a backslash for an escape."""
+    units = value.replace("\\", "\\\\").encode("utf-16-be")
+    codes = [code for (code,) in struct.iter_unpack(">H", units)]
+    return "".join(chr(code) if 0x20 <= code < 0x7F else f"\\u{code:04x}" for code in codes)  # noqa: PLR2004 - what ASCII prints
 
 
 def _last_line(text: str) -> str:

@@ -22,8 +22,8 @@ Topic: Any = NewTopic
 
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[Broker]:
-    """A broker of the test's own, not started."""
-    own = Broker(tmp_path / "kafka")
+    """A broker of the test's own, not started, in a folder whose name takes more than ASCII to write."""
+    own = Broker(tmp_path / r"Łukasz \u0041 käfka 🎈")
     yield own
     own.stop()
 
@@ -75,7 +75,7 @@ def test_the_broker_of_the_session_logs_to_its_file(broker: Broker) -> None:
     assert "SLF4J" not in (broker.data / "broker.out").read_text()
 
 
-async def test_its_data_outlives_a_kill_and_its_address_stays(own: Broker) -> None:
+async def test_its_data_outlives_a_kill_in_a_folder_of_any_name_and_its_address_stays(own: Broker) -> None:
     own.start()
     bootstrap = own.bootstrap
     await create(bootstrap, "kept")
@@ -86,6 +86,7 @@ async def test_its_data_outlives_a_kill_and_its_address_stays(own: Broker) -> No
     own.start()
 
     assert bootstrap == own.bootstrap
+    assert (own.data / "log" / "kept-0").is_dir()
     assert await read(own.bootstrap, "kept") == b"value"
 
 
@@ -123,6 +124,15 @@ def test_a_used_port_is_refused_in_a_line_that_names_it_and_the_setting(tmp_path
             error.value
         )
         assert own.process is None
+
+
+def test_a_folder_that_kafka_would_take_for_two_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # the second would be below it
+
+    with pytest.raises(LocalError, match="a path with a comma"):
+        Broker(tmp_path / "mail, streams").start()
+
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_callers_setting_wins_and_if_kafka_refuses_it_the_reason_is_told(own: Broker) -> None:
