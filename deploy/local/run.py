@@ -28,6 +28,7 @@ from deploy.local.stack import (
     Stack,
     environment,
     interrupts,
+    say,
 )
 from deploy.local.watchers import ALERTMANAGER_PORT, PROMETHEUS_PORT, Watchers
 
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None, *, command: Sequence[str] = COM
         pages=Pages(port=options.history_port, admin_port=options.history_admin_port),
         watchers=_watchers(options, with_demo=with_demo),
         env=environment(with_settings=True),
-        say=_say,
+        say=say,
         command=command,
     )
     code = 0
@@ -74,16 +75,14 @@ def main(arguments: Sequence[str] | None = None, *, command: Sequence[str] = COM
             _introduce(stack)
             _live(stack, with_demo=with_demo)
         except KeyboardInterrupt:
-            _say("stopping ...")
-        except LocalError as error:
-            _say(f"error: {error}")
+            say("stopping ...")
+        except (LocalError, OSError) as error:  # OSError: such as a full disk
+            say(f"error: {error}")
             code = 1
-        try:
-            stack.stop()
-        except KeyboardInterrupt:  # a second Ctrl-C
-            stack.kill()
+        finally:
+            stack.end()
     if code == 0:
-        _say("stopped")
+        say("stopped")
     return code
 
 
@@ -107,7 +106,7 @@ def _live(stack: Stack, *, with_demo: bool) -> None:
         stack.check()
         _check(watch)
         if with_demo and simulation is None and time.monotonic() >= begin_at:
-            simulation = _Simulation(stack, _say)
+            simulation = _Simulation(stack, say)
         if simulation:
             simulation.look()
         time.sleep(_POLL_S)
@@ -178,14 +177,10 @@ def _introduce(stack: Stack) -> None:
         lines["account"] = f"{demo.ACCOUNT}: simulated providers, with the secrets in {_shown(stack.secrets)}"
     if isinstance(stack.cluster, Broker):
         lines["broker's log"] = _shown(stack.cluster.log)
-    _say("\nmailstreams is running; Ctrl-C stops it.\n")
+    say("\nmailstreams is running; Ctrl-C stops it.\n")
     for name, value in lines.items():
-        _say(f"  {name:<13} {value}")
-    _say("\nStatuses and deferral alerts as they come:\n")
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
+        say(f"  {name:<13} {value}")
+    say("\nStatuses and deferral alerts as they come:\n")
 
 
 def _shown(path: Path) -> str:

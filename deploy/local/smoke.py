@@ -24,7 +24,7 @@ from aiokafka import AIOKafkaConsumer
 
 from deploy.local import LocalError, demo, jars, ports
 from deploy.local.broker import Broker
-from deploy.local.stack import COMMAND, Stack, environment, interrupts
+from deploy.local.stack import COMMAND, Stack, environment, interrupts, say
 
 __all__ = ["main"]
 
@@ -78,26 +78,24 @@ def main(arguments: Sequence[str] | None = None, *, command: Sequence[str] = COM
     kafka_port, controller_port, web_port = ports.find(3)
     broker = Broker(folder / "broker", port=kafka_port, controller_port=controller_port, version=options.kafka)
     env = environment(with_settings=False) | {"MAILSTREAMS_TOPICS__PARTITIONS": "4"}
-    stack = Stack(folder, cluster=broker, web_port=web_port, env=env, say=_say, command=command)
+    stack = Stack(folder, cluster=broker, web_port=web_port, env=env, say=say, command=command)
     code = 1
     with interrupts():
         try:
             stack.start()
-            _say(f"broker {stack.bootstrap}, worker {stack.web}")
+            say(f"broker {stack.bootstrap}, worker {stack.web}")
             expected = demo.payloads()
             outcome = _observe(stack, expected, options.timeout)
             wrong = differences(expected, outcome)
             counts = f"{outcome.events} events in, {len(outcome.changes)} statuses, {outcome.dead_letters} dead letters"
-            _say("\n".join([*wrong, f"{counts}, {'NOT ok' if wrong else 'ok'}"]))
+            say("\n".join([*wrong, f"{counts}, {'NOT ok' if wrong else 'ok'}"]))
             code = 1 if wrong else 0
         except KeyboardInterrupt:
             code = 130
-        except LocalError as error:
-            _say(f"error: {error}")
-        try:
-            stack.stop()
-        except KeyboardInterrupt:
-            stack.kill()
+        except (LocalError, OSError) as error:  # OSError: such as a full disk
+            say(f"error: {error}")
+        finally:
+            stack.end()
     if code == 1 and any(folder.rglob("*.log")):
         print(f"the logs are in {folder}", file=sys.stderr)
     else:
@@ -155,7 +153,7 @@ def _read(watch: subprocess.Popen[bytes], changes: list[dict[str, Any]]) -> None
         change = json.loads(line)
         changes.append(change)
         before = change.get("previous") or "new"
-        _say(f"  {change['provider']:<11} {change.get('reference') or '-':<14} {before:>9} -> {change['status']}")
+        say(f"  {change['provider']:<11} {change.get('reference') or '-':<14} {before:>9} -> {change['status']}")
 
 
 async def _count(bootstrap: str) -> tuple[int, int]:
@@ -186,10 +184,6 @@ async def _count(bootstrap: str) -> tuple[int, int]:
 
 def _path(statuses: Sequence[str] | None) -> str:
     return " -> ".join(statuses) if statuses else "nothing"
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ __all__ = [
     "Stack",
     "environment",
     "interrupts",
+    "say",
     "toml",
     "variables",
 ]
@@ -62,6 +63,7 @@ _READY_S = 90.0
 _STOPPED = re.compile(r"\S+/\d+ stopped: .*")
 """A line of ``/readyz`` about a partition that waits for a person: the process does all else, and no wait makes it ready."""
 STDERR = 2
+_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy of the environment is none for us
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +155,8 @@ class Stack:
         self._say = say
         self._command = command
         self._owned = contextlib.ExitStack()
+        self._locked = False
+        """Whether the folder is ours; if not, so is nothing that runs on it."""
         self._children: list[processes.Process] = []
         self._services: list[_Service] = []
 
@@ -255,9 +259,9 @@ class Stack:
         for service in self._services:
             service.supervisor.stop()
         self._join()
-        if isinstance(self.cluster, Broker):
+        if isinstance(self.cluster, Broker) and self._locked:
             self.cluster.stop()
-        self._owned.close()
+        self._release()
 
     def kill(self) -> None:
         """Stop everything at once, without waiting for an orderly end."""
@@ -267,9 +271,16 @@ class Stack:
         for service in self._services:
             service.supervisor.kill()
         self._join()
-        if isinstance(self.cluster, Broker):
+        if isinstance(self.cluster, Broker) and self._locked:
             self.cluster.kill()
-        self._owned.close()
+        self._release()
+
+    def end(self) -> None:
+        """Stop everything in order, or at once if a person is in a hurry (a second Ctrl-C)."""
+        try:
+            self.stop()
+        except KeyboardInterrupt:
+            self.kill()
 
     def _watch(self, watchers: Watchers) -> None:
         """Start Prometheus and Alertmanager; they are supervised, and nothing waits for them."""
@@ -381,6 +392,11 @@ class Stack:
         except OSError:
             message = f"it runs already on {self.folder}: stop that one first"
             raise LocalError(message) from None
+        self._locked = True
+
+    def _release(self) -> None:
+        self._locked = False
+        self._owned.close()
 
     def _end_leftovers(self) -> None:
         """End processes that a killed run left behind: we hold the lock, so nothing supervises them."""
@@ -398,7 +414,7 @@ class Stack:
         while time.monotonic() < deadline:
             self.check()
             try:
-                with urllib.request.urlopen(f"{service.url}/readyz", timeout=2):  # noqa: S310 - our own http address
+                with _DIRECTLY.open(f"{service.url}/readyz", timeout=2):
                     return
             except urllib.error.HTTPError as error:
                 why = error.read().decode(errors="replace").strip() or str(error)
@@ -500,9 +516,13 @@ def environment(*, with_settings: bool) -> dict[str, str]:
 
 @contextlib.contextmanager
 def interrupts() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP (the terminal was closed) do what Ctrl-C does."""
+    """Let SIGTERM and SIGHUP (the terminal was closed) do what Ctrl-C does.
+
+    A terminal that is closed says so twice, once by its shell; the second SIGHUP is no person in a hurry.
+    """
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         raise KeyboardInterrupt
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -512,3 +532,12 @@ def interrupts() -> Iterator[None]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
+
+
+def say(line: str) -> None:
+    """Print a line for a person, or nothing once nobody listens: the terminal or the program behind a pipe is gone."""
+    try:
+        print(line, flush=True)
+    except OSError:  # what is buffered is tried again at our end, which would fail again
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())

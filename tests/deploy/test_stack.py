@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -8,12 +10,13 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from deploy.local import ROOT, LocalError, demo, ports, processes, run, watchers
 from deploy.local.stack import COMMAND as REAL
-from deploy.local.stack import Edge, Pages, Stack, environment, toml, variables
+from deploy.local.stack import Edge, Pages, Stack, environment, interrupts, toml, variables
 from deploy.local.watchers import Watchers
 from streams import settings
 from streams.providers import PROVIDERS
@@ -385,6 +388,44 @@ def test_a_second_one_on_the_same_folder_is_refused_and_the_first_goes_on(place:
     assert first == place.running
 
 
+def test_a_second_run_on_the_same_folder_leaves_the_broker_of_the_first_alone(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pid_file = place.folder / "broker" / "broker.pid"
+    pid_file.parent.mkdir(parents=True)
+    child, broker = processes.spawn(["sleep", "60"])
+    with child, (place.folder / "lock").open("a") as lock:
+        broker.write(pid_file)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            assert run.main(["--data", str(place.folder)]) == 1
+
+            assert "it runs already on" in capsys.readouterr().out
+            assert processes.read(pid_file) == broker
+        finally:
+            broker.kill()
+
+
+def test_a_proxy_of_the_environment_is_not_asked_for_what_runs_here(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # nobody is there
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setattr("urllib.request._opener", None)  # made before
+    monkeypatch.setattr("deploy.local.stack._READY_S", 5)
+
+    place.stack().start()
+
+
+def test_a_terminal_that_says_twice_that_it_was_closed_interrupts_once_and_a_person_as_often_as_wanted() -> None:
+    with interrupts():
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
 def test_settings_of_the_shell_do_not_reach_a_run_without_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAILSTREAMS_KAFKA__SECURITY_PROTOCOL", "SSL")
 
@@ -396,7 +437,7 @@ def test_settings_of_the_shell_do_not_reach_a_run_without_settings(monkeypatch: 
 RUN = f"import sys; from deploy.local import run; sys.exit(run.main(sys.argv[1:], command={COMMAND!r}))"
 
 
-def start_run(place: Place, *options: str, fake: str = "works") -> subprocess.Popen[str]:
+def start_run(place: Place, *options: str, fake: str = "works", output: int = subprocess.PIPE) -> subprocess.Popen[str]:
     own_ports = {
         "--web-port": place.web_port,
         "--ingress-port": place.ingress_port,
@@ -412,15 +453,18 @@ def start_run(place: Place, *options: str, fake: str = "works") -> subprocess.Po
         cwd=ROOT,
         env=place.env(fake),
         text=True,
-        stdout=subprocess.PIPE,
+        stdout=output,
         start_new_session=True,
     )
 
 
 @pytest.fixture
-def cluster_place(tmp_path: Path) -> Place:
+def cluster_place(tmp_path: Path) -> Iterator[Place]:
     """Where ``run`` keeps what belongs to CLUSTER."""
-    return Place(tmp_path / "at-kafka.example.net-9092")
+    place = Place(tmp_path / "at-kafka.example.net-9092")
+    yield place
+    for left in place.running:
+        left.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -441,6 +485,34 @@ def test_run_ends_well_and_leaves_nothing_behind_when_it_is_interrupted(
     assert f"mailstreams --config {cluster_place.folder / 'mailstreams.toml'} deferrals\n" in output
     assert CLUSTER in output
     assert output.endswith("stopping ...\nstopped\n")
+
+
+@pytest.mark.parametrize("channel", [os.pipe, os.openpty])
+def test_run_leaves_nothing_behind_when_who_reads_its_output_goes_first(
+    cluster_place: Place, channel: Callable[[], tuple[int, int]]
+) -> None:
+    reader, writer = channel()  # as in `make run | tee log`, and on a terminal that is closed
+    with start_run(cluster_place, "--broker", CLUSTER, output=writer) as child:
+        os.close(writer)
+        until(lambda: "watch --from-now" in cluster_place.calls)
+        os.close(reader)
+        child.send_signal(signal.SIGHUP)
+
+        assert child.wait(timeout=10) == 0
+    assert not cluster_place.running
+
+
+def test_run_leaves_nothing_behind_when_the_disk_is_full(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "mailstreams.toml")
+    monkeypatch.setattr(Stack, "start", Mock(side_effect=full))
+    monkeypatch.setattr(Stack, "stop", stop := Mock())
+
+    assert run.main(["--data", str(place.folder)]) == 1
+
+    assert "No space left on device: 'mailstreams.toml'" in capsys.readouterr().out
+    stop.assert_called_once_with()
 
 
 def simulations(place: Place) -> list[str]:
