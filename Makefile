@@ -1,24 +1,26 @@
 # Everything that is done with this repository. `make` alone prints what there is.
 # A fresh clone needs no step before any of them; a second run of each starts at once.
 
+# Of the shell only PYTHON is heeded: another program's BROKER or VENV must not decide where topics are made, or what is
+# removed.
 PYTHON ?= python3
-VENV ?= .venv
+VENV = .venv
 
-KAFKA ?= 4.1.0##              version of the embedded broker
-KAFKA_PORT ?= 19092##         its port for clients, on 127.0.0.1 (run)
-CONTROLLER_PORT ?= 19093##    its second port (run)
-WEB_PORT ?= 19100##           /metrics, /livez and /readyz of the worker (run)
-INGRESS_PORT ?= 19101##       where webhooks are taken (run)
-INGRESS_ADMIN_PORT ?= 19102## /metrics, /livez and /readyz of the ingress (run)
-HISTORY_PORT ?= 19103##       the pages of the Sending History (run)
-HISTORY_ADMIN_PORT ?= 19104## /metrics, /livez and /readyz of the history (run)
-PROMETHEUS_PORT ?= 19105##    Prometheus, where it is installed (run)
-ALERTMANAGER_PORT ?= 19106##  Alertmanager, the same (run)
-HOURS ?= 1##                  how long, fractions too (soak)
-BROKER ?=##                   host:port of an existing cluster to use instead (run); TLS and SASL by MAILSTREAMS_KAFKA__...
-FAST ?=##                     1 measures less and coarsely, in 3 minutes (bench, bench-kafka-streams)
-DEMO ?=##                     1 simulates providers on that cluster too (run)
-ARGS ?=##                     more arguments for the system, pytest, the faults, the benchmark or the locks (run, test, chaos, soak, bench, lock)
+KAFKA = 4.1.0##               version of the embedded broker
+KAFKA_PORT = 19092##          its port for clients, on 127.0.0.1 (run)
+CONTROLLER_PORT = 19093##     its second port (run)
+WEB_PORT = 19100##            /metrics, /livez and /readyz of the worker (run)
+INGRESS_PORT = 19101##        where webhooks are taken (run)
+INGRESS_ADMIN_PORT = 19102##  /metrics, /livez and /readyz of the ingress (run)
+HISTORY_PORT = 19103##        the pages of the Sending History (run)
+HISTORY_ADMIN_PORT = 19104##  /metrics, /livez and /readyz of the history (run)
+PROMETHEUS_PORT = 19105##     Prometheus, where it is installed (run)
+ALERTMANAGER_PORT = 19106##   Alertmanager, the same (run)
+HOURS = 1##                   how long, fractions too (soak)
+BROKER =##                    host:port of an existing cluster to use instead (run); TLS and SASL by MAILSTREAMS_KAFKA__...
+FAST =##                      1 measures less and coarsely, in 3 minutes (bench, bench-kafka-streams)
+DEMO =##                      1 simulates providers on that cluster too (run)
+ARGS =##                      more arguments for the system, pytest, the faults, the benchmark or the locks (run, test, chaos, soak, bench, lock)
 
 BIN := $(VENV)/bin
 # What runs, and what tests and checks; each stamp is newer than what it was made from.
@@ -37,7 +39,7 @@ help: ## Print this.
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "Variables, as in: make run KAFKA_PORT=20092"
-	@awk -F ' *[?]= *|## *' '/^[A-Z_]+ [?]=.*## / { printf "  %-18s %s%s\n", $$1, $$3, ($$2 == "" ? "" : " [" $$2 "]") }' $(MAKEFILE_LIST)
+	@awk -F ' *= *|## *' '/^[A-Z_]+ =.*## / { printf "  %-18s %s%s\n", $$1, $$3, ($$2 == "" ? "" : " [" $$2 "]") }' $(MAKEFILE_LIST)
 
 run: $(RUNTIME) ## Run the whole system on this machine until Ctrl-C, with simulated providers.
 	@$(BIN)/python -m deploy.local.run --kafka $(KAFKA) --kafka-port $(KAFKA_PORT) \
@@ -116,8 +118,9 @@ sbom: $(TOOLS) ## Write var/sbom.json: what runs in production, by name, version
 	@rm -rf var/sbom
 
 clean: ## Remove the data of `make run` and the caches of the tools.
-	@$(PYTHON) -c 'import fcntl, pathlib; p = pathlib.Path("var/run/lock"); p.exists() and fcntl.flock(p.open("a"), fcntl.LOCK_EX | fcntl.LOCK_NB)' \
-		2>/dev/null || { echo "make run is running: stop it first" >&2; exit 1; }
+	@error=$$($(PYTHON) -c 'import fcntl, itertools, pathlib; run = pathlib.Path("var/run"); \
+		[fcntl.flock(p.open("a"), fcntl.LOCK_EX | fcntl.LOCK_NB) for p in itertools.chain(run.glob("lock"), run.glob("at-*/lock"))]' 2>&1) \
+		|| { case "$$error" in *BlockingIOError*) error="make run is running: stop it first";; esac; echo "$$error" >&2; exit 1; }
 	rm -rf var/run .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 distclean: clean ## The same, and the virtual environment and Kafka's jars.
@@ -129,9 +132,10 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 		|| { echo "Python's venv is missing: install it, e.g. apt-get install python3-venv" >&2; exit 1; }
 	@echo "making the virtual environment $(VENV) ..."
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv --clear $(VENV)
 
-$(RUNTIME): requirements.lock requirements-build.lock pyproject.toml | $(BIN)/python
+# The environment is no order-only prerequisite: one that was made anew, as after the system's Python was replaced, is empty.
+$(RUNTIME): requirements.lock requirements-build.lock pyproject.toml $(BIN)/python
 	@echo "installing the dependencies ..."
 	@$(PIP) install --require-hashes -r requirements.lock -r requirements-build.lock
 	@$(PIP) install --no-deps --no-build-isolation --editable .

@@ -1,5 +1,6 @@
 """What is said in several places says the same: versions, ports, the broker's settings."""
 
+import fcntl
 import os
 import re
 import subprocess
@@ -15,14 +16,15 @@ COMPOSE = (ROOT / "deploy" / "compose.yaml").read_text()
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
 
 
-def make(*arguments: str, cwd: Path = ROOT) -> str:
-    env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-    ran = subprocess.run(["make", *arguments], cwd=cwd, capture_output=True, text=True, check=True, env=env)
+def make(*arguments: str, cwd: Path = ROOT, **more: str) -> str:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")} | more
+    command = ["make", f"--file={ROOT / 'Makefile'}", *arguments]
+    ran = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True, env=env)
     return ran.stdout
 
 
 def default(variable: str) -> str:
-    found = re.search(rf"^{variable} \?= *([^#\s]*)##", MAKEFILE, re.MULTILINE)
+    found = re.search(rf"^{variable} = *([^#\s]*)##", MAKEFILE, re.MULTILINE)
     assert found is not None
     return found[1]
 
@@ -69,6 +71,56 @@ def test_an_existing_cluster_is_fed_only_with_demo_1(demo: str, fed: bool) -> No
 
     assert "--broker kafka.example.net:9092" in commands
     assert fed == ("--demo" in commands)
+
+
+def test_the_shell_decides_neither_which_cluster_is_used_nor_what_is_removed() -> None:
+    commands = make("--dry-run", "run", "distclean", BROKER="prod.example.net:9092", VENV="/home/me/venv", DEMO="1")
+
+    assert "rm -rf .venv var " in commands
+    assert "prod.example.net" not in commands
+    assert "/home/me/venv" not in commands
+    assert "--demo" not in commands
+
+
+@pytest.mark.parametrize("lock", ["lock", "at-kafka.example.net-9092/lock"])
+def test_clean_leaves_the_data_of_whatever_runs(tmp_path: Path, lock: str) -> None:
+    path = tmp_path / "var" / "run" / lock
+    path.parent.mkdir(parents=True)
+    with path.open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(subprocess.CalledProcessError) as error:
+            make("clean", cwd=tmp_path)
+    assert error.value.stderr.startswith("make run is running: stop it first\n")
+    assert path.exists()
+
+    make("clean", cwd=tmp_path)
+
+    assert not path.exists()
+
+
+def test_clean_says_what_else_kept_it_from_looking(tmp_path: Path) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        make("clean", "PYTHON=no-such-python", cwd=tmp_path)
+
+    assert "no-such-python" in error.value.stderr
+    assert "is running" not in error.value.stderr
+
+
+def test_an_environment_that_is_made_anew_gets_its_packages_anew(tmp_path: Path) -> None:
+    for name in ("requirements.lock", "requirements-build.lock", "requirements-dev.lock", "pyproject.toml"):
+        (tmp_path / name).touch()
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").symlink_to("/usr/bin/a-python-that-was-replaced")
+    for stamp in (".runtime", ".tools"):
+        (tmp_path / ".venv" / stamp).touch()
+
+    commands = make("--dry-run", "check", cwd=tmp_path)
+
+    assert "venv --clear .venv" in commands
+    assert [name for name in ("requirements.lock", "requirements-dev.lock") if f"-r {name}" in commands] == [
+        "requirements.lock",
+        "requirements-dev.lock",
+    ]
 
 
 def test_the_version_of_kafka_is_the_same_everywhere() -> None:
