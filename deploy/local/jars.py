@@ -69,6 +69,7 @@ def _copy_dependencies(version: str, folder: Path) -> None:
     )
     if fetched.returncode:
         said = [line for line in fetched.stdout.splitlines() if line.startswith("[ERROR]")]
+        said += fetched.stderr.strip().splitlines()[-1:]  # its script's, such as a JAVA_HOME without Java
         message = f"Maven could not fetch Kafka {version}: {said[0] if said else f'exit code {fetched.returncode}'}"
         raise LocalError(message)
 

@@ -153,7 +153,7 @@ def _started(pid: int) -> str | None:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "LC_ALL": "C"},
+        env={**os.environ, "LC_ALL": "C", "TZ": "UTC"},  # this machine's language and time zone can change meanwhile
     )
     state, _, started = asked.stdout.strip().partition(" ")
     return None if asked.returncode or state.startswith("Z") else started.strip()

@@ -123,6 +123,7 @@ class _Simulation:
         self.log = simulation_log(stack)
         self._say = say
         self._told_refused = self._told_end = False
+        self._read_to = 0
         with self.log.open("wb") as log:  # a new log for each run; the child keeps it open itself
             self._child = stack.spawn(
                 *("simulate", "--url", stack.edge.url, "--account", demo.ACCOUNT, "--secrets", stack.secrets),
@@ -140,9 +141,17 @@ class _Simulation:
             self._told_end = True
             last = self.log.read_text(errors="replace").strip().rpartition("\n")[2]
             self._say(f"\nthe simulated providers ended (exit code {code}): {last}\n  see {_shown(self.log)}\n")
-        elif not self._told_refused and _REFUSED.search(self.log.read_bytes()):
+        elif not self._told_refused and self._refused():
             self._told_refused = True
             self._say(f"\nthe ingress refuses simulated webhooks; see {_shown(self.log)} and ingress.log beside it\n")
+
+    def _refused(self) -> bool:
+        """Whether a line that was written since the last look says that something was refused."""
+        with self.log.open("rb") as log:
+            log.seek(self._read_to)
+            new = log.read().rpartition(b"\n")[0]  # the last line may be half of one
+        self._read_to += len(new)
+        return _REFUSED.search(new) is not None
 
 
 def simulation_log(stack: Stack) -> Path:

@@ -63,6 +63,8 @@ _READY_S = 90.0
 _STOPPED = re.compile(r"\S+/\d+ stopped: .*")
 """A line of ``/readyz`` about a partition that waits for a person: the process does all else, and no wait makes it ready."""
 STDERR = 2
+_LONG_LOG = 20 << 20
+"""Bytes; a log that an earlier run left longer than that is put aside, in place of the one that was put aside before."""
 _DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy of the environment is none for us
 
 
@@ -299,6 +301,8 @@ class Stack:
         self, name: str, url: str, log: Path, env: Mapping[str, str], *, command: Sequence[str] | None = None
     ) -> None:
         """Start a command of the package, or another one that nothing depends on, under a supervisor."""
+        if log.exists() and log.stat().st_size > _LONG_LOG:
+            log.replace(log.with_name(f"{log.name}.1"))
         supervisor = Supervisor(
             command or [*self._command, name],
             log=self._owned.enter_context(log.open("ab")),

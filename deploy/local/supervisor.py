@@ -122,7 +122,7 @@ class Supervisor:
             if code == 0 or self._stop_signal is not None:
                 return 0 if code in (0, self._stop_signal and 128 + self._stop_signal) else code
             ended = time.monotonic()
-            how = f"signal {signal.Signals(code - 128).name}" if code > 128 else f"exit code {code}"  # noqa: PLR2004 - the shells' convention
+            how = _how(code)
             crashes.append(ended)
             if len(crashes) == self.policy.crashes and ended - crashes[0] <= self.policy.within_s:
                 self.gave_up = True
@@ -175,6 +175,12 @@ class Supervisor:
                 return False
             time.sleep(min(_POLL_S, left))
         return self._stop_signal is None
+
+
+def _how(code: int) -> str:
+    """Say how a process ended: by a signal, in the shells' convention, if there is such a one."""
+    number = code - 128
+    return f"signal {signal.Signals(number).name}" if number in set(signal.Signals) else f"exit code {code}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

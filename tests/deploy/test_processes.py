@@ -121,6 +121,7 @@ def test_without_proc_the_system_is_asked_by_ps(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(processes, "_PROC", tmp_path)
     child, process = start(SLEEPER)
     with child:
+        monkeypatch.setenv("TZ", "Asia/Tokyo")  # a laptop travels
         assert process.alive
         process.kill()
         assert not process.alive

@@ -146,6 +146,18 @@ def test_the_topics_are_created_before_the_worker_starts(place: Place) -> None:
     assert stack.worker_log.read_text() == "worker\n"
 
 
+def test_a_log_that_has_grown_long_over_many_runs_is_put_aside(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploy.local.stack._LONG_LOG", 7)
+    place.folder.mkdir()
+    stack = place.stack()
+    stack.worker_log.write_text("earlier\n")
+
+    stack.start()
+
+    assert stack.worker_log.read_text() == "worker\n"
+    assert stack.worker_log.with_name("worker.log.1").read_text() == "earlier\n"
+
+
 def test_the_ingress_has_a_log_and_ports_of_its_own_and_is_waited_for(place: Place) -> None:
     stack = place.stack(edge=place.edge())
 

@@ -83,6 +83,13 @@ def test_a_kill_is_a_crash_too_and_is_told_by_the_signals_name(counter: str) -> 
     assert run.said[0] == "crashed (signal SIGKILL): restart in 0.05 s"
 
 
+def test_an_exit_code_of_no_signal_is_a_crash_as_any_other(counter: str) -> None:
+    run = Run(python(counter + "raise SystemExit(255 if n == 1 else 0)"))
+
+    assert run.wait() == 0
+    assert run.said == ["crashed (exit code 255): restart in 0.05 s"]
+
+
 def test_too_many_crashes_in_too_short_a_time_end_it_with_the_last_lines_kept() -> None:
     run = Run(python("print('a'); print('b'); print('c'); raise SystemExit('no such table')"))
 
