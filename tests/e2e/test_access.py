@@ -238,6 +238,11 @@ def _allowed(code: int) -> bool:
     return for_code(code) is not TopicAuthorizationFailedError
 
 
+def test_nobody_else_can_read_the_private_keys_that_the_commands_make(secured: Secured) -> None:
+    for name in ("ca-key.pem", "broker-key.pem", "broker-keystore.pem"):
+        assert (secured.folder / name).stat().st_mode & 0o077 == 0, name
+
+
 async def test_a_subscriber_that_writes_a_status_is_refused(secured: Secured) -> None:
     async with _Producer(**secured.options("subscriber")) as producer:
         with pytest.raises(TopicAuthorizationFailedError):
