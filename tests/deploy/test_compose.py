@@ -69,6 +69,17 @@ def test_grafana_is_given_the_dashboards_and_the_addresses_that_its_files_ask_fo
         assert SERVICES[address[1]]["ports"][0].endswith(f":{address[2]}")
 
 
+def test_every_log_has_a_limit() -> None:
+    for name, service in SERVICES.items():
+        assert {"max-size", "max-file"} <= service["logging"]["options"].keys(), name
+
+
+def test_a_container_of_ours_hears_sigterm_from_its_first_moment() -> None:
+    assert {name for name, service in SERVICES.items() if service.get("init")} == {
+        name for name, service in SERVICES.items() if service["image"] == "mailstreams"
+    }
+
+
 def test_nothing_is_published_beyond_this_machine() -> None:
     for service in SERVICES.values():
         for port in service.get("ports", ()):

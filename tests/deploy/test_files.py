@@ -181,6 +181,8 @@ def test_a_lock_pins_every_package_by_hash_and_names_no_index(name: str) -> None
 
 def test_the_image_is_built_from_locks_with_hashes_and_runs_as_a_numbered_user() -> None:
     assert DOCKERFILE.count("--require-hashes -r requirements") == 2
+    assert '--only-binary "${ONLY_BINARY}" --require-hashes -r requirements.lock' in DOCKERFILE
+    assert "\nARG ONLY_BINARY=:all:\n" in DOCKERFILE
     assert re.search(r"^USER \d+:\d+$", DOCKERFILE, re.MULTILINE)
 
 
