@@ -150,15 +150,29 @@ def clear(database: Database) -> None:
             connection.execute(sa.delete(table))
 
 
-def forget(database: Database, before: int, *, most: int = 1000) -> int:
-    """Delete deliveries that had no news since ``before`` (µs), with all that belongs to them; return how many.
+def newest_news(database: Database) -> int | None:
+    """Return when the newest change of any status was received, in µs; None: there is no delivery."""
+    with database.write() as connection:  # the writer's has no time limit
+        newest: int | None = connection.scalar(sa.select(sa.func.max(schema.deliveries.c.received_at)))
+    return newest
 
-    Call it until it returns 0: each transaction is short, so that new records are not delayed.
+
+def forget(database: Database, before: int, *, most: int = 1000) -> int:
+    """Delete deliveries whose status has not changed since ``before`` (µs), with all that belongs to them.
+
+    One that is deferred stays for as long as its provider reports attempts, although these change nothing.
+
+    Returns:
+        How many. Call it until it returns 0: each transaction is short, so that new records are not delayed.
     """
-    table = schema.deliveries
+    table, events = schema.deliveries, schema.events
+    is_tried = sa.exists().where(events.c.delivery_id == table.c.delivery_id, events.c.received_at >= before)
     with database.write() as connection:
         old = connection.execute(
-            sa.select(*_KNOWN).where(table.c.received_at < before).order_by(table.c.received_at).limit(most)
+            sa.select(*_KNOWN)
+            .where(table.c.received_at < before, sa.or_(table.c.deferred_since.is_(None), ~is_tried))
+            .order_by(table.c.received_at)
+            .limit(most)
         ).all()
         counted: dict[tuple[int, str, str, str], int] = defaultdict(int)
         for row in old:

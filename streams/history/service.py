@@ -239,21 +239,52 @@ def _reason(done: "set[asyncio.Task[Any]]") -> int:
     return EXIT_CRASHED
 
 
+class Today:
+    """What time it is for retention: the wall clock, but no later than the records show.
+
+    A host's clock that is years ahead would delete everything, and the topics do not bring it back. So time goes on
+    from the newest change of a status, which other hosts have stamped, as fast as a clock that nobody sets.
+    """
+
+    def __init__(self, database: Database, *, wall: Callable[[], float], steady: Callable[[], float]) -> None:
+        self._database = database
+        self._wall, self._steady = wall, steady
+        self._ahead: float | None = None
+        """The time that the records show, less the steady clock; seconds. None: there was no record yet."""
+
+    def __call__(self) -> float | None:
+        """Return the time in seconds; None: nothing is known that could be too old."""
+        newest = projection.newest_news(self._database)
+        if newest is not None:
+            ahead = newest / 1_000_000 - self._steady()
+            self._ahead = ahead if self._ahead is None else max(self._ahead, ahead)
+        return None if self._ahead is None else min(self._wall(), self._ahead + self._steady())
+
+
 async def _forget(settings: Settings, database: Database, writer: Executor, metrics: HistoryMetrics) -> None:
     """Regularly delete what is too old, a little at a time."""
-    loop, runs = asyncio.get_running_loop(), 0
+    loop, today = asyncio.get_running_loop(), Today(database, wall=time.time, steady=time.monotonic)
+    runs = 0
     while True:
-        before = round((time.time() - settings.history.retention_days * _DAY_S) * 1_000_000)
-        total = 0
-        while number := await loop.run_in_executor(writer, projection.forget, database, before):
-            total += number
-            metrics.forgotten.inc(number)
-        if total:
-            logger.info("%d deliveries had no news for %g days and are deleted", total, settings.history.retention_days)
-        if runs % STRAYS_EVERY == 0:
-            place: str | None = ""
-            while place is not None:
-                place = await loop.run_in_executor(writer, projection.forget_strays, database, place, before)
-        runs += 1
+        if (now := await loop.run_in_executor(writer, today)) is not None:
+            before = round((now - settings.history.retention_days * _DAY_S) * 1_000_000)
+            await _forget_until(before, settings, database, writer, metrics, with_strays=runs % STRAYS_EVERY == 0)
+            runs += 1
         await loop.run_in_executor(writer, database.tidy)
         await asyncio.sleep(FORGET_EVERY_S)
+
+
+async def _forget_until(
+    before: int, settings: Settings, database: Database, writer: Executor, metrics: HistoryMetrics, *, with_strays: bool
+) -> None:
+    loop, total = asyncio.get_running_loop(), 0
+    while number := await loop.run_in_executor(writer, projection.forget, database, before):
+        total += number
+        metrics.forgotten.inc(number)
+    if total:
+        logger.info(
+            "%d deliveries had no change of status for %g days and are deleted", total, settings.history.retention_days
+        )
+    place: str | None = "" if with_strays else None
+    while place is not None:
+        place = await loop.run_in_executor(writer, projection.forget_strays, database, place, before)

@@ -409,6 +409,15 @@ def test_what_had_no_news_for_long_is_forgotten_with_all_that_belongs_to_it(kept
         assert sum(count(connection, ALL, Filter()).values()) == 1
 
 
+def test_a_delivery_whose_attempts_are_reported_is_kept_although_its_status_does_not_change(kept: Kept) -> None:
+    log = Log().tell(event("sent", start=NOW - timedelta(days=5)), event("deferred", start=NOW - timedelta(days=5)))
+    log.tell(event("deferred", at=60, start=NOW - timedelta(days=1), attempt=40))
+    kept.apply(log.take())
+    assert projection.forget(kept.database, to_micros(NOW) - 2 * DAY) == 0
+    kept.apply(log.alert(next(iter(log.known)), "resolved", outcome="expired").take())
+    assert projection.forget(kept.database, to_micros(NOW) - 2 * DAY) == 1
+
+
 def test_what_came_after_its_delivery_was_forgotten_is_forgotten_in_its_turn(kept: Kept) -> None:
     log = Log().tell(*(event("sent", message_id=f"m{number}") for number in range(10)))
     log.add(
