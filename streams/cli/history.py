@@ -34,27 +34,30 @@ def command(ctx: click.Context, invocation: Invocation) -> None:
 
 
 @command.command("rebuild")
+@click.option("--keep", is_flag=True, help="Delete nothing: keep what the topics no longer have.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_invocation
-def rebuild(invocation: Invocation, *, yes: bool) -> None:
+def rebuild(invocation: Invocation, *, keep: bool, yes: bool) -> None:
     """Empty the database and read the topics anew, with progress.
 
-    For a database that was damaged, or topics that were created again. The history must not run meanwhile. Nothing is
-    deleted before the broker has said where the topics begin and end. When this is ended early, the history goes on
-    from where it was.
+    With --keep: for topics that were created again, or brokers that lost records. Without: for another cluster. The
+    history must not run meanwhile. Nothing is deleted before the broker has said where the topics begin and end. When
+    this is ended early, the history goes on from where it was.
+
+    It does not repair a damaged file of SQLite: delete that, with its -wal and -shm, and start the history.
     """
     settings = invocation.settings()
     from streams.history.database import DatabaseError  # noqa: PLC0415 - takes a while to import: not for --help
     from streams.history.service import rebuild as work  # noqa: PLC0415 - takes a while to import: not for --help
     from streams.history.subscriber import SourceError  # noqa: PLC0415 - takes a while to import: not for --help
 
-    if not yes:
+    if not yes and not keep:
         days = settings.topics
         note(_ASKED.format(events=days.events_retention_days, changes=days.status_changed_retention_days))
         click.confirm("Go on?", abort=True)
     try:
         with progress("offsets") as tell:
-            run(work(settings, tell))
+            run(work(settings, tell, keep=keep))
     except (DatabaseError, SourceError) as error:
         raise Failure(str(error)) from None
-    note("the history is as the topics say")
+    note("the history has all that the topics have" if keep else "the history is as the topics say")

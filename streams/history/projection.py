@@ -150,6 +150,12 @@ def clear(database: Database) -> None:
             connection.execute(sa.delete(table))
 
 
+def read_again(database: Database) -> None:
+    """Let everything be read again, and keep what is known: records that were read before change nothing."""
+    with database.write() as connection:
+        connection.execute(sa.delete(schema.offsets))
+
+
 def newest_news(database: Database) -> int | None:
     """Return when the newest change of any status was received, in µs; None: there is no delivery."""
     with database.write() as connection:  # the writer's has no time limit

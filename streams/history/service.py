@@ -46,14 +46,15 @@ def run_history(settings: Settings) -> int:
     return run(settings, lambda: _run(settings))
 
 
-async def rebuild(settings: Settings, progress: TellProgress) -> None:
-    """Empty the database and read all that the topics hold.
+async def rebuild(settings: Settings, progress: TellProgress, *, keep: bool = False) -> None:
+    """Read all that the topics hold, into an empty database or beside what it has.
 
     Nothing is deleted before the broker has reported where all topics begin and end.
 
     Args:
         settings: All of them.
         progress: Called with how many offsets were read, of how many.
+        keep: Delete nothing.
 
     Raises:
         DatabaseError: it cannot be used, or the history runs on it; or it cannot be written to any more, and what was
@@ -74,7 +75,8 @@ async def rebuild(settings: Settings, progress: TellProgress) -> None:
                 missed=lambda: None,
                 now=time.time,
             )
-            await subscriber.catch_up(progress, before=lambda: projection.clear(database))
+            begin = projection.read_again if keep else projection.clear
+            await subscriber.catch_up(progress, before=lambda: begin(database))
     except DBAPIError as error:  # only the first line of its text: a later one may quote a row, with addresses
         message = f"the database cannot be written to: {cause(error)}"
         raise DatabaseError(message) from None

@@ -190,7 +190,9 @@ class Subscriber:
             if stored is not None and stored > end[partition]:
                 message = (
                     f"the history is ahead of {partition.topic}/{partition.partition} ({stored} > {end[partition]}): "
-                    "the topic was made anew, or it is another cluster; begin anew: mailstreams history rebuild"
+                    "the brokers lost records, or the topic was created again; read what it has now, and keep what is "
+                    "known: mailstreams history rebuild --keep; if it is another cluster, begin with an empty database: "
+                    "mailstreams history rebuild"
                 )
                 raise SourceError(message)
             if stored is not None and stored < first[partition]:

@@ -285,9 +285,9 @@ async def test_while_the_broker_is_away_the_pages_stay_and_afterwards_it_goes_on
         assert process.stop() == 0
 
 
-def rebuild(process: Process) -> "subprocess.CompletedProcess[str]":
+def rebuild(process: Process, option: str = "--yes") -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "streams", "history", "rebuild", "--yes"],
+        [sys.executable, "-m", "streams", "history", "rebuild", option],
         env={**os.environ, **process.environment},
         capture_output=True,
         text=True,
@@ -400,18 +400,30 @@ async def test_without_the_broker_the_pages_show_what_is_known(tmp_path: Path) -
             process.kill()
 
 
-async def test_a_history_that_is_ahead_of_its_topics_refuses_to_go_on(own_broker: Broker, tmp_path: Path) -> None:
+async def test_a_history_that_is_ahead_of_its_topics_refuses_to_go_on_and_can_keep_what_they_lost(
+    own_broker: Broker, tmp_path: Path
+) -> None:
     process = Process(own_broker.bootstrap, tmp_path)
     await topics.create(settings_at(own_broker, process))
+    kept, lost = log_of(1, 50), log_of(2, 50)
+    told = {topic: [value for _, value in [*rows, *lost.rows[topic, 0]]] for (topic, _), rows in kept.rows.items()}
     database = Database(process.url, query_timeout_s=60)
     database.open()
-    with database.write() as connection:
-        connection.execute(sa.text("INSERT INTO offsets VALUES ('mail.events', 0, 5)"))
+    Kept(database).apply(kept.rows)
+    Kept(database, {(topic, 0): rows[-1][0] + 1 for (topic, _), rows in kept.rows.items()}).apply(lost.take())
     database.close()
+    await fill(own_broker, kept)
     process.start()
     assert process.child is not None
     assert process.child.wait(60) == 2
-    assert "mailstreams history rebuild" in process.log.read_text()
+    assert "mailstreams history rebuild --keep" in process.log.read_text()
+    done = rebuild(process, "--keep")
+    assert done.returncode == 0, done.stderr
+    database.open()
+    with database.read() as connection:
+        assert rows_of(connection) == model_of(told)
+        assert projection.read_offsets(connection) == await last_records(own_broker)
+    database.close()
 
 
 @pytest.mark.parametrize(

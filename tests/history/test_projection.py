@@ -529,5 +529,14 @@ def test_the_rows_are_those_of_the_model_however_far_one_topic_is_ahead_of_anoth
     with kept.database.read() as connection:
         model = model_of(everything)
         assert rows_of(connection) == model
+    again = {(topic, 0): list(enumerate(values)) for topic, values in everything.items()}
+    projection.read_again(kept.database)
+    kept.positions.clear()
+    while any(again.values()):
+        partition = chance.choice([partition for partition, left in again.items() if left])
+        kept.apply({partition: again[partition][:70]})
+        del again[partition][:70]
+    with kept.database.read() as connection:
+        assert rows_of(connection) == model, "what is read again changes nothing"
     waiting = [row["deferred_since"] is not None for row in model["deliveries"].values() if row["status"] == "deferred"]
     assert {True, False} == set(waiting)
