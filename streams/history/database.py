@@ -8,6 +8,7 @@ are not blocked by the writer (SQLite's WAL), and give up after a while.
 import contextlib
 import fcntl
 import functools
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +52,11 @@ _NOTICES: Final = {"tcp_keepalives_idle": 10, "tcp_keepalives_interval": 5, "tcp
 """For the server, in each session: it notices within 25 s that we are gone, and releases our lock."""
 LOCK_PATIENCE_S: Final = 30.0
 """How long to wait for PostgreSQL's lock: a host that lost its power holds it until the server notices."""
+_DAMAGES: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_DAMAGED: Final = (
+    "the file is damaged: restore a backup, or delete the file with its -wal and -shm; then start the history, "
+    "and it reads what the topics have"
+)
 _LOCK_NOT_AVAILABLE: Final = "55P03"
 """PostgreSQL's lock_not_available."""
 _WHOSE_LOCK: Final = (
@@ -255,5 +261,7 @@ def _was_given_up(error: OperationalError) -> bool:
 
 
 def cause(error: DBAPIError) -> str:
-    """Return the first line of the driver's message, which names no password."""
-    return str(error.orig).strip().partition("\n")[0]
+    """Return the first line of the driver's message, which names no password; and what to do if a file is damaged."""
+    line = str(error.orig).strip().partition("\n")[0]
+    code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF  # the rest says where it was noticed
+    return f"{line}; {_DAMAGED}" if code in _DAMAGES or line.startswith("no such table") else line

@@ -1,6 +1,8 @@
 """How the database is reached."""
 
+import contextlib
 import os
+import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +13,9 @@ import pytest
 
 from streams.history import database as module
 from streams.history.database import Database, DatabaseError
-from tests.history.support import Kept, Log, event, sqlite_url
+from streams.history.service import rebuild
+from streams.history.subscriber import Subscriber
+from tests.history.support import Kept, Log, event, settings_for, sqlite_url
 
 
 def parameters(url: str) -> dict[str, str]:
@@ -92,6 +96,41 @@ def test_whoever_is_refused_is_told_how_to_end_the_session_of_a_process_that_is_
     assert other._lock_connection.exec_driver_sql("SELECT 1").scalar() == 1
     other.close()
     gone.close()
+
+
+def zero_the_header(path: Path) -> None:
+    path.write_bytes(bytes(100) + path.read_bytes()[100:])
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def overwrite_pages(path: Path) -> None:
+    pages = path.read_bytes()
+    path.write_bytes(pages[:4096] + b"\xff" * (len(pages) - 4096))
+
+
+def drop_a_table(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP TABLE kinds")
+
+
+@pytest.mark.parametrize("damage", [zero_the_header, truncate, overwrite_pages, drop_a_table])
+async def test_whoever_has_a_damaged_file_is_told_to_delete_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None]
+) -> None:
+    async def begin(_: Subscriber, _progress: object, *, before: Callable[[], None]) -> None:
+        before()
+
+    monkeypatch.setattr(Subscriber, "catch_up", begin)
+    database = Database(sqlite_url(tmp_path))
+    database.open()
+    Kept(database).apply(Log().tell(*(event("sent", message_id=f"m{number}") for number in range(50))).take())
+    database.close()
+    damage(tmp_path / "history.db")
+    with pytest.raises(DatabaseError, match="delete the file with its -wal and -shm; then start the history"):
+        await rebuild(settings_for(sqlite_url(tmp_path)), lambda _done, _total: None)
 
 
 def mode(path: Path) -> int:
