@@ -29,7 +29,7 @@ from streams.history.edge import (
     query_of,
 )
 from streams.history.live import Interest
-from streams.history.projection import Touched, invoice_id
+from streams.history.projection import Touched
 from streams.history.queries import Item, Page
 from streams.history.sse import stream
 from streams.history.timeline import Entry
@@ -105,7 +105,8 @@ async def history(request: web.Request) -> web.Response:
     if reference is None:
         asked.wrong("reference", "is missing")
     asked.done()
-    return await _history(request, invoice_id(reference or ""), cursor)
+    name = await ask(request, lambda connection, viewer: queries.invoice_of(connection, viewer, reference or ""))
+    return await _history(request, name, cursor)
 
 
 async def invoice(request: web.Request) -> web.Response:

@@ -31,7 +31,6 @@ from streams.history.edge import (
     query_of,
 )
 from streams.history.live import Interest
-from streams.history.projection import invoice_id
 from streams.history.queries import Filter
 from streams.history.sse import stream
 from streams.texts import clean
@@ -216,7 +215,8 @@ async def by_reference(request: web.Request) -> web.Response:
     elif "@" in reference:
         asked.wrong("reference", "looks like an address, which must not be in a URL: search for it instead")
     asked.done()
-    return _see(f"/invoices/{invoice_id(reference or '')}")
+    name = await ask(request, lambda connection, viewer: queries.invoice_of(connection, viewer, reference or ""))
+    return _see(f"/invoices/{name}")
 
 
 async def invoice(request: web.Request) -> web.Response:

@@ -22,11 +22,11 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from streams import codecs
-from streams.domain.events import EventType
+from streams.domain.events import EventType, normalised_reference
 from streams.domain.status import Status, believable
 from streams.history import schema
 from streams.history.access import Viewer
-from streams.history.projection import DAY, event_key, key_of, recipient_key, reference_key
+from streams.history.projection import DAY, event_key, invoice_id, key_of, recipient_key, reference_key
 from streams.history.timeline import Change, Entry, attempts_of, deferral_of, last_deferral, timeline
 from streams.history.words import micros
 
@@ -212,6 +212,30 @@ def invoice(
     page = _page(connection, order, ranges, _decoded(cursor, (int, str)), size)
     _add_timelines(connection, page.items)
     return page
+
+
+def invoice_of(connection: sa.Connection, viewer: Viewer, reference: str) -> str:
+    """Return the id of a reference's invoice: that of the reference as it is written, else that of its only spelling.
+
+    Spellings are those that a search finds for it: they differ in the case of letters. If there is none, or more than
+    one, it is the id of the reference as it is written, which no delivery has.
+    """
+    exact, sought = invoice_id(reference), normalised_reference(reference)
+    accounts = _accounts_there(connection, viewer, Filter())
+    spellings: set[str] = set()
+    for index, column, key in (
+        ("ix_deliveries_account_invoice", _table.c.invoice_id, exact),
+        ("ix_deliveries_account_reference", _table.c.reference_key, key_of(sought)),
+    ):
+        for account in accounts:
+            some = sa.select(_table.c.invoice_id, _table.c.reference).limit(WINDOW)
+            some = some.where(_table.c.account == account, column == key)
+            for row in connection.execute(some.with_hint(_table, f"INDEXED BY {index}", "sqlite")):
+                if row.invoice_id == exact:
+                    return exact
+                if normalised_reference(row.reference) == sought:  # the key may be cut
+                    spellings.add(row.invoice_id)
+    return spellings.pop() if len(spellings) == 1 else exact
 
 
 def deferred(connection: sa.Connection, viewer: Viewer, chosen: Filter, cursor: str | None, size: int) -> Page:

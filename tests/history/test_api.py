@@ -117,6 +117,20 @@ async def test_the_history_of_a_reference(world: World) -> None:
     await ask(world, "GET", "/api/v1/invoices/{invoice_id}", 404, path="/api/v1/invoices/none")
 
 
+async def test_a_reference_is_found_in_any_case_of_letters_unless_several_invoices_are_spelled_so(
+    world: World,
+) -> None:
+    exact = await ask(world, "POST", "/api/v1/history", json={"reference": "INV-1"})
+    assert await ask(world, "POST", "/api/v1/history", json={"reference": "inv-1"}) == exact
+    log = Log(first_offset=5000)
+    world.tell(log.tell(event("sent", message_id="y", reference="Inv-1")))
+    await ask(world, "POST", "/api/v1/history", 404, json={"reference": "inv-1"})
+    assert await ask(world, "POST", "/api/v1/history", json={"reference": "INV-1"}) == exact
+    world.tell(log.tell(event("sent", message_id="z", reference="A" * 300)))
+    await ask(world, "POST", "/api/v1/history", json={"reference": "a" * 300})
+    await ask(world, "POST", "/api/v1/history", 404, json={"reference": "a" * 299})
+
+
 async def test_a_deliverys_timeline(world: World) -> None:
     (deferred,) = (await ask(world, "GET", "/api/v1/deferrals"))["items"]
     template = "/api/v1/deliveries/{delivery_id}"
