@@ -48,6 +48,8 @@ _NOTICED: Final = {
     "tcp_user_timeout": "15000",
 }
 """For libpq, unless the URL sets them: a server that is gone is noticed in 15 to 25 s, not in up to two hours."""
+_ENCODED: Final = {"client_encoding": "utf8"}
+"""For libpq, whatever the URL or the server says: with SQL_ASCII texts would come as bytes."""
 _NOTICES: Final = {"tcp_keepalives_idle": 10, "tcp_keepalives_interval": 5, "tcp_keepalives_count": 3}
 """For the server, in each session: it notices within 25 s that we are gone, and releases our lock."""
 LOCK_PATIENCE_S: Final = 30.0
@@ -86,7 +88,8 @@ class Database:
         parsed = sa.make_url(url)
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         if not self.is_sqlite:
-            parsed = parsed.set(drivername="postgresql+psycopg").update_query_dict(_NOTICED | dict(parsed.query))
+            told = _NOTICED | dict(parsed.query) | _ENCODED
+            parsed = parsed.set(drivername="postgresql+psycopg").update_query_dict(told)
         self.path = Path(parsed.database or "") if self.is_sqlite else None
         """The file, if it is SQLite."""
         self.insert: Any = insert_sqlite if self.is_sqlite else insert_postgresql
@@ -200,6 +203,13 @@ class Database:
             return
         # a separate session: PostgreSQL releases the lock when the session ends
         self._lock_connection = self._readers.connect()
+        encoding = self._lock_connection.exec_driver_sql("SHOW server_encoding").scalar()
+        if encoding != "UTF8":  # the first letter that it lacks would end the process, again after each restart
+            message = (
+                f"the database has the encoding {encoding} and needs UTF8: "
+                "CREATE DATABASE history ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0"
+            )
+            raise DatabaseError(message)
         self._lock_connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
         self._lock_connection.exec_driver_sql(f"SET LOCAL lock_timeout = {round(LOCK_PATIENCE_S * 1000)}")
         try:

@@ -62,6 +62,19 @@ def test_a_host_that_vanishes_is_noticed_by_postgresql_within_half_a_minute(new_
         database.close()
 
 
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_postgresql_database_that_cannot_hold_every_letter_is_refused(postgresql: str, encoding: str) -> None:
+    with psycopg.connect(f"{postgresql}/postgres", autocommit=True) as connection:
+        for name, its in ((f"not_{encoding.lower()}", "UTF8"), (encoding.lower(), encoding)):
+            connection.execute(f"CREATE DATABASE {name} ENCODING '{its}' LOCALE 'C' TEMPLATE template0")
+    with pytest.raises(DatabaseError, match=f"has the encoding {encoding} and needs UTF8: CREATE DATABASE"):
+        Database(f"{postgresql}/{encoding.lower()}").open()
+    good = Database(f"{postgresql}/not_{encoding.lower()}?client_encoding={encoding.lower()}")
+    good.open()
+    Kept(good).apply(Log().tell(event("sent", reference="😀")).take())
+    good.close()
+
+
 def test_the_lock_of_a_process_that_ends_meanwhile_is_waited_for(new_postgresql: Callable[[], str]) -> None:
     url = new_postgresql()
     first, second = Database(url), Database(url, query_timeout_s=0.01)
