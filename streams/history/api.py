@@ -187,7 +187,7 @@ async def _body(request: web.Request) -> Parameters:
         raise Refused(HTTPStatus.BAD_REQUEST, str(error)) from None
     if not isinstance(body, dict):
         raise Refused(HTTPStatus.BAD_REQUEST, "the body must be a JSON object")
-    return Parameters(body)
+    return Parameters(body, of_program=True)
 
 
 def _size(request: web.Request, asked: Parameters) -> int:

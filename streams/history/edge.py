@@ -332,12 +332,17 @@ class Parameters:
 
     Args:
         given: Names and values; a list of texts, or a text with commas, means several values.
+        of_program: An empty value is wrong, but for the cursor. A form sends all its fields; of a program it is a
+            variable that was not set, and without the condition it would get everything.
     """
 
-    def __init__(self, given: Mapping[str, Any]) -> None:
+    def __init__(self, given: Mapping[str, Any], *, of_program: bool = False) -> None:
         self._given = {name: value for name, value in given.items() if value is not None and value != ""}
         self._taken: set[str] = set()
         self._errors: list[dict[str, str]] = []
+        if of_program:
+            empty = [name for name, value in given.items() if name != "cursor" and _is_empty(value)]
+            self._errors.extend({"name": name[:64], "detail": "is empty: leave it out"} for name in empty[:5])
 
     def text(self, name: str, *, most: int = _LONGEST) -> str | None:
         """Take a text; None: it is missing."""
@@ -442,6 +447,10 @@ class Parameters:
             raise Refused(HTTPStatus.BAD_REQUEST, "something that was asked for is wrong", errors=self._errors)
 
 
+def _is_empty(value: object) -> bool:
+    return not value.strip() if isinstance(value, str) else value == []
+
+
 def _is_unicode(text: str) -> bool:
     """Tell whether a text can be written in UTF-8: it holds no half of a surrogate pair."""
     try:
@@ -470,4 +479,5 @@ async def form_of(request: web.Request) -> Parameters:
 def query_of(request: web.Request) -> Parameters:
     """Return the parameters of a request's query; a name that occurs twice has several values."""
     query = request.query
-    return Parameters({name: ",".join(query.getall(name)) for name in query})
+    given = {name: ",".join(query.getall(name)) for name in query}
+    return Parameters(given, of_program=request.path.startswith(API))

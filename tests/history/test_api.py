@@ -225,6 +225,9 @@ async def test_a_search_finds_what_is_and_what_begins_so(world: World) -> None:
         {"reference": "a", "cursor": "x"},
         {"reference": "a", "cursor": 5},
         {"reference": "a", "status": "lost"},
+        {"reference": "a", "status": ""},
+        {"reference": "a", "status": []},
+        {"reference": "a", "account": " "},
         {"reference": "a", "status": [5]},
         {"reference": "a", "status": [["sent"]]},
         {"reference": "a", "status": {"sent": 1}},
@@ -235,6 +238,12 @@ async def test_a_search_finds_what_is_and_what_begins_so(world: World) -> None:
 async def test_a_malformed_search_is_refused_by_name(world: World, body: Any) -> None:
     found = await ask(world, "POST", "/api/v1/search", 400, json=body)
     assert found["errors"] or "cursor" in found["detail"]
+
+
+@pytest.mark.parametrize("path", ["deliveries?account=", "deliveries?status=", "counts?to=", "live?invoice_id="])
+async def test_a_condition_that_is_empty_is_refused_and_does_not_mean_everything(world: World, path: str) -> None:
+    found = await ask(world, "GET", f"/api/v1/{path.partition('?')[0]}", 400, path=f"/api/v1/{path}")
+    assert found["errors"] == [{"name": path.partition("?")[2].partition("=")[0], "detail": "is empty: leave it out"}]
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"5", b"null", b"\xff", b'{"reference": "\\ud800"}', b"[" * 10_000])
