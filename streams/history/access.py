@@ -8,8 +8,10 @@ If neither proof is set up, it serves this machine only (``problems`` refuses an
 address, and any other name), and only under this machine's own names: otherwise a
 foreign page whose host name points here could read everything (DNS rebinding). Names
 are checked, too, if a proxy is trusted: a browser on its machine has its address. And
-if neither is set up, a forwarded request is refused: a proxy in front that is not set up
-here would show everything to everybody who reaches it.
+if neither is set up, a request that is seen to be forwarded is refused: a proxy in front
+that is not set up here would show everything to everybody who reaches it. This recognises
+most proxies and not all: nginx with HTTP/1.1 adds nothing of its own to a request. Only a
+proof keeps others out.
 """
 
 import base64
@@ -18,7 +20,7 @@ import ipaddress
 from dataclasses import dataclass
 from typing import Final
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from streams.settings import Settings
 from streams.web.keys import Keys, credential
@@ -26,7 +28,15 @@ from streams.web.proxies import trusts
 
 REALM: Final = 'Basic realm="Sending History", charset="UTF-8"'
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
-_FORWARDED: Final = ("X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Forwarded")
+_FORWARDED: Final = (
+    "Via",
+    "Forwarded",
+    "X-Forwarded-For",
+    "X-Forwarded-Host",
+    "X-Forwarded-Proto",
+    "X-Forwarded-Server",
+    "X-Real-IP",
+)
 _EVERYTHING: Final = "*"
 
 
@@ -85,8 +95,13 @@ class Access:
         return name in self._hosts
 
     def is_bypassed(self, request: web.BaseRequest) -> bool:
-        """Tell whether the request was forwarded although no proof is set up."""
-        return self.is_open and any(name in request.headers for name in _FORWARDED)
+        """Tell whether the request was, as far as can be seen, forwarded although no proof is set up.
+
+        Browsers and programs speak HTTP/1.1; nginx before 1.29.7 forwards with HTTP/1.0 by default.
+        """
+        if not self.is_open:
+            return False
+        return request.version < HttpVersion11 or any(name in request.headers for name in _FORWARDED)
 
     def source(self, request: web.BaseRequest) -> str:
         """Return where a request comes from: as a trusted proxy says, else the address at the other end."""

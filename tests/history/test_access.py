@@ -159,7 +159,9 @@ async def test_the_page_that_asks_for_a_key_says_so_as_it_is_typed(world: World)
     assert "A key of an account is needed: Authorization: Bearer KEY, or as the password." in text
 
 
-@pytest.mark.parametrize("name", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "x-forwarded-host"])
+@pytest.mark.parametrize(
+    "name", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "x-forwarded-host", "X-Forwarded-Proto", "Via"]
+)
 async def test_without_any_proof_what_a_proxy_forwards_is_refused(tmp_path: Path, name: str) -> None:
     async with served(sqlite_url(tmp_path)) as world:
         world.tell(log())
@@ -169,6 +171,18 @@ async def test_without_any_proof_what_a_proxy_forwards_is_refused(tmp_path: Path
         assert "payer" not in await answer.text()
     async with served(sqlite_url(tmp_path), **KEYS) as world:
         assert (await world.client.get("/", headers={name: "203.0.113.5", **bearer("acme-key")})).status == 200
+
+
+async def test_without_any_proof_what_an_unconfigured_nginx_forwards_is_refused(tmp_path: Path) -> None:
+    said = b"GET / HTTP/1.0\r\nHost: 127.0.0.1:19103\r\nConnection: close\r\n"  # by `proxy_pass` alone
+    async with served(sqlite_url(tmp_path)) as world:
+        world.tell(log())
+        answer = await world.talk(said + b"\r\n")
+        assert answer.split(b" ", 2)[1] == b"403"
+        assert b"payer" not in answer
+    async with served(sqlite_url(tmp_path), **KEYS) as world:
+        answer = await world.talk(said + b"Authorization: Bearer acme-key\r\n\r\n")
+        assert answer.split(b" ", 2)[1] == b"200"
 
 
 async def test_beside_a_trusted_proxy_a_strangers_name_for_us_is_refused(tmp_path: Path) -> None:
