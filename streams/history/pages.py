@@ -17,6 +17,7 @@ from aiohttp import web
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from streams import __version__
+from streams.domain.status import to_micros
 from streams.history import queries, words
 from streams.history.access import VIEWER, Viewer
 from streams.history.edge import (
@@ -285,6 +286,7 @@ def _html(request: web.Request, template: str, **values: Any) -> str:
     contacts = {name: account.support_contact for name, account in service.settings.accounts.items()}
     return _ENVIRONMENT.get_template(template).render(
         now=now,
+        made=to_micros(now),
         relative=lambda at: words.relative(at, now),
         age=lambda at: words.duration(max(0.0, (now.timestamp() * 1_000_000 - at) / 1_000_000)),
         is_past=lambda at: at < now.timestamp() * 1_000_000,

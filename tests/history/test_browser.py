@@ -304,8 +304,7 @@ async def test_the_pager_keeps_the_focus_when_the_page_changes(browser: Browser,
 
 async def test_links_in_what_changes_keep_the_focus(browser: Browser, world: World) -> None:
     for path, role, name in (
-        ("/?provider=none", "link", "Show all"),
-        ("/deferred?provider=none", "link", "Show all deliveries"),
+        (f"/?cursor={BEYOND_THE_END}", "link", "Show all"),
         (INVOICE, "link", "https://support.example.net/manual-send"),
     ):
         async with opened(browser, world, path) as page:
@@ -318,8 +317,12 @@ async def test_links_in_what_changes_keep_the_focus(browser: Browser, world: Wor
         await page.get_by_role("button", name="Search").click()
         for button in ("Next page of recipients", "Save these recipients as CSV"):
             await page.locator("#live").get_by_role("button", name=button).focus()
-            await changed(page, world, "INV-2026-0042")
+            await changed(page, world, "payer-list")
             await expect(page.locator("#live").get_by_role("button", name=button)).to_be_focused()
+
+
+BEYOND_THE_END = "WzAsImEiXQ"
+"""A cursor of the newest deliveries. The page has none; only its counts change."""
 
 
 async def changed(page: Page, world: World, reference: str) -> None:
@@ -329,6 +332,74 @@ async def changed(page: Page, world: World, reference: str) -> None:
     log = Log(first_offset=number * 100_000)
     world.tell(log.tell(event("sent", reference=reference, message_id=f"changed-{number}", start=NOW)))
     await expect(page.locator("#live[data-old]")).to_have_count(0)
+
+
+async def test_a_page_that_cannot_be_loaded_again_says_so_until_it_can(browser: Browser, world: World) -> None:
+    log = Log(first_offset=5000)
+    login = "<!DOCTYPE html><title>Log in</title><form><input type=password></form>"
+    async with await browser.new_context(
+        base_url=str(world.client.make_url("/"))
+    ) as made:  # the console tells of errors
+        page = await made.new_page()
+        await page.goto("/")
+        notice = page.get_by_role("alert")
+        row = page.locator("tbody tr", has=page.get_by_text("INV-LIVE"))
+        for number, answer in enumerate(
+            (
+                lambda route: route.fulfill(status=503),
+                lambda route: route.abort(),
+                lambda route: route.fulfill(body=login, content_type="text/html"),
+            )
+        ):
+            await page.route(str(world.client.make_url("/")), answer)
+            world.tell(log.tell(event("deferred", reference="INV-LIVE", message_id=f"{number}", at=number, start=NOW)))
+            await expect(notice).to_contain_text(re.compile(r"Not up to date since \d{4}-\d\d-\d\d .* UTC"))
+            await expect(row).to_have_count(number)
+            if number == 0:
+                await assert_accessible(page)
+                await shot(page, "out-of-date")
+            await page.unroute_all()
+            await page.evaluate("htmx.trigger('#live', 'again')")
+            await expect(row).to_have_count(number + 1)
+            await expect(notice).to_be_hidden()
+
+
+LOADED = (
+    "window.loaded = new Promise(done => document.addEventListener('htmx:afterRequest', () => done(1), {once: true}))"
+)
+"""Lets ``window.loaded`` wait until the page was loaded again, whether it was swapped or not."""
+
+
+async def test_a_page_does_not_change_under_a_persons_hands(browser: Browser, world: World) -> None:
+    log = Log(first_offset=5000)
+    async with opened(browser, world, "/") as page:
+        await listening(world, 1)
+        heading = page.locator("tbody tr").first.get_by_text("@customer.example")
+        await heading.dblclick()
+        selected = await page.evaluate("getSelection().toString()")
+        assert selected
+        world.tell(log.tell(event("sent", reference="INV-LIVE", message_id="live", start=NOW)))
+        await expect(page.get_by_role("alert")).to_contain_text("as soon as no text is selected")
+        assert await page.evaluate("getSelection().toString()") == selected
+        await page.evaluate("getSelection().removeAllRanges()")
+        await expect(page.get_by_role("alert")).to_be_hidden()
+        row = page.locator("tbody tr", has=page.get_by_text("INV-LIVE"))
+        await expect(row.locator(".status")).to_have_text("Sent")
+        await row.get_by_role("link").hover()
+        await page.mouse.down()
+        await page.evaluate(LOADED)
+        world.tell(log.tell(event("deferred", reference="INV-LIVE", message_id="live", at=3, start=NOW)))
+        await page.evaluate("window.loaded")
+        await page.mouse.up()
+        await expect(page.get_by_role("heading", level=1)).to_have_text("INV-LIVE")
+
+
+async def test_a_page_on_which_nothing_differs_is_left_as_it_is(browser: Browser, world: World) -> None:
+    async with opened(browser, world, "/deferred?provider=none") as page:
+        await page.evaluate("document.querySelector('#live').dataset.old = 'yes'")
+        await page.evaluate(f"{LOADED}; htmx.trigger('#live', 'again'); 1")
+        await page.evaluate("window.loaded")
+        await expect(page.locator("#live[data-old]")).to_have_count(1)
 
 
 async def test_a_searchs_page_changes_by_itself(browser: Browser, world: World) -> None:

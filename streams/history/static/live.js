@@ -46,3 +46,72 @@ class SeenSource extends EventTarget {
 }
 
 htmx.createEventSource = (url) => new SeenSource(url);
+
+/* A page that cannot be loaded again says so.
+
+Else it would show an old status for ever as if it were the present one: htmx leaves the page as it is when the answer is
+an error or does not come, and shows nothing at all if the answer is another page, such as a proxy's login. The notice is in
+every page that changes, hidden; each answer brings the time for the next one, by the server's clock.
+
+And the page does not change under somebody's hands: while a button of the mouse is down or text is selected, the new
+contents wait. What is equal is not swapped at all. */
+
+const stale = document.querySelector("#stale");
+let shown = document.querySelector("#live")?.innerHTML; // as the server sent it: htmx has not touched it yet
+let pressed = false;
+let held = false;
+
+function isSelected() {
+  const selection = getSelection();
+  const live = document.querySelector("#live");
+  return !selection.isCollapsed && live !== null && selection.containsNode(live, true);
+}
+
+function outOfDate(why) {
+  for (const each of stale.querySelectorAll("[data-why]")) each.hidden = each.dataset.why !== why;
+  stale.hidden = false;
+}
+
+function upToDate(made) {
+  stale.querySelector("time").replaceWith(made);
+  stale.hidden = true;
+  held = false;
+}
+
+function release() {
+  if (!held || pressed) return;
+  if (isSelected()) return outOfDate("held");
+  held = false;
+  htmx.trigger("#live", "again");
+}
+
+document.addEventListener("htmx:beforeSwap", ({ detail }) => {
+  if (!detail.shouldSwap) return; // an error, of which htmx:responseError tells
+  const page = new DOMParser().parseFromString(detail.serverResponse, "text/html");
+  const live = page.querySelector("#live")?.innerHTML;
+  const made = page.querySelector("#stale time");
+  detail.shouldSwap = false;
+  if (live === undefined || made === null) {
+    outOfDate("failed");
+  } else if (live === shown) {
+    upToDate(made);
+  } else if (pressed || isSelected()) {
+    held = true;
+    release();
+  } else {
+    detail.shouldSwap = true;
+    shown = live;
+    upToDate(made);
+  }
+});
+for (const name of ["htmx:responseError", "htmx:sendError", "htmx:timeout"]) {
+  document.addEventListener(name, () => outOfDate("failed"));
+}
+addEventListener("pointerdown", () => (pressed = true));
+for (const name of ["pointerup", "pointercancel", "contextmenu", "blur"]) {
+  addEventListener(name, () => {
+    pressed = false;
+    release();
+  });
+}
+document.addEventListener("selectionchange", release);
