@@ -28,6 +28,7 @@ from streams.history.database import Database, TooSlowError
 from streams.history.live import FullError, Hub, share
 from streams.history.queries import LONGEST_SEARCH, SHORTEST_PREFIX, STATUSES, CursorError, Filter
 from streams.history.subscriber import State
+from streams.history.words import machine_time
 from streams.metrics import HistoryMetrics
 from streams.settings import Settings
 from streams.web.connections import described
@@ -64,6 +65,10 @@ HEADERS: Final = {
 }
 _NO_STORE: Final = "no-store"
 """Pages hold addresses: no cache may keep them."""
+AS_OF: Final = "X-Mailstreams-As-Of"
+"""When the broker answered last, RFC 3339; missing if it has not yet."""
+BEHIND: Final = "X-Mailstreams-Records-Behind"
+"""How many records of the topics were not read at that time."""
 
 _T = TypeVar("_T")
 
@@ -232,7 +237,11 @@ async def _add_headers(request: web.Request, answer: web.StreamResponse) -> None
     request[_BEGUN] = answer
     for name, value in HEADERS.items():
         answer.headers.setdefault(name, value)
-    answer.headers.setdefault("Cache-Control", _NO_STORE)
+    if answer.headers.setdefault("Cache-Control", _NO_STORE) == _NO_STORE and VIEWER in request:
+        state = request.app[SERVICE].state
+        if state.ever_connected:
+            answer.headers[AS_OF] = machine_time(int(state.since) * 1_000_000)
+        answer.headers[BEHIND] = str(sum(state.lag.values()))
     answer.headers["Server"] = "mailstreams"
 
 

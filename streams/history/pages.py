@@ -272,7 +272,7 @@ async def static(request: web.Request) -> web.Response:
 
 def error_page(request: web.Request, refused: Refused) -> str:
     """Return the page of a refusal."""
-    return _html(request, "error.html", refused=refused)
+    return _html(request, "error.html", refused=refused, known=VIEWER in request)  # strangers learn nothing about us
 
 
 def _render(request: web.Request, template: str, **values: Any) -> web.Response:

@@ -11,6 +11,7 @@ import pytest
 
 from streams.history import api, projection
 from streams.history.access import Access
+from streams.history.edge import BEHIND
 from tests.history.support import Log, World, event, served, settings_for, sqlite_url
 
 KEYS = {
@@ -75,6 +76,7 @@ async def test_without_a_proof_nothing_is_shown(world: World, path: str, headers
     assert answer.status == 401
     assert answer.headers["WWW-Authenticate"].startswith("Basic")
     assert "payer" not in await answer.text()
+    assert BEHIND not in answer.headers
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +129,26 @@ async def test_a_reference_is_found_in_any_case_of_letters_unless_several_invoic
     world.tell(log.tell(event("sent", message_id="z", reference="A" * 300)))
     await ask(world, "POST", "/api/v1/history", json={"reference": "a" * 300})
     await ask(world, "POST", "/api/v1/history", 404, json={"reference": "a" * 299})
+
+
+async def test_every_answer_tells_how_old_is_what_it_says(world: World) -> None:
+    name = {"reference": "INV-2"}
+    state = world.built.subscriber.state
+    state.since, state.lag = datetime(2026, 11, 1, tzinfo=UTC).timestamp(), {topics.EVENTS: 1500, topics.STATUS: 2}
+    for answer in (
+        await world.client.get("/api/v1/deliveries"),
+        await world.client.post("/api/v1/history", json=name),
+        await world.client.get("/export.csv"),
+        lost := await world.client.get(f"/invoices/{projection.invoice_id('INV-2')}"),
+    ):
+        assert answer.headers[edge.AS_OF] == "2026-11-01T00:00:00Z"
+        assert answer.headers[edge.BEHIND] == "1502"
+    assert "What is shown may be old" in await lost.text()
+    described = {edge.AS_OF, edge.BEHIND}
+    assert set(DOCUMENT["components"]["responses"]["NotFound"]["headers"]) == described
+    state.since = 0.0
+    answer = await world.client.post("/api/v1/history", json=name)
+    assert edge.AS_OF not in answer.headers
 
 
 async def test_a_deliverys_timeline(world: World) -> None:
