@@ -166,7 +166,9 @@ def search(
     cursor: str | None = None,
     size: int,
 ) -> Page:
-    """Return deliveries by reference or by recipient, in reverse alphabetical order, the newest of each first.
+    """Return deliveries by reference or by recipient, of one text the newest first.
+
+    Those that have the very text come first; then those that begin with it, in reverse alphabetical order.
 
     Args:
         connection: To read from.
@@ -188,12 +190,30 @@ def search(
     after = _decoded(cursor, (str, int, str))
     if after is not None and not (after[0].startswith(key) if prefix else after[0] == key):
         raise CursorError(_NOT_OURS)
-    fits = [column >= key] if prefix else [column == key]
-    if prefix and after is None:
-        fits.append(column < key + _ABOVE_ALL)
-    ranges = [[_table.c.account == account, *fits] for account in _accounts_there(connection, viewer, chosen)]
-    order = _Order(index, (column, *_BY_TIME), constant=0 if prefix else 1)
-    return _page(connection, order, ranges, after, size, among=[*_matching(chosen), *_within_days(chosen)])
+    accounts = _accounts_there(connection, viewer, chosen)
+    among = [*_matching(chosen), *_within_days(chosen)]
+
+    def read(fits: Sequence[sa.ColumnElement[bool]], constant: int, after: tuple[Any, ...] | None, size: int) -> Page:
+        ranges = [[_table.c.account == account, *fits] for account in accounts]
+        return _page(
+            connection, _Order(index, (column, *_BY_TIME), constant=constant), ranges, after, size, among=among
+        )
+
+    page = Page()
+    if after is None or after[0] == key:
+        page = read([column == key], 1, after, size)
+        if page.next_cursor is not None or not prefix:
+            return page
+        after = None
+    left = size - len(page.items)
+    others = read([column > key, *([column < key + _ABOVE_ALL] if after is None else [])], 0, after, max(left, 1))
+    if left:
+        page.items += others.items
+        page.next_cursor = others.next_cursor
+    elif others.items or others.next_cursor is not None:  # they begin on the next page
+        last = page.items[-1]
+        page.next_cursor = _encoded((key, last.first_received_at, last.delivery_id))
+    return page
 
 
 def invoice(

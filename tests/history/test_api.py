@@ -163,6 +163,21 @@ async def test_a_deliverys_timeline(world: World) -> None:
     await ask(world, "GET", template, 404, path=f"/api/v1/deliveries/{'a' * 26}")
 
 
+async def test_a_search_finds_the_very_text_first(world: World) -> None:
+    log = Log(first_offset=5000)
+    for number, reference in enumerate(("47", "47", "4700", "4701", "4702")):
+        log.tell(event("sent", reference=reference, message_id=f"s{number}"))
+    world.tell(log)
+    for limit in (1, 2, 3, 10):
+        found: list[str] = []
+        said: dict[str, Any] = {"reference": "47", "prefix": True, "limit": limit}
+        while said.get("cursor", "") is not None:
+            page = await ask(world, "POST", "/api/v1/search", json=said)
+            found += [item["reference"] for item in page["items"]]
+            said["cursor"] = page["next_cursor"]
+        assert found == ["47", "47", "4702", "4701", "4700"], limit
+
+
 async def test_late_is_what_was_known_after_something_later(world: World) -> None:
     found = await ask(world, "POST", "/api/v1/search", json={"reference": "INV-1", "status": ["opened"]})
     name = found["items"][0]["delivery_id"]
