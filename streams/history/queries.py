@@ -33,6 +33,8 @@ from streams.history.words import micros
 STATUSES: Final = tuple(status.value for status in Status)
 MOST_EVENTS: Final = 500
 """Events of a delivery that are shown; an image may be loaded 100,000 times."""
+MOST_ON_PAGE: Final = 1500
+"""Events of all deliveries on a page of an invoice: a page is made in less than half a second, and loaded at each change."""
 MACHINE_OPEN: Final = EventType.MACHINE_OPEN.value
 _THINNED: Final = (EventType.OPEN.value, EventType.CLICK.value, MACHINE_OPEN)
 """Events that are left out first, unless they made a change of status."""
@@ -91,6 +93,8 @@ class Item:
     """The deferred event whose answer counts, while it is deferred and the events were read."""
     entries: list[Entry] | None = None
     """The timeline, if it was asked for."""
+    shown_events: int = 0
+    """How many events the timeline has."""
     more_events: int = 0
     """How many events the timeline leaves out: opens and clicks first, and the oldest first."""
     machine_opened: bool = False
@@ -217,9 +221,23 @@ def search(
 
 
 def invoice(
-    connection: sa.Connection, viewer: Viewer, invoice_id: str, cursor: str | None, size: int = MOST_TIMELINES
+    connection: sa.Connection,
+    viewer: Viewer,
+    invoice_id: str,
+    cursor: str | None,
+    size: int = MOST_TIMELINES,
+    *,
+    most_events: int | None = None,
 ) -> Page:
     """Return all deliveries of a reference, the newest first, each with its timeline.
+
+    Args:
+        connection: To read from.
+        viewer: Who asks.
+        invoice_id: The digest of the reference.
+        cursor: Where to go on.
+        size: Most deliveries.
+        most_events: Of all of them together; each gets the same share. None: only each has its limit.
 
     Raises:
         CursorError: the cursor was not made by us.
@@ -230,7 +248,8 @@ def invoice(
     ]
     order = _Order("ix_deliveries_account_invoice", _BY_TIME)
     page = _page(connection, order, ranges, _decoded(cursor, (int, str)), size)
-    _add_timelines(connection, page.items)
+    share = MOST_EVENTS if most_events is None else most_events // max(1, len(page.items))
+    _add_timelines(connection, page.items, min(MOST_EVENTS, share))
     return page
 
 
@@ -290,7 +309,7 @@ def delivery(connection: sa.Connection, viewer: Viewer, delivery_id: str) -> Ite
     accounts = _accounts(viewer, Filter())
     rows = [row for row in rows if accounts is None or row.account in accounts]
     items = _items(connection, rows)
-    _add_timelines(connection, items)
+    _add_timelines(connection, items, MOST_EVENTS)
     return items[0] if items else None
 
 
@@ -558,8 +577,8 @@ def _add_attempts(connection: sa.Connection, items: Sequence[Item]) -> None:
         item.answer = last_deferral(deferrals)
 
 
-def _add_timelines(connection: sa.Connection, items: Sequence[Item]) -> None:
-    """Read the timeline of each."""
+def _add_timelines(connection: sa.Connection, items: Sequence[Item], most: int) -> None:
+    """Read the timeline of each, with at most so many events."""
     events, changes = schema.events, schema.changes
     alerts = _alerts(connection, [item.delivery_id for item in items])
     for item in items:
@@ -569,21 +588,22 @@ def _add_timelines(connection: sa.Connection, items: Sequence[Item]) -> None:
             .where(changes.c.delivery_id == item.delivery_id, changes.c.first_received_at == item.first_received_at)
             .order_by(changes.c.revision)
         ).all()
-        causes = [event_key(row.cause_event_id) for row in rows[-MOST_EVENTS:] if row.cause_event_id]
+        causes = [event_key(row.cause_event_id) for row in rows[-most:] if row.cause_event_id]
         weight = sa.case((events.c.event_id.in_(causes), 0), (events.c.type.in_(_THINNED), 2), else_=1)
         weightiest = (
             sa.select(events.c.received_at, events.c.record)
             .where(here)
             .order_by(weight, events.c.received_at.desc(), events.c.event_id.desc())
-            .limit(MOST_EVENTS)
+            .limit(most)
         )
         received = [(row.received_at, codecs.decode(row.record)) for row in connection.execute(weightiest)]
         told = [event for _, event in received]
         by_machine = any(event.get("type") == MACHINE_OPEN for event in told)
-        if len(told) == MOST_EVENTS:
+        item.shown_events = len(told)
+        if len(told) == most:
             kinds = sa.select(events.c.type, sa.func.count().label("number")).where(here).group_by(events.c.type)
             numbers = {row.type: row.number for row in connection.execute(kinds)}
-            item.more_events = sum(numbers.values()) - MOST_EVENTS
+            item.more_events = sum(numbers.values()) - most
             by_machine = MACHINE_OPEN in numbers
         item.entries = timeline(
             told,

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import re
+import threading
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from importlib import resources
@@ -130,6 +131,47 @@ async def test_of_very_many_events_opens_and_clicks_are_left_out_first(world: Wo
     assert text.count('class="became"') == 4  # sent, deferred, delivered, opened: each with the event that made it
     assert "The event behind this change" not in text
     assert words.MACHINE_OPENED in await page(world, invoice_of("INV-1"))
+
+
+async def test_deliveries_on_one_page_share_its_events_and_each_has_more_on_its_own(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "MOST_ON_PAGE", 30)
+    log = Log()
+    for name in ("a", "b", "c"):
+        log.tell(event("sent", message_id=name))
+        log.tell(*(event("open", message_id=name, at=20 + at, event_id=f"o{at}") for at in range(14)))
+    world.tell(log)
+    text = await page(world, invoice_of("INV-1"))
+    assert text.count("<li>") == 30
+    assert text.count("10 events are shown; 5 more are not") == 3
+    for name in log.known:
+        assert f'href="/deliveries/{name}">Show more of them' in text
+        assert (await page(world, f"/deliveries/{name}")).count("<li>") == 15
+
+
+async def test_a_page_is_made_outside_the_event_loop(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One with very many events would hold up everybody else's."""
+    world.tell(Log().tell(event("sent")))
+    threads = set()
+
+    def relative(*_: object) -> str:
+        threads.add(threading.get_ident())
+        return "then"
+
+    monkeypatch.setattr(words, "relative", relative)
+    for path in ("/", invoice_of("INV-1")):
+        assert "then" in await page(world, path)
+    assert threads
+    assert threading.get_ident() not in threads
+
+
+async def test_only_an_invoices_first_page_says_how_often_it_was_sent(world: World) -> None:
+    world.tell(Log().tell(*(event("sent", message_id=f"{number}") for number in range(queries.MOST_TIMELINES + 2))))
+    first = await page(world, invoice_of("INV-1"))
+    assert f"Sent {queries.MOST_TIMELINES} times or more" in first
+    (more,) = re.findall(r'rel="next" href="([^"]+)"', first)
+    assert "counting every recipient" not in await page(world, more)
 
 
 async def test_a_change_whose_event_is_not_here_says_so(world: World) -> None:
