@@ -5,7 +5,7 @@ reader is notified that it missed something, and reads everything again.
 """
 
 import asyncio
-import time
+import secrets
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,11 +18,17 @@ MOST_WAITING: Final = 200
 """Changes that wait for one reader."""
 MOST_AT_ONCE: Final = 1000
 """A batch with more deliveries than this is a backlog, not news: all readers are notified to read again."""
+LAST_SEQUENCE: Final = 2**63 - 1
 
 
 def share(most: int) -> int:
     """Return how much of something one viewer may take: half of it, so that something is left for the others."""
     return (most + 1) // 2
+
+
+def _sequence() -> int:
+    """Return a random number, from 1, for a state of things. One that grew would count for an account the mail of all."""
+    return secrets.randbelow(LAST_SEQUENCE) + 1
 
 
 class FullError(Exception):
@@ -97,8 +103,8 @@ class Hub:
         self._most_of_one = share(most)
         self._subscriptions: set[Subscription] = set()
         self._of_viewers: Counter[Hashable] = Counter()
-        self.sequence = time.time_ns()
-        """Grows with each change. A page made at one value and subscribed at a later one may lack some."""
+        self.sequence = _sequence()
+        """Another one after each change. A page made at one value and subscribed at another may lack some."""
         self.closed = False
         """The process is stopping: streams end."""
 
@@ -133,13 +139,14 @@ class Hub:
 
     def miss(self) -> None:
         """Tell everybody that something may have changed of which nothing is known here."""
-        self.sequence += 1
+        self.sequence = _sequence()
         for subscription in self._subscriptions:
             subscription.miss()
 
     def publish(self, news: Sequence[Touched]) -> None:
         """Report the changes to the readers that they concern."""
-        self.sequence += len(news)
+        if news:
+            self.sequence = _sequence()
         for subscription in self._subscriptions:
             if len(news) > MOST_AT_ONCE:
                 subscription.miss()

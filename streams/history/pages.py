@@ -33,7 +33,7 @@ from streams.history.edge import (
     not_found,
     query_of,
 )
-from streams.history.live import Interest
+from streams.history.live import LAST_SEQUENCE, Interest
 from streams.history.queries import Filter, Page
 from streams.history.sse import stream
 from streams.texts import clean
@@ -43,7 +43,6 @@ AWAY_S: Final = 20.0
 CALM_S: Final = 0.5
 """Least time between two notices to a page to load again."""
 
-_LAST: Final = 2**63 - 1
 _TYPES: Final = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _FOR_EVER: Final = "public, max-age=31536000, immutable"
 
@@ -255,7 +254,7 @@ async def live(request: web.Request) -> web.StreamResponse:
     """Notify a page, for as long as it is open, to load its contents again."""
     asked = query_of(request)
     one_invoice, one_delivery = asked.text("invoice"), asked.text("delivery")
-    since = asked.number("since", 1, _LAST) if "since" in request.query else None
+    since = asked.number("since", 1, LAST_SEQUENCE) if "since" in request.query else None
     asked.done()
     interest = Interest(accounts=request[VIEWER].accounts, invoice_id=one_invoice, delivery_id=one_delivery)
     return await stream(

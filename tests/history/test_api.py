@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import itertools
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -468,6 +469,17 @@ async def test_a_slow_reader_has_a_bounded_queue_and_learns_that_it_missed_somet
         hub.publish([touched(5), touched(6)])
         assert await slow.next() == ([touched(5), touched(6)], False)
     assert len(hub) == 0
+
+
+def test_the_number_in_a_page_does_not_count_what_happens_in_other_accounts() -> None:
+    hub, seen = Hub(10), []
+    for number in range(5):
+        hub.publish([touched(number)])
+        seen.append(hub.sequence)
+    assert len(set(seen)) == 5
+    assert {later - earlier for earlier, later in itertools.pairwise(seen)} != {1}
+    hub.publish([])
+    assert hub.sequence == seen[-1]
 
 
 async def test_a_reader_hears_of_what_it_asked_for_and_may_see() -> None:
