@@ -10,6 +10,7 @@ ours. Read in the order in which the data flows:
 4. ``access``       who may see which accounts
 5. ``queries``, ``timeline``  rows -> what a page or an answer shows; ``words`` its texts
 6. ``live``, ``sse``  notify open pages of changes
-7. ``pages``, ``api``, ``export``  HTML, JSON and CSV; ``edge`` what they have in common: limits, headers, errors
+7. ``pages``, ``api``, ``export``  HTML, JSON and CSV; ``searches`` what people look for; ``edge`` what all have in
+   common: limits, headers, errors
 8. ``service``      all of it as a process
 """

@@ -1,7 +1,7 @@
 """The pages: HTML made here, complete without JavaScript; with it, parts are loaded again when something changes.
 
 The rule: no address in a URL. An invoice's page is named by a digest of its reference,
-a delivery's by its id, and what is searched for comes in the body of a POST.
+a delivery's by its id, and what was searched for, which comes in the body of a POST, by a random name.
 """
 
 import asyncio
@@ -35,6 +35,7 @@ from streams.history.edge import (
 )
 from streams.history.live import LAST_SEQUENCE, Interest
 from streams.history.queries import Filter, Page
+from streams.history.searches import Search, Searches
 from streams.history.sse import stream
 from streams.texts import clean
 
@@ -43,6 +44,7 @@ AWAY_S: Final = 20.0
 CALM_S: Final = 0.5
 """Least time between two notices to a page to load again."""
 
+_SEARCHES: Final = web.AppKey("searches", Searches)
 _TYPES: Final = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _FOR_EVER: Final = "public, max-age=31536000, immutable"
 
@@ -107,7 +109,9 @@ _ENVIRONMENT: Final = _environment()
 def add_routes(app: web.Application) -> None:
     """Add the pages to an application."""
     app.router.add_get("/", newest)
+    app[_SEARCHES] = Searches()
     app.router.add_post("/search", search)
+    app.router.add_get("/search/{search:[A-Za-z0-9_-]{22}}", found)
     app.router.add_get("/invoices", by_reference)
     app.router.add_get(f"/invoices/{{invoice_id:{INVOICE_ID}}}", invoice)
     app.router.add_get(f"/deliveries/{{delivery_id:{DELIVERY_ID}}}", delivery)
@@ -149,7 +153,7 @@ async def newest(request: web.Request) -> web.Response:
 
 
 async def search(request: web.Request) -> web.Response:
-    """Answer with deliveries whose reference or recipient is, or begins with, the text."""
+    """Redirect to what a search finds. A browser goes back there without asking whether to send the form once more."""
     asked = await form_of(request)
     text, cursor, by = (
         asked.searched("q", prefix=True),
@@ -162,21 +166,27 @@ async def search(request: web.Request) -> web.Response:
     asked.done()
     if text is None:
         return _see("/")
+    name = request.app[_SEARCHES].keep(request[VIEWER], Search(text=text, kinds=kinds, cursor=cursor))
+    return _see(f"/search/{name}")
+
+
+async def found(request: web.Request) -> web.Response:
+    """Answer with deliveries whose reference or recipient is, or begins with, the text of a search."""
+    query_of(request).done()
+    search = request.app[_SEARCHES].find(request[VIEWER], request.match_info["search"])
+    if search is None:
+        raise Refused(HTTPStatus.NOT_FOUND, "what was searched for is not kept any more: search again")
     size = request.app[SERVICE].settings.history.page_size
 
-    def read(connection: sa.Connection, viewer: Viewer) -> dict[str, Any]:
-        return {
-            "found": [
-                (
-                    kind,
-                    queries.search(connection, viewer, Filter(), **{kind: text}, prefix=True, cursor=cursor, size=size),
-                )
-                for kind in kinds
-            ]
-        }
+    def read(connection: sa.Connection, viewer: Viewer) -> list[tuple[str, Page]]:
+        def one(kind: str) -> Page:
+            sought: dict[str, Any] = {kind: search.text}
+            return queries.search(connection, viewer, Filter(), prefix=True, cursor=search.cursor, size=size, **sought)
 
-    found = await ask(request, read)
-    return await _render(request, "search.html", text=text, cursor=cursor, kinds=kinds, **found)
+        return [(kind, one(kind)) for kind in search.kinds]
+
+    pages = await ask(request, read)
+    return await _render(request, "search.html", text=search.text, kinds=search.kinds, found=pages)
 
 
 async def deferred(request: web.Request) -> web.Response:

@@ -412,6 +412,17 @@ async def test_a_searchs_page_changes_by_itself(browser: Browser, world: World) 
         await expect(page.locator("tbody tr")).to_have_count(1)
 
 
+async def test_a_person_goes_back_to_what_a_search_found(browser: Browser, world: World) -> None:
+    async with opened(browser, world, "/") as page:
+        await page.get_by_role("searchbox").fill("deferred@")
+        await page.get_by_role("button", name="Search").click()
+        await page.locator("tbody a").first.click()
+        await expect(page.get_by_role("heading", level=1)).to_have_text("INV-2026-0042")
+        await page.go_back()
+        await expect(page.locator("tbody tr")).to_have_count(1)
+        await expect(page.get_by_role("searchbox")).to_have_value("deferred@")
+
+
 async def test_without_javascript_everything_works(browser: Browser, world: World) -> None:
     async with opened(browser, world, "/", java_script_enabled=False) as page:
         await expect(page.locator("tbody tr")).to_have_count(10)

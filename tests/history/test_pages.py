@@ -16,11 +16,12 @@ import sqlalchemy as sa
 
 from streams import codecs, topics
 from streams.history import export, projection, queries, schema, words
-from streams.history.access import Access
+from streams.history.access import Access, Viewer
 from streams.history.database import TooSlowError
 from streams.history.edge import HEADERS, MAX_BODY_BYTES
 from streams.history.export import safe
 from streams.history.live import Subscription
+from streams.history.searches import KEPT_S, Search, Searches
 from tests.history.support import NOW, Log, World, event, served, sqlite_url
 
 HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>{{7*7}}${7*7}\u202e&lt;"
@@ -354,6 +355,33 @@ async def test_a_search_finds_by_beginning_in_any_case_and_goes_on_to_further_pa
         assert sorted(found) == [f"Inv-{number:02}" for number in range(15)]
         assert re.findall(r"<bdi>(Inv-\d+)<", await page(world, "/search", q="ANN7@example.NET")) == ["Inv-07"]
         assert "Inv-07" in await page(world, "/search", q="ann7")
+
+
+async def test_a_search_is_found_again_under_a_name_that_says_nothing(world: World) -> None:
+    world.tell(Log().tell(event("sent")))
+    answer = await world.client.post("/search", data={"q": "ann@"}, allow_redirects=False)
+    assert answer.status == 303
+    path = answer.headers["Location"]
+    assert re.fullmatch(r"/search/[A-Za-z0-9_-]{22}", path)
+    assert "INV-1" in await page(world, path)
+    again = await world.client.post("/search", data={"q": "ann@"}, allow_redirects=False)
+    assert again.headers["Location"] == path
+    assert "search again" in await page(world, "/search/" + 22 * "a", status=404)
+
+
+def test_searches_are_few_are_forgotten_and_belong_to_one_viewer() -> None:
+    now, one, other = 0.0, Viewer(frozenset({"a"})), Viewer(frozenset({"b"}))
+    searches = Searches(most=4, now=lambda: now)
+    kept = [Search(text=text, kinds=("reference",), cursor=None) for text in ("first", "second", "third")]
+    theirs = searches.keep(other, kept[0])
+    names = [searches.keep(one, kept[0]), searches.keep(one, kept[1])]
+    assert searches.find(one, theirs) is None
+    assert searches.find(one, names[0]) == kept[0]
+    names.append(searches.keep(one, kept[2]))  # more than its share: what it did not look at for longest goes
+    assert [searches.find(one, name) for name in names] == [kept[0], None, kept[2]]
+    assert searches.find(other, theirs) == kept[0]
+    now = KEPT_S + 1
+    assert searches.find(other, theirs) is None
 
 
 async def test_a_status_that_only_a_newer_worker_knows_is_counted_and_leads_nowhere(world: World) -> None:
