@@ -17,7 +17,7 @@ from typing import NamedTuple
 from streams.domain import smtp
 from streams.domain.deferrals import Ending, Level
 from streams.domain.events import BounceKind, SuppressionList
-from streams.domain.reasons import ReasonClass, classify
+from streams.domain.reasons import ReasonClass, classify, tells_mailbox_full
 from streams.domain.status import Delivery, Fact, Kind, Status, from_micros
 
 
@@ -433,6 +433,11 @@ _GIVEN_UP_BY_REASON = {  # by the last answer before: it is why the retries fail
     ReasonClass.DNS: "unreachable",
     ReasonClass.TIMEOUT: "unreachable",
 }
+_TWO_MEANINGS = "2.1"
+"""Gmail's: "is disabled", and "is receiving mail at a rate that prevents additional messages"."""
+_POLICY = "7"
+_REFUSES_US = frozenset({ReasonClass.RATE_LIMITED, ReasonClass.TLS})
+"""Under ``_POLICY`` these are no mere delay: we send too much or without encryption, and support has to know."""
 _DEFERRED_BY_REASON = {  # the monitor's alerts use the same class, so that the two do not contradict each other
     ReasonClass.RATE_LIMITED: "deferred_rate_or_reputation",
     ReasonClass.GREYLISTED: "deferred_rate_or_reputation",
@@ -573,35 +578,43 @@ def _by_answer(answer: Fact) -> str | None:
     word, _, said = reason.partition(": ")
     words_say_more = cause not in _BOUNCED_BY_CODE and (subject in _WORDS_SAY_MORE or cause.endswith(".0"))
     transient = smtp.is_transient(answer.enhanced_code, answer.smtp_code)
+    if subject == "1" and code in _ABOUT_THE_ADDRESS and not transient and smtp.refuses_sender(reason):
+        code, words_say_more = "blocked", True  # the code is from an answer about our own address
     if code == "put_off_too_long" or (word in _GIVEN_UP and (code is None or words_say_more or transient)):
         return _expired(smtp.quoted_answer(reason) or (said if word in _GIVEN_UP else ""))
-    if words_say_more and (more := _BOUNCED_BY_WORD.get(word) or _by_size(reason)):
+    words = smtp.words_of(reason) if words_say_more else ""
+    if more := words_say_more and (_BOUNCED_BY_WORD.get(word) or _by_size(words)):
         return more
-    why = classify(reason, answer.smtp_code, answer.enhanced_code)
-    # Gmail's 5.2.1 has two meanings: "is disabled", and "is receiving mail at a rate that prevents additional messages".
-    too_much = cause == "2.1" and why is ReasonClass.RATE_LIMITED
-    if too_much or (transient and (words_say_more or code in _ABOUT_THE_ADDRESS)):
-        return _given_up(why)
-    return (words_say_more and _by_words(reason, blames_the_sender=code == "blocked")) or code
+    gave_up = transient and (words_say_more or code in _ABOUT_THE_ADDRESS)
+    if gave_up or cause == _TWO_MEANINGS:
+        why = classify(reason, answer.smtp_code, answer.enhanced_code)
+        if subject == _POLICY and why in _REFUSES_US:
+            return code
+        if gave_up or why is ReasonClass.RATE_LIMITED:
+            return _given_up(why)
+    return (words_say_more and _by_words(words, blames_the_sender=code == "blocked")) or code
 
 
-def _by_size(reason: str) -> str | None:
-    return "message_too_large" if smtp.says_too_large(reason) else None
+def _by_size(words: str) -> str | None:
+    # RFC 5321's "exceeded storage allocation" is said of both; any other word for a full mailbox means that.
+    return "message_too_large" if smtp.says_too_large(words) and not tells_mailbox_full(words) else None
 
 
-def _by_words(reason: str, *, blames_the_sender: bool) -> str | None:
+def _by_words(words: str, *, blames_the_sender: bool) -> str | None:
     """Return the code for what a refusal for good says in words; None: nothing that we know.
 
     Args:
-        reason: What the server said.
+        words: Those of what the server said (``smtp.words_of``).
         blames_the_sender: Its code does so; "does not exist" is then said of our own address or domain.
     """
-    why = classify(smtp.without_addresses(reason), None, None)
+    why = classify(words, None, None)
     if why in _BOUNCED_BY_REASON:
         return _BOUNCED_BY_REASON[why]
-    if smtp.says_no_such_mailbox(reason):
+    if smtp.says_no_such_mailbox(words):
         return None if blames_the_sender else "no_such_address"
-    if why in _BLOCKED_BY_REASON or smtp.kind_of_words(reason) is BounceKind.BLOCK:
+    if smtp.says_closed(words) and not blames_the_sender:
+        return "mailbox_closed"
+    if why in _BLOCKED_BY_REASON or smtp.kind_of_words(words) is BounceKind.BLOCK:
         return "blocked"
     return None
 

@@ -21,6 +21,8 @@ import re
 from enum import StrEnum
 from functools import lru_cache
 
+from streams.domain import smtp
+from streams.domain.events import BounceKind
 from streams.domain.smtp import AUTHENTICATION, LOOKED_AT
 
 
@@ -52,10 +54,40 @@ def classify(reason: str | None, smtp_code: int | None, enhanced_code: str | Non
     return _classify("" if reason is None else reason[:LOOKED_AT], smtp_code, enhanced_code)
 
 
+def tells_mailbox_full(words: str) -> bool:
+    """Tell whether an answer says that the mailbox is full, in words that have no other meaning."""
+    return _by_words(words, _starts(words), _TELLING) is ReasonClass.MAILBOX_FULL
+
+
+def refuses_us(reason: str | None, smtp_code: int | None, enhanced_code: str | None) -> bool:
+    """Tell whether a refusal for good is plainly about the sender or the content, even if the provider blames the address.
+
+    A single word such as "policy" or "relay" is too little for that, and the words for a mailbox that does not exist
+    outweigh any code.
+    """
+    if smtp.bounce_kind_of(enhanced_code, smtp_code, reason) is not BounceKind.BLOCK:
+        return False
+    if smtp.refuses_sender(reason):
+        return True
+    words = smtp.words_of(reason)
+    if smtp.names_no_mailbox(words):
+        return False
+    return (
+        smtp.blocks_by_code(enhanced_code, smtp_code)
+        or smtp_code == _HOST_ANSWER
+        or classify(words, None, None) in _ABOUT_US
+    )
+
+
+_HOST_ANSWER = 521
+"""RFC 7504: a host answers so, whoever the recipient is; AT&T: "521 < 192.0.2.1 > is blocked"."""
+_ABOUT_US = frozenset({ReasonClass.REPUTATION, ReasonClass.CONTENT, ReasonClass.AUTH})
+
+
 @lru_cache(maxsize=1_024)  # many messages get the same answer, word for word
 def _classify(reason: str, smtp_code: int | None, enhanced_code: str | None) -> ReasonClass:
     words = _plain(reason)
-    starts = {word[:_START] for word in _WORD.findall(words)}
+    starts = _starts(words)
     cause = (enhanced_code or "").partition(".")[2]  # "4.7.28" -> "7.28"
     return (
         _by_words(words, starts, _TELLING)
@@ -79,6 +111,11 @@ def _plain(reason: str) -> str:
 _WORD = re.compile("[a-z0-9]+")
 _START = 3
 """How many letters of its first word a phrase is found by."""
+
+
+def _starts(words: str) -> set[str]:
+    return {word[:_START] for word in _WORD.findall(words)}
+
 
 _Table = tuple[tuple[ReasonClass, tuple[str, ...]], ...]
 _Index = dict[str, list[tuple[int, str, ReasonClass]]]
@@ -217,6 +254,7 @@ _TELLING_WORDS: _Table = (
             "rdns",
             "reverse hostname",
             "ptr record",
+            "ptr resource record",  # GMX
             "cannot find your hostname",  # Postfix, of our address
             "helo command rejected",  # Postfix, of the name that the provider's server gives: "Host not found"
             "sender verify",  # Exim

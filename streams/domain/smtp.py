@@ -233,6 +233,23 @@ _NO_SUCH_MAILBOX = (
     "user doesn't have a",  # Yahoo: "This user doesn't have a yahoo.com account"
 )
 _DOES_NOT_EXIST = ("does not exist", "doesn't exist")
+_SENDER_REFUSED = (
+    "sender rejected",
+    "sender denied",
+    "sender address rejected",
+    "sender verify",
+    "sender domain",
+    "domain of sender",
+    "domain of the sender",
+)
+_MAILBOX_CLOSED = (
+    "inactiv",
+    *(
+        f"{what} {how}"
+        for what in ("mailbox", "account")
+        for how in ("blocked", "is blocked", "has been blocked", "disabled", "is disabled", "has been disabled")
+    ),
+)
 
 # Where the code says only "permanent" (550, 554) or leaves the cause undefined (x.y.0): the words that servers use. The
 # first row that is found wins.
@@ -241,15 +258,7 @@ _BY_WORDS: tuple[tuple[BounceKind, tuple[str, ...]], ...] = (
         # Our own address is not accepted; why not may read like a refusal of the recipient's. Postfix, 5.1.0: "Sender
         # address rejected: User unknown"; Exim puts the answer of our own server before "Sender verify failed".
         _BLOCK,
-        (
-            "sender rejected",
-            "sender denied",
-            "sender address rejected",
-            "sender verify",
-            "sender domain",
-            "domain of sender",
-            "domain of the sender",
-        ),
+        _SENDER_REFUSED,
     ),
     (
         _SOFT,
@@ -266,6 +275,7 @@ _BY_WORDS: tuple[tuple[BounceKind, tuple[str, ...]], ...] = (
         ),
     ),
     (_HARD, _NO_SUCH_MAILBOX + _DOES_NOT_EXIST),
+    (_UNDETERMINED, _MAILBOX_CLOSED),  # "blocked" is said of the mailbox, not of us; whether for good, the code says
     (
         _BLOCK,
         (
@@ -300,16 +310,25 @@ def bounce_kind_of(enhanced_code: str | None, smtp_code: int | None, text: str |
     kind = _BY_DETAIL.get(rest) or _BY_SUBJECT.get(rest.partition(".")[0])
     if transient:
         return _BLOCK if kind is _BLOCK else _SOFT
+    if rest.startswith("1.") and refuses_sender(text):
+        kind = _BLOCK
     # 6.0 and 7.0 do say what it was about, and "does not exist" is said of the sender there.
     if kind is _BLOCK or (kind is not None and not rest.endswith(".0")):
         return kind
-    words = _words(text)
-    said = _BY_REPLY.get(smtp_code or 0) or _first_found(words)
+    words = words_of(text)
+    said = _BY_REPLY.get(smtp_code or 0) or kind_of_words(words)
     if said is not _UNDETERMINED:
         return said
     if rest == "5.0" and _NO_MAILBOX in words:
         return _HARD
     return kind or _BY_REPLY_ALONE.get(smtp_code or 0, _UNDETERMINED)
+
+
+def blocks_by_code(enhanced_code: str | None, smtp_code: int | None) -> bool:
+    """Tell whether the codes of a refusal say that it is one of the sender or the content."""
+    rest = (enhanced_code or "").partition(".")[2]
+    kind = _BY_DETAIL.get(rest) or _BY_SUBJECT.get(rest.partition(".")[0])
+    return _BLOCK in {kind, _BY_REPLY.get(smtp_code or 0)}
 
 
 def is_transient(enhanced_code: str | None, smtp_code: int | None) -> bool:
@@ -338,45 +357,72 @@ _NO_RECIPIENT: dict[str, tuple[str, ...]] = {
 }
 
 
-def kind_of_words(text: str) -> BounceKind:
-    """Return why a final refusal happened from its words alone."""
-    return _first_found(_words(text))
+def refuses_sender(text: str | None) -> bool:
+    """Tell whether the words of an answer refuse our own address.
 
-
-def says_no_such_mailbox(text: str) -> bool:
-    """Tell whether the words of an answer say that the mailbox does not exist, and not that its domain does not."""
-    words = _words(text)
-    if _first_found(words) is not _HARD:
+    Then an enhanced code about an address may be quoted from what our own server said of it, as Exim does.
+    """
+    if text is None or "sender" not in text[:LOOKED_AT].lower():  # spares the common 5.1.1
         return False
-    return "domain" not in words or any(phrase in words for phrase in _NO_SUCH_MAILBOX)
+    words = words_of(text)
+    return any(phrase in words for phrase in _SENDER_REFUSED)
 
 
-def says_too_large(text: str) -> bool:
-    """Tell whether the words of an answer say that the message is too large."""
-    words = _words(text)
-    return any(phrase in words for phrase in _TOO_LARGE)
+def words_of(text: str | None) -> str:
+    """Return the words of an answer that may be its reason, in lower case: what the functions below read."""
+    return without_names(text or "").lower().replace(_ANY_ADDRESS, "")
 
 
-# It begins where a word begins, and its parts cannot contain what ends them: each character is looked at once or twice.
-_ADDRESS = re.compile(r"(?<![\w.+=-])[\w.+=-]{1,128}@[\w.-]{1,255}", re.ASCII)
-
-
-def without_addresses(text: str) -> str:
-    """Return what is read of an answer without the addresses that it names: their words are nobody's reason."""
-    text = text[:LOOKED_AT]
-    return _ADDRESS.sub("", text) if "@" in text else text
-
-
-_ANY_ADDRESS = "unknown address error"
-"""Cisco's words for 5.1.0, before whatever a server said of the recipient, such as that the message is too large."""
-
-
-def _words(text: str | None) -> str:
-    return without_addresses(text or "").lower().replace(_ANY_ADDRESS, "")
-
-
-def _first_found(words: str) -> BounceKind:
+def kind_of_words(words: str) -> BounceKind:
+    """Return why a final refusal happened from its words alone."""
     for kind, phrases in _BY_WORDS:
         if any(phrase in words for phrase in phrases):
             return kind
     return _UNDETERMINED
+
+
+def names_no_mailbox(words: str) -> bool:
+    """Tell whether the words are those for a mailbox that does not exist, whatever else they say."""
+    return any(phrase in words for phrase in _NO_SUCH_MAILBOX)
+
+
+def says_closed(words: str) -> bool:
+    """Tell whether the words of an answer say that the mailbox takes no messages any more."""
+    return any(phrase in words for phrase in _MAILBOX_CLOSED)
+
+
+def says_no_such_mailbox(words: str) -> bool:
+    """Tell whether the words of an answer say that the mailbox does not exist, and not that its domain does not."""
+    return kind_of_words(words) is _HARD and ("domain" not in words or names_no_mailbox(words))
+
+
+def says_too_large(words: str) -> bool:
+    """Tell whether the words of an answer say that the message is too large."""
+    return any(phrase in words for phrase in _TOO_LARGE)
+
+
+# An address, a link, a host name. Each begins where a word begins, and its parts cannot contain what ends them: a
+# character is looked at a few times. Host names are in small letters: "RESOLVER.ADR.RecipientNotFound" is none.
+_NAMES = re.compile(
+    r"(?<![\w.+=-])[\w.+=-]{1,128}@[\w.-]{1,255}"
+    r"|(?P<name>https?://\S{1,1000}|(?<![\w.-])(?:[a-z0-9-]{1,63}\.){1,8}[a-z]{2,63}(?![\w-]))",
+    re.ASCII,
+)
+_BLOCK_LISTS = ("spamhaus", "spamcop", "barracudacentral", "dnsbl", "surbl", "uribl", "blacklist", "blocklist")
+
+
+def without_names(text: str) -> str:
+    """Return what is read of an answer without the addresses, links and hosts that it names: they are nobody's reason.
+
+    The name of a block list is one, and stays.
+    """
+    return _NAMES.sub(_reason_in, text[:LOOKED_AT])
+
+
+def _reason_in(found: re.Match[str]) -> str:
+    name = found["name"]
+    return name if name is not None and any(known in name.lower() for known in _BLOCK_LISTS) else ""
+
+
+_ANY_ADDRESS = "unknown address error"
+"""Cisco's words for 5.1.0, before whatever a server said of the recipient, such as that the message is too large."""

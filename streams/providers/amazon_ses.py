@@ -34,7 +34,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from streams import codecs
-from streams.domain import smtp
+from streams.domain import reasons, smtp
 from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
 from streams.providers import _fields as fields
 from streams.providers import _proof as proof
@@ -355,7 +355,7 @@ def _event(facts: _Facts, entry: Any, *, alone: bool, named: bool) -> DeliveryEv
         event_type, suppression_list = EventType.OTHER, None
     elif not named and word.type is EventType.BOUNCE:
         event_type, suppression_list = EventType.BOUNCE_OR_AUTO_REPLY, None
-    kind = _kind_of(detail, smtp.bounce_kind_of(enhanced, code, reason)) if event_type is EventType.BOUNCE else None
+    kind = _kind_of(detail, reason, code, enhanced) if event_type is EventType.BOUNCE else None
     if event_type is EventType.BOUNCE and detail.endswith(f"/{_TOO_OLD}"):
         told: str | None = fields.led_by(_TOO_OLD, reason)  # it was given up, whatever the last answer was
     else:
@@ -431,15 +431,16 @@ def _bounce(bounce_type: str, subtype: str, action: str | None) -> tuple[EventTy
     return EventType.BOUNCE, detail, None
 
 
-def _kind_of(detail: str, answered: BounceKind) -> BounceKind:
+def _kind_of(detail: str, reason: str | None, code: int | None, enhanced: str | None) -> BounceKind:
     """Return why it bounced: by SES' words, or by the server's answer if those name no cause.
 
-    ``Permanent`` stays a hard bounce unless the server says that it refuses us and not the address.
+    ``Permanent`` stays a hard bounce unless the server says plainly that it refuses us and not the address.
     """
+    answered = smtp.bounce_kind_of(enhanced, code, reason)
     if detail == _TRANSIENT_GENERAL and answered is not BounceKind.UNDETERMINED:
         return answered
-    if detail == _PERMANENT_GENERAL and answered is BounceKind.BLOCK:
-        return answered
+    if detail == _PERMANENT_GENERAL and reasons.refuses_us(reason, code, enhanced):
+        return BounceKind.BLOCK
     return _BOUNCES.get(detail) or _BOUNCE_TYPES.get(detail.partition("/")[0]) or answered
 
 

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote_plus
 
 from streams import codecs
-from streams.domain import smtp
+from streams.domain import reasons, smtp
 from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
 from streams.providers import _fields as fields
 from streams.providers import _proof as proof
@@ -235,7 +235,7 @@ def _meaning(report: _Report) -> _Meaning:
         return _Meaning(EventType.DEFERRED, full, smtp_code, enhanced, cause=why)
     if report.cause_in_word and cause is not None:
         full = f"{word}/{cause}"
-    kind = _bounce_kind(report, smtp.bounce_kind_of(enhanced, smtp_code, report.reason))
+    kind = _bounce_kind(report, smtp_code, enhanced)
     return _Meaning(event_type, full, smtp_code, enhanced, kind, cause=why)
 
 
@@ -254,11 +254,12 @@ def _is_tried_again(report: _Report, code: int | None) -> bool:
 _ENGAGEMENT = frozenset({"opened", "clicked"})
 
 
-def _bounce_kind(report: _Report, by_code: BounceKind) -> BounceKind:
-    """Return the kind: Mailgun's words decide, and the codes where they say more or Mailgun says nothing."""
+def _bounce_kind(report: _Report, code: int | None, enhanced: str | None) -> BounceKind:
+    """Return the kind: Mailgun's words decide, and the answer where it plainly refuses us or Mailgun says nothing."""
+    by_code = smtp.bounce_kind_of(enhanced, code, report.reason)
     said = _REASONS.get(report.cause or "") or _BOUNCE_TYPES.get(fields.text(report.status.get("bounce-type")) or "")
-    if by_code is BounceKind.BLOCK:
-        return by_code  # Mailgun's bounce types, hard and soft, have no word for it
+    if reasons.refuses_us(report.reason, code, enhanced):
+        return BounceKind.BLOCK  # Mailgun's bounce types, hard and soft, have no word for it
     if said is None and by_code is BounceKind.UNDETERMINED and report.severity in _PERMANENT:
         return BounceKind.HARD  # nothing says why: Mailgun puts the address on its bounce list
     return said or by_code

@@ -147,6 +147,23 @@ CASES: list[tuple[str, list[DeliveryEvent]]] = [
         "message_too_large",
         bounce(HARD, "5.1.0", "5.1.0 - Unknown address error('552', ['message size exceeds the limit'])"),
     ),
+    ("mailbox_full", bounce(SOFT, None, "552 Mailbox full: message size 5000 would exceed quota")),
+    ("mailbox_full", bounce(SOFT, "5.2.0", "552 5.2.0 Mailbox quota exceeded (message size 3 MB)")),
+    (
+        "message_too_large",
+        bounce(SOFT, None, "552-aborted: exceeded storage allocation 552-The message size exceeds the limit"),
+    ),
+    ("mailbox_closed", bounce(HARD, None, "550 mailbox blocked for inactivity, see our spam policy")),
+    ("refused_address", bounce(HARD, "5.1.0", "550 5.1.0 Invalid mailbox; see http://x.example/anti-spam")),
+    (
+        "authentication_refused",
+        bounce(HARD, "5.1.1", "550-Response: 550 5.1.1 <us@ours.example>: User unknown 550 Sender verify failed"),
+    ),
+    # a refusal of us that was given up: support has to know; greylisting passes
+    ("blocked", bounce(BLOCK, "4.7.28", "421-4.7.28 Gmail has detected an unusual rate of unsolicited mail")),
+    ("blocked", bounce(BLOCK, "4.7.0", "421 4.7.0 TLS required for RCPT domain")),
+    ("put_off_too_long", bounce(BLOCK, "4.7.1", "450 4.7.1 Greylisted, try again")),
+    ("put_off_too_long", bounce(BLOCK, "4.7.0", "421 4.7.0 Temporary System Problem")),
     ("blocked", bounce(HARD, "5.3.0", "553 5.3.0 DNSBL:RBL 521< 192.0.2.1 >_is_blocked")),
     ("blocked", bounce(HARD, "5.2.0", "552 5.2.0 Suspected spam message rejected")),
     ("blocked", bounce(HARD, None, "521 < 192.0.2.1 > is blocked")),

@@ -258,6 +258,27 @@ def test_what_a_server_says_in_words_is_told_whatever_the_provider_calls_it(
 
 
 @pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        ("550 mailbox blocked for inactivity", HARD),
+        ("550 relay01.x.example: recipient rejected", HARD),
+        ("550 Recipient suspended (policy)", HARD),
+        ("550 mailbox is inactive, see http://x.example/policy", HARD),
+        ("550 5.7.1 Recipient address rejected: User unknown in relay recipient table", HARD),
+        ("550 Message refused: poor reputation", BLOCK),
+        ("550-Response: 550 5.1.1 <us@ours.example>: User unknown 550 Sender verify failed", BLOCK),
+    ],
+)
+def test_a_single_word_does_not_outweigh_that_the_provider_blames_the_address(answer: str, kind: BounceKind) -> None:
+    mailgun, _ = told(
+        "mailgun", mailgun_failure("permanent", "bounce", code=550, message=answer, **{"bounce-type": "hard"})
+    )
+    ses, _ = told("amazon_ses", ses_bounce("Permanent", "General", f"smtp; {answer}"))
+
+    assert (mailgun.bounce_kind, ses.bounce_kind) == (kind, kind)
+
+
+@pytest.mark.parametrize(
     ("answer", "code"),
     [
         ("unable to get a response within 72 hours", "put_off_too_long"),
