@@ -30,12 +30,13 @@ command.add_command(test)
 @command.command("confirm")
 @click.argument("topic_arn")
 @click.option("--account", required=True, help="The account in the path of the webhook's URL.")
+@click.option("--restore", is_flag=True, help="Restore the subscription that was ended last.")
 @pass_invocation
-def confirm(invocation: Invocation, topic_arn: str, account: str) -> None:
+def confirm(invocation: Invocation, topic_arn: str, account: str, *, restore: bool) -> None:
     """Confirm that Amazon SNS may send a topic's messages to an account.
 
     SNS asks once, when the subscription is made; the ingress verified the question and keeps it in mail.raw.amazon_ses.
-    It also says when a subscription was ended: then this restores it.
+    It also says when a subscription was ended: --restore takes that back, and confirms no new one.
     The answer is sent to an address built from the topic's ARN and SNS's token, never to one that came with them. SNS
     forgets its token after three days: then request a new one there (RequestConfirmation).
     """
@@ -47,16 +48,19 @@ def confirm(invocation: Invocation, topic_arn: str, account: str) -> None:
             f"{clean(topic_arn)} is not allowed: it must be one of accounts.{clean(account)}.webhooks.{_SNS}.secrets"
         )
         raise Failure(message, exit_code=WRONG_USE)
-    run(_confirm(settings, topic_arn, account))
+    run(_confirm(settings, topic_arn, account, restore=restore))
     note(f"{clean(topic_arn)}: subscribed for account {clean(account)}")
 
 
-async def _confirm(settings: Settings, topic_arn: str, account: str) -> None:
+async def _confirm(settings: Settings, topic_arn: str, account: str, *, restore: bool) -> None:
     from streams.web.outbound import FetchError, GuardedClient  # noqa: PLC0415 - aiohttp's client: for this command only
 
-    asked = await _last_question(settings, topic_arn, account)
+    asked = await _last_handshake(settings, topic_arn, account, ended=restore)
     if asked is None:
-        message = f"SNS has not asked to confirm {clean(topic_arn)} for account {clean(account)}, or so long ago that it is deleted"
+        what = "said that it ended the subscription of" if restore else "asked to confirm"
+        message = (
+            f"SNS has not {what} {clean(topic_arn)} for account {clean(account)}, or so long ago that it is deleted"
+        )
         raise Failure(message)
     client = GuardedClient()
     try:
@@ -68,8 +72,11 @@ async def _confirm(settings: Settings, topic_arn: str, account: str) -> None:
         await client.close()
 
 
-async def _last_question(settings: Settings, topic_arn: str, account: str) -> Handshake | None:
-    """Return the newest verified request to confirm this topic's subscription, or word that it was ended."""
+async def _last_handshake(settings: Settings, topic_arn: str, account: str, *, ended: bool) -> Handshake | None:
+    """Return the newest verified request to confirm this topic's subscription, or word that it was ended.
+
+    Never one for the other: when a webhook moves to a new URL, word of the old subscription's end comes last.
+    """
     newest: tuple[datetime, Handshake] | None = None
     async for found in read_to_end(settings, topics.raw_topic(_SNS)):
         for record in found:
@@ -82,7 +89,9 @@ async def _last_question(settings: Settings, topic_arn: str, account: str) -> Ha
                 handshake = PROVIDERS[_SNS].handshake(request)
             except (RecordError, VerificationError):
                 continue
-            if handshake is None or handshake.topic_arn != topic_arn or request.account != account:
+            if handshake is None or handshake.ended is not ended:
+                continue
+            if handshake.topic_arn != topic_arn or request.account != account:
                 continue
             if newest is None or request.received_at >= newest[0]:
                 newest = (request.received_at, handshake)

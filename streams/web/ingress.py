@@ -465,7 +465,7 @@ class Ingress:
         if handshake.ended:  # whoever ended it may have meant to, so auto_confirm does not restore it
             logger.warning(
                 "%s has ended the subscription of %s for account %s: no more webhooks come by it; to restore it: "
-                "mailstreams webhook confirm %s --account %s",
+                "mailstreams webhook confirm %s --account %s --restore",
                 endpoint.provider.name,
                 handshake.topic_arn,
                 endpoint.account,

@@ -566,9 +566,9 @@ async def test_a_subscription_is_kept_and_logged_with_the_command_but_without_it
     assert [one for one in await edge.records("amazon_ses", "acme") if token.encode() in (one.value or b"")]
 
 
-@pytest.mark.parametrize("kind", ["SubscriptionConfirmation", "UnsubscribeConfirmation"])
-def test_the_command_confirms_or_restores_by_the_address_built_from_the_newest_verified_message(
-    edge: Edge, monkeypatch: pytest.MonkeyPatch, kind: str
+@pytest.mark.parametrize("restore", [False, True])
+def test_the_command_confirms_or_restores_by_the_address_built_from_the_newest_verified_message_of_that_kind(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch, restore: bool
 ) -> None:
     asked: list[str] = []
 
@@ -580,10 +580,13 @@ def test_the_command_confirms_or_restores_by_the_address_built_from_the_newest_v
     for name, value in edge.environment.items():
         monkeypatch.setenv(name, value)
     token = "newest" + token_hex(20)
-    asks = world.confirmation(Type=kind, Token=token, SubscribeURL="https://evil.test/")
-    assert asyncio.run(edge.post(asks))[0] == 200
+    kinds = ("UnsubscribeConfirmation", "SubscriptionConfirmation")  # the other one comes last
+    for kind, its_token in zip(kinds if restore else reversed(kinds), (token, "other"), strict=True):
+        asks = world.confirmation(Type=kind, Token=its_token, SubscribeURL="https://evil.test/")
+        assert asyncio.run(edge.post(asks))[0] == 200
 
-    done = CliRunner().invoke(cli, ["webhook", "confirm", signing.TOPIC, "--account", "acme"])
+    asked_for = ["webhook", "confirm", signing.TOPIC, "--account", "acme", *(["--restore"] if restore else [])]
+    done = CliRunner().invoke(cli, asked_for)
     wrong = CliRunner().invoke(cli, ["webhook", "confirm", signing.TOPIC + "x", "--account", "acme"])
     nobody = CliRunner().invoke(cli, ["webhook", "confirm", signing.TOPIC, "--account", "header"])
 

@@ -793,7 +793,7 @@ async def test_a_subscription_that_was_ended_is_logged_with_the_command_and_neve
 
     assert here.client.asked == [signing.CERTIFICATE_URL]
     assert "has ended the subscription" in caplog.text
-    assert f"mailstreams webhook confirm {signing.TOPIC} --account acme" in caplog.text
+    assert f"mailstreams webhook confirm {signing.TOPIC} --account acme --restore" in caplog.text
     assert "the-token" not in caplog.text
 
 
