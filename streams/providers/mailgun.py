@@ -219,9 +219,10 @@ def _meaning(report: _Report) -> _Meaning:
     code = fields.count(report.status.get("code"))
     smtp_code = smtp.reply_code(code) if code is not None else reply.smtp_code
     enhanced = smtp.more_specific(smtp.enhanced_code(report.status.get("enhanced-code")), reply.enhanced_code)
-    if report.test:
-        return _Meaning(EventType.OTHER, f"{word}/{_TEST}", smtp_code, enhanced)  # it says nothing about a delivery
     event_type = _EVENTS.get(word, EventType.UNKNOWN)
+    if report.test:  # Mailgun took it; all else says nothing about a delivery
+        said = event_type if event_type is EventType.SENT else EventType.OTHER
+        return _Meaning(said, f"{word}/{_TEST}", smtp_code, enhanced)
     if event_type is not EventType.BOUNCE:
         # A scanner that follows links proves as little as one that loads images: only that the message arrived.
         seen = EventType.MACHINE_OPEN if report.bot and word in _ENGAGEMENT else event_type
