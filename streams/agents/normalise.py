@@ -83,11 +83,11 @@ class Normalise:
 
 
 def _received(event: DeliveryEvent, appended_at: int) -> DeliveryEvent:
-    """Return the event, received at the broker's time if only by that its own time is believable.
+    """Return the event, received at the broker's time if only by that its own time is believable, and it is the nearer.
 
     An ingress whose clock is six minutes slow would have each event come from the future, and one that boots in the past
     would have its deliveries expire at once. The broker's time alone decides nothing: a replay is appended days after its
-    receipt, and its events' times fit that receipt.
+    receipt. Its events' times fit that receipt, or are nearer to it, as where the provider's clock is six minutes fast.
 
     Args:
         event: As the provider's file made it.
@@ -96,10 +96,9 @@ def _received(event: DeliveryEvent, appended_at: int) -> DeliveryEvent:
     at = event.occurred_at
     if at is None or at.tzinfo is None:  # the encoder refuses a time without a zone
         return event
-    occurred_at = to_micros(at)
-    if (
-        believable(occurred_at, to_micros(event.received_at)) is not None
-        or believable(occurred_at, appended_at) is None
-    ):
+    occurred_at, received_at = to_micros(at), to_micros(event.received_at)
+    if believable(occurred_at, received_at) is not None or believable(occurred_at, appended_at) is None:
+        return event
+    if abs(occurred_at - appended_at) >= abs(occurred_at - received_at):
         return event
     return replace(event, received_at=from_micros(appended_at))

@@ -123,6 +123,11 @@ def test_what_is_appended_again_or_late_was_received_when_the_ingress_says(later
     assert received_by(APPENDED, appended=later) == APPENDED
 
 
+@pytest.mark.parametrize("later", [timedelta(hours=1), timedelta(days=1), timedelta(days=10)], ids=str)
+def test_a_replay_keeps_its_time_where_the_providers_clock_was_fast(later: timedelta) -> None:
+    assert received_by(APPENDED, appended=later, happened=timedelta(minutes=6)) == APPENDED
+
+
 def test_where_the_event_is_in_the_future_by_the_brokers_time_too_nothing_is_known_better() -> None:
     both = timedelta(minutes=-6)
     assert received_by(APPENDED + both, appended=both) == APPENDED + both
