@@ -7,9 +7,9 @@ import click
 
 from streams import codecs
 from streams.cli import Invocation, json_option, pass_invocation
-from streams.cli._output import json_line
+from streams.cli._output import json_line, note
+from streams.settings import SettingsError, shown
 from streams.settings import reference as settings_reference
-from streams.settings import shown
 
 
 @click.group("config")
@@ -21,8 +21,15 @@ def command() -> None:
 @json_option
 @pass_invocation
 def show(invocation: Invocation, *, as_json: bool) -> None:
-    """Print the settings in force, from file, environment and defaults; secrets are masked."""
+    """Print the settings in force, from file, environment and defaults; secrets are masked.
+
+    Names of files that are not there are noted on standard error: the ingress would not start here.
+    """
     settings = invocation.settings()
+    try:
+        settings.ingress.check_files()
+    except SettingsError as error:
+        note(f"the ingress cannot start here: {error}")
     if as_json:
         json_line(shown(settings))
         return
