@@ -331,6 +331,8 @@ async def _read_alerts(settings: Settings, found: dict[str, _Found], tell: TellP
 
 
 def _holds(value: bytes, needles: Collection[bytes]) -> bool:
+    if not needles:
+        return False
     lower = value.lower()
     return any(needle in lower for needle in needles)
 

@@ -143,8 +143,8 @@ _TABLE = (
     Advice(
         "authentication_refused",
         "The recipient's mail server could not verify that the message comes from us, and refused it.",
-        "Tell {support}: the sending domain's DNS records, SPF, DKIM, DMARC or reverse DNS need mending. The address may "
-        "be fine.",
+        "Tell {support}: the sending domain's DNS records (SPF, DKIM, DMARC, reverse DNS) need mending. The address may be "
+        "fine.",
     ),
     Advice(
         "blocked",

@@ -26,7 +26,7 @@ def _reference_lines() -> Iterator[str]:
     yield "A file that is there and cannot be read stops the program."
     yield ""
     yield "An unknown name or a wrong value stops the program with one line for each."
-    yield f"A variable without a double underscore is no setting's, as `{PREFIX}SERVICE_HOST`, which Kubernetes sets; but one"
+    yield f"A variable without a double underscore is ignored, such as `{PREFIX}SERVICE_HOST`, which Kubernetes sets; but one"
     yield "that lacks only the second underscore of a setting's stops the program, too."
     yield "`mailstreams config show` prints what is in force, with secrets masked."
     yield ""

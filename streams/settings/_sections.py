@@ -621,7 +621,7 @@ class Ingress(_Section):
         None,
         "path, PEM",
         "Speak TLS with this certificate and its chain; without it plain HTTP, for a proxy in front. A renewed one is used "
-        "within a minute. No other process misses the file.",
+        "within a minute. Only the ingress needs the file.",
     )
     tls_keyfile: Path | None = _setting(
         None, "path, PEM", "The key of `tls_certfile`, where it is not in the same file."
