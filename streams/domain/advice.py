@@ -589,7 +589,7 @@ def _by_answer(answer: Fact) -> str | None:
     if gave_up or cause == _TWO_MEANINGS:
         why = classify(reason, answer.smtp_code, answer.enhanced_code)
         if subject == _POLICY and why in _REFUSES_US:
-            return code
+            return "blocked"
         if gave_up or why is ReasonClass.RATE_LIMITED:
             return _given_up(why)
     return (words_say_more and _by_words(words, blames_the_sender=code == "blocked")) or code

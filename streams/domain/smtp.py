@@ -370,7 +370,12 @@ def refuses_sender(text: str | None) -> bool:
 
 def words_of(text: str | None) -> str:
     """Return the words of an answer that may be its reason, in lower case: what the functions below read."""
-    return without_names(text or "").lower().replace(_ANY_ADDRESS, "")
+    return _words_of((text or "")[:LOOKED_AT])
+
+
+@lru_cache(maxsize=64)  # its kind and its advice ask for the words of one answer several times
+def _words_of(text: str) -> str:
+    return without_names(text).lower().replace(_ANY_ADDRESS, "")
 
 
 def kind_of_words(words: str) -> BounceKind:
