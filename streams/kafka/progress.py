@@ -124,8 +124,10 @@ class Progress:
         self._standings: dict[TP, Standing] = {}
         self._barriers: dict[TP, Barrier] = {}
         self._passed: dict[TP, int] = {}
+        self._latest_us = 0
+        """The latest that the wall clock has shown since it was set: no stage has come further, no barrier is later."""
         self._held: dict[tuple[str, TP], int] = {}
-        """The last time at which a partition of a first topic was seen stopped, for each partition that it holds up."""
+        """``_latest_us`` when a partition of a first topic was last seen stopped, for each partition that it holds up."""
         self._now: dict[TP, int] = {}
         self._looked_at: float | None = None
         self._clocks: tuple[int, float] | None = None
@@ -226,6 +228,7 @@ class Progress:
         self._passed.clear()
         self._barriers.clear()
         self._held = dict.fromkeys(self._held, wall_us)
+        self._latest_us = 0
 
     def _saw(self, wall_us: int, standings: dict[TP, Standing]) -> None:
         """Conclude from a look how far each stage has come, and which topics are held."""
@@ -239,7 +242,8 @@ class Progress:
                     self._pass(tp, standing, self._time_before(wall_us, tp, upstream, passed_before))
         stages = [tp for tp in standings if tp.topic in self._upstream_topics]
         stopped = {tp.topic for tp, standing in standings.items() if standing.stopped} & self._shared_topics
-        self._held |= {(topic, tp): wall_us for topic in stopped for tp in stages}
+        self._latest_us = max(self._latest_us, wall_us)  # a clock that goes back by less than a step ends no hold
+        self._held |= {(topic, tp): self._latest_us for topic in stopped for tp in stages}
         self._held = {of: since for of, since in self._held.items() if self._passed.get(of[1], 0) <= since}
 
     def _time_before(

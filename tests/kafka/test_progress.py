@@ -472,6 +472,25 @@ def test_a_clock_that_is_set_while_a_provider_is_held_lets_nothing_pass_that_is_
         assert now is None or now <= WALL - 2 * HOUR
 
 
+LAGS = Standing(end=12, position=9, timestamp_ms=5)
+
+
+@pytest.mark.parametrize("before", [AT_END, LAGS])  # with its barrier at the later time
+@pytest.mark.parametrize("then", [STANDS, behind(2)])
+def test_a_provider_stays_held_when_the_clock_goes_back_by_less_than_a_step(
+    clocks: Clocks, before: Standing, then: Standing
+) -> None:
+    """A stage has already come to a time that the wall clock shows once more."""
+    clocks.look(all_read(raw=STANDS))
+    clocks.look(all_read(raw=STANDS, events=before))
+    clocks.look(all_read(raw=STANDS, events=LAGS), set_by=-4)
+    held = [clocks.progress.held("raw.a", EVENTS)]
+    for _ in range(5):
+        clocks.look(all_read(raw=then))
+        held.append(clocks.progress.held("raw.a", EVENTS))
+    assert held == [True] * 6
+
+
 def test_a_host_that_slept_loses_one_look(clocks: Clocks) -> None:
     """The monotonic clock stands still while a virtual machine is suspended: the wall is right."""
     clocks.look(all_read())
