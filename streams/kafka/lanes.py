@@ -259,6 +259,7 @@ class Lane(ABC):
     async def release(self) -> None:
         """Commit the last position, and release what the lane holds."""
         await self._positions.flush()
+        self._positions.forget(self.tp)
 
     async def _open(self) -> None:  # noqa: B027 - a lane may need nothing
         """Prepare, before the first batch."""

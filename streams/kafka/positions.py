@@ -84,9 +84,9 @@ class Position:
         return position
 
 
-Commit = Callable[[Mapping[TP, tuple[int, str]]], Awaitable[None]]
-"""Commits (position, metadata) of partitions in one request; raises CommitFailedError when they have a new owner. Topics
-that are gone are left out."""
+Commit = Callable[[Mapping[TP, tuple[int, str]]], Awaitable[set[TP]]]
+"""Commits (position, metadata) of partitions in one request; raises CommitFailedError when they have a new owner. Returns
+those that it left out, because the brokers do not know their topics."""
 
 
 class Positions:
@@ -100,6 +100,7 @@ class Positions:
         self._interval_s = interval_s
         self._reached: dict[TP, tuple[int, str]] = {}
         self._refused: set[TP] = set()
+        self._gone: set[str] = set()
         self._committing = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
@@ -113,8 +114,7 @@ class Positions:
             message = f"{tp.topic}/{tp.partition} has a new owner"
             raise CommitFailedError(message)
         self._reached[tp] = (offset, metadata)
-        if self._task is None:
-            self._task = asyncio.create_task(self._flush_soon(), name="commit positions")
+        self._commit_soon()
 
     async def flush(self) -> None:
         """Commit now what was reached; when this returns, no commit is under way."""
@@ -123,7 +123,7 @@ class Positions:
             if not reached:
                 return
             try:
-                await self._commit(reached)
+                left_out = await self._commit(reached)
             except CommitFailedError:
                 # The group went on without this member; the next owner repeats the uncommitted part, which is harmless.
                 self._refused |= reached.keys()
@@ -131,6 +131,30 @@ class Positions:
                     logger.warning("%s/%s: position not committed, the partition has a new owner", topic, partition)
             except Exception as error:  # noqa: BLE001 - whatever it is, positions are not committed any more
                 self._on_crash(error)
+            else:
+                self._keep({tp: reached[tp] for tp in left_out})
+
+    def forget(self, tp: TP) -> None:
+        """Forget what is left to commit of ``tp``: its lane is closed, and another member may own it."""
+        self._reached.pop(tp, None)
+
+    def _keep(self, left_out: Mapping[TP, tuple[int, str]]) -> None:
+        """Try again to commit what was left out, for as long as this assignment lasts.
+
+        A broker that has just come back may not know a topic for a moment. aiokafka joins the group anew for other
+        metadata only in the group's leader, so nothing else would ever tell the position of a partition without records.
+        """
+        gone = {tp.topic for tp in left_out}
+        for topic in sorted(gone - self._gone):
+            logger.warning("%s: gone; its positions are not committed unless it comes back", topic)
+        self._gone = gone
+        if left_out:
+            self._reached = {**left_out, **self._reached}
+            self._commit_soon()
+
+    def _commit_soon(self) -> None:
+        if self._task is None:
+            self._task = asyncio.create_task(self._flush_soon(), name="commit positions")
 
     async def _flush_soon(self) -> None:
         await asyncio.sleep(self._interval_s)

@@ -252,15 +252,15 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
             else:
                 consumer.resume(*wanted)
 
-    async def commit_positions(self, positions: Mapping[TP, tuple[int, str]]) -> None:
-        """Commit (position, metadata) of partitions under the group's current generation.
+    async def commit_positions(self, positions: Mapping[TP, tuple[int, str]]) -> set[TP]:
+        """Commit (position, metadata) of partitions under the group's current generation; return those left out.
 
         Raises:
             aiokafka.errors.CommitFailedError: this member is no longer in the group's current generation.
         """
         consumer = self._ensure_consumer()
         offsets = {TopicPartition(*tp): OffsetAndMetadata(*position) for tp, position in positions.items()}
-        await self.call_thread(commit_but_gone, consumer, offsets)
+        return {TP(*tp) for tp in await self.call_thread(commit_but_gone, consumer, offsets)}
 
     async def check_membership(self) -> None:
         """Do nothing while aiokafka maintains the membership in the group, and knows every topic.
@@ -302,34 +302,34 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
 
 async def commit_but_gone(
     consumer: aiokafka.AIOKafkaConsumer, offsets: Mapping[TopicPartition, OffsetAndMetadata]
-) -> None:
-    """Commit, but not the positions of a topic that the brokers do not know any more.
+) -> set[TopicPartition]:
+    """Commit, but not the positions of a topic that the brokers do not know; return the partitions that are left out.
 
     aiokafka repeats a commit of such a topic for ever: no later position of any partition would be committed, and if a
-    topic of that name is created, an offset of the old one would be written to it. What is left out has no owner for
-    long: with other metadata the group is divided again.
+    topic of that name is created, an offset of the old one would be written to it. A topic that lacks one of the
+    partitions is such a new one.
 
     Raises:
         KafkaError, IllegalStateError: as ``AIOKafkaConsumer.commit`` does.
     """
     client = consumer._client  # noqa: SLF001 - no public way to ask for newer metadata
-    left = dict(offsets)
-    while left:
-        gone: set[str] = set()
+
+    def known() -> dict[TopicPartition, OffsetAndMetadata]:
+        gone = {tp.topic for tp in offsets if tp.partition not in (client.cluster.partitions_for_topic(tp.topic) or ())}
+        return {tp: at for tp, at in offsets.items() if tp.topic not in gone}
+
+    while left := known():
         committing = asyncio.create_task(consumer.commit(left))
         try:
-            while not gone:
+            while committing.done() or known() == left:
                 if (await asyncio.wait([committing], timeout=COMMIT_LOOK_S))[0]:
                     committing.result()
-                    return
+                    return offsets.keys() - left.keys()
                 updating = client.force_metadata_update()
                 await asyncio.wait([committing, updating], return_when=asyncio.FIRST_COMPLETED)
-                if updating.done() and not updating.cancelled() and updating.result():
-                    gone = {tp.topic for tp in left if not client.cluster.partitions_for_topic(tp.topic)}
         finally:
             await end([committing])
-        logger.warning("%s: gone; its positions are not committed any more", ", ".join(sorted(gone)))
-        left = {tp: at for tp, at in left.items() if tp.topic not in gone}
+    return set(offsets)
 
 
 async def check_membership(consumer: aiokafka.AIOKafkaConsumer) -> None:
@@ -579,10 +579,10 @@ class BatchConsumer(driver.Consumer):
     def on_buffer_drop(self, tp: TP) -> None:
         """Do nothing, for the same reason."""
 
-    async def commit_positions(self, positions: Mapping[TP, tuple[int, str]]) -> None:
+    async def commit_positions(self, positions: Mapping[TP, tuple[int, str]]) -> set[TP]:
         """Commit (position, metadata) of partitions; see ``BatchConsumerThread``."""
         try:
-            await self._thread.commit_positions(positions)
+            return await self._thread.commit_positions(positions)
         except IllegalStateError as error:  # a partition left this member between the check and the commit
             raise aiokafka.errors.CommitFailedError(str(error)) from error
 

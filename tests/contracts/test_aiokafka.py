@@ -320,31 +320,45 @@ async def test_who_is_not_of_the_groups_current_generation_cannot_commit(broker:
             await member.commit({TopicPartition(topic, 99): 1})
 
 
-async def test_a_commit_leaves_out_a_topic_that_is_gone_also_when_it_is_created_again(
+async def test_a_commit_leaves_out_a_topic_that_is_gone_or_came_back_with_fewer_partitions(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """aiokafka's own repeats all of it for ever."""
     monkeypatch.setattr("streams.kafka.transport.COMMIT_LOOK_S", 0.05)
-    gone, stays, group = (
+    topic, group = await new_topic(broker, partitions=2), unique("g")
+    gone, also_gone, stays = (
+        TopicPartition(topic, 0),
+        TopicPartition(topic, 1),
         TopicPartition(await new_topic(broker), 0),
-        TopicPartition(await new_topic(broker), 0),
-        unique("g"),
     )
     admin: Any = AIOKafkaAdminClient(bootstrap_servers=broker.bootstrap)
     await admin.start()
     async with consumer_of(broker, group_id=group, enable_auto_commit=False, retry_backoff_ms=10) as consumer:
-        consumer.assign([gone, stays])
-        await commit_but_gone(consumer, {gone: OffsetAndMetadata(1, ""), stays: OffsetAndMetadata(2, "")})
-        assert await committed(broker, group, gone.topic) == (1, "")
+
+        async def commit(offset: int) -> set[TopicPartition]:
+            at = OffsetAndMetadata(offset, "")
+            return await commit_but_gone(consumer, {gone: at, also_gone: at, stays: at})
+
+        consumer.assign([gone, also_gone, stays])
+        await consumer._client.force_metadata_update()
+        assert await commit(1) == set()
+        assert await committed(broker, group, topic) == (1, "")
         try:
-            await admin.delete_topics([gone.topic])
+            await admin.delete_topics([topic])
         finally:
             await admin.close()
         async with asyncio.timeout(20):
-            await commit_but_gone(consumer, {gone: OffsetAndMetadata(7, ""), stays: OffsetAndMetadata(8, "")})
-        await new_topic(broker, named=gone.topic)
-    assert await committed(broker, group, stays.topic) == (8, "")
-    assert await committed(broker, group, gone.topic) is None
+            while await commit(7) != {gone, also_gone}:  # until the deletion takes effect
+                await asyncio.sleep(0.01)
+            monkeypatch.setattr("streams.kafka.transport.COMMIT_LOOK_S", 60)
+            assert await commit(8) == {gone, also_gone}, "it knows that already"
+            await new_topic(broker, named=topic)
+            await consumer._client.force_metadata_update()
+            assert await commit(9) == {gone, also_gone}
+            assert await committed(broker, group, stays.topic) == (9, "")
+            assert await committed(broker, group, topic) is None
+            assert await commit_but_gone(consumer, {gone: OffsetAndMetadata(3, "")}) == set(), "it is known again"
+            assert await committed(broker, group, topic) == (3, "")
 
 
 async def test_a_member_whose_join_waits_for_the_others_leaves_over_another_connection(broker: Broker) -> None:

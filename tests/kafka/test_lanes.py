@@ -129,6 +129,7 @@ class World:
         self.publisher = Publisher(self.order)
         self.commits: list[tuple[TP, int, str]] = []
         self.commit_fails: BaseException | None = None
+        self.unknown: set[TP] = set()
         self.position = position or Position(0)
         self.store = open_store(
             folder / "store", Budget(cache_bytes=1 << 20, write_buffer_bytes=1 << 20), on_rebuild=pytest.fail
@@ -145,11 +146,12 @@ class World:
         )
 
     def _positions(self, interval_s: float) -> Positions:
-        async def commit(positions: Mapping[TP, tuple[int, str]]) -> None:
+        async def commit(positions: Mapping[TP, tuple[int, str]]) -> set[TP]:
             if self.commit_fails is not None:
                 raise self.commit_fails
             self.order.append("position")
-            self.commits.extend((tp, *position) for tp, position in positions.items())
+            self.commits.extend((tp, *position) for tp, position in positions.items() if tp not in self.unknown)
+            return positions.keys() & self.unknown
 
         return Positions(commit, on_crash=self.crashes.append, interval_s=interval_s)
 
@@ -802,6 +804,20 @@ async def test_an_idle_lane_closes_at_once_and_one_that_never_began_too(world: W
 
 
 # -- how far it is ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_closed_lane_leaves_no_position_to_be_told_when_its_topic_is_known_again(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.unknown = {SOURCE}
+    lane = world.stateless()
+    lane.start()
+    await world.process(lane, batch(record(5, b"1", key=b"a"), position=9))
+    await lane.close()
+    world.unknown = set()
+    await lane._positions.flush()
+    assert world.order[-1] == "position", "it was tried"
+    assert world.commits == []
+    world.store.close()
 
 
 async def test_the_group_is_told_of_a_transaction_soon_after_it_and_of_none_that_failed(tmp_path: Path) -> None:

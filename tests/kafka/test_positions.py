@@ -18,20 +18,30 @@ class Group:
     def __init__(self, interval_s: float = 0.01) -> None:
         self.commits: list[dict[TP, tuple[int, str]]] = []
         self.fails: Exception | None = None
+        self.unknown: set[TP] = set()
+        self.asked = 0
         self.crashes: list[BaseException] = []
         self.waits = asyncio.Event()
         self.waits.set()
         self.positions = Positions(self._commit, on_crash=self.crashes.append, interval_s=interval_s)
 
-    async def _commit(self, positions: Mapping[TP, tuple[int, str]]) -> None:
+    async def _commit(self, positions: Mapping[TP, tuple[int, str]]) -> set[TP]:
+        self.asked += 1
         await self.waits.wait()
         if self.fails is not None:
             raise self.fails
-        self.commits.append(dict(positions))
+        if known := {tp: at for tp, at in positions.items() if tp not in self.unknown}:
+            self.commits.append(known)
+        return positions.keys() & self.unknown
 
     async def until(self, commits: int) -> None:
         async with asyncio.timeout(5):
             while len(self.commits) < commits:
+                await asyncio.sleep(0.005)
+
+    async def until_asked(self, times: int) -> None:
+        async with asyncio.timeout(5):
+            while self.asked < times:
                 await asyncio.sleep(0.005)
 
 
@@ -77,6 +87,36 @@ async def test_without_anything_reached_nothing_is_committed() -> None:
     group = Group()
     await group.positions.flush()
     assert group.commits == []
+
+
+async def test_what_a_commit_leaves_out_is_committed_when_the_broker_knows_its_topic_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A follower of the group hears nothing of it, and a partition without records tells no other position."""
+    group = Group()
+    group.unknown = {ONE, OTHER}
+    group.positions.reach(ONE, 1, "one")
+    group.positions.reach(OTHER, 1, "other")
+    await group.until_asked(3)
+    group.positions.reach(OTHER, 2, "other")
+    await group.until_asked(5)
+    assert group.commits == []
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [ONE.topic]
+    group.unknown.clear()
+    await group.until(1)
+    assert group.commits == [{ONE: (1, "one"), OTHER: (2, "other")}]
+
+
+async def test_what_a_commit_left_out_is_forgotten_with_its_lane() -> None:
+    group = Group()
+    group.unknown = {ONE, OTHER}
+    group.positions.reach(ONE, 1, "")
+    group.positions.reach(OTHER, 2, "")
+    await group.positions.flush()
+    group.positions.forget(ONE)
+    group.unknown.clear()
+    await group.until(1)
+    assert group.commits == [{OTHER: (2, "")}]
 
 
 async def test_after_a_refused_commit_its_partitions_learn_that_they_have_a_new_owner() -> None:

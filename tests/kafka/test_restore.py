@@ -623,7 +623,8 @@ class App:
         self.lanes: list[Lane] = []
         self.world = world
 
-    async def commit_positions(self, positions: Mapping[TP, tuple[int, str]]) -> None: ...
+    async def commit_positions(self, positions: Mapping[TP, tuple[int, str]]) -> set[TP]:  # noqa: ARG002 - the consumer's
+        return set()
 
     async def pause_all(self) -> None:
         self.order.append("pause")

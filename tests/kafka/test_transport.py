@@ -106,9 +106,10 @@ class Thread:
     def set_paused_soon(self, tp: TP, *, paused: bool) -> None:
         self.paused[tp] = paused
 
-    async def commit_positions(self, positions: Mapping[TP, tuple[int, str]]) -> None:  # noqa: ARG002 - the thread's signature
+    async def commit_positions(self, positions: Mapping[TP, tuple[int, str]]) -> set[TP]:  # noqa: ARG002 - the thread's signature
         if self.fails is not None:
             raise self.fails
+        return set()
 
 
 class World:
