@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import signal
 
 from aiokafka.admin import RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -183,12 +184,14 @@ async def sources_made_anew_under_a_worker(world: Scene) -> None:
 
 @scenario("a raw topic is deleted while its records are in work, and made anew when the worker has noticed: it goes on")
 async def source_deleted_in_work(world: Scene) -> None:
-    worker = await _worked(world)
-    worker.kept = True
     raw = topics.raw_topic("sendgrid")
-    await world.feed_sends(SENT)  # a second time: other topics have positions to commit, too
-    await world.backlog(5_000)
+    worker = world.member("worker", fault="stop:published:1", static=True)
+    await world.backlog(1_000)
+    worker.start()
+    await world.said(worker, f"fault: stop at published of {raw}/")
     await harness.delete_topic(world.broker, raw)
+    await world.feed_sends(SENT)  # another topic has positions to commit, too
+    worker.signal(signal.SIGCONT)  # now the lane tells the group how far it is
     async with asyncio.timeout(PATIENCE_S):
         while "partitions ready after" not in worker.output.partition(f"{raw}: gone")[2]:
             await asyncio.sleep(0.2)
@@ -198,4 +201,4 @@ async def source_deleted_in_work(world: Scene) -> None:
     await topics.create(world.settings)
     world.traffic.start()
     await world.measure(lambda: None, patience_s=400)
-    world.expect(worker.restarts == 0, f"{worker.restarts} restarts")
+    world.expect(worker.alive, "it ended")
