@@ -131,6 +131,8 @@ $(BIN)/python:
 		|| { echo "Python 3.11 or newer is needed; name it by PYTHON=..., e.g. make run PYTHON=python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 		|| { echo "Python's venv is missing: install it, e.g. apt-get install python3-venv" >&2; exit 1; }
+	@[ -e $(VENV)/pyvenv.cfg ] || [ -z "$$(ls -A $(VENV) 2>/dev/null)" ] \
+		|| { echo "$(VENV) is no virtual environment, and not empty: name another folder by VENV=..." >&2; exit 1; }
 	@echo "making the virtual environment $(VENV) ..."
 	@$(PYTHON) -m venv --clear $(VENV)
 

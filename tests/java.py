@@ -56,7 +56,7 @@ def make(version: str) -> None:
         return
     print("archiving the classes of Kafka, for tests that start it ...")
     for old in target.parent.glob("classes-*"):
-        old.unlink()
+        old.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as name:
         folder = Path(name)
         os.environ["JDK_JAVA_OPTIONS"] = f'{QUICK} "-XX:DumpLoadedClassList={folder}/%p.classes"'
@@ -83,7 +83,7 @@ def main() -> int:
     version = parser.parse_args().kafka
     try:
         make(version)
-    except (LocalError, subprocess.CalledProcessError) as error:
+    except (LocalError, OSError, subprocess.CalledProcessError) as error:
         print(f"tests go without an archive of Kafka's classes: {error}", file=sys.stderr)
     return 0
 

@@ -542,6 +542,8 @@ def say(line: str) -> None:
     """Print a line for a person, or nothing once nobody listens: the terminal or the program behind a pipe is gone."""
     try:
         print(line, flush=True)
+    except BlockingIOError:  # it listens, but not now: another program made it non-blocking
+        return
     except OSError:  # what is buffered is tried again at our end, which would fail again
         with Path(os.devnull).open("w") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())

@@ -206,7 +206,8 @@ async def _admit(request: web.Request, handler: Handler) -> web.StreamResponse:
     if access.is_bypassed(request):
         raise Refused(
             HTTPStatus.FORBIDDEN,
-            "the request came through a proxy, but nobody has to prove who they are; "
+            "the request came through a proxy (or by HTTP/1.0, as many proxies send it), but nobody has to prove who they "
+            "are; "
             "whoever runs this: set history.trusted_proxies or accounts.NAME.history_keys",
         )
     viewer = access.viewer(request)
@@ -241,7 +242,7 @@ async def _add_headers(request: web.Request, answer: web.StreamResponse) -> None
         state = request.app[SERVICE].state
         if state.ever_connected:
             answer.headers[AS_OF] = machine_time(int(state.since) * 1_000_000)
-        answer.headers[BEHIND] = str(sum(state.lag.values()))
+            answer.headers[BEHIND] = str(sum(state.lag.values()))
     answer.headers["Server"] = "mailstreams"
 
 

@@ -151,7 +151,7 @@ def clear(database: Database) -> None:
 
 
 def read_again(database: Database) -> None:
-    """Let everything be read again, and keep what is known: records that were read before change nothing."""
+    """Let everything be read again, and keep what is known, as long as the workers kept their revisions."""
     with database.write() as connection:
         connection.execute(sa.delete(schema.offsets))
 

@@ -191,7 +191,8 @@ class Subscriber:
                 message = (
                     f"the history is ahead of {partition.topic}/{partition.partition} ({stored} > {end[partition]}): "
                     "the brokers lost records, or the topic was created again; read what it has now, and keep what is "
-                    "known: mailstreams history rebuild --keep; if it is another cluster, begin with an empty database: "
+                    "known: mailstreams history rebuild --keep; if it is another cluster, or the workers began anew with "
+                    "another worker.app_id, begin with an empty database: "
                     "mailstreams history rebuild"
                 )
                 raise SourceError(message)

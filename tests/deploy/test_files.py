@@ -123,6 +123,17 @@ def test_an_environment_that_is_made_anew_gets_its_packages_anew(tmp_path: Path)
     ]
 
 
+def test_a_folder_that_is_no_environment_is_not_emptied_for_one(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "one").touch()
+
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        make("photos/bin/python", "VENV=photos", cwd=tmp_path)
+
+    assert "photos is no virtual environment, and not empty" in error.value.stderr
+    assert (tmp_path / "photos" / "one").exists()
+
+
 def test_the_version_of_kafka_is_the_same_everywhere() -> None:
     assert f"<kafka.version>{jars.KAFKA_VERSION}</kafka.version>" in jars.POM.read_text()
     assert default("KAFKA") == jars.KAFKA_VERSION

@@ -108,10 +108,12 @@ for (const name of ["htmx:responseError", "htmx:sendError", "htmx:timeout"]) {
   document.addEventListener(name, () => outOfDate("failed"));
 }
 addEventListener("pointerdown", () => (pressed = true));
-for (const name of ["pointerup", "pointercancel", "contextmenu", "blur"]) {
-  addEventListener(name, () => {
-    pressed = false;
-    release();
-  });
+function up() {
+  pressed = false;
+  release();
 }
+for (const name of ["pointerup", "pointercancel", "contextmenu", "dragend", "blur"]) addEventListener(name, up);
+addEventListener("pointermove", ({ buttons }) => {
+  if (pressed && buttons === 0) up(); // its pointerup went elsewhere, as of a scrollbar
+});
 document.addEventListener("selectionchange", release);
