@@ -138,7 +138,8 @@ _TABLE = (
         "put_off_too_long",
         "The recipient's mail server put the message off, or was not reached, until the time to try was over. The "
         "message was given up.",
-        "Send again later. If it happens again, ask the recipient whether their mail works and whether they block us.",
+        "Send again later. If it happens again, ask the recipient whether their mail works and whether they block us. "
+        "If it happens with several recipients, tell {support}.",
     ),
     Advice(
         "authentication_refused",
@@ -382,6 +383,7 @@ _BOUNCED_BY_CODE = {
     "3.4": "message_too_large",  # RFC 3463: too big for the system, not for the mailbox
     "4.4": "no_such_domain",  # no route: in practice the domain has no DNS records
     "4.310": "no_such_domain",  # Exchange Online: "DNS domain ... does not exist"
+    "4.5": "put_off_too_long",  # congestion; Gmail: "Daily SMTP relay sending limit exceeded"
     "4.6": "mail_loop",
     "4.14": "mail_loop",  # Exchange
     "4.7": "put_off_too_long",
@@ -435,9 +437,6 @@ _GIVEN_UP_BY_REASON = {  # by the last answer before: it is why the retries fail
 }
 _TWO_MEANINGS = "2.1"
 """Gmail's: "is disabled", and "is receiving mail at a rate that prevents additional messages"."""
-_POLICY = "7"
-_REFUSES_US = frozenset({ReasonClass.RATE_LIMITED, ReasonClass.TLS})
-"""Under ``_POLICY`` these are no mere delay: we send too much or without encryption, and support has to know."""
 _DEFERRED_BY_REASON = {  # the monitor's alerts use the same class, so that the two do not contradict each other
     ReasonClass.RATE_LIMITED: "deferred_rate_or_reputation",
     ReasonClass.GREYLISTED: "deferred_rate_or_reputation",
@@ -578,7 +577,7 @@ def _by_answer(answer: Fact) -> str | None:
     word, _, said = reason.partition(": ")
     words_say_more = cause not in _BOUNCED_BY_CODE and (subject in _WORDS_SAY_MORE or cause.endswith(".0"))
     transient = smtp.is_transient(answer.enhanced_code, answer.smtp_code)
-    if subject == "1" and code in _ABOUT_THE_ADDRESS and not transient and smtp.refuses_sender(reason):
+    if subject == "1" and code in _ABOUT_THE_ADDRESS and not transient and smtp.quotes_refusal_of_sender(reason):
         code, words_say_more = "blocked", True  # the code is from an answer about our own address
     if code == "put_off_too_long" or (word in _GIVEN_UP and (code is None or words_say_more or transient)):
         return _expired(smtp.quoted_answer(reason) or (said if word in _GIVEN_UP else ""))
@@ -588,8 +587,6 @@ def _by_answer(answer: Fact) -> str | None:
     gave_up = transient and (words_say_more or code in _ABOUT_THE_ADDRESS)
     if gave_up or cause == _TWO_MEANINGS:
         why = classify(reason, answer.smtp_code, answer.enhanced_code)
-        if subject == _POLICY and why in _REFUSES_US:
-            return "blocked"
         if gave_up or why is ReasonClass.RATE_LIMITED:
             return _given_up(why)
     return (words_say_more and _by_words(words, blames_the_sender=code == "blocked")) or code
@@ -605,18 +602,19 @@ def _by_words(words: str, *, blames_the_sender: bool) -> str | None:
 
     Args:
         words: Those of what the server said (``smtp.words_of``).
-        blames_the_sender: Its code does so; "does not exist" is then said of our own address or domain.
+        blames_the_sender: Its code does so; "does not exist" is then said of our own address or domain, but "no such
+            user" is not.
     """
     why = classify(words, None, None)
     if why in _BOUNCED_BY_REASON:
         return _BOUNCED_BY_REASON[why]
     if smtp.says_no_such_mailbox(words):
-        return None if blames_the_sender else "no_such_address"
+        return None if blames_the_sender and not smtp.names_no_mailbox(words) else "no_such_address"
+    if smtp.kind_of_words(words) is BounceKind.BLOCK:
+        return "blocked"
     if smtp.says_closed(words) and not blames_the_sender:
         return "mailbox_closed"
-    if why in _BLOCKED_BY_REASON or smtp.kind_of_words(words) is BounceKind.BLOCK:
-        return "blocked"
-    return None
+    return "blocked" if why in _BLOCKED_BY_REASON else None
 
 
 def _expired(last_answer: str) -> str:

@@ -59,24 +59,31 @@ def tells_mailbox_full(words: str) -> bool:
     return _by_words(words, _starts(words), _TELLING) is ReasonClass.MAILBOX_FULL
 
 
-def refuses_us(reason: str | None, smtp_code: int | None, enhanced_code: str | None) -> bool:
+def refuses_us(kind: BounceKind, reason: str | None, smtp_code: int | None, enhanced_code: str | None) -> bool:
     """Tell whether a refusal for good is plainly about the sender or the content, even if the provider blames the address.
 
     A single word such as "policy" or "relay" is too little for that, and the words for a mailbox that does not exist
     outweigh any code.
+
+    Args:
+        kind: What codes and words make of it (``smtp.bounce_kind_of``).
+        reason: The text of the answer.
+        smtp_code: The RFC 5321 reply code.
+        enhanced_code: The RFC 3463 status code.
     """
-    if smtp.bounce_kind_of(enhanced_code, smtp_code, reason) is not BounceKind.BLOCK:
+    if kind is not BounceKind.BLOCK and kind is not BounceKind.UNDETERMINED:
         return False
-    if smtp.refuses_sender(reason):
-        return True
     words = smtp.words_of(reason)
-    if smtp.names_no_mailbox(words):
+    if kind is BounceKind.BLOCK:
+        if smtp.refuses_sender(reason):
+            return True
+        if smtp.names_no_mailbox(words):
+            return False
+        if smtp.blocks_by_code(enhanced_code, smtp_code) or smtp_code == _HOST_ANSWER or smtp.plainly_blocks_us(words):
+            return True
+    elif smtp.says_closed(words):
         return False
-    return (
-        smtp.blocks_by_code(enhanced_code, smtp_code)
-        or smtp_code == _HOST_ANSWER
-        or classify(words, None, None) in _ABOUT_US
-    )
+    return classify(words, None, None) in _ABOUT_US
 
 
 _HOST_ANSWER = 521
@@ -259,6 +266,7 @@ _TELLING_WORDS: _Table = (
             "helo command rejected",  # Postfix, of the name that the provider's server gives: "Host not found"
             "sender verify",  # Exim
             "sender address rejected: domain not found",  # Postfix
+            "invalid dns mx or a/aaaa",  # GMX, of our domain
             "byoiphostnamelookup",  # SES: BYOIPHostNameLookupUnavailable, of the account's own addresses
         ),
     ),
@@ -312,6 +320,8 @@ _TELLING_WORDS: _Table = (
             "dnsbl",
             "dt:rbl",  # NetEase
             " rbl",
+            " bl.",  # bl.mailspike.net
+            "a problem occurred. (ask your postmaster",  # T-Online
             "spamhaus",
             "spamcop",
             "barracudacentral",

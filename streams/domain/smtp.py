@@ -230,6 +230,8 @@ _NO_SUCH_MAILBOX = (
     "user not found",
     "not a valid mailbox",
     "no mailbox here",
+    "invalid user:",  # NetEase
+    "user is terminated",  # Mail.ru
     "user doesn't have a",  # Yahoo: "This user doesn't have a yahoo.com account"
 )
 _DOES_NOT_EXIST = ("does not exist", "doesn't exist")
@@ -238,18 +240,15 @@ _SENDER_REFUSED = (
     "sender denied",
     "sender address rejected",
     "sender verify",
-    "sender domain",
     "domain of sender",
     "domain of the sender",
+    "sender domain",  # the last one, because it may only name us
 )
-_MAILBOX_CLOSED = (
-    "inactiv",
-    *(
-        f"{what} {how}"
-        for what in ("mailbox", "account")
-        for how in ("blocked", "is blocked", "has been blocked", "disabled", "is disabled", "has been disabled")
-    ),
+# "blocked" is said of the mailbox, not of us; whether for good, the code says. Our own account may be blocked, too.
+_CLOSED = re.compile(
+    r"(?<!your )(?<!sender )(?<!sender's )(?:mailbox|account) (?:is |has been )?(?:blocked|disabled)", re.ASCII
 )
+_WHO_IS_INACTIVE = ("mailbox", "account", "user", "recipient")
 
 # Where the code says only "permanent" (550, 554) or leaves the cause undefined (x.y.0): the words that servers use. The
 # first row that is found wins.
@@ -275,25 +274,33 @@ _BY_WORDS: tuple[tuple[BounceKind, tuple[str, ...]], ...] = (
         ),
     ),
     (_HARD, _NO_SUCH_MAILBOX + _DOES_NOT_EXIST),
-    (_UNDETERMINED, _MAILBOX_CLOSED),  # "blocked" is said of the mailbox, not of us; whether for good, the code says
     (
+        # Said of us alone, even where a mailbox is said to be blocked: "mail to this mailbox blocked using Spamhaus".
         _BLOCK,
-        (
-            "block",  # blocked, blocklist
-            "blacklist",
-            "denylist",
-            "spam",  # spam, Spamhaus, Spamcop
-            "reputation",
-            "policy",
-            "dmarc",
-            "dkim",
-            "spf ",
-            "rate limit",
-            "too many messages",
-            "relay",  # relaying denied: we may not send there
-            "virus",
-        ),
+        ("blacklist", "blocklist", "denylist", "reputation", "spamhaus", "dnsbl", "blocked using", "blocked by spam"),
     ),
+)
+_BLOCKS_US = (  # unless it is the mailbox that is closed
+    "block",
+    "spam",  # spam, Spamcop
+    "policy",
+    "dmarc",
+    "dkim",
+    "spf ",
+    "rate limit",
+    "too many messages",
+    "relay",  # relaying denied: we may not send there
+    "virus",
+)
+_PLAINLY_BLOCKS_US = (  # "policy" and "relay" alone are also said of a recipient
+    "block",
+    "relay not permitted",
+    "relay access denied",
+    "relaying denied",
+    "policy restrictions",
+    "policy reasons",
+    "administrative policy",
+    "spoofing policy",
 )
 
 
@@ -305,12 +312,12 @@ def bounce_kind_of(enhanced_code: str | None, smtp_code: int | None, text: str |
     """
     rest = (enhanced_code or "").partition(".")[2]
     transient = is_transient(enhanced_code, smtp_code)
-    if not transient and names_no_recipient(enhanced_code, text):
+    if not transient and (names_no_recipient(enhanced_code, text) or _knows_no_such_user(rest, text)):
         return _HARD
     kind = _BY_DETAIL.get(rest) or _BY_SUBJECT.get(rest.partition(".")[0])
     if transient:
         return _BLOCK if kind is _BLOCK else _SOFT
-    if rest.startswith("1.") and refuses_sender(text):
+    if rest.startswith("1.") and quotes_refusal_of_sender(text):
         kind = _BLOCK
     # 6.0 and 7.0 do say what it was about, and "does not exist" is said of the sender there.
     if kind is _BLOCK or (kind is not None and not rest.endswith(".0")):
@@ -322,6 +329,14 @@ def bounce_kind_of(enhanced_code: str | None, smtp_code: int | None, text: str |
     if rest == "5.0" and _NO_MAILBOX in words:
         return _HARD
     return kind or _BY_REPLY_ALONE.get(smtp_code or 0, _UNDETERMINED)
+
+
+def _knows_no_such_user(rest: str, text: str | None) -> bool:
+    """Tell whether a server has no such mailbox, by a code that is sent with refusals of any sort."""
+    return rest in _ANY_POLICY and names_no_mailbox(words_of(text)) and not refuses_sender(text)
+
+
+_ANY_POLICY = frozenset({"7.0", "7.1"})  # Yandex: "550 5.7.1 No such user!"
 
 
 def blocks_by_code(enhanced_code: str | None, smtp_code: int | None) -> bool:
@@ -358,14 +373,23 @@ _NO_RECIPIENT: dict[str, tuple[str, ...]] = {
 
 
 def refuses_sender(text: str | None) -> bool:
-    """Tell whether the words of an answer refuse our own address.
+    """Tell whether the words of an answer refuse our own address."""
+    return _says_of_sender(text, _SENDER_REFUSED)
 
-    Then an enhanced code about an address may be quoted from what our own server said of it, as Exim does.
+
+def quotes_refusal_of_sender(text: str | None) -> bool:
+    """Tell whether an enhanced code about an address is quoted from what our own server said of our own, as Exim does.
+
+    "User unknown; sender domain ours.example" only names us.
     """
+    return _says_of_sender(text, _SENDER_REFUSED[:-1])
+
+
+def _says_of_sender(text: str | None, phrases: tuple[str, ...]) -> bool:
     if text is None or "sender" not in text[:LOOKED_AT].lower():  # spares the common 5.1.1
         return False
     words = words_of(text)
-    return any(phrase in words for phrase in _SENDER_REFUSED)
+    return any(phrase in words for phrase in phrases)
 
 
 def words_of(text: str | None) -> str:
@@ -378,12 +402,15 @@ def _words_of(text: str) -> str:
     return without_names(text).lower().replace(_ANY_ADDRESS, "")
 
 
+@lru_cache(maxsize=64)  # as above
 def kind_of_words(words: str) -> BounceKind:
     """Return why a final refusal happened from its words alone."""
     for kind, phrases in _BY_WORDS:
         if any(phrase in words for phrase in phrases):
             return kind
-    return _UNDETERMINED
+    if says_closed(words):
+        return _UNDETERMINED
+    return _BLOCK if any(phrase in words for phrase in _BLOCKS_US) else _UNDETERMINED
 
 
 def names_no_mailbox(words: str) -> bool:
@@ -393,7 +420,14 @@ def names_no_mailbox(words: str) -> bool:
 
 def says_closed(words: str) -> bool:
     """Tell whether the words of an answer say that the mailbox takes no messages any more."""
-    return any(phrase in words for phrase in _MAILBOX_CLOSED)
+    if "inactiv" in words and "your account" not in words:
+        return any(who in words for who in _WHO_IS_INACTIVE)
+    return ("blocked" in words or "disabled" in words) and _CLOSED.search(words) is not None
+
+
+def plainly_blocks_us(words: str) -> bool:
+    """Tell whether the words of an answer that is a block leave no doubt that it is one."""
+    return any(phrase in words for phrase in _PLAINLY_BLOCKS_US)
 
 
 def says_no_such_mailbox(words: str) -> bool:
@@ -408,9 +442,10 @@ def says_too_large(words: str) -> bool:
 
 # An address, a link, a host name. Each begins where a word begins, and its parts cannot contain what ends them: a
 # character is looked at a few times. Host names are in small letters: "RESOLVER.ADR.RecipientNotFound" is none.
+# Nor is "user unknown.please check": a host has two dots, a digit or a hyphen.
 _NAMES = re.compile(
     r"(?<![\w.+=-])[\w.+=-]{1,128}@[\w.-]{1,255}"
-    r"|(?P<name>https?://\S{1,1000}|(?<![\w.-])(?:[a-z0-9-]{1,63}\.){1,8}[a-z]{2,63}(?![\w-]))",
+    r"|(?P<name>https?://[^\s;,)>\"']{1,1000}|(?<![\w.-])(?:[a-z0-9-]{1,63}\.){1,8}[a-z]{2,63}(?![\w-]))",
     re.ASCII,
 )
 _BLOCK_LISTS = ("spamhaus", "spamcop", "barracudacentral", "dnsbl", "surbl", "uribl", "blacklist", "blocklist")
@@ -425,8 +460,17 @@ def without_names(text: str) -> str:
 
 
 def _reason_in(found: re.Match[str]) -> str:
-    name = found["name"]
-    return name if name is not None and any(known in name.lower() for known in _BLOCK_LISTS) else ""
+    name: str | None = found["name"]
+    if name is None:
+        return ""
+    if _NO_HOST.fullmatch(name):
+        return name
+    lowered = name.lower()
+    return name if _LIST_LABELS.search(lowered) or any(known in lowered for known in _BLOCK_LISTS) else ""
+
+
+_NO_HOST = re.compile(r"[a-z]+\.[a-z]+", re.ASCII)
+_LIST_LABELS = re.compile(r"(?<![\w-])r?bl\.", re.ASCII)  # bl.mailspike.net
 
 
 _ANY_ADDRESS = "unknown address error"

@@ -439,7 +439,7 @@ def _kind_of(detail: str, reason: str | None, code: int | None, enhanced: str | 
     answered = smtp.bounce_kind_of(enhanced, code, reason)
     if detail == _TRANSIENT_GENERAL and answered is not BounceKind.UNDETERMINED:
         return answered
-    if detail == _PERMANENT_GENERAL and reasons.refuses_us(reason, code, enhanced):
+    if detail == _PERMANENT_GENERAL and reasons.refuses_us(answered, reason, code, enhanced):
         return BounceKind.BLOCK
     return _BOUNCES.get(detail) or _BOUNCE_TYPES.get(detail.partition("/")[0]) or answered
 

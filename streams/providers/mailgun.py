@@ -259,7 +259,7 @@ def _bounce_kind(report: _Report, code: int | None, enhanced: str | None) -> Bou
     """Return the kind: Mailgun's words decide, and the answer where it plainly refuses us or Mailgun says nothing."""
     by_code = smtp.bounce_kind_of(enhanced, code, report.reason)
     said = _REASONS.get(report.cause or "") or _BOUNCE_TYPES.get(fields.text(report.status.get("bounce-type")) or "")
-    if reasons.refuses_us(report.reason, code, enhanced):
+    if reasons.refuses_us(by_code, report.reason, code, enhanced):
         return BounceKind.BLOCK  # Mailgun's bounce types, hard and soft, have no word for it
     if said is None and by_code is BounceKind.UNDETERMINED and report.severity in _PERMANENT:
         return BounceKind.HARD  # nothing says why: Mailgun puts the address on its bounce list

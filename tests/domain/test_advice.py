@@ -87,6 +87,7 @@ CASES: list[tuple[str, list[DeliveryEvent]]] = [
     ("put_off_too_long", bounce(BLOCK, "4.7.0", "421 4.7.0 Temporary System Problem. Try again later")),
     ("put_off_too_long", bounce(BLOCK, "4.7.1", "451 4.7.1 Greylisted")),
     ("put_off_too_long", bounce(SOFT, "4.0.0", "450 no such user")),
+    ("put_off_too_long", bounce(SOFT, "5.4.5", "550 5.4.5 Daily SMTP relay sending limit exceeded for user.")),  # Gmail
     ("blocked", bounce(BLOCK, "4.7.0", "421 4.7.0 Try again later")),
     ("blocked", bounce(BLOCK, "4.7.650", "451 4.7.650 temporarily rate limited due to IP reputation")),
     ("authentication_refused", bounce(BLOCK, "4.7.0", "421 4.7.0 does not pass authentication checks")),
@@ -159,9 +160,9 @@ CASES: list[tuple[str, list[DeliveryEvent]]] = [
         "authentication_refused",
         bounce(HARD, "5.1.1", "550-Response: 550 5.1.1 <us@ours.example>: User unknown 550 Sender verify failed"),
     ),
-    # a refusal of us that was given up: support has to know; greylisting passes
-    ("blocked", bounce(BLOCK, "4.7.28", "421-4.7.28 Gmail has detected an unusual rate of unsolicited mail")),
-    ("blocked", bounce(BLOCK, "4.7.0", "421 4.7.0 TLS required for RCPT domain")),
+    # no block: the server itself may have the trouble, and a limit passes
+    ("put_off_too_long", bounce(BLOCK, "4.7.28", "421-4.7.28 Gmail has detected an unusual rate of unsolicited mail")),
+    ("put_off_too_long", bounce(BLOCK, "4.7.0", "454 4.7.0 TLS not available due to local problem")),
     ("put_off_too_long", bounce(BLOCK, "4.7.1", "450 4.7.1 Greylisted, try again")),
     ("put_off_too_long", bounce(BLOCK, "4.7.0", "421 4.7.0 Temporary System Problem")),
     ("blocked", bounce(HARD, "5.3.0", "553 5.3.0 DNSBL:RBL 521< 192.0.2.1 >_is_blocked")),
@@ -301,6 +302,13 @@ def test_a_drop_names_the_accounts_contact_for_a_manual_send() -> None:
     history = drop(SuppressionList.BOUNCE)
     assert "ask billing support (room 12) for a manual send" in advice(*history).what_to_do
     assert "ask your support for a manual send" in advice(*history, support=None).what_to_do
+
+
+@pytest.mark.parametrize("answer", ["421 4.7.0 Too many connections", f"{EXPIRED}<421 4.7.0 Too many connections>"])
+def test_support_hears_of_a_limit_that_many_recipients_met_whoever_reports_it(answer: str) -> None:
+    told = advice(*bounce(BLOCK, "4.7.0" if answer.startswith("421") else "4.4.7", answer))
+    assert told.code == "put_off_too_long"
+    assert "with several recipients, tell billing support (room 12)" in told.what_to_do
 
 
 def test_a_contact_with_braces_is_taken_as_it_is() -> None:

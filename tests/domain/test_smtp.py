@@ -17,6 +17,7 @@ from streams.domain.smtp import (
     parse_reply,
     quoted_answer,
     reply_code,
+    says_closed,
     says_no_such_mailbox,
     says_too_large,
     without_names,
@@ -158,6 +159,7 @@ def test_ten_million_hostile_characters_take_no_time(text: str) -> None:
     words = words_of(text)
     says_no_such_mailbox(words)
     says_too_large(words)
+    says_closed(words)
     quoted_answer(text)
 
     assert time.thread_time() - start < 0.2
@@ -252,7 +254,11 @@ def test_the_codes_of_authentication_are_those_that_the_receivers_document() -> 
         ("5.3.4", 552, None, BounceKind.SOFT),
         ("5.4.7", None, None, BounceKind.SOFT),
         ("5.6.0", 554, None, BounceKind.BLOCK),
-        ("5.7.1", 550, "user unknown", BounceKind.BLOCK),
+        ("5.7.1", 550, "550 5.7.1 No such user!", BounceKind.HARD),  # Yandex
+        ("5.7.1", 550, "550 5.7.1 <us@ours.example>: Sender address rejected: User unknown", BounceKind.BLOCK),
+        ("5.7.26", 550, "550 5.7.26 user unknown", BounceKind.BLOCK),
+        ("5.1.1", 550, "550 5.1.1 User unknown; sender domain ours.example", BounceKind.HARD),
+        ("5.2.0", 550, "550 5.2.0 Mail to this mailbox blocked due to poor reputation of 192.0.2.1", BounceKind.BLOCK),
         ("5.7.26", 550, None, BounceKind.BLOCK),
         ("4.1.1", None, None, BounceKind.SOFT),
         ("4.4.1", 421, None, BounceKind.SOFT),
@@ -327,6 +333,10 @@ def test_codes_tell_why_it_was_refused(
         ("550 RESOLVER.ADR.RecipientNotFound; not found", BounceKind.HARD),  # Exchange
         ("550 failed for one or more recipients (ann@b.example:blocked)", BounceKind.BLOCK),  # Barracuda
         ("550 mailbox blocked for inactivity", BounceKind.UNDETERMINED),
+        ("550 user unknown.please check the address", BounceKind.HARD),
+        ("550 see http://x.example/help;user unknown", BounceKind.HARD),
+        ("550 mailbox is full.try again later", BounceKind.SOFT),
+        ("550 refused by spam-filter.example", BounceKind.UNDETERMINED),
     ],
 )
 def test_the_words_of_an_address_a_link_or_a_host_are_nobodys_reason_unless_it_is_a_block_list(
@@ -336,7 +346,10 @@ def test_the_words_of_an_address_a_link_or_a_host_are_nobodys_reason_unless_it_i
 
 
 def test_only_what_is_named_is_left_out_of_an_answer() -> None:
-    assert without_names("550 5.7.1 <no.such+user@spam.example>: at mx.example, later.") == "550 5.7.1 <>: at , later."
+    assert without_names("550 5.7.1 <no.such+user@spam.example>: at mx.x.example, mx1.example, later.") == (
+        "550 5.7.1 <>: at , , later."
+    )
+    assert without_names("not listed at bl.x.example, mail.bl-x.example.Sorry") == "not listed at bl.x.example, .Sorry"
 
 
 @pytest.mark.parametrize(
@@ -352,6 +365,25 @@ def test_only_what_is_named_is_left_out_of_an_answer() -> None:
 )
 def test_a_domain_or_a_sender_that_does_not_exist_is_no_mailbox(text: str, says: bool) -> None:
     assert says_no_such_mailbox(words_of(text)) is says
+
+
+@pytest.mark.parametrize(
+    ("text", "closed", "kind"),
+    [
+        ("550 mailbox is disabled", True, BounceKind.UNDETERMINED),
+        ("550 the account has been blocked", True, BounceKind.UNDETERMINED),
+        ("550 the recipient is inactive", True, BounceKind.UNDETERMINED),
+        ("550 Your account has been blocked due to spam", False, BounceKind.BLOCK),
+        ("550 Sender account blocked", False, BounceKind.BLOCK),
+        ("550 your IP has been inactive and blacklisted", False, BounceKind.BLOCK),
+        ("550 Mail to mailbox blocked using Spamhaus ZEN", True, BounceKind.BLOCK),
+        ("550 Message to this mailbox blocked by spam filter", True, BounceKind.BLOCK),
+        ("550 Mail from inactive domain blocked using reputation list", False, BounceKind.BLOCK),
+    ],
+)
+def test_what_is_plainly_said_of_us_is_no_closed_mailbox(text: str, closed: bool, kind: BounceKind) -> None:
+    assert says_closed(words_of(text)) is closed
+    assert kind_of_words(words_of(text)) is kind
 
 
 @given(st.none() | st.text(), st.none() | st.integers(), st.none() | st.text(st.characters()))

@@ -244,6 +244,13 @@ def test_the_fixed_words_of_a_550_blame_no_address_where_a_cause_follows(cause: 
         ("550 5.1.0 <us@ours.example> sender rejected", BLOCK, "blocked"),
         ("550 5.4.0 Error: no such user", HARD, "no_such_address"),
         ("550 User unknown", HARD, "no_such_address"),
+        ("550 5.7.1 No such user!", HARD, "no_such_address"),  # Yandex, for every unknown address
+        ("550 5.7.1 Recipient rejected: User unknown in relay recipient table", HARD, "no_such_address"),
+        ("550 5.1.1 User unknown; sender domain ours.example", HARD, "no_such_address"),
+        ("550 Invalid User: ann@customer.example", HARD, "no_such_address"),  # NetEase
+        ("550 Local mailbox ann@customer.example is unavailable: user is terminated", HARD, "no_such_address"),
+        ("550 Your account has been blocked due to spam", BLOCK, "blocked"),
+        ("550 Mail to mailbox blocked using Spamhaus ZEN", BLOCK, "blocked"),
         ("550 5.7.18 Domain owner has changed", HARD, "owner_changed"),
     ],
 )
@@ -265,7 +272,20 @@ def test_what_a_server_says_in_words_is_told_whatever_the_provider_calls_it(
         ("550 Recipient suspended (policy)", HARD),
         ("550 mailbox is inactive, see http://x.example/policy", HARD),
         ("550 5.7.1 Recipient address rejected: User unknown in relay recipient table", HARD),
+        ("550 relay02 rejected the recipient, relay", HARD),
         ("550 Message refused: poor reputation", BLOCK),
+        ("550 Administrative prohibition - envelope blocked - https://community.x.example/docs/DOC-1369", BLOCK),
+        ("550 Rejected by header based Anti-Spoofing policy", BLOCK),  # Mimecast, as the one before
+        ("554-Transaction failed 554-Reject due to policy restrictions.", BLOCK),  # GMX
+        ("550 relay not permitted", BLOCK),
+        ("550 5.3.0 relay access denied", BLOCK),
+        ("550 denied by administrative policy", BLOCK),
+        ("554 IP address is black listed.", BLOCK),  # WEB.DE
+        ("554 192.0.2.1 found on one or more DNSBLs", BLOCK),  # Comcast
+        ("554-No SMTP service 554-Bad DNS PTR resource record", BLOCK),  # GMX
+        ("550 SPF: 192.0.2.1 is not allowed to send mail", BLOCK),
+        ("554 DT:SPM 163 mx1,please see http://mail.x.example/help/help_spam_16.htm", BLOCK),  # NetEase
+        ("550 listed at rbl.x.example", BLOCK),
         ("550-Response: 550 5.1.1 <us@ours.example>: User unknown 550 Sender verify failed", BLOCK),
     ],
 )
