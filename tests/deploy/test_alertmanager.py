@@ -171,7 +171,7 @@ SEVERITIES = ("critical", "warning")
         ),
         ([alert("MailDeferralNearExpiry", **GMAIL), alert("MailDeferralOldestAge", **APPLE)], []),
         ([alert("MailDestinationBlocked", **GMAIL), alert("MailDeferralsStuck", **GMAIL)], ["MailDeferralsStuck"]),
-        ([alert("MailDestinationBlocked", **GMAIL), alert("MailRefusedOrDropped", **GMAIL)], ["MailRefusedOrDropped"]),
+        ([alert("MailDestinationBlocked", **GMAIL), alert("MailRefusedOrDropped", **GMAIL)], []),
         ([alert("MailDestinationBlocked", **GMAIL), alert("MailDeferralShareSpike", **APPLE)], []),
         ([alert("MailIngressMissing"), alert("MailProviderSilent", provider="mailgun")], ["MailProviderSilent"]),
         (
