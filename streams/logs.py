@@ -18,10 +18,10 @@ from streams.settings import LogFormat, Settings
 
 REPEAT_S = 10.0
 _ADDRESS = re.compile(
-    r"""(?:"(?:[^"\n]|\\"){1,64}"|[^\s@<>"'(),:;](?:[^\s@<>"'(),:;]|(?<!=)'){0,254})(?:@|%40)[^\s@<>"'(),:;]{1,255}"""
+    r"""(?:"(?:[^"\n]|\\"){1,64}"|[^\s@<>"'(),:;](?:[^\s@<>"'(),:;]|(?<![=\[{])'){0,254})(?:@|%40)[^\s@<>"'(),:;]{1,255}"""
 )
 """A local part may be quoted, with quotation marks inside (RFC 5321, 4.1.2), and may hold an apostrophe; one before it
-or after "=" is a quotation mark."""
+or after "=" or a bracket is a quotation mark."""
 _TEMPLATES_KEPT = 1000  # a library that formats its texts itself would fill the memory
 
 
