@@ -246,7 +246,8 @@ _SENDER_REFUSED = (
 )
 # "blocked" is said of the mailbox, not of us; whether for good, the code says. Our own account may be blocked, too.
 _CLOSED = re.compile(
-    r"(?<!your )(?<!sender )(?<!sender's )(?:mailbox|account) (?:is |has been )?(?:blocked|disabled)", re.ASCII
+    r"(?<!your )(?<!sender )(?<!sender's )(?:mailbox|account) (?:is |has been )?(?:temporarily )?(?:blocked|disabled)",
+    re.ASCII,
 )
 _WHO_IS_INACTIVE = ("mailbox", "account", "user", "recipient")
 
@@ -413,6 +414,7 @@ def kind_of_words(words: str) -> BounceKind:
     return _BLOCK if any(phrase in words for phrase in _BLOCKS_US) else _UNDETERMINED
 
 
+@lru_cache(maxsize=64)  # as above
 def names_no_mailbox(words: str) -> bool:
     """Tell whether the words are those for a mailbox that does not exist, whatever else they say."""
     return any(phrase in words for phrase in _NO_SUCH_MAILBOX)
@@ -442,7 +444,7 @@ def says_too_large(words: str) -> bool:
 
 # An address, a link, a host name. Each begins where a word begins, and its parts cannot contain what ends them: a
 # character is looked at a few times. Host names are in small letters: "RESOLVER.ADR.RecipientNotFound" is none.
-# Nor is "user unknown.please check": a host has two dots, a digit or a hyphen.
+# Nor is "user unknown.please check": a host has two dots, a digit, a hyphen or a well-known end.
 _NAMES = re.compile(
     r"(?<![\w.+=-])[\w.+=-]{1,128}@[\w.-]{1,255}"
     r"|(?P<name>https?://[^\s;,)>\"']{1,1000}|(?<![\w.-])(?:[a-z0-9-]{1,63}\.){1,8}[a-z]{2,63}(?![\w-]))",
@@ -469,7 +471,10 @@ def _reason_in(found: re.Match[str]) -> str:
     return name if _LIST_LABELS.search(lowered) or any(known in lowered for known in _BLOCK_LISTS) else ""
 
 
-_NO_HOST = re.compile(r"[a-z]+\.[a-z]+", re.ASCII)
+# Of the top-level domains only such as are no word that may begin a sentence.
+_NO_HOST = re.compile(
+    r"[a-z]+\.(?!(?:com|net|org|info|biz|edu|gov|eu|de|fr|uk|nl|ch|pl|cz|ru|br|ca|au|jp|cn)\Z)[a-z]+", re.ASCII
+)
 _LIST_LABELS = re.compile(r"(?<![\w-])r?bl\.", re.ASCII)  # bl.mailspike.net
 
 

@@ -337,6 +337,7 @@ def test_codes_tell_why_it_was_refused(
         ("550 see http://x.example/help;user unknown", BounceKind.HARD),
         ("550 mailbox is full.try again later", BounceKind.SOFT),
         ("550 refused by spam-filter.example", BounceKind.UNDETERMINED),
+        ("550 blockchain.com does not accept the recipient", BounceKind.UNDETERMINED),
     ],
 )
 def test_the_words_of_an_address_a_link_or_a_host_are_nobodys_reason_unless_it_is_a_block_list(
@@ -371,6 +372,7 @@ def test_a_domain_or_a_sender_that_does_not_exist_is_no_mailbox(text: str, says:
     ("text", "closed", "kind"),
     [
         ("550 mailbox is disabled", True, BounceKind.UNDETERMINED),
+        ("550 Mailbox temporarily blocked", True, BounceKind.UNDETERMINED),
         ("550 the account has been blocked", True, BounceKind.UNDETERMINED),
         ("550 the recipient is inactive", True, BounceKind.UNDETERMINED),
         ("550 Your account has been blocked due to spam", False, BounceKind.BLOCK),
