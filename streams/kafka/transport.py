@@ -260,7 +260,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         """
         consumer = self._ensure_consumer()
         offsets = {TopicPartition(*tp): OffsetAndMetadata(*position) for tp, position in positions.items()}
-        return {TP(*tp) for tp in await self.call_thread(commit_but_gone, consumer, offsets)}
+        return {TP(*tp) for tp in await self.call_thread(commit_known_topics, consumer, offsets)}
 
     async def check_membership(self) -> None:
         """Do nothing while aiokafka maintains the membership in the group, and knows every topic.
@@ -300,7 +300,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         return None if subscription is None else subscription.assignment
 
 
-async def commit_but_gone(
+async def commit_known_topics(
     consumer: aiokafka.AIOKafkaConsumer, offsets: Mapping[TopicPartition, OffsetAndMetadata]
 ) -> set[TopicPartition]:
     """Commit, but not the positions of a topic that the brokers do not know; return the partitions that are left out.

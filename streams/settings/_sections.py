@@ -808,7 +808,8 @@ class History(_Section):
         400,
         "days",
         "After the last change of its status a delivery is deleted here, with its timeline, unless its provider still "
-        "tries; a year and a month by default, for the yearly accounts. It may be longer than the topics keep: then `mailstreams history rebuild` cannot bring back all of it.",
+        "tries; a year and a month by default, for the yearly accounts. It may be longer than the topics keep: then "
+        "`mailstreams history rebuild` cannot bring back all of it.",
         ge=1,
         le=_TEN_YEARS_DAYS,
     )

@@ -21,7 +21,7 @@ from streams.kafka.offsets import bounds, committed_offsets
 from streams.kafka.producer import Producer
 from streams.kafka.publishing import Publisher
 from streams.kafka.transactions import Turns, batches_of, send_rows
-from streams.kafka.transport import FETCH_BYTES, BatchConsumerThread, check_membership, commit_but_gone
+from streams.kafka.transport import FETCH_BYTES, BatchConsumerThread, check_membership, commit_known_topics
 from tests.contracts.clients import (
     NOW_MS,
     committed,
@@ -337,7 +337,7 @@ async def test_a_commit_leaves_out_a_topic_that_is_gone_or_came_back_with_fewer_
 
         async def commit(offset: int) -> set[TopicPartition]:
             at = OffsetAndMetadata(offset, "")
-            return await commit_but_gone(consumer, {gone: at, also_gone: at, stays: at})
+            return await commit_known_topics(consumer, {gone: at, also_gone: at, stays: at})
 
         consumer.assign([gone, also_gone, stays])
         await consumer._client.force_metadata_update()
@@ -357,7 +357,7 @@ async def test_a_commit_leaves_out_a_topic_that_is_gone_or_came_back_with_fewer_
             assert await commit(9) == {gone, also_gone}
             assert await committed(broker, group, stays.topic) == (9, "")
             assert await committed(broker, group, topic) is None
-            assert await commit_but_gone(consumer, {gone: OffsetAndMetadata(3, "")}) == set(), "it is known again"
+            assert await commit_known_topics(consumer, {gone: OffsetAndMetadata(3, "")}) == set(), "it is known again"
             assert await committed(broker, group, topic) == (3, "")
 
 

@@ -126,8 +126,8 @@ SIGNATURES: list[tuple[Callable[..., Any], list[str], str]] = [
         "TransactionalWriter looks at each request of its producer here",
     ),
     (AIOKafkaClient.add_topic, ["self", "topic"], "Progress follows topics without reading them"),
-    (AIOKafkaClient.force_metadata_update, ["self"], "commit_but_gone asks whether a topic is gone"),
-    (ClusterMetadata.partitions_for_topic, ["self", "topic"], "commit_but_gone asks whether a topic is gone"),
+    (AIOKafkaClient.force_metadata_update, ["self"], "commit_known_topics asks whether a topic is gone"),
+    (ClusterMetadata.partitions_for_topic, ["self", "topic"], "commit_known_topics asks whether a topic is gone"),
     # aiokafka's connection: streams/brokers.py
     (
         create_conn,

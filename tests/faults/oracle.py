@@ -30,7 +30,7 @@ from time import time_ns
 from streams import records, topics
 from streams.agents import normalise, sends
 from streams.domain import deferrals
-from streams.domain.deferrals import Alert, Episode, Told
+from streams.domain.deferrals import Alert, Deferral, Episode, Told
 from streams.domain.events import DeliveryEvent, EventType
 from streams.domain.status import Delivery, Folded, Kind, Outcome, Status, fold, to_micros
 from streams.kafka.dead_letters import DeadLetters
@@ -540,22 +540,16 @@ def _sayable(log: Sequence[Record], policies: Policies, first_due: Mapping[_Name
     ``first_due``: the earliest deadline that was told of an episode; its end refers to it.
     """
     open_ones: dict[bytes, Episode] = {}
-    for record in log:
-        try:
-            deferral = records.decode_deferral(record.value)
-        except records.RecordError:
-            continue
-        if record.key is None:
-            continue
+    for key, _, deferral in _understood(log):
         policy = policies(deferral.account, deferral.provider)
-        before = open_ones.pop(record.key, None)
+        before = open_ones.pop(key, None)
         if before is not None:
-            name = record.key, before.first_received_at, before.number
+            name = key, before.first_received_at, before.number
             before = replace(before, first_due=first_due.get(name))
         after, ends = deferrals.observe(before, deferral, policy)
         yield from ends
         if after is not None:
-            open_ones[record.key] = after
+            open_ones[key] = after
             yield from deferrals.elapse(after, alerts.NEVER, policy).alerts
 
 
@@ -600,23 +594,28 @@ def _passed(logs: Mapping[str, Log], settings: Settings) -> Iterable[Difference]
 def _spans(log: Sequence[Record], policies: Policies) -> Iterable[tuple[bytes, Episode, int, int | None]]:
     """Yield how each episode stood, from behind which offset of its source up to which; None: then it has ended."""
     standing: dict[bytes, tuple[Episode, int]] = {}
+    for key, record, deferral in _understood(log):
+        before, since = standing.pop(key, (None, 0))
+        after, _ = deferrals.observe(before, deferral, policies(deferral.account, deferral.provider))
+        if before is not None:
+            yield key, before, since, record.offset
+        if after is not None:
+            standing[key] = after, record.offset
+        elif before is not None:
+            yield key, before, record.offset, None
+    for key, (episode, since) in standing.items():
+        yield key, episode, since, alerts.NEVER
+
+
+def _understood(log: Sequence[Record]) -> Iterable[tuple[bytes, Record, Deferral]]:
+    """Yield what the monitor takes in, with its key and its record; the rest goes to the dead letters."""
     for record in log:
         try:
             deferral = records.decode_deferral(record.value)
         except records.RecordError:
             continue
-        if record.key is None:
-            continue
-        before, since = standing.pop(record.key, (None, 0))
-        after, _ = deferrals.observe(before, deferral, policies(deferral.account, deferral.provider))
-        if before is not None:
-            yield record.key, before, since, record.offset
-        if after is not None:
-            standing[record.key] = after, record.offset
-        elif before is not None:
-            yield record.key, before, record.offset, None
-    for key, (episode, since) in standing.items():
-        yield key, episode, since, alerts.NEVER
+        if record.key is not None:
+            yield record.key, record, deferral
 
 
 def _ticks(changelog: Sequence[Record], policies: Policies) -> list[tuple[int, int]]:

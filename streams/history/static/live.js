@@ -1,4 +1,6 @@
-/* A page listens for news only while it can be seen.
+/* Keeps an open page up to date, and lets it say so when that is not possible.
+
+First: it listens for news only while it can be seen.
 
 A browser has six connections to a host for all its tabs, and a page that listens keeps one: the seventh tab would wait
 for ever. So a hidden page lets go of its own; seen again it opens another, and is told at once if it missed something,
@@ -47,7 +49,7 @@ class SeenSource extends EventTarget {
 
 htmx.createEventSource = (url) => new SeenSource(url);
 
-/* A page that cannot be loaded again says so.
+/* Second: a page that cannot be loaded again says so.
 
 Else it would show an old status for ever as if it were the present one: htmx leaves the page as it is when the answer is
 an error or does not come, and shows nothing at all if the answer is another page, such as a proxy's login. The notice is in
