@@ -1,7 +1,7 @@
 """What a question costs: counted in steps of SQLite's virtual machine, as a clock would say something else each time."""
 
 from collections.abc import Callable, Iterator, Mapping
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,14 @@ ALL = Viewer(None)
 SMALL = Viewer(frozenset({"small"}))
 SIZE = 10
 FEW, MANY = 300, 6000
+FIRST_DAY = NOW.date() - timedelta(days=90)
+FIRST_MINUTE = datetime.combine(FIRST_DAY, time(), UTC)  # as "old days" ends with the day, at any hour of today
 
 Question = Callable[[sa.Connection], Page]
 
 
 def status(number: int, **more: Any) -> dict[str, Any]:
-    at = (NOW - timedelta(days=90) + timedelta(minutes=number)).isoformat()
+    at = (FIRST_MINUTE + timedelta(minutes=number)).isoformat()
     fields = {
         "account": "acme",
         "provider": "sendgrid",
@@ -100,8 +102,8 @@ BOUNDED: Mapping[str, tuple[Question, int]] = {
     "a rare provider": (by(provider="postmark"), 1),
     "a rare account": (by(account="small"), 7),
     "a status that a provider has nowhere": (by(provider="mailgun", statuses=("dropped",)), 0),
-    "old days": (by(last_day=(NOW - timedelta(days=90)).date()), SIZE),
-    "a rare status of old days": (by(statuses=("bounced",), last_day=(NOW - timedelta(days=89)).date()), 1),
+    "old days": (by(last_day=FIRST_DAY), SIZE),
+    "a rare status of old days": (by(statuses=("bounced",), last_day=FIRST_DAY + timedelta(days=1)), 1),
     "a status of days that had none": (
         by(statuses=("dropped",), first_day=date(2020, 1, 1), last_day=date(2020, 2, 1)),
         0,
