@@ -424,6 +424,8 @@ _BOUNCED_BY_WORD = {  # the provider's own word, alone or before what the server
     "ContentRejected": "blocked",
     "NoEmail": "no_such_address",
 }
+_NOBODY_ANSWERED = frozenset({ReasonClass.DNS, ReasonClass.TIMEOUT})
+"""What a provider says itself, without a code of the server's: the domain or its server was not found or reached."""
 _GIVEN_UP = frozenset({"CustomTimeoutExceeded", "old", "expired"})
 """Words for "tried until it was too late", of SES, Mailgun and SendGrid."""
 _GIVEN_UP_BY_REASON = {  # by the last answer before: it is why the retries failed
@@ -589,7 +591,14 @@ def _by_answer(answer: Fact) -> str | None:
         why = classify(reason, answer.smtp_code, answer.enhanced_code)
         if gave_up or why is ReasonClass.RATE_LIMITED:
             return _given_up(why)
-    return (words_say_more and _by_words(words, blames_the_sender=code == "blocked")) or code
+    told = words_say_more and _by_words(words, blames_the_sender=code == "blocked")
+    if not told and _has_no_code(answer) and classify(words, None, None) in _NOBODY_ANSWERED:
+        return "unreachable"
+    return told or code
+
+
+def _has_no_code(answer: Fact) -> bool:
+    return answer.smtp_code is None and answer.enhanced_code is None
 
 
 def _by_size(words: str) -> str | None:

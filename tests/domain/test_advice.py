@@ -178,6 +178,10 @@ CASES: list[tuple[str, list[DeliveryEvent]]] = [
     ("no_such_address", bounce(HARD, "5.0.0", "550 5.0.0 no such user, see https://spam.mail.example")),
     ("refused_address", bounce(HARD, None, "550 the domain does not exist")),
     ("blocked", bounce(BLOCK, "5.7.0", "550 5.7.0 the address of the sender does not exist")),
+    # no code: no server said this
+    ("unreachable", bounce(HARD, None, "Host or domain name not found. Name service error for name=b.example type=A")),
+    ("unreachable", bounce(SOFT, None, "connect to mx.b.example[192.0.2.1]:25: Connection timed out")),
+    ("refused_address", bounce(HARD, "5.0.0", "550 5.0.0 lost connection")),
     ("refused_address", bounce(HARD)),
     ("refused_address", bounce(HARD, "5.0.0")),
     ("refused_this_message", bounce(SOFT)),
