@@ -31,7 +31,9 @@ _DEEPEST: Final = 64
 
 _JSON_TEXTS: Final = frozenset({"message", "message-headers"})
 """Names of strings that hold JSON: SNS's ``Message``, Mailgun's legacy ``message-headers`` (a list of pairs)."""
-_FOREIGN: Final = frozenset({"metadata", "user-variables", "tags", "custom_args", "unique_args"})
+_FOREIGN: Final = frozenset(
+    {"metadata", "user-variables", "tags", "custom_args", "unique_args", "customid", "payload", "customcampaign"}
+)  # fmt: skip
 """What the application attached to the message: an id or a time in it is the application's own."""
 
 
@@ -79,6 +81,8 @@ _NAMES: Final[Mapping[str, _Names]] = {
         frozenset({"id"}),
         frozenset({"deliveryattempttimestamp", "useractiontimestamp", "eventtime"}),
     ),
+    # https://dev.mailjet.com/email/guides/webhooks/
+    "mailjet": _Names(("messageid", "mj_message_id"), frozenset({"message_guid"}), frozenset({"time"})),
 }
 
 
@@ -204,7 +208,12 @@ class _Fresh:
 
 
 def fresh_message_id(value: Any, run: str) -> Any:
-    """Return another message id of the same shape; what a provider adds to an id or puts around it stays."""
+    """Return another message id of the same shape; what a provider adds to an id or puts around it stays.
+
+    A number and its digits as text are one id and stay one (Mailjet's ``MessageID`` and ``mj_message_id``).
+    """
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and value[0] != "0" and len(value) < 20:  # noqa: PLR2004 - 64 bits
+        return str(fresh_id(int(value), run))
     if not isinstance(value, str) or not value:
         return fresh_id(value, run)
     base = message_base(value)
@@ -287,8 +296,10 @@ def _message(part: Any, names: _Names) -> str:
     found = list(_members(part))
     for wanted in names.message:
         for owner, name, value in found:
-            if wanted in {name, f"{owner}.{name}"} and isinstance(value, str) and value:
-                return message_base(value)
+            if wanted not in {name, f"{owner}.{name}"} or isinstance(value, bool) or not value:
+                continue
+            if isinstance(value, (str, int)):
+                return message_base(str(value))
     return ""
 
 

@@ -7,7 +7,7 @@ rest is tested at the provider.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +34,13 @@ _TRY_THERE: Final[Mapping[str, str]] = {
     "sendgrid": "click Test Your Integration in SendGrid's Event Webhook settings, with signing switched on",
     "amazon_ses": "send to success@simulator.amazonses.com with your configuration set",
 }
+
+_BY_CREDENTIAL: Final[Mapping[str, Callable[[Mapping[str, str]], Sign]]] = {
+    "postmark": signing.SignPostmark,
+    "azure_communication": signing.SignEventGrid,
+    "mailjet": signing.SignMailjet,
+}
+"""Providers that sign nothing: how they send the account's credential."""
 
 _NO_REFERENCE: Final = frozenset({"azure_communication"})
 
@@ -109,14 +116,9 @@ def _attempt(settings: Settings, provider: str, account: str, folder: Path) -> _
     if provider == "mailgun":
         return _Attempt(signing.SignMailgun(secrets[0].strip()), False, "signed with the account's signing key")
     credentials = [secret for secret in secrets if secret.startswith(("basic:", "header:"))]
-    if provider == "postmark":
-        return _Attempt(
-            signing.SignPostmark(signing.credential(credentials[0])), False, "with the account's credential"
-        )
-    if provider == "azure_communication":
-        return _Attempt(
-            signing.SignEventGrid(signing.credential(credentials[0])), False, "with the account's credential"
-        )
+    if provider in _BY_CREDENTIAL:
+        sign_by = _BY_CREDENTIAL[provider](signing.credential(credentials[0]))
+        return _Attempt(sign_by, False, "with the account's credential")
     if credentials:
         sign = signing.SignRawDelivery(signing.credential(credentials[0]))
         return _Attempt(sign, False, "as SNS raw message delivery, with the account's credential")

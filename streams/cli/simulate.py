@@ -117,7 +117,7 @@ def command(
 
     Messages are delivered, opened, deferred and then delivered or bounced, refused, dropped; people complain,
     machines open messages, mailboxes of absent people reply. Webhooks come late, out of order, and some twice. For
-    Postmark and Azure, which report no sent, the application reports its sends.
+    Postmark, Azure and Mailjet, which report no sent, the application reports its sends.
 
     The schedule is fixed by --seed and --rate and waits for no answer: a latency counts from when a request was due.
     Requests that are refused temporarily are sent again. Without --messages and --duration it goes on until Ctrl-C; at

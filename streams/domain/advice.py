@@ -423,11 +423,15 @@ _BOUNCED_BY_WORD = {  # the provider's own word, alone or before what the server
     "AttachmentRejected": "blocked",
     "ContentRejected": "blocked",
     "NoEmail": "no_such_address",
+    "invalid domain": "no_such_domain",
+    "no mail host": "unreachable",
 }
 _NOBODY_ANSWERED = frozenset({ReasonClass.DNS, ReasonClass.TIMEOUT})
 """What a provider says itself, without a code of the server's: the domain or its server was not found or reached."""
-_GIVEN_UP = frozenset({"CustomTimeoutExceeded", "old", "expired"})
-"""Words for "tried until it was too late", of SES, Mailgun and SendGrid."""
+_GIVEN_UP = frozenset(
+    {"CustomTimeoutExceeded", "old", "expired", "system issue", "protocol issue", "connection issue"}
+)  # fmt: skip
+"""Words for "tried until it was too late", of SES, Mailgun and SendGrid; the issues are Mailjet's, of its own servers."""
 _GIVEN_UP_BY_REASON = {  # by the last answer before: it is why the retries failed
     ReasonClass.MAILBOX_FULL: "mailbox_full",
     ReasonClass.REPUTATION: "blocked",

@@ -880,8 +880,8 @@ class Webhook(_Section):
         {},
         "table: name of the secret -> secret",
         "What proves that a request comes from the provider: SendGrid's verification key, the allowed TopicArn of Amazon "
-        "SNS, Mailgun's signing key, `basic:USER:PASSWORD` or `header:NAME:VALUE` of Postmark and Azure. Several live ones "
-        "make a rotation possible; the name is kept with each webhook. Without any, requests are refused.",
+        "SNS, Mailgun's signing key, `basic:USER:PASSWORD` or `header:NAME:VALUE` of Postmark, Azure and Mailjet. Several "
+        "live ones make a rotation possible; the name is kept with each webhook. Without any, requests are refused.",
     )
     replay_window_s: float | None = _setting(
         None,

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from streams.domain.events import BounceKind, EventType, Send, SuppressionList
-from streams.simulate.story import Happening, Plot
+from streams.simulate.story import BATCHING, Happening, Plot
 
 REGION: Final = "eu-west-1"
 TOPIC_ARN: Final = f"arn:aws:sns:{REGION}:123456789012:mailstreams-simulated"
@@ -34,7 +34,7 @@ def payload(provider: str, happenings: Sequence[Happening]) -> Payload:
         ValueError: there are several happenings, but the provider sends one event a request.
     """
     values = [SHAPES[provider](happening) for happening in happenings]
-    if provider == "sendgrid":
+    if provider in BATCHING:
         return values
     (value,) = values
     return value
@@ -517,6 +517,78 @@ _AZURE_STATUSES: Final[Mapping[tuple[EventType, BounceKind | None], str]] = {
 _AZURE_ENGAGEMENTS: Final[Mapping[EventType, str]] = {EventType.OPEN: "view", EventType.CLICK: "click"}
 
 
+# --- Mailjet ---
+
+
+def _mailjet(happening: Happening) -> Payload:
+    message = happening.message
+    return {
+        "event": _MAILJET_WORDS[happening.type],
+        "time": int(happening.occurred_at.timestamp()),
+        "MessageID": int(_mailjet_id(message.token)),
+        "Message_GUID": _uuid(message.token),
+        "email": message.recipient,
+        "mj_campaign_id": 0,
+        "mj_contact_id": int(message.token[:8], 16),
+        "customcampaign": "",
+        "CustomID": message.reference,
+        "Payload": "",
+    } | _mailjet_facts(happening)
+
+
+def _mailjet_facts(happening: Happening) -> dict[str, Any]:  # noqa: PLR0911 - one return for each word
+    seen = {"ip": "198.51.100.7", "geo": "FR", "agent": _READER}
+    match happening.type:
+        case EventType.DELIVERED:
+            own_id = _mailjet_id(happening.message.token)
+            return {"mj_message_id": own_id, "smtp_reply": f"sent ({happening.answer})"}
+        case EventType.DEFERRED | EventType.BOUNCE:
+            hard = happening.bounce_kind is BounceKind.HARD
+            late = happening.plot is Plot.DEFERRED_BOUNCED and happening.type is EventType.BOUNCE
+            related, error = ("system", "connection issue") if late else _MAILJET_BOUNCES[happening.bounce_kind]
+            facts = {"blocked": hard, "hard_bounce": hard, "error_related_to": related, "error": error}
+            return facts | {"comment": happening.answer}
+        case EventType.DROPPED:
+            related, error = _MAILJET_DROPS[happening.suppression_list]
+            return {"error_related_to": related, "error": error}
+        case EventType.OPEN:
+            return seen
+        case EventType.CLICK:
+            return seen | {"url": f"https://pay.sender.example/{happening.message.reference}"}
+        case EventType.UNSUBSCRIBE:
+            return seen | {"mj_list_id": 1}
+        case _:
+            return {"source": "JMRPP"}
+
+
+_MAILJET_WORDS: Final[Mapping[EventType, str]] = {
+    EventType.DELIVERED: "sent",
+    EventType.DEFERRED: "bounce",
+    EventType.BOUNCE: "bounce",
+    EventType.DROPPED: "blocked",
+    EventType.OPEN: "open",
+    EventType.CLICK: "click",
+    EventType.COMPLAINT: "spam",
+    EventType.UNSUBSCRIBE: "unsub",
+}
+_MAILJET_BOUNCES: Final[Mapping[BounceKind | None, tuple[str, str]]] = {  # error_related_to, error
+    None: ("domain", "greylisted"),
+    BounceKind.HARD: ("recipient", "user unknown"),
+    BounceKind.SOFT: ("recipient", "quota exceeded"),
+    BounceKind.BLOCK: ("spam", "sender blocked"),
+}
+_MAILJET_DROPS: Final[Mapping[SuppressionList | None, tuple[str, str]]] = {
+    SuppressionList.BOUNCE: ("mailjet", "preblocked"),
+    SuppressionList.SPAM: ("recipient", "spam reporter"),
+    SuppressionList.INVALID: ("domain", "typofix"),
+    None: ("mailjet", "duplicate in campaign"),
+}
+
+
+def _mailjet_id(token: str) -> str:
+    return str(2**60 + int(token[:15], 16))  # beyond what a float holds, as Mailjet's are
+
+
 # --- shared ---
 
 
@@ -541,6 +613,7 @@ SHAPES: Final[Mapping[str, Callable[[Happening], Payload]]] = {
     "mailgun": _mailgun,
     "postmark": _postmark,
     "azure_communication": _azure_communication,
+    "mailjet": _mailjet,
 }
 """Provider -> its event for a happening that it reports."""
 
@@ -550,5 +623,6 @@ MESSAGE_IDS: Final[Mapping[str, Callable[[str], str]]] = {
     "mailgun": _mailgun_id,
     "postmark": _uuid,
     "azure_communication": _uuid,
+    "mailjet": _mailjet_id,
 }
 """Provider -> the id that its API would have answered with, from a message's token."""

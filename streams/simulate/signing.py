@@ -8,7 +8,7 @@ for simulation alone, because anybody who has the folder can forge its webhooks.
 - **Amazon SES**: SNS envelopes of SignatureVersion 2, signed with a self-made certificate. It is not on Amazon's
   servers like a real one, so the ingress finds it only through its setting ``ingress.certificates_dir``. Without that,
   such envelopes can only go to a raw topic, or to an account whose setting says ``insecure``.
-- **Mailgun**, **Postmark**, **Azure**: the same secret on both sides.
+- **Mailgun**, **Postmark**, **Azure**, **Mailjet**: the same secret on both sides.
 """
 
 import hmac
@@ -72,6 +72,8 @@ class Secrets:
     """The application's API key for ``POST /sends``."""
     azure_header_value: str = ""
     """Empty in a file that was made before Azure was simulated; then ``load`` draws it."""
+    mailjet_password: str = ""
+    """Likewise."""
 
     def for_ingress(self) -> dict[str, str]:
         """Return provider -> the secret that the ingress has to know, in the form of its setting."""
@@ -81,6 +83,7 @@ class Secrets:
             "mailgun": self.mailgun_signing_key,
             "postmark": f"basic:{self.postmark_user}:{self.postmark_password}",
             "azure_communication": f"header:{AZURE_HEADER}:{self.azure_header_value}",
+            "mailjet": f"basic:mailjet:{self.mailjet_password}",
         }
 
 
@@ -106,6 +109,7 @@ def draw() -> Secrets:
         postmark_user="postmark",
         postmark_password=token_urlsafe(24),
         azure_header_value=token_urlsafe(24),
+        mailjet_password=token_urlsafe(24),
         send_key=token_urlsafe(24),
     )
 
@@ -156,11 +160,16 @@ def load(folder: Path) -> Secrets:
     return found
 
 
+_ADDED: Final = ("azure_header_value", "mailjet_password")
+"""Secrets that older files lack."""
+
+
 def _read(folder: Path) -> Secrets:
     found = _read_secrets((folder / SECRETS_FILE).read_bytes())
-    if found.azure_header_value:
+    lacking = [name for name in _ADDED if not getattr(found, name)]
+    if not lacking:
         return found
-    found = replace(found, azure_header_value=token_urlsafe(24))
+    found = replace(found, **{name: token_urlsafe(24) for name in lacking})
     signers(found)  # raises ValueError: a file of unusable secrets is not overwritten
     _write(folder, found)
     return found
@@ -196,6 +205,7 @@ def signers(secrets: Secrets) -> dict[str, Sign]:
         "mailgun": SignMailgun(secrets.mailgun_signing_key),
         "postmark": SignPostmark(credential(f"basic:{secrets.postmark_user}:{secrets.postmark_password}")),
         "azure_communication": SignEventGrid(credential(f"header:{AZURE_HEADER}:{secrets.azure_header_value}")),
+        "mailjet": SignMailjet(credential(f"basic:mailjet:{secrets.mailjet_password}")),
     }
 
 
@@ -271,6 +281,18 @@ class SignEventGrid:
                 **self._credential,
             },
         )
+
+
+class SignMailjet:
+    """Nothing is signed: each request carries the user and password of its URL."""
+
+    def __init__(self, credential: Mapping[str, str]) -> None:
+        self._credential = credential
+
+    def __call__(self, payload: Payload, *, at: datetime) -> Signed:
+        """Add the credential."""
+        del at  # there is no stamp
+        return Signed(codecs.encode(payload), {"Content-Type": "application/json", **self._credential})
 
 
 class SignRawDelivery:

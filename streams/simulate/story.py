@@ -23,13 +23,14 @@ from typing import Final
 from streams.domain.events import BounceKind, EventType, SuppressionList
 from streams.domain.status import Status
 
-PROVIDERS: Final = ("sendgrid", "amazon_ses", "mailgun", "postmark", "azure_communication")
+PROVIDERS: Final = ("sendgrid", "amazon_ses", "mailgun", "postmark", "azure_communication", "mailjet")
 SENDS: Final = "sends"
 """The target of an arrival that the application reports, not a provider."""
 MOST_IN_BATCH: Final = 500
 """Events in one request, of a provider that sends several."""
-_BATCHING: Final = frozenset({"sendgrid"})
-_REPORT_NO_SENT: Final = frozenset({"postmark", "azure_communication"})
+BATCHING: Final = frozenset({"sendgrid", "mailjet"})
+"""Providers that send several events in one request."""
+_REPORT_NO_SENT: Final = frozenset({"postmark", "azure_communication", "mailjet"})
 
 
 class Plot(StrEnum):
@@ -282,7 +283,7 @@ def arrivals(
         ).happenings:
             provider = happening.message.provider
             due = happening.arrives_at
-            if provider in _BATCHING:
+            if provider in BATCHING and not happening.by_application:
                 due = _next_batch(due, start, profile.batch_s)
             if until is None or due <= until:
                 target = SENDS if happening.by_application else provider
@@ -296,7 +297,7 @@ def _due(waiting: list[tuple[datetime, int, str, Happening]], before: datetime |
         due, _, target, happening = heapq.heappop(waiting)
         batch = [happening]
         others = []
-        while target in _BATCHING and waiting and waiting[0][0] == due and len(batch) < MOST_IN_BATCH:
+        while target in BATCHING and waiting and waiting[0][0] == due and len(batch) < MOST_IN_BATCH:
             entry = heapq.heappop(waiting)
             if entry[2] == target:
                 batch.append(entry[3])
@@ -383,7 +384,7 @@ class _Teller:
     def is_deferred(self) -> int:
         """Go through an episode of deferrals; return how many."""
         times = self.chance.randint(*self.profile.retries)
-        answer = self.chance.choice(_DEFERRALS)
+        answer = self.chance.choice(_DEFERRALS[:1] if self.message.provider == "mailjet" else _DEFERRALS)
         # far enough away that it never falls within the episode
         gives_up_at = self._last + timedelta(seconds=max(self.profile.retry.most * (times + 2), 50_400))
         for attempt in range(1, times + 1):
@@ -408,7 +409,7 @@ class _Teller:
 
 
 _DEFERRALS: Final = (
-    "451 4.7.1 Greylisting in action, please come back later",
+    "451 4.7.1 Greylisting in action, please come back later",  # the only deferral that Mailjet reports
     "421 4.7.0 Too many connections from your IP address, try again later",
     "450 4.2.1 The mailbox is busy, try again later",
     "421 4.4.1 Connection timed out",
@@ -483,7 +484,12 @@ def _bounced_later(tell: _Teller) -> Ending:
 
 
 def _dropped(tell: _Teller) -> Ending:
-    if tell.message.provider in {"amazon_ses", "mailgun", "azure_communication"}:  # they accept it nevertheless
+    if tell.message.provider in {
+        "amazon_ses",
+        "mailgun",
+        "azure_communication",
+        "mailjet",
+    }:  # they accept it nevertheless
         tell.is_sent()
     lists = _LISTS[tell.message.provider]
     tell.happens(EventType.DROPPED, tell.after(tell.profile.first_answer), suppression_list=tell.chance.choice(lists))
@@ -501,6 +507,7 @@ _LISTS: Final[dict[str, tuple[SuppressionList | None, ...]]] = {
     "mailgun": (SuppressionList.BOUNCE, SuppressionList.SPAM, SuppressionList.UNSUBSCRIBE),
     "postmark": (SuppressionList.INVALID, None),
     "azure_communication": (SuppressionList.BOUNCE,),
+    "mailjet": (SuppressionList.BOUNCE, SuppressionList.SPAM, SuppressionList.INVALID, None),
 }
 
 
@@ -559,5 +566,6 @@ _TOLD_BY: Final[dict[str, tuple[Plot, ...]]] = {  # in the order of Plot: sets h
             Plot.COMPLAINED,
             Plot.UNSUBSCRIBED,
         },
+        "mailjet": {Plot.MACHINE_OPENED, Plot.OUT_OF_OFFICE},  # knows no machines; replies go to the sender
     }.items()
 }

@@ -280,3 +280,15 @@ def test_a_time_that_was_moved_means_the_moved_time(moment: datetime) -> None:
     shift = timedelta(days=3, seconds=7)
 
     assert instant(moved(f"{moment:%Y-%m-%dT%H:%M:%S.%f}Z", shift)) == moment + shift
+
+
+def test_a_message_id_of_mailjet_stays_a_number_that_is_the_same_as_its_text() -> None:
+    sent = {"MessageID": 1_152_921_526_333_757_313, "mj_message_id": "1152921526333757313", "time": 1_793_700_005}
+    opened = {"MessageID": 1_152_921_526_333_757_313, "CustomID": "1152921526333757313", "time": 1_793_700_065}
+
+    ((new, seen),) = fresh("mailjet", [sent, opened])
+
+    assert new["MessageID"] == seen["MessageID"] != sent["MessageID"]
+    assert new["mj_message_id"] == str(new["MessageID"])
+    assert seen["CustomID"] == opened["CustomID"]
+    assert (new["time"], seen["time"]) == (int(NOW.timestamp()) - 60, int(NOW.timestamp()))

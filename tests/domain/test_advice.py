@@ -181,6 +181,10 @@ CASES: list[tuple[str, list[DeliveryEvent]]] = [
     # no code: no server said this
     ("unreachable", bounce(HARD, None, "Host or domain name not found. Name service error for name=b.example type=A")),
     ("unreachable", bounce(SOFT, None, "connect to mx.b.example[192.0.2.1]:25: Connection timed out")),
+    ("unreachable", bounce(HARD, None, "no mail host")),  # Mailjet
+    ("no_such_domain", bounce(HARD, None, "invalid domain: 550 rejected")),
+    ("put_off_too_long", bounce(SOFT, None, "protocol issue")),
+    ("unreachable", bounce(SOFT, None, "connection issue: 421 4.4.1 Connection timed out")),
     ("refused_address", bounce(HARD, "5.0.0", "550 5.0.0 lost connection")),
     ("refused_address", bounce(HARD)),
     ("refused_address", bounce(HARD, "5.0.0")),

@@ -279,6 +279,20 @@ def azure_communication(body: bytes | None = None, *, secret: str = AZURE_SECRET
     )
 
 
+# --- Mailjet ---
+
+MAILJET_CREDENTIAL = "mailjet:pa:ss word"
+
+
+def mailjet(credential: str = MAILJET_CREDENTIAL, *, message_id: int = 1_152_921_526_333_757_313) -> Signed:
+    delivered = {"event": "sent", "MessageID": message_id, "email": "jo@customer.example"}
+    return Signed(
+        provider="mailjet",
+        request=request(json.dumps([delivered]).encode(), {"authorization": basic(credential)}),
+        secrets={"2026": f"basic:{MAILJET_CREDENTIAL}"},
+    )
+
+
 # --- what a stranger may send ---
 
 HOSTILE_JSON: dict[str, Callable[[int], bytes]] = {  # by size in bytes
@@ -298,4 +312,5 @@ GENUINE: dict[str, Callable[[], Signed]] = {
     "mailgun": mailgun,
     "postmark": postmark,
     "azure_communication": azure_communication,
+    "mailjet": mailjet,
 }

@@ -323,7 +323,12 @@ def test_one_bad_element_spares_its_neighbours() -> None:
     assert json.loads(found.bad[0][1]) == elements[17]
 
 
-GOOD = {"sendgrid": "delivered", "azure_communication": "report_delivered", "amazon_ses": "delivery"}
+GOOD = {
+    "sendgrid": "delivered",
+    "azure_communication": "report_delivered",
+    "amazon_ses": "delivery",
+    "mailjet": "sent",
+}
 
 
 def several(provider: str, strange: str, count: int) -> bytes:

@@ -188,6 +188,7 @@ def _foreign(provider: str) -> dict[str, str]:
         "mailgun": {"k": "no-one's"},
         "postmark": {"k": "basic:no:one's", "h": "header:x-token:\x01\x02 no-one's"},
         "azure_communication": {"k": "basic:no:one's", "h": "header:x-token:\x01\x02 no-one's"},
+        "mailjet": {"k": "basic:no:one's", "h": "header:x-token:\x01\x02 no-one's"},
     }[provider]
 
 
@@ -224,6 +225,7 @@ def test_any_secret_is_usable_or_has_a_fault_and_never_an_exception(provider: st
         ("postmark", "header:X Token:value"),
         ("azure_communication", "X-Token:value"),
         ("azure_communication", "header:X-Token"),
+        ("mailjet", "https://mailjet:password@hooks.sender.example"),
     ],
 )
 def test_a_mistyped_secret_has_a_fault(provider: str, secret: str) -> None:
@@ -264,7 +266,7 @@ def test_no_refusal_quotes_the_request_or_a_secret(provider: str) -> None:
 # --- time ---
 
 
-@pytest.mark.parametrize("provider", ["mailgun", "postmark", "amazon_ses", "azure_communication"])
+@pytest.mark.parametrize("provider", ["mailgun", "postmark", "amazon_ses", "azure_communication", "mailjet"])
 def test_a_secret_is_compared_in_constant_time(provider: str, monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[int] = []
 

@@ -125,16 +125,17 @@ def test_secrets_are_made_once_and_only_their_owner_may_read_them(tmp_path: Path
     assert sorted(path.name for path in folder.iterdir()) == [signing.CERTIFICATES, signing.SECRETS_FILE]
 
 
-def test_a_file_from_before_azure_keeps_its_secrets_and_gets_the_one_that_it_lacks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lacking", ["azure_header_value", "mailjet_password"])
+def test_an_older_file_keeps_its_secrets_and_gets_the_one_that_it_lacks(tmp_path: Path, lacking: str) -> None:
     made = signing.load(tmp_path)
     older = codecs.decode((tmp_path / signing.SECRETS_FILE).read_bytes())
-    del older["azure_header_value"]
+    del older[lacking]
     (tmp_path / signing.SECRETS_FILE).write_bytes(codecs.encode(older))
 
     found = signing.load(tmp_path)
 
-    assert found.azure_header_value not in {"", made.azure_header_value}
-    assert replace(found, azure_header_value=made.azure_header_value) == made
+    assert getattr(found, lacking) not in {"", getattr(made, lacking)}
+    assert replace(found, **{lacking: getattr(made, lacking)}) == made
     assert signing.load(tmp_path) == found
 
 

@@ -180,6 +180,7 @@ def environment(broker: Broker, folder: Path, **more: str) -> dict[str, str]:
         account("ACME", "POSTMARK", "SECRETS__2026"): "basic:postmark:corréct horse",
         account("ACME", "AMAZON_SES", "SECRETS__EVENTS"): signing.TOPIC,
         account("ACME", "AZURE_COMMUNICATION", "SECRETS__2026"): f"header:X-Mailstreams-Secret:{signing.AZURE_SECRET}",
+        account("ACME", "MAILJET", "SECRETS__2026"): f"basic:{signing.MAILJET_CREDENTIAL}",
         account("OTHER", "SENDGRID", "SECRETS__2026"): signing.public_base64(signing.p256("others")),
         account("OTHER", "MAILGUN", "SECRETS__2026"): "another-signing-key",
         account("OPEN", "SENDGRID", "INSECURE"): "true",
@@ -187,6 +188,7 @@ def environment(broker: Broker, folder: Path, **more: str) -> dict[str, str]:
         account("HEADER", "POSTMARK", "SECRETS__2026"): "header:User-Agent:a-secret-in-a-strange-place",
         account("HEADER", "AMAZON_SES", "SECRETS__2026"): "header:X-Amz-Firehose-Access-Key:firehose-key",
         account("HEADER", "AZURE_COMMUNICATION", "SECRETS__2026"): "header:X-Mailstreams-Secret:another-account's",
+        account("HEADER", "MAILJET", "SECRETS__2026"): "basic:mailjet:another-account's",
         "MAILSTREAMS_ACCOUNTS__ACME__API_KEYS": sha256(API_KEY.encode()).hexdigest(),
         **more,
     }
@@ -239,12 +241,17 @@ def azure_handshake(secret: str = signing.AZURE_SECRET, code: str | None = None)
     return signing.azure_communication(body, secret=secret, word="SubscriptionValidation")
 
 
+def mailjet(credential: str = signing.MAILJET_CREDENTIAL) -> Signed:
+    return signing.mailjet(credential, message_id=int(token_hex(7), 16))
+
+
 GENUINE: dict[str, Callable[[], Signed]] = {
     "sendgrid": sendgrid,
     "amazon_ses": sns,
     "mailgun": mailgun,
     "postmark": postmark,
     "azure_communication": azure_communication,
+    "mailjet": mailjet,
 }
 
 

@@ -9,6 +9,7 @@ import re
 import time
 import zlib
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from secrets import token_hex
 from urllib.parse import quote
 
@@ -263,6 +264,7 @@ async def test_a_request_without_a_signature_is_refused(edge: Edge) -> None:
             "sendgrid": "x-twilio-email-event-webhook-signature",
             "postmark": "authorization",
             "azure_communication": signing.AZURE_HEADER,
+            "mailjet": "authorization",
         }.get(provider)
         if name is not None:
             bare = bare.with_headers(**{name.replace("-", "_"): None})
@@ -282,6 +284,7 @@ async def test_401_asks_for_a_credential_because_sns_sends_that_of_its_url_only_
 async def test_a_forged_request_is_refused(edge: Edge) -> None:
     await refused(edge, world.sendgrid(key="a stranger's"), 403, "mismatch")
     await refused(edge, world.mailgun(key="guessed"), 403, "mismatch")
+    await refused(edge, world.mailjet("mailjet:guessed"), 403, "mismatch")
     await refused(edge, world.sns().with_json(lambda value: value.update(Message="{}")), 403, "mismatch")
 
 
@@ -313,8 +316,11 @@ async def test_a_truncated_or_changed_body_is_refused(edge: Edge) -> None:
 @pytest.mark.parametrize("provider", GENUINE)
 async def test_a_genuine_request_of_another_provider_is_refused(edge: Edge, provider: str) -> None:
     code = 503 if provider == "azure_communication" else 401
+    basic = {"postmark", "mailjet"}  # both send a user and password, but not the same
     others = [
-        make().with_headers(content_type="application/json") for name, make in GENUINE.items() if name != provider
+        make().with_headers(content_type="application/json")
+        for name, make in GENUINE.items()
+        if name != provider and not {name, provider} <= basic
     ]
 
     async with refusing(edge, provider, code, "missing", times=len(others)):
@@ -323,12 +329,18 @@ async def test_a_genuine_request_of_another_provider_is_refused(edge: Edge, prov
     assert answers == [(code, b"missing\n")] * len(others)
 
 
+async def test_a_user_and_password_of_another_provider_is_refused(edge: Edge) -> None:
+    await refused(edge, replace(world.postmark(), provider="mailjet"), 403, "mismatch")
+    await refused(edge, replace(world.mailjet(), provider="postmark"), 401, "mismatch")
+
+
 async def test_a_genuine_request_of_another_account_is_refused(edge: Edge) -> None:
     await refused(edge, world.sendgrid(), 403, "mismatch", account="other")
     await refused(edge, world.mailgun(), 403, "mismatch", account="other")
     await refused(edge, world.sns(), 401, "missing", account="header")
     await refused(edge, world.postmark(), 401, "mismatch", account="header")
     await refused(edge, world.azure_communication(), 503, "mismatch", account="header")
+    await refused(edge, world.mailjet(), 403, "mismatch", account="header")
 
 
 async def test_a_stale_request_is_refused(edge: Edge) -> None:
@@ -645,6 +657,7 @@ async def test_no_secret_address_or_body_is_in_any_log_line_or_metric(edge: Edge
         world.API_KEY,
         "firehose-key",
         signing.AZURE_SECRET,
+        signing.MAILJET_CREDENTIAL,
         "a guess",
         "validationCode",
         "eventgrid.azure.net",

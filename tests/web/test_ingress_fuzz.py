@@ -46,8 +46,8 @@ _STATUS = re.compile(rb"HTTP/[0-9]\.[0-9] ([0-9]{3}) ")
 _RUNS = re.compile(rb"(.)\1{40,}", re.DOTALL)
 _AUTHORIZATION = re.compile(rb"^authorization:[ \t]*basic[ \t]+([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
 _AZURE = re.compile(rb"^%s:[ \t]*([^\r\n]*?)[ \t]*\r$" % signing.AZURE_HEADER.encode(), re.IGNORECASE | re.MULTILINE)
-CREDENTIAL = "postmark:corréct horse"
-BY_CREDENTIAL = frozenset({"postmark", "azure_communication"})
+CREDENTIALS = ("postmark:corréct horse", signing.MAILJET_CREDENTIAL)
+BY_CREDENTIAL = frozenset({"postmark", "azure_communication", "mailjet"})
 """Providers whose credential is all that they prove: it covers no body."""
 
 
@@ -228,8 +228,10 @@ class Fuzz:
         if signed.provider == "amazon_ses" and signing.CERTIFICATE_URL.encode() not in data:
             data = self.flipped(head) + body  # another address of Amazon's would be asked for: no test does that
         if signed.provider in BY_CREDENTIAL:
-            known = CREDENTIAL.encode() in [b64_or_nothing(found) for found in _AUTHORIZATION.findall(data)]
-            if known or signing.AZURE_SECRET.encode() in _AZURE.findall(data):
+            sent = {b64_or_nothing(found) for found in _AUTHORIZATION.findall(data)}
+            if not sent.isdisjoint(
+                one.encode() for one in CREDENTIALS
+            ) or signing.AZURE_SECRET.encode() in _AZURE.findall(data):
                 self.signed[signed.provider].add(data.partition(b"\r\n\r\n")[2])
             else:
                 self.signed[signed.provider].discard(identity(signed.provider, body) or b"")
@@ -513,6 +515,7 @@ def check_said(log: str, metrics: str) -> None:
         world.API_KEY,
         "firehose-key",
         signing.AZURE_SECRET,
+        signing.MAILJET_CREDENTIAL,
         "internal",
         "a mistake of ours",
     ):
