@@ -1,0 +1,138 @@
+"""A delivery that ``lookup`` found, as people read it.
+
+The rule: what became of it and what to do come first, then what names it, then what
+happened, the oldest first. Texts of others pass ``clean``. Times are UTC, and one that
+is not what the provider said carries a remark.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from rich.console import Console
+from rich.text import Text
+
+from streams.cli._lookup_found import Found, NoStatus, due_at
+from streams.cli._output import clean, status_text, time_text
+from streams.domain.events import DeliveryEvent
+from streams.domain.status import believable, from_micros, to_micros
+from streams.history.words import micros
+
+_NO_STATUS: Final = {
+    NoStatus.FORGOTTEN: "forgotten, {days:g} days after its last event",
+    NoStatus.CHANGES_NOTHING: "no status: none of its events says what became of the message",
+    NoStatus.NOT_YET: "no status yet: the events are there, the worker has not come to them (mailstreams worker)",
+}
+
+
+def print_delivery(out: Console, delivery: Found, expire_after_days: float) -> None:
+    """Print all that is known of a delivery."""
+    status, timeline = delivery.status, delivery.timeline()
+    if status is None:
+        first = timeline[0]
+        out.print(Text(f"{clean(first.reference or first.message_id)} to {clean(first.recipient)}", style="bold"))
+        assert delivery.no_status is not None
+        out.print(_NO_STATUS[delivery.no_status].format(days=expire_after_days))
+        _print_advice(out, delivery)
+    else:
+        _print_status(out, delivery, status)
+    _print_fields(
+        out,
+        [
+            ("provider", _either(status, timeline, "provider")),
+            ("account", _either(status, timeline, "account")),
+            ("message id", _either(status, timeline, "message_id")),
+            ("delivery id", delivery.delivery_id),
+        ],
+    )
+    lines = [_event_line(event) for event in timeline]
+    lines += [(due_at(alert), _alert_line(alert)) for alert in delivery.told() or ()]
+    for _, line in sorted(lines, key=lambda entry: entry[0]):
+        out.print(line)
+
+
+def _print_status(out: Console, delivery: Found, status: Mapping[str, Any]) -> None:
+    heading = f"{clean(status.get('reference') or status.get('message_id'))} to {clean(status.get('recipient'))}: "
+    kind = f" ({clean(status['bounce_kind'])})" if status.get("bounce_kind") else ""
+    out.print(Text.assemble((heading, "bold"), status_text(status.get("status")), kind))
+    _print_advice(out, delivery)
+    marks = [mark.replace("_", " ") for mark in ("complained", "unsubscribed", "machine_opened") if status.get(mark)]
+    said = (delivery.said(), status)  # of a deferral, the alert may know more
+    _print_fields(
+        out,
+        [
+            ("last change", _last_change(status)),
+            ("answer", status.get("reason")),
+            ("deferred since", min(filter(None, (time_text(each.get("deferred_since")) for each in said)), default="")),
+            ("attempts", max((each["attempts"] for each in said if isinstance(each.get("attempts"), int)), default=0)),
+            ("tried until", next(filter(None, (time_text(each.get("retry_until")) for each in said)), "")),
+            ("also", ", ".join(marks)),
+        ],
+    )
+
+
+def _print_advice(out: Console, delivery: Found) -> None:
+    advice = delivery.said().get("advice")
+    if isinstance(advice, dict):
+        out.print(f"  {clean(advice.get('meaning', ''))}")
+        out.print(Text(f"  {clean(advice.get('what_to_do', ''))}", style="bold"))
+
+
+def _print_fields(out: Console, fields: Sequence[tuple[str, object]]) -> None:
+    for name, value in fields:
+        if value:
+            out.print(Text.assemble((f"  {name:<15}", "dim"), clean(value)))
+
+
+def _either(status: Mapping[str, Any] | None, timeline: Sequence[DeliveryEvent], name: str) -> object:
+    return status.get(name) if status is not None else getattr(timeline[0], name)
+
+
+def _event_line(event: DeliveryEvent) -> tuple[int, Text]:
+    """Return when an event happened, in µs, and its line."""
+    kind = f" {event.bounce_kind}" if event.bounce_kind else ""
+    attempt = f"attempt {event.attempt}" if event.attempt else ""
+    codes = " ".join(str(code) for code in (event.smtp_code, event.enhanced_code) if code)
+    details = [detail for detail in (attempt, event.reason or codes) if detail]
+    said_at = None if event.occurred_at is None else to_micros(event.occurred_at)
+    at, remark = _believed(said_at, to_micros(event.received_at))
+    return at, Text.assemble(
+        (f"  {_time(at)}  ", "dim"),
+        f"{event.type}{kind}",
+        (f" ({clean(event.provider_event)})", "dim") if event.provider_event else "",
+        f"  {clean(': '.join(details))}" if details else "",
+        (remark, "dim"),
+    )
+
+
+def _alert_line(alert: Mapping[str, Any]) -> Text:
+    """Return an alert as a line: for an open deferral until when the provider tries, else how it ended."""
+    outcome = alert.get("outcome")
+    ended = f"it is {clean(outcome)}" if outcome else f"the provider gives up at {time_text(alert.get('retry_until'))}"
+    return Text.assemble(
+        (f"  {time_text(alert.get('due_at'))}  ", "dim"),
+        (f"alert: {clean(alert['level'])}", "yellow"),
+        f"  {ended}",
+        ("  (it should not have been told: it had ended before)" if alert.get("annulled") is True else "", "dim"),
+    )
+
+
+def _last_change(status: Mapping[str, Any]) -> str:
+    """Return when the last revision began, with a remark if that is not what the provider said."""
+    received_at = micros(status.get("received_at"))
+    if received_at is None:
+        return ""
+    at, remark = _believed(micros(status.get("occurred_at")), received_at)
+    return f"{_time(at)}{remark}"
+
+
+def _believed(occurred_at: int | None, received_at: int) -> tuple[int, str]:
+    """Return when something happened, in µs, and a remark if that is not what the provider said."""
+    at = believable(occurred_at, received_at)
+    if at is not None:
+        return at, ""
+    said = "" if occurred_at is None else f"; the provider's clock said {_time(occurred_at)}, which cannot be"
+    return received_at, f"  (time of receipt{said})"
+
+
+def _time(at: int) -> str:
+    return time_text(from_micros(at))
