@@ -29,13 +29,14 @@ class NoStatus(StrEnum):
 
 @dataclass(slots=True)
 class Found:
-    """A delivery: its newest status record, its events without duplicates, and its alerts."""
+    """A delivery: its newest status record, its events, and its alerts."""
 
     delivery_id: str
     status: dict[str, Any] | None = None
     forgotten_at: int | None = None
     """The time of its tombstone in ``mail.status``, if that is the newest record; µs."""
     events: dict[str, DeliveryEvent] = field(default_factory=dict)
+    """By their ids; of one that came more than once the first copy, as in the history's database."""
     alerts: list[dict[str, Any]] | None = field(default_factory=list)
     """None: they could not be read."""
     no_status: NoStatus | None = None

@@ -3,9 +3,10 @@
 It reads ``mail.status``, ``mail.events`` and ``mail.deferral-alerts`` from end to end,
 because Kafka has no index by reference or recipient.
 
-The rule: the newest record of a key counts, and what fitted once stays found, whatever
-its newest record says: its reference may have been corrected since. A record that cannot
-be understood is passed over: the worker's own readers count it.
+The rule: of a status the newest record counts, of an event that came more than once the
+first. What fitted once stays found, whatever its newest record says: its reference may
+have been corrected since. A record that cannot be understood is passed over: the worker's
+own readers count it.
 """
 
 from functools import partial
@@ -84,7 +85,7 @@ async def _read_events(settings: Settings, question: Question, found: dict[str, 
                 delivery = found[event.delivery_id] = Found(event.delivery_id)
                 keys.add(event.delivery_id.encode())
             if delivery is not None:
-                delivery.events[event.event_id] = event
+                delivery.events.setdefault(event.event_id, event)
 
 
 async def _read_alerts_if_allowed(settings: Settings, found: dict[str, Found]) -> None:

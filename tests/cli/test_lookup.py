@@ -314,6 +314,24 @@ def test_an_event_that_came_twice_is_shown_once(invoke: Invoke, cluster: Cluster
     assert len(codecs.decode(invoke("lookup", "INV-twice", "--json").stdout)["timeline"]) == 2
 
 
+def test_of_an_event_that_came_twice_the_first_copy_is_shown(invoke: Invoke, cluster: Cluster) -> None:
+    """As in the Sending History. An application that reports a send again does not send it after its delivery."""
+    sent, delivered = (
+        event("reported-again", kind, received_at=at, occurred_at=at)
+        for kind, at in ((EventType.SENT, RECEIVED), (EventType.DELIVERED, RECEIVED + timedelta(minutes=1)))
+    )
+    known(cluster, sent, delivered)
+    a_day_later = RECEIVED + timedelta(days=1)
+    cluster.produce(topics.EVENTS, event_record(replace(sent, received_at=a_day_later, occurred_at=a_day_later)))
+
+    timeline = codecs.decode(invoke("lookup", "INV-reported-again", "--json").stdout)["timeline"]
+
+    assert [(one["type"], one["occurred_at"]) for one in timeline] == [
+        ("sent", "2026-11-22T10:00:00Z"),
+        ("delivered", "2026-11-22T10:01:00Z"),
+    ]
+
+
 def test_the_newest_status_counts_and_an_expired_one_is_gone(invoke: Invoke, cluster: Cluster) -> None:
     sent, bounce = bounced("expiring")
     cluster.produce(topics.STATUS, status_record(sent), status_record(sent, bounce), commit=True)
