@@ -28,8 +28,9 @@ def print_delivery(out: Console, delivery: Found, expire_after_days: float) -> N
     """Print all that is known of a delivery."""
     status, timeline = delivery.status, delivery.timeline()
     if status is None:
-        first = timeline[0]
-        out.print(Text(f"{clean(first.reference or first.message_id)} to {clean(first.recipient)}", style="bold"))
+        last = timeline[-1]
+        reference = next((event.reference for event in reversed(timeline) if event.reference), last.message_id)
+        out.print(Text(f"{clean(reference)} to {clean(last.recipient)}", style="bold"))
         assert delivery.no_status is not None
         out.print(_NO_STATUS[delivery.no_status].format(days=expire_after_days))
         _print_advice(out, delivery)
@@ -61,7 +62,7 @@ def _print_status(out: Console, delivery: Found, status: Mapping[str, Any]) -> N
         out,
         [
             ("last change", _last_change(status)),
-            ("answer", status.get("reason")),
+            ("answer", _answer(status.get("reason"), status.get("smtp_code"), status.get("enhanced_code"))),
             ("deferred since", min(filter(None, (time_text(each.get("deferred_since")) for each in said)), default="")),
             ("attempts", max((each["attempts"] for each in said if isinstance(each.get("attempts"), int)), default=0)),
             ("tried until", next(filter(None, (time_text(each.get("retry_until")) for each in said)), "")),
@@ -91,17 +92,21 @@ def _event_line(event: DeliveryEvent) -> tuple[int, Text]:
     """Return when an event happened, in µs, and its line."""
     kind = f" {event.bounce_kind}" if event.bounce_kind else ""
     attempt = f"attempt {event.attempt}" if event.attempt else ""
-    codes = " ".join(str(code) for code in (event.smtp_code, event.enhanced_code) if code)
-    details = [detail for detail in (attempt, event.reason or codes) if detail]
+    answer = _answer(event.reason, event.smtp_code, event.enhanced_code)
     said_at = None if event.occurred_at is None else to_micros(event.occurred_at)
     at, remark = _believed(said_at, to_micros(event.received_at))
     return at, Text.assemble(
         (f"  {_time(at)}  ", "dim"),
         f"{event.type}{kind}",
         (f" ({clean(event.provider_event)})", "dim") if event.provider_event else "",
-        f"  {clean(': '.join(details))}" if details else "",
+        f"  {clean(': '.join(filter(None, (attempt, answer))))}" if attempt or answer else "",
         (remark, "dim"),
     )
+
+
+def _answer(reason: object, smtp_code: object, enhanced_code: object) -> str:
+    """Return what the receiving server answered: its text, or else its codes."""
+    return str(reason or " ".join(str(code) for code in (smtp_code, enhanced_code) if code))
 
 
 def _alert_line(alert: Mapping[str, Any]) -> Text:

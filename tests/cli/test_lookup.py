@@ -244,6 +244,21 @@ def test_events_of_a_delivery_without_a_status_are_shown_all(invoke: Invoke, clu
     assert [one["type"] for one in found["timeline"]] == ["delivered", "sent"]
 
 
+def test_the_heading_names_the_reference_that_any_of_the_events_says(invoke: Invoke, cluster: Cluster) -> None:
+    now = datetime.now(UTC)
+    sent = event("headed", EventType.SENT, reference=None, received_at=now, occurred_at=now)
+    delivered = event("headed", received_at=now, occurred_at=now + timedelta(seconds=1))
+    cluster.produce(topics.EVENTS, *map(event_record, [sent, delivered]))
+
+    assert invoke("lookup", "INV-headed").stdout.startswith("INV-headed to headed@example.com\n")
+
+
+def test_a_server_that_answers_by_codes_alone_has_answered(invoke: Invoke, cluster: Cluster) -> None:
+    known(cluster, event("codes", EventType.BOUNCE, bounce_kind=BounceKind.SOFT, smtp_code=552, enhanced_code="5.2.2"))
+
+    assert "  answer         552 5.2.2\n" in invoke("lookup", "INV-codes").stdout
+
+
 def test_a_status_whose_reference_is_newer_than_what_is_looked_for_is_found(invoke: Invoke, cluster: Cluster) -> None:
     """Kafka has removed the status with the old reference; only an event says it still."""
     sent, bounce = bounced("corrected")
