@@ -2,7 +2,8 @@
 
 The rule: it says what the Sending History says. A time that cannot be is replaced by
 that of receipt, and what to do is taken from the newest alert of a deferral that goes
-on. A delivery without a status says why it has none.
+on. A delivery without a status says why it has none; one whose status lacks a final word
+that an event has gives no advice.
 """
 
 import time
@@ -17,6 +18,8 @@ from streams.history.timeline import Deferral, deferral_of
 from streams.history.words import micros
 
 _DAY: Final = 24 * 3600 * SECOND
+_WAITING: Final = frozenset({Status.SENT, Status.DEFERRED, Status.DROPPED})
+"""None of these is the status of a delivery with an event that by itself makes another (``domain.status``, rules 1 to 3)."""
 
 
 class NoStatus(StrEnum):
@@ -52,8 +55,10 @@ class Found:
     def said(self) -> Mapping[str, Any]:
         """Return the record that says what to do now: while it is deferred the newest alert, or else the status.
 
-        Of one that was forgotten while it was deferred, the alert that says so.
+        Of one that was forgotten while it was deferred, the alert that says so. Nothing if that is known to be wrong.
         """
+        if self.status_is_behind:
+            return {}
         alerts = self.alerts or ()
         if self.status is not None and self.status.get("status") == Status.DEFERRED:
             began = micros(self.status.get("first_received_at"))
@@ -63,6 +68,17 @@ class Found:
             began = None
         deferral = Deferral() if began is None else deferral_of(alerts, first_received_at=began, episode=None)
         return deferral.alert or deferral.forgotten or self.status or {}
+
+    @property
+    def status_is_behind(self) -> bool:
+        """The status lacks a final word that an event of the delivery's present life has: the worker has not come to it.
+
+        It says this of what is surely so: the events may not go back to the delivery's beginning.
+        """
+        if self.status is None or self.status.get("status") not in _WAITING:
+            return False
+        began = micros(self.status.get("first_received_at")) or 0
+        return any(to_micros(event.received_at) >= began and _is_final(event) for event in self.events.values())
 
     @property
     def last_received_at(self) -> int:
@@ -83,6 +99,11 @@ def happened_at(event: DeliveryEvent) -> int:
 def due_at(alert: Mapping[str, Any]) -> int:
     """Return the deadline that fell due; of a resolved alert: when the deferral ended; µs."""
     return micros(alert.get("due_at")) or 0
+
+
+def _is_final(event: DeliveryEvent) -> bool:
+    alone = fold(None, event).delivery
+    return alone is not None and alone.status not in _WAITING
 
 
 def why_no_status(delivery: Found, expire_after_days: float) -> NoStatus | None:

@@ -31,11 +31,12 @@ async def search(settings: Settings, question: Question) -> list[Found]:
     known = set(found)
     with progress(f"reading {topics.EVENTS}") as tell:
         await _read_events(settings, question, found, tell)
-    if set(found) - known:
+    if fresh := set(found) - known:
         # an event of a delivery without a status fitted: its earlier events may not have named what was looked for
         with progress(f"reading {topics.EVENTS} again") as tell:
             await _read_events(settings, question, found, tell)
-        # and its status may name something newer instead
+    if fresh or any(delivery.status_is_behind for delivery in found.values()):
+        # its status may name something newer instead; or have changed since it was read
         with progress(f"reading {topics.STATUS} again") as tell:
             await _read_statuses(settings, None, found, tell)
     found = {name: delivery for name, delivery in found.items() if delivery.status is not None or delivery.events}

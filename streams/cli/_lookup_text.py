@@ -22,6 +22,9 @@ _NO_STATUS: Final = {
     NoStatus.CHANGES_NOTHING: "no status: none of its events says what became of the message",
     NoStatus.NOT_YET: "no status yet: the events are there, the worker has not come to them (mailstreams worker)",
 }
+_OUT_OF_DATE: Final = (
+    "  out of date: an event below has a final word, the worker has not come to it (mailstreams worker)"
+)
 
 
 def print_delivery(out: Console, delivery: Found, expire_after_days: float) -> None:
@@ -55,6 +58,8 @@ def _print_status(out: Console, delivery: Found, status: Mapping[str, Any]) -> N
     heading = f"{clean(status.get('reference') or status.get('message_id'))} to {clean(status.get('recipient'))}: "
     kind = f" ({clean(status['bounce_kind'])})" if status.get("bounce_kind") else ""
     out.print(Text.assemble((heading, "bold"), status_text(status.get("status")), kind))
+    if delivery.status_is_behind:
+        out.print(Text(_OUT_OF_DATE, style="bold"))
     _print_advice(out, delivery)
     marks = [mark.replace("_", " ") for mark in ("complained", "unsubscribed", "machine_opened") if status.get(mark)]
     said = (delivery.said(), status)  # of a deferral, the alert may know more

@@ -1,6 +1,7 @@
 """What became of a message, found by any of its names."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -8,9 +9,12 @@ from typing import Any
 import pytest
 
 from streams import codecs, records, topics
+from streams.cli import _lookup_search
+from streams.cli._kafka import TellProgress, read_to_end
 from streams.domain.deferrals import Alert, Ending, Episode, Level
 from streams.domain.events import BounceKind, DeliveryEvent, EventType
 from streams.domain.reasons import ReasonClass
+from streams.settings import Settings
 from tests.cli.conftest import Cluster, Invoke
 from tests.cli.test_feed_and_watch import RECEIVED, event, status_record
 from tests.test_texts import HOSTILE
@@ -268,6 +272,67 @@ def test_a_status_whose_reference_is_newer_than_what_is_looked_for_is_found(invo
 
     assert (found["status"]["status"], found["status"]["reference"]) == ("bounced", "INV-corrected-2")
     assert found["no_status"] is None
+
+
+def deferred_and_delivered(name: str) -> tuple[DeliveryEvent, DeliveryEvent]:
+    hour_later = RECEIVED + timedelta(hours=1)
+    return event(name, EventType.DEFERRED), event(name, received_at=hour_later, occurred_at=hour_later)
+
+
+def test_a_status_that_lacks_a_final_word_is_called_out_of_date_and_gives_no_advice(
+    invoke: Invoke, cluster: Cluster
+) -> None:
+    """The worker has written the event and not yet its status: who still waits, or sends it again, is misled."""
+    put_off, arrived = deferred_and_delivered("behind")
+    known(cluster, put_off)
+    cluster.produce(topics.DEFERRAL_ALERTS, alert_record(put_off, Level.OVERDUE, timedelta(hours=73)))
+    before = codecs.decode(invoke("lookup", "INV-behind", "--json").stdout)
+    cluster.produce(topics.EVENTS, event_record(arrived))
+
+    text = invoke("lookup", "INV-behind").stdout
+    found = codecs.decode(invoke("lookup", "INV-behind", "--json").stdout)
+
+    assert (before["status_is_behind"], found["status_is_behind"]) == (False, True)
+    assert (found["status"]["status"], found["advice"]) == ("deferred", None)
+    assert text.splitlines()[:2] == [
+        "INV-behind to behind@example.com: deferred",
+        "  out of date: an event below has a final word, the worker has not come to it (mailstreams worker)",
+    ]
+    assert before["advice"]["what_to_do"] not in text
+
+
+def test_a_status_that_changes_during_the_search_is_read_again(
+    invoke: Invoke, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_off, arrived = deferred_and_delivered("meanwhile")
+    known(cluster, put_off)
+    written: list[DeliveryEvent] = []
+
+    async def and_the_worker_goes_on(settings: Settings, topic: str, tell: TellProgress) -> AsyncIterator[Any]:
+        if topic == topics.EVENTS and not written:
+            written.append(arrived)
+            await asyncio.to_thread(known, cluster, put_off, arrived)
+        async for batch in read_to_end(settings, topic, tell):
+            yield batch
+
+    monkeypatch.setattr(_lookup_search, "read_to_end", and_the_worker_goes_on)
+
+    found = codecs.decode(invoke("lookup", "INV-meanwhile", "--json").stdout)
+
+    assert (found["status"]["status"], found["status_is_behind"]) == ("delivered", False)
+    assert found["advice"] == found["status"]["advice"]
+
+
+def test_the_final_word_of_a_former_life_does_not_contradict_the_present_status(
+    invoke: Invoke, cluster: Cluster
+) -> None:
+    former = RECEIVED - timedelta(days=1)
+    known(cluster, event("lives", EventType.DEFERRED))
+    cluster.produce(topics.EVENTS, event_record(event("lives", received_at=former, occurred_at=former)))
+
+    found = codecs.decode(invoke("lookup", "INV-lives", "--json").stdout)
+
+    assert (found["status_is_behind"], found["advice"]) == (False, found["status"]["advice"])
 
 
 def test_why_a_delivery_without_a_status_has_none_is_said(invoke: Invoke, cluster: Cluster) -> None:
