@@ -81,6 +81,12 @@ class Found:
         return any(to_micros(event.received_at) >= began and _is_final(event) for event in self.events.values())
 
     @property
+    def begins_earlier(self) -> bool:
+        """The delivery's first event is not among its events: it is older than what ``mail.events`` keeps."""
+        began = None if self.status is None else micros(self.status.get("first_received_at"))
+        return began is not None and all(to_micros(event.received_at) > began for event in self.events.values())
+
+    @property
     def last_received_at(self) -> int:
         """Return the newest known time of receipt; µs."""
         times = [to_micros(event.received_at) for event in self.events.values()]

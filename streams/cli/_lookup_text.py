@@ -16,6 +16,7 @@ from streams.cli._output import clean, status_text, time_text
 from streams.domain.events import DeliveryEvent
 from streams.domain.status import believable, from_micros, to_micros
 from streams.history.words import micros
+from streams.settings import Settings
 
 _NO_STATUS: Final = {
     NoStatus.FORGOTTEN: "forgotten, {days:g} days after its last event",
@@ -27,7 +28,7 @@ _OUT_OF_DATE: Final = (
 )
 
 
-def print_delivery(out: Console, delivery: Found, expire_after_days: float) -> None:
+def print_delivery(out: Console, delivery: Found, settings: Settings) -> None:
     """Print all that is known of a delivery."""
     status, timeline = delivery.status, delivery.timeline()
     if status is None:
@@ -35,7 +36,7 @@ def print_delivery(out: Console, delivery: Found, expire_after_days: float) -> N
         reference = next((event.reference for event in reversed(timeline) if event.reference), last.message_id)
         out.print(Text(f"{clean(reference)} to {clean(last.recipient)}", style="bold"))
         assert delivery.no_status is not None
-        out.print(_NO_STATUS[delivery.no_status].format(days=expire_after_days))
+        out.print(_NO_STATUS[delivery.no_status].format(days=settings.delivery.expire_after_days))
         _print_advice(out, delivery)
     else:
         _print_status(out, delivery, status)
@@ -48,6 +49,9 @@ def print_delivery(out: Console, delivery: Found, expire_after_days: float) -> N
             ("delivery id", delivery.delivery_id),
         ],
     )
+    if delivery.begins_earlier:
+        days = settings.topics.events_retention_days
+        out.print(Text(f"  earlier events are no longer kept (topics.events_retention_days: {days:g})", "dim"))
     lines = [_event_line(event) for event in timeline]
     lines += [(due_at(alert), _alert_line(alert)) for alert in delivery.told() or ()]
     for _, line in sorted(lines, key=lambda entry: entry[0]):

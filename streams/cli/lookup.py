@@ -78,6 +78,6 @@ def command(
     for number, delivery in enumerate(found[-limit:]):
         if number:
             out.print()
-        print_delivery(out, delivery, settings.delivery.expire_after_days)
+        print_delivery(out, delivery, settings)
     if len(found) > limit:
         note(f"{len(found) - limit} older not shown; see --limit")

@@ -335,6 +335,23 @@ def test_the_final_word_of_a_former_life_does_not_contradict_the_present_status(
     assert (found["status_is_behind"], found["advice"]) == (False, found["status"]["advice"])
 
 
+def test_a_timeline_whose_beginning_is_no_longer_kept_says_so(invoke: Invoke, cluster: Cluster) -> None:
+    """Else a message that nobody has opened, long ago, and one of which nothing is kept look alike."""
+    sent, bounce = bounced("old")
+    cluster.produce(topics.STATUS, status_record(sent, bounce), commit=True)
+    gone = "  earlier events are no longer kept (topics.events_retention_days: 8)\n"
+
+    with_none = invoke("lookup", "INV-old").stdout
+    cluster.produce(topics.EVENTS, event_record(bounce))
+    with_the_last = invoke("lookup", "INV-old").stdout
+    cluster.produce(topics.EVENTS, event_record(sent))
+    with_all = invoke("lookup", "INV-old").stdout
+
+    assert with_none.endswith(gone)
+    assert f"{gone}  2026-11-22 10:02:00  bounce" in with_the_last
+    assert gone not in with_all
+
+
 def test_why_a_delivery_without_a_status_has_none_is_said(invoke: Invoke, cluster: Cluster) -> None:
     now = datetime.now(UTC)
 
