@@ -60,13 +60,14 @@ class Found:
         if self.status_is_behind:
             return {}
         alerts = self.alerts or ()
+        began = episode = None
         if self.status is not None and self.status.get("status") == Status.DEFERRED:
             began = micros(self.status.get("first_received_at"))
+            if self.status.get("previous") != Status.DEFERRED:  # else an earlier revision began the deferral
+                episode = self.status.get("revision")
         elif self.no_status is NoStatus.FORGOTTEN:
             began = max((micros(alert.get("first_received_at")) or 0 for alert in alerts), default=None)
-        else:
-            began = None
-        deferral = Deferral() if began is None else deferral_of(alerts, first_received_at=began, episode=None)
+        deferral = Deferral() if began is None else deferral_of(alerts, first_received_at=began, episode=episode)
         return deferral.alert or deferral.forgotten or self.status or {}
 
     @property

@@ -159,6 +159,24 @@ def test_while_a_message_is_deferred_its_newest_alert_says_what_to_do(invoke: In
     assert shown == {"attempts": "3", "tried": "until    2026-11-25 10:00:00"}
 
 
+def test_an_alert_of_an_earlier_deferral_says_nothing_about_what_to_do(invoke: Invoke, cluster: Cluster) -> None:
+    """As in the Sending History: the monitor may be behind, and its alert of a deferral that a drop has ended be newest."""
+    hours = [RECEIVED + timedelta(hours=number) for number in range(4)]
+    sent, put_off, dropped, put_off_again = (
+        event("two-deferrals", kind, event_id=f"two-deferrals-{number}", received_at=hour, occurred_at=hour)
+        for number, (hour, kind) in enumerate(
+            zip(hours, (EventType.SENT, EventType.DEFERRED, EventType.DROPPED, EventType.DEFERRED), strict=True)
+        )
+    )
+    known(cluster, sent, put_off, dropped, put_off_again)
+    cluster.produce(topics.DEFERRAL_ALERTS, alert_record(put_off, Level.OVERDUE, timedelta(hours=1)))
+
+    found = codecs.decode(invoke("lookup", "INV-two-deferrals", "--json").stdout)
+
+    assert (found["status"]["status"], found["status"]["revision"]) == ("deferred", 4)
+    assert found["advice"] == found["status"]["advice"]
+
+
 def test_an_alert_of_a_deferral_that_ended_says_nothing_about_what_to_do(invoke: Invoke, cluster: Cluster) -> None:
     put_off = event("over", EventType.DEFERRED)
     known(cluster, put_off, event("over", EventType.DELIVERED))
