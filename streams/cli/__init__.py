@@ -6,8 +6,10 @@ misspelled setting to an absent broker, is answered by one line and an exit code
 never by a traceback.
 """
 
+import errno
 import importlib
 import io
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +28,8 @@ NOTHING_FOUND: Final = 1
 WRONG_USE: Final = 2
 BROKER_UNAVAILABLE: Final = 3
 INTERRUPTED: Final = 130
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 _COMMANDS: Final = {
     "worker": ("streams.cli.worker", "Run a worker: webhooks in, statuses out."),
@@ -168,6 +172,8 @@ def _failure(error: Exception, ctx: click.Context) -> Failure | None:
     """Return what to show for an error that a person can correct; none for click's own and for our own mistakes."""
     if isinstance(error, (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError)):
         return None
+    if isinstance(error, OSError) and error.errno in _FULL:  # a disk, mostly that to which the output goes
+        return Failure(": ".join(filter(None, (error.filename, os.strerror(error.errno)))))
     from streams.cli._kafka import unavailable  # noqa: PLC0415 - needed for a failure only
     from streams.settings import SettingsError  # noqa: PLC0415 - needed for a failure only
     from streams.topics import TopicsError  # noqa: PLC0415 - needed for a failure only

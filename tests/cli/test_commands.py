@@ -18,6 +18,7 @@ from streams import __version__, codecs, topics
 from streams.cli import main
 from streams.history.subscriber import Subscriber
 from tests.cli.conftest import Cluster, Invoke, spawn
+from tests.cli.test_feed_and_watch import event, status_record
 
 COMMANDS = ["worker", "topics", "feed", "watch", "lookup", "deferrals", "dead-letters", "resume", "config"]
 NEED_A_BROKER = [
@@ -205,6 +206,20 @@ def test_a_process_of_its_own_ends_alike_and_without_a_traceback() -> None:
     output, errors = child.communicate(timeout=30)
 
     assert (child.returncode, output, len(errors.splitlines())) == (3, "", 1)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["config", "reference"], ["simulate", "--help"], ["lookup", "INV-1", "--json"], ["lookup", "INV-1"]]
+)
+def test_a_full_disk_behind_the_output_is_said_in_one_line(cluster: Cluster, arguments: list[str]) -> None:
+    cluster.produce(topics.STATUS, status_record(event("1")))
+
+    with Path("/dev/full").open("wb") as full:
+        process = subprocess.run(
+            [sys.executable, "-m", "streams", *arguments], stdout=full, stderr=subprocess.PIPE, check=False, timeout=60
+        )
+
+    assert (process.returncode, process.stderr) == (1, b"mailstreams: No space left on device\n")
 
 
 def test_topics_check_says_what_is_missing_and_fails(
