@@ -46,7 +46,7 @@ def command(
     TEXT alone is tried as reference, recipient, message id and delivery id. Options given together must all fit.
     The timeline goes back as far as mail.events is kept (topics.events_retention_days), and holds the alerts that
     were published for the delivery while it was deferred. While it is deferred, the advice is that of its newest
-    alert; there is none if the status lacks a final word that an event has. Exit code 1: nothing found.
+    alert; there is none if the status lacks a final word that an event has. Times are UTC. Exit code 1: nothing found.
     """
     chosen = {"reference": reference, "recipient": recipient, "message_id": message_id, "delivery_id": delivery_id}
     question = Question.of(text, {name: value for name, value in chosen.items() if value is not None})
