@@ -2,7 +2,7 @@
 
 The rule: texts are compared in the form that the Sending History compares; a part of
 a name is not the name. The bytes of a record tell whether it is worth decoding, so
-that millions are passed over in seconds: a record that fits is never passed over.
+that millions are passed over in seconds.
 """
 
 import re
@@ -83,5 +83,7 @@ def _needle(value: str) -> bytes:
     """Return a part of the value's JSON, in lower case, that every lower-cased record with the value holds.
 
     Bytes are lower-cased only where they are ASCII, so it is the longest ASCII part; an empty one is in every record.
+    Nobody writes the three characters that Unicode takes for ASCII ones (U+212A for k, U+037E for ;, U+1FEF for `): a
+    record with one of them is passed over.
     """
     return max(_ASCII.findall(codecs.encode(value)[1:-1].lower()), key=len, default=b"")
