@@ -4,9 +4,8 @@ Providers repeat themselves and report out of order. So a state machine breaks i
 production, "the last event wins" can go back to an older status, and "the worst
 wins" forbids a real recovery. Therefore two steps:
 
-1. *Fold.* Each event is merged into the facts of its delivery. Merging is min,
-   max and bounded union: any order and any repetition of the same events gives
-   the same facts.
+1. *Fold.* Each event is merged into the facts of its delivery (``domain.facts``):
+   any order and any repetition of the same events gives the same facts.
 2. *Derive.* The status is a function of the facts, read from top to bottom:
 
    ===  ==============================================================  =====================
@@ -25,8 +24,7 @@ wins" forbids a real recovery. Therefore two steps:
    ===  ==============================================================  =====================
 
    "a is later than b" means: both times are known, and a is more than ``SKEW``
-   after b. The clocks are those of providers and of receiving servers; they
-   differ, and a minute between them says nothing.
+   after b.
 
 An open by a machine (privacy proxy, gateway) proves that the message arrived,
 not that a person saw it. Invoices get out-of-office replies all the time, and
@@ -37,25 +35,61 @@ Times in this file are integers: microseconds since 1970-01-01T00:00:00Z.
 ``docs/status-rules.md`` explains the same in prose, with a table of cases.
 """
 
-from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from hashlib import blake2b
 from typing import NamedTuple, TypeVar
 
-from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
+from streams.domain.events import BounceKind, DeliveryEvent, SuppressionList
+from streams.domain.facts import (
+    FUTURE,
+    IDS_KEPT,
+    PAST,
+    SECOND,
+    SKEW,
+    Fact,
+    Kind,
+    Said,
+    believable,
+    digest_of,
+    fact_of,
+    from_micros,
+    items_of,
+    kind_of,
+    last_said,
+    later,
+    list_of_drop,
+    merged,
+    to_micros,
+    weight_of,
+)
 
-SECOND = 1_000_000
-SKEW = 60 * SECOND
-"""Two times closer than this are not ordered."""
-FUTURE = 5 * 60 * SECOND
-"""An event cannot have happened longer than this after we received it: then its clock is wrong."""
-PAST = 40 * 24 * 3600 * SECOND
-"""Nor this long before: no provider reports that late."""
-IDS_KEPT = 64
-"""Most distinct events of one kind that are counted; an image may be loaded 100,000 times."""
+__all__ = [  # with the names of the facts that others need
+    "FUTURE",
+    "IDS_KEPT",
+    "PAST",
+    "SECOND",
+    "SETTLED",
+    "SKEW",
+    "Change",
+    "Delivery",
+    "Derived",
+    "Fact",
+    "Folded",
+    "Kind",
+    "Outcome",
+    "Status",
+    "believable",
+    "derive",
+    "fold",
+    "from_micros",
+    "later",
+    "shows_otherwise",
+    "to_micros",
+    "weight_of",
+]
+
+_T = TypeVar("_T")
 
 
 class Status(StrEnum):
@@ -72,65 +106,8 @@ class Status(StrEnum):
 SETTLED = frozenset({Status.DELIVERED, Status.OPENED, Status.BOUNCED, Status.DROPPED})
 """Statuses that normally do not change any more, except from delivered to opened."""
 
-
-class Kind(StrEnum):
-    """The kinds of facts: the event types that concern the delivery, with bounces split by kind."""
-
-    SENT = "sent"
-    DEFERRED = "deferred"
-    DELIVERED = "delivered"
-    BOUNCE_HARD = "bounce_hard"
-    BOUNCE_SOFT = "bounce_soft"
-    BOUNCE_BLOCK = "bounce_block"
-    BOUNCE_UNDETERMINED = "bounce_undetermined"
-    BOUNCE_OR_AUTO_REPLY = "bounce_or_auto_reply"
-    AUTO_REPLY = "auto_reply"
-    DROPPED = "dropped"
-    OPEN = "open"
-    MACHINE_OPEN = "machine_open"
-    CLICK = "click"
-    COMPLAINT = "complaint"
-    UNSUBSCRIBE = "unsubscribe"
-
-
 _REFUSALS = frozenset({Kind.BOUNCE_HARD, Kind.BOUNCE_SOFT, Kind.BOUNCE_BLOCK, Kind.BOUNCE_UNDETERMINED})
 _TOLD_APART = frozenset({Status.SENT, Status.BOUNCED})  # the advice for these depends on the fact that decided
-
-
-# Fact and Delivery are not frozen because the worker builds one of each for every event it reads, and a frozen
-# dataclass takes four times as long to build. Once built they do not change (a test checks that of fold), except the
-# last two fields of a Delivery: domain.objective sets them before the delivery is written or shared.
-
-
-@dataclass(slots=True)
-class Fact:
-    """What is known of all events of one kind of one delivery."""
-
-    first_at: int | None
-    """Smallest known event time; None: no event of this kind had a believable one."""
-    last_at: int | None
-    """Largest known event time."""
-    first_received_at: int
-    ids: tuple[int, ...]
-    """The smallest ``IDS_KEPT`` 64-bit hashes of the ids of its events, ascending; a full tuple means "64 or more"."""
-    event_id: str
-    """The event whose answer counts: the greatest by (how much it says; time, unknown being earliest; event id)."""
-    reason: str | None
-    """This and the two codes are its answer: a later event without an answer does not erase it."""
-    smtp_code: int | None
-    enhanced_code: str | None
-    said_at: int | None = None
-    """That event's time, if it is not ``last_at``; -1: unknown, while ``last_at`` is known."""
-
-    @property
-    def began(self) -> int:
-        """When the first such event happened: by its own time if known, but not after the first was received."""
-        return self.first_received_at if self.first_at is None else min(self.first_at, self.first_received_at)
-
-
-_T = TypeVar("_T")
-Said = tuple[int, str, _T]
-"""A value and the event that said it last: (event time, -1 if unknown; event id; value). The greatest wins."""
 
 
 class Derived(NamedTuple):
@@ -164,6 +141,10 @@ class Change(NamedTuple):
     """When we received the cause."""
     late: bool
     """The cause is older than that of the change before, by their own times: the events came out of order."""
+
+
+# Not frozen for the reason of a Fact. Once built it does not change (a test checks that of fold), except its last two
+# fields: domain.objective sets them before the delivery is written or shared.
 
 
 @dataclass(slots=True)
@@ -307,7 +288,7 @@ def fold(delivery: Delivery | None, event: DeliveryEvent, *, delivery_id: str | 
     Pure and deterministic; the delivery passed in is not changed. The caller makes sure that the event belongs to the
     delivery; it may pass the event's ``delivery_id`` if it knows it: computing it takes longer than all the rest.
     """
-    kind = _kind(event)
+    kind = kind_of(event)
     if kind is None:
         return Folded(delivery, Outcome.IGNORED, changed=False, refreshed=False, clock_skewed=False)
     received_at = to_micros(event.received_at)
@@ -320,16 +301,16 @@ def fold(delivery: Delivery | None, event: DeliveryEvent, *, delivery_id: str | 
 
     # The merge: each value below is the old object itself if the event adds nothing to it.
     event_id = event.event_id
-    digest = _digest(event_id)
+    digest = digest_of(event_id)
     old = delivery.facts.get(kind)
-    fact = _fact(event, at, received_at, digest) if old is None else _merge(old, event, at, received_at, digest)
+    fact = fact_of(event, at, received_at, digest) if old is None else merged(old, event, at, received_at, digest)
     outcome = Outcome.DUPLICATE if old is not None and digest in old.ids else Outcome.APPLIED
     rank = -1 if at is None else at
     recipient = max(delivery.recipient, (rank, event_id, event.recipient))
-    reference = _last_said(delivery.reference, rank, event_id, event.reference)
-    tags = _last_said(delivery.tags, rank, event_id, event.tags)
-    metadata = _last_said(delivery.metadata, rank, event_id, _items(event))
-    suppression_list = _last_said(delivery.suppression_list, rank, event_id, _list_of_drop(event, kind))
+    reference = last_said(delivery.reference, rank, event_id, event.reference)
+    tags = last_said(delivery.tags, rank, event_id, event.tags)
+    metadata = last_said(delivery.metadata, rank, event_id, items_of(event))
+    suppression_list = last_said(delivery.suppression_list, rank, event_id, list_of_drop(event, kind))
     attempt = delivery.attempt if event.attempt is None else max(delivery.attempt, event.attempt)
     retry_until = delivery.retry_until
     if event.retry_until is not None:
@@ -376,11 +357,72 @@ def fold(delivery: Delivery | None, event: DeliveryEvent, *, delivery_id: str | 
     return Folded(after, outcome, changed=changed, refreshed=refreshed, clock_skewed=skewed)
 
 
-def believable(occurred_at: int | None, received_at: int) -> int | None:
-    """Return an event's own time; None if there is none, or if the clock that it came from must be wrong."""
-    if occurred_at is None or not max(received_at - PAST, 0) <= occurred_at <= received_at + FUTURE:
-        return None
-    return occurred_at
+def _begin(  # noqa: PLR0917 (a private helper of one caller, on the hot path)
+    event: DeliveryEvent, delivery_id: str, kind: Kind, at: int | None, occurred_at: int | None, received_at: int
+) -> Delivery:
+    """Return the delivery of which this is the first event."""
+    event_id = event.event_id
+    rank = -1 if at is None else at
+    facts = {kind: fact_of(event, at, received_at, digest_of(event_id))}
+    derived = derive(facts)
+    return Delivery(  # by position, as in fold
+        delivery_id,
+        event.account,
+        event.provider,
+        event.message_id,
+        facts,
+        (rank, event_id, event.recipient),
+        last_said(None, rank, event_id, event.reference),
+        last_said(None, rank, event_id, event.tags),
+        last_said(None, rank, event_id, items_of(event)),
+        last_said(None, rank, event_id, list_of_drop(event, kind)),
+        event.attempt or 0,
+        None if event.retry_until is None else to_micros(event.retry_until),
+        received_at,
+        derived.because,
+        received_at,
+        _change(None, facts, derived, event_id, at, occurred_at, received_at),
+    )
+
+
+def _change(  # noqa: PLR0917 (a private helper, on the hot path)
+    last: Change | None,
+    facts: Mapping[Kind, Fact],
+    derived: Derived,
+    event_id: str,
+    at: int | None,
+    occurred_at: int | None,
+    received_at: int,
+) -> Change:
+    """Return the change that these facts make, which an event has completed; the last one itself if they make none."""
+    status, bounce_kind, because = derived
+    complained, unsubscribed = Kind.COMPLAINT in facts, Kind.UNSUBSCRIBE in facts
+    if (
+        last is not None
+        and status is last.status
+        and bounce_kind is last.bounce_kind
+        and complained is last.complained
+        and unsubscribed is last.unsubscribed
+    ):
+        return last
+    return Change(
+        status,
+        bounce_kind,
+        complained,
+        unsubscribed,
+        1 if last is None else last.revision + 1,
+        None if last is None else last.status,
+        event_id,
+        facts[because].last_at,
+        occurred_at,
+        received_at,
+        # not by `effective_at`: a complaint leaves the fact that decides the status, and its time, as they are
+        last is not None and _earlier(at, believable(last.occurred_at, last.received_at)),
+    )
+
+
+def _earlier(one: int | None, other: int | None) -> bool:
+    return one is not None and other is not None and one < other
 
 
 def shows_otherwise(one: Delivery, other: Delivery) -> bool:
@@ -484,200 +526,3 @@ def _first_arrival(facts: Mapping[Kind, Fact]) -> Derived | None:
         if arrived.because in facts:
             return arrived
     return None
-
-
-def later(one: int | None, other: int | None) -> bool:
-    """Tell whether one event time is certainly after another: both are known, and ``SKEW`` does not explain it."""
-    return one is not None and other is not None and one > other + SKEW
-
-
-_KINDS = {
-    EventType.SENT: Kind.SENT,
-    EventType.DEFERRED: Kind.DEFERRED,
-    EventType.DELIVERED: Kind.DELIVERED,
-    EventType.BOUNCE_OR_AUTO_REPLY: Kind.BOUNCE_OR_AUTO_REPLY,
-    EventType.AUTO_REPLY: Kind.AUTO_REPLY,
-    EventType.DROPPED: Kind.DROPPED,
-    EventType.OPEN: Kind.OPEN,
-    EventType.MACHINE_OPEN: Kind.MACHINE_OPEN,
-    EventType.CLICK: Kind.CLICK,
-    EventType.COMPLAINT: Kind.COMPLAINT,
-    EventType.UNSUBSCRIBE: Kind.UNSUBSCRIBE,
-}
-_BOUNCES = {
-    BounceKind.HARD: Kind.BOUNCE_HARD,
-    BounceKind.SOFT: Kind.BOUNCE_SOFT,
-    BounceKind.BLOCK: Kind.BOUNCE_BLOCK,
-    BounceKind.UNDETERMINED: Kind.BOUNCE_UNDETERMINED,
-    None: Kind.BOUNCE_UNDETERMINED,  # a provider's file should have said which; the bounce counts all the same
-}
-_MACHINES_TOO = {Kind.OPEN: Kind.MACHINE_OPEN, Kind.CLICK: Kind.MACHINE_OPEN}
-
-
-def _kind(event: DeliveryEvent) -> Kind | None:
-    """Return the kind of fact that the event is; None: it says nothing about the delivery."""
-    if event.type is EventType.BOUNCE:
-        return _BOUNCES[event.bounce_kind]
-    kind = _KINDS.get(event.type)
-    if event.machine and kind is not None:
-        return _MACHINES_TOO.get(kind, kind)
-    return kind
-
-
-def _begin(  # noqa: PLR0917 (a private helper of one caller, on the hot path)
-    event: DeliveryEvent, delivery_id: str, kind: Kind, at: int | None, occurred_at: int | None, received_at: int
-) -> Delivery:
-    """Return the delivery of which this is the first event."""
-    event_id = event.event_id
-    rank = -1 if at is None else at
-    facts = {kind: _fact(event, at, received_at, _digest(event_id))}
-    derived = derive(facts)
-    return Delivery(  # by position, as in fold
-        delivery_id,
-        event.account,
-        event.provider,
-        event.message_id,
-        facts,
-        (rank, event_id, event.recipient),
-        _last_said(None, rank, event_id, event.reference),
-        _last_said(None, rank, event_id, event.tags),
-        _last_said(None, rank, event_id, _items(event)),
-        _last_said(None, rank, event_id, _list_of_drop(event, kind)),
-        event.attempt or 0,
-        None if event.retry_until is None else to_micros(event.retry_until),
-        received_at,
-        derived.because,
-        received_at,
-        _change(None, facts, derived, event_id, at, occurred_at, received_at),
-    )
-
-
-def _change(  # noqa: PLR0917 (a private helper, on the hot path)
-    last: Change | None,
-    facts: Mapping[Kind, Fact],
-    derived: Derived,
-    event_id: str,
-    at: int | None,
-    occurred_at: int | None,
-    received_at: int,
-) -> Change:
-    """Return the change that these facts make, which an event has completed; the last one itself if they make none."""
-    status, bounce_kind, because = derived
-    complained, unsubscribed = Kind.COMPLAINT in facts, Kind.UNSUBSCRIBE in facts
-    if (
-        last is not None
-        and status is last.status
-        and bounce_kind is last.bounce_kind
-        and complained is last.complained
-        and unsubscribed is last.unsubscribed
-    ):
-        return last
-    return Change(
-        status,
-        bounce_kind,
-        complained,
-        unsubscribed,
-        1 if last is None else last.revision + 1,
-        None if last is None else last.status,
-        event_id,
-        facts[because].last_at,
-        occurred_at,
-        received_at,
-        # not by `effective_at`: a complaint leaves the fact that decides the status, and its time, as they are
-        last is not None and _earlier(at, believable(last.occurred_at, last.received_at)),
-    )
-
-
-def _fact(event: DeliveryEvent, at: int | None, received_at: int, digest: int) -> Fact:
-    return Fact(at, at, received_at, (digest,), event.event_id, event.reason, event.smtp_code, event.enhanced_code)
-
-
-def _merge(fact: Fact, event: DeliveryEvent, at: int | None, received_at: int, digest: int) -> Fact:
-    """Return the fact with one more event; the same object, if the event adds nothing."""
-    first_at, last_at, ids = fact.first_at, fact.last_at, fact.ids
-    if at is not None:
-        first_at = at if first_at is None else min(first_at, at)
-        last_at = at if last_at is None else max(last_at, at)
-    if digest not in ids and (len(ids) < IDS_KEPT or digest < ids[-1]):
-        place = bisect_left(ids, digest)
-        ids = (*ids[:place], digest, *ids[place:])[:IDS_KEPT]
-    first_received_at = min(fact.first_received_at, received_at)
-    rank = -1 if at is None else at
-    said_at = (-1 if fact.last_at is None else fact.last_at) if fact.said_at is None else fact.said_at
-    if _speaks(event, rank, fact, said_at):
-        said_at = rank
-        said = (event.event_id, event.reason, event.smtp_code, event.enhanced_code)
-    elif (first_at, last_at, first_received_at, ids) == (fact.first_at, fact.last_at, fact.first_received_at, fact.ids):
-        return fact
-    else:
-        said = (fact.event_id, fact.reason, fact.smtp_code, fact.enhanced_code)
-    is_last = said_at == (-1 if last_at is None else last_at)
-    return Fact(first_at, last_at, first_received_at, ids, *said, None if is_last else said_at)
-
-
-def _speaks(event: DeliveryEvent, rank: int, fact: Fact, said_at: int) -> bool:
-    """Tell whether the event's answer, instead of the present one, counts for all of its kind.
-
-    Two copies of one event may differ in their text; then the text decides, so that the order of arrival does not.
-    """
-    weight = weight_of(event.reason, event.smtp_code, event.enhanced_code)
-    before = weight_of(fact.reason, fact.smtp_code, fact.enhanced_code)
-    if weight != before:
-        return weight > before
-    if rank != said_at:
-        return rank > said_at
-    if event.event_id != fact.event_id:
-        return event.event_id > fact.event_id
-    return (event.reason or "", event.smtp_code or 0, event.enhanced_code or "") > (
-        fact.reason or "",
-        fact.smtp_code or 0,
-        fact.enhanced_code or "",
-    )
-
-
-def weight_of(reason: str | None, smtp_code: int | None, enhanced_code: str | None) -> int:
-    """Return how much an answer says: 0 nothing, 1 temporary or permanent, 2 a cause. The greatest counts."""
-    if reason:
-        return 2
-    if enhanced_code:
-        return 1 if enhanced_code.endswith(".0.0") else 2  # x.0.0 is "undefined" (RFC 3463)
-    return 1 if smtp_code else 0
-
-
-def _last_said(old: Said[_T] | None, rank: int, event_id: str, value: _T | None) -> Said[_T] | None:
-    """Return the value that was said last; the same object, if the event says none or an earlier one."""
-    if not value:
-        return old
-    said = (rank, event_id, value)
-    return said if old is None or said > old else old
-
-
-def _items(event: DeliveryEvent) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted(event.metadata.items())) if event.metadata else ()
-
-
-def _list_of_drop(event: DeliveryEvent, kind: Kind) -> SuppressionList | None:
-    return event.suppression_list if kind is Kind.DROPPED else None
-
-
-def _earlier(one: int | None, other: int | None) -> bool:
-    return one is not None and other is not None and one < other
-
-
-def _digest(event_id: str) -> int:
-    """Return the 64 bits that stand for an event id; a collision within one delivery is practically impossible."""
-    return int.from_bytes(blake2b(event_id.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def to_micros(moment: datetime) -> int:
-    """Return the microseconds from 1970-01-01T00:00:00Z to an aware datetime."""
-    since = moment - _EPOCH
-    return (since.days * 86_400 + since.seconds) * SECOND + since.microseconds
-
-
-def from_micros(micros: int) -> datetime:
-    """Return the aware UTC datetime that is this many microseconds after 1970-01-01T00:00:00Z."""
-    return _EPOCH + timedelta(0, 0, micros)  # days, seconds, microseconds: keywords would take half as long again
