@@ -23,7 +23,7 @@ _WAITING: Final = frozenset({Status.SENT, Status.DEFERRED, Status.DROPPED})
 
 
 class NoStatus(StrEnum):
-    """Why a delivery with events has no status."""
+    """Why a delivery with events or alerts has no status."""
 
     FORGOTTEN = "forgotten"  # its last event came too long ago
     CHANGES_NOTHING = "changes_nothing"  # all of its events are of type other or unknown
@@ -43,6 +43,13 @@ class Found:
     alerts: list[dict[str, Any]] | None = field(default_factory=list)
     """None: they could not be read."""
     no_status: NoStatus | None = None
+
+    def named(self, name: str) -> object:
+        """Return a field that status, events and alerts have alike: of the status, or else what was said of it last."""
+        if self.status is not None:
+            return self.status.get(name)
+        said = [getattr(event, name) for event in self.timeline()] or [alert.get(name) for alert in self.told() or ()]
+        return next((value for value in reversed(said) if value), None)
 
     def timeline(self) -> list[DeliveryEvent]:
         """Return the events in the order in which they happened, as far as that is known."""
@@ -89,11 +96,11 @@ class Found:
 
     @property
     def last_received_at(self) -> int:
-        """Return the newest known time of receipt; µs."""
+        """Return the newest known time of receipt, or of an alert if only alerts are known; µs."""
         times = [to_micros(event.received_at) for event in self.events.values()]
         if self.status is not None:
             times.append(micros(self.status.get("received_at")) or 0)
-        return max(times, default=0)
+        return max(times or map(due_at, self.alerts or ()), default=0)
 
 
 def happened_at(event: DeliveryEvent) -> int:
@@ -121,8 +128,8 @@ def why_no_status(delivery: Found, expire_after_days: float) -> NoStatus | None:
     last = max((to_micros(event.received_at) for event in counted), default=None)
     if delivery.forgotten_at is not None and (last is None or last <= delivery.forgotten_at):
         return NoStatus.FORGOTTEN
-    if last is None:
-        return NoStatus.CHANGES_NOTHING
+    if last is None:  # an alert is of a delivery that had a status
+        return NoStatus.FORGOTTEN if delivery.alerts else NoStatus.CHANGES_NOTHING
     # Kafka removes a tombstone in time: then the age alone tells
     expired = last + expire_after_days * _DAY < time.time_ns() // 1000
     return NoStatus.FORGOTTEN if expired else NoStatus.NOT_YET

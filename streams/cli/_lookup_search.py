@@ -31,20 +31,31 @@ async def search(settings: Settings, question: Question) -> list[Found]:
     known = set(found)
     with progress(f"reading {topics.EVENTS}") as tell:
         await _read_events(settings, question, found, tell)
-    if fresh := set(found) - known:
-        # an event of a delivery without a status fitted: its earlier events may not have named what was looked for
-        with progress(f"reading {topics.EVENTS} again") as tell:
-            await _read_events(settings, question, found, tell)
-    if fresh or any(delivery.status_is_behind for delivery in found.values()):
-        # its status may name something newer instead; or have changed since it was read
+    if set(found) - known:
+        # an event of a delivery without a status fitted: its earlier events may not have named what was looked for,
+        # and its status may name something newer instead
+        await _read_again(settings, question, found)
+    elif any(delivery.status_is_behind for delivery in found.values()):
         with progress(f"reading {topics.STATUS} again") as tell:
             await _read_statuses(settings, None, found, tell)
-    found = {name: delivery for name, delivery in found.items() if delivery.status is not None or delivery.events}
-    if found:
-        await _read_alerts_if_allowed(settings, found)
+    known = set(found)
+    await _read_alerts_if_allowed(settings, question, found)
+    if set(found) - known:
+        # only an alert fitted: the delivery was forgotten since, or its status and all events name something newer
+        await _read_again(settings, question, found)
+        await _read_alerts_if_allowed(settings, question, found)
     for delivery in found.values():
         delivery.no_status = why_no_status(delivery, settings.delivery.expire_after_days)
-    return sorted(found.values(), key=lambda delivery: (delivery.last_received_at, delivery.delivery_id))
+    there = (each for each in found.values() if each.status is not None or each.events or each.alerts)
+    return sorted(there, key=lambda delivery: (delivery.last_received_at, delivery.delivery_id))
+
+
+async def _read_again(settings: Settings, question: Question, found: dict[str, Found]) -> None:
+    """Take in all events and the newest status of what is found."""
+    with progress(f"reading {topics.EVENTS} again") as tell:
+        await _read_events(settings, question, found, tell)
+    with progress(f"reading {topics.STATUS} again") as tell:
+        await _read_statuses(settings, None, found, tell)
 
 
 async def _read_statuses(
@@ -89,11 +100,11 @@ async def _read_events(settings: Settings, question: Question, found: dict[str, 
                 delivery.events.setdefault(event.event_id, event)
 
 
-async def _read_alerts_if_allowed(settings: Settings, found: dict[str, Found]) -> None:
+async def _read_alerts_if_allowed(settings: Settings, question: Question, found: dict[str, Found]) -> None:
     """Take in the alerts. Without them the rest is still worth showing, with a note that they are missing."""
     try:
         with progress(f"reading {topics.DEFERRAL_ALERTS}") as tell:
-            await _read_alerts(settings, found, tell)
+            await _read_alerts(settings, question, found, tell)
     except (Failure, *NOT_ALLOWED) as error:
         lines = error.lines if isinstance(error, Failure) else unavailable(error, settings)
         note(f"without alerts, and of a deferral without the newest advice: {'; '.join(lines)}")
@@ -101,15 +112,23 @@ async def _read_alerts_if_allowed(settings: Settings, found: dict[str, Found]) -
             delivery.alerts = None
 
 
-async def _read_alerts(settings: Settings, found: dict[str, Found], tell: TellProgress) -> None:
-    keys: dict[bytes, list[dict[str, Any]]] = {}
+async def _read_alerts(settings: Settings, question: Question, found: dict[str, Found], tell: TellProgress) -> None:
+    """Take in the alerts of what is found already, and of a delivery that fits from the fitting alert on."""
+    alerts: dict[str, list[dict[str, Any]]] = {}
     for delivery in found.values():
-        keys[delivery.delivery_id.encode()] = delivery.alerts = []
+        alerts[delivery.delivery_id] = delivery.alerts = []
+    keys = {delivery_id.encode() for delivery_id in found}
     async for batch in read_to_end(settings, topics.DEFERRAL_ALERTS, tell):
         for record in batch:
-            if (alerts := keys.get(record.key)) is None:
+            if not record.value or not (record.key in keys or question.may_fit(record.value)):
                 continue
             try:
-                alerts.append(decode_alert(record.value))
+                alert = decode_alert(record.value)
             except RecordError:
                 continue
+            delivery_id = alert["delivery_id"]
+            if delivery_id not in alerts and question.fits(alert.get):
+                found[delivery_id] = Found(delivery_id, alerts=alerts.setdefault(delivery_id, []))
+                keys.add(delivery_id.encode())
+            if delivery_id in alerts:
+                alerts[delivery_id].append(alert)

@@ -30,38 +30,37 @@ _OUT_OF_DATE: Final = (
 
 def print_delivery(out: Console, delivery: Found, settings: Settings) -> None:
     """Print all that is known of a delivery."""
-    status, timeline = delivery.status, delivery.timeline()
-    if status is None:
-        last = timeline[-1]
-        reference = next((event.reference for event in reversed(timeline) if event.reference), last.message_id)
-        out.print(Text(f"{clean(reference)} to {clean(last.recipient)}", style="bold"))
+    name = (
+        f"{clean(delivery.named('reference') or delivery.named('message_id'))} to {clean(delivery.named('recipient'))}"
+    )
+    if delivery.status is None:
+        out.print(Text(name, style="bold"))
         assert delivery.no_status is not None
         out.print(_NO_STATUS[delivery.no_status].format(days=settings.delivery.expire_after_days))
         _print_advice(out, delivery)
     else:
-        _print_status(out, delivery, status)
+        _print_status(out, name, delivery, delivery.status)
     _print_fields(
         out,
         [
-            ("provider", _either(status, timeline, "provider")),
-            ("account", _either(status, timeline, "account")),
-            ("message id", _either(status, timeline, "message_id")),
+            ("provider", delivery.named("provider")),
+            ("account", delivery.named("account")),
+            ("message id", delivery.named("message_id")),
             ("delivery id", delivery.delivery_id),
         ],
     )
     if delivery.begins_earlier:
         days = settings.topics.events_retention_days
         out.print(Text(f"  earlier events are no longer kept (topics.events_retention_days: {days:g})", "dim"))
-    lines = [_event_line(event) for event in timeline]
+    lines = [_event_line(event) for event in delivery.timeline()]
     lines += [(due_at(alert), _alert_line(alert)) for alert in delivery.told() or ()]
     for _, line in sorted(lines, key=lambda entry: entry[0]):
         out.print(line)
 
 
-def _print_status(out: Console, delivery: Found, status: Mapping[str, Any]) -> None:
-    heading = f"{clean(status.get('reference') or status.get('message_id'))} to {clean(status.get('recipient'))}: "
+def _print_status(out: Console, name: str, delivery: Found, status: Mapping[str, Any]) -> None:
     kind = f" ({clean(status['bounce_kind'])})" if status.get("bounce_kind") else ""
-    out.print(Text.assemble((heading, "bold"), status_text(status.get("status")), kind))
+    out.print(Text.assemble((f"{name}: ", "bold"), status_text(status.get("status")), kind))
     if delivery.status_is_behind:
         out.print(Text(_OUT_OF_DATE, style="bold"))
     _print_advice(out, delivery)
@@ -91,10 +90,6 @@ def _print_fields(out: Console, fields: Sequence[tuple[str, object]]) -> None:
     for name, value in fields:
         if value:
             out.print(Text.assemble((f"  {name:<15}", "dim"), clean(value)))
-
-
-def _either(status: Mapping[str, Any] | None, timeline: Sequence[DeliveryEvent], name: str) -> object:
-    return status.get(name) if status is not None else getattr(timeline[0], name)
 
 
 def _event_line(event: DeliveryEvent) -> tuple[int, Text]:

@@ -405,6 +405,42 @@ def test_why_a_delivery_without_a_status_has_none_is_said(invoke: Invoke, cluste
     assert text.count("no status yet: ") == text.count("no status: none of its events says ") == 1
 
 
+def test_of_a_delivery_that_was_forgotten_while_deferred_the_alerts_still_say_it(
+    invoke: Invoke, cluster: Cluster
+) -> None:
+    """Its status and its events are gone by then, and the alert that it ended without a final word has just come."""
+    put_off = event("long-forgotten", EventType.DEFERRED)
+    raised, ended = (
+        alert_record(put_off, Level.RAISED, timedelta(hours=1)),
+        alert_record(put_off, Level.RESOLVED, timedelta(days=90), ending=Ending.EXPIRED),
+    )
+    unnamed = raised | {"value": raised["value"].replace(b'"reference":"INV-long-forgotten"', b'"reference":null')}
+    cluster.produce(topics.DEFERRAL_ALERTS, unnamed, ended)
+
+    text = invoke("lookup", "INV-long-forgotten").stdout
+    found = codecs.decode(invoke("lookup", "INV-long-forgotten", "--json").stdout)
+
+    advice = records.decode_alert(ended["value"])["advice"]
+    assert (found["status"], found["no_status"], found["advice"]) == (None, "forgotten", advice)
+    assert [alert["level"] for alert in found["alerts"]] == ["raised", "resolved"]
+    assert text.startswith(
+        "INV-long-forgotten to long-forgotten@example.com\nforgotten, 90 days after its last event\n"
+    )
+    assert f"  delivery id    {put_off.delivery_id}\n" in text
+    assert "  message id     message-long-forgotten\n" in text
+    assert advice["what_to_do"] in text
+
+
+def test_a_status_is_found_by_a_reference_that_only_an_alert_names(invoke: Invoke, cluster: Cluster) -> None:
+    put_off = event("named-before", EventType.DEFERRED)
+    known(cluster, replace(put_off, reference="INV-named-anew"))
+    cluster.produce(topics.DEFERRAL_ALERTS, alert_record(put_off, Level.RAISED, timedelta(hours=1)))
+
+    found = codecs.decode(invoke("lookup", "INV-named-before", "--json").stdout)
+
+    assert (found["status"]["reference"], len(found["timeline"])) == ("INV-named-anew", 1)
+
+
 def test_a_time_that_cannot_be_is_replaced_by_that_of_receipt_and_named(invoke: Invoke, cluster: Cluster) -> None:
     received = RECEIVED + timedelta(minutes=1)
     later = RECEIVED + timedelta(minutes=5)
