@@ -287,6 +287,19 @@ def reference(keys: Sequence[str], values: Any, labels: Sequence[str] = ()) -> s
     return None
 
 
+def header_reference(keys: Sequence[str], headers: Any) -> str | None:
+    """Return the reference from a message's headers, a list of names and values: the key ``invoice_id`` is found as ``X-Invoice-Id``."""
+    if not isinstance(headers, list):
+        return None
+    values: dict[str, Any] = {}
+    for header in headers:
+        if isinstance(header, dict) and isinstance(name := header.get("name"), str) and name[:2].lower() == "x-":
+            values.setdefault(name[2:].lower().replace("-", "_"), header.get("value"))
+    if not values:
+        return None
+    return reference([key.lower().replace("-", "_").removeprefix("x_") for key in keys], values)
+
+
 # --- times ---
 
 _END = datetime(9999, 12, 31, tzinfo=UTC).timestamp()

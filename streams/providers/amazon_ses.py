@@ -289,7 +289,8 @@ def _events(record: dict[str, Any], request: WebhookRequest) -> Iterator[Deliver
         mail=mail,
         about=about,
         destinations=destinations,
-        reference=fields.reference(request.reference_keys, tags) or _header_reference(request, mail),
+        reference=fields.reference(request.reference_keys, tags)
+        or fields.header_reference(request.reference_keys, mail.get("headers")),
         metadata=fields.metadata(tags),
     )
     if word.recipients:
@@ -488,22 +489,6 @@ def _tags(mail: dict[str, Any]) -> dict[str, Any]:
         if not name.startswith("ses:"):
             found[name] = values[0] if isinstance(values, list) and len(values) == 1 else values
     return found
-
-
-def _header_reference(request: WebhookRequest, mail: dict[str, Any]) -> str | None:
-    """Return the reference from the message's headers: the key ``invoice_id`` is found as ``X-Invoice-Id``."""
-    headers = mail.get("headers")
-    if not isinstance(headers, list):
-        return None
-    values: dict[str, Any] = {}
-    for header in headers:
-        if isinstance(header, dict) and isinstance(name := header.get("name"), str) and name[:2].lower() == "x-":
-            values.setdefault(name[2:].lower().replace("-", "_"), header.get("value"))
-    if not values:
-        return None
-    return fields.reference(
-        [key.lower().replace("-", "_").removeprefix("x_") for key in request.reference_keys], values
-    )
 
 
 _MADE_HEADER = re.compile(r"@[a-z0-9-]{1,63}\.amazonses\.com$")
