@@ -83,6 +83,8 @@ _NAMES: Final[Mapping[str, _Names]] = {
     ),
     # https://dev.mailjet.com/email/guides/webhooks/
     "mailjet": _Names(("messageid", "mj_message_id"), frozenset({"message_guid"}), frozenset({"time"})),
+    # https://resend.com/docs/webhooks/event-types; timestamp: a click's
+    "resend": _Names(("data.email_id", "data.message_id"), frozenset(), frozenset({"created_at", "timestamp"})),
 }
 
 

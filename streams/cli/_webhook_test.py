@@ -35,13 +35,15 @@ _TRY_THERE: Final[Mapping[str, str]] = {
     "amazon_ses": "send to success@simulator.amazonses.com with your configuration set",
 }
 
-_BY_CREDENTIAL: Final[Mapping[str, Callable[[Mapping[str, str]], Sign]]] = {
+_SIGN_WITH_KEY: Final[Mapping[str, Callable[[str], Sign]]] = {
+    "mailgun": signing.SignMailgun,
+    "resend": signing.SignResend,
+}
+_SEND_CREDENTIAL: Final[Mapping[str, Callable[[Mapping[str, str]], Sign]]] = {
     "postmark": signing.SignPostmark,
     "azure_communication": signing.SignEventGrid,
     "mailjet": signing.SignMailjet,
 }
-"""Providers that sign nothing: how they send the account's credential."""
-
 _NO_REFERENCE: Final = frozenset({"azure_communication"})
 
 
@@ -113,12 +115,12 @@ def _attempt(settings: Settings, provider: str, account: str, folder: Path) -> _
     secrets = [secret.get_secret_value() for secret in webhook.secrets.values()]
     if webhook.insecure:
         return _Attempt(signing.signers(signing.draw())[provider], False, f"any proof would do: {place}.insecure")
-    if provider == "mailgun":
-        return _Attempt(signing.SignMailgun(secrets[0].strip()), False, "signed with the account's signing key")
+    if provider in _SIGN_WITH_KEY:
+        return _Attempt(_SIGN_WITH_KEY[provider](secrets[0].strip()), False, "signed with the account's signing key")
     credentials = [secret for secret in secrets if secret.startswith(("basic:", "header:"))]
-    if provider in _BY_CREDENTIAL:
-        sign_by = _BY_CREDENTIAL[provider](signing.credential(credentials[0]))
-        return _Attempt(sign_by, False, "with the account's credential")
+    if provider in _SEND_CREDENTIAL:
+        sign = _SEND_CREDENTIAL[provider](signing.credential(credentials[0]))
+        return _Attempt(sign, False, "with the account's credential")
     if credentials:
         sign = signing.SignRawDelivery(signing.credential(credentials[0]))
         return _Attempt(sign, False, "as SNS raw message delivery, with the account's credential")

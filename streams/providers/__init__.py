@@ -5,7 +5,7 @@ turns the request into the delivery events that it reports. They have no clock, 
 their arguments, so the same request always gives the same result. How to add one: docs/adding-a-provider.md.
 """
 
-from streams.providers import amazon_ses, azure_communication, mailgun, mailjet, postmark, sendgrid
+from streams.providers import amazon_ses, azure_communication, mailgun, mailjet, postmark, resend, sendgrid
 from streams.providers._contract import (
     RETRY_WINDOW_S,
     BadElement,
@@ -48,6 +48,7 @@ PROVIDERS: dict[str, Provider] = {
         postmark.PROVIDER,
         azure_communication.PROVIDER,
         mailjet.PROVIDER,
+        resend.PROVIDER,
     )
 }
 """Every provider by the name that URLs, topics and settings use; the names never change."""

@@ -589,6 +589,72 @@ def _mailjet_id(token: str) -> str:
     return str(2**60 + int(token[:15], 16))  # beyond what a float holds, as Mailjet's are
 
 
+# --- Resend ---
+
+
+def _resend(happening: Happening) -> Payload:
+    message = happening.message
+    made_at = message.sent_at.astimezone(UTC)
+    data: dict[str, Any] = {
+        "created_at": f"{made_at:%Y-%m-%dT%H:%M:%S.%f}+00:00",
+        "email_id": _uuid(message.token),
+        "message_id": f"<{message.token}@sender.example>",
+        "from": f"Billing <{_SENDER}>",
+        "to": [message.recipient],
+        "subject": f"Invoice {message.reference}",
+        "tags": {"invoice": message.reference, "category": "invoices"},
+    }
+    return {
+        "type": f"email.{_RESEND_WORDS[happening.type]}",
+        "created_at": _iso(happening.occurred_at),
+        "data": data | _resend_facts(happening),
+    }
+
+
+def _resend_facts(happening: Happening) -> dict[str, Any]:
+    match happening.type:
+        case EventType.BOUNCE | EventType.BOUNCE_OR_AUTO_REPLY:
+            kind, subtype = _RESEND_BOUNCES[happening.bounce_kind]
+            if happening.plot is Plot.MAILBOX_FULL:
+                subtype = "MailboxFull"
+            answer = {"diagnosticCode": [f"smtp; {happening.answer}"]} if happening.answer else {}
+            words = "The recipient's email provider sent a bounce message."
+            return {"bounce": {"message": words, "subType": subtype, "type": kind} | answer}
+        case EventType.DROPPED:
+            words = "Resend has suppressed sending to this address because it is on the account-level suppression list."
+            return {"suppressed": {"message": words, "type": "OnAccountSuppressionList"}}
+        case EventType.CLICK:
+            return {
+                "click": {
+                    "ipAddress": "198.51.100.7",
+                    "link": f"https://pay.sender.example/{happening.message.reference}",
+                    "timestamp": _iso(happening.occurred_at),
+                    "userAgent": _READER,
+                }
+            }
+        case _:
+            return {}
+
+
+_RESEND_WORDS: Final[Mapping[EventType, str]] = {
+    EventType.SENT: "sent",
+    EventType.DEFERRED: "delivery_delayed",
+    EventType.DELIVERED: "delivered",
+    EventType.BOUNCE: "bounced",
+    EventType.BOUNCE_OR_AUTO_REPLY: "bounced",
+    EventType.DROPPED: "suppressed",
+    EventType.OPEN: "opened",
+    EventType.CLICK: "clicked",
+    EventType.COMPLAINT: "complained",
+}
+_RESEND_BOUNCES: Final[Mapping[BounceKind | None, tuple[str, str]]] = {  # type and subtype, as from Amazon SES
+    BounceKind.HARD: ("Permanent", "General"),
+    BounceKind.BLOCK: ("Permanent", "General"),  # it has no word of its own: the answer says it
+    BounceKind.SOFT: ("Transient", "General"),
+    None: ("Transient", "General"),  # a bounce or an automatic reply
+}
+
+
 # --- shared ---
 
 
@@ -614,6 +680,7 @@ SHAPES: Final[Mapping[str, Callable[[Happening], Payload]]] = {
     "postmark": _postmark,
     "azure_communication": _azure_communication,
     "mailjet": _mailjet,
+    "resend": _resend,
 }
 """Provider -> its event for a happening that it reports."""
 
@@ -624,5 +691,6 @@ MESSAGE_IDS: Final[Mapping[str, Callable[[str], str]]] = {
     "postmark": _uuid,
     "azure_communication": _uuid,
     "mailjet": _mailjet_id,
+    "resend": _uuid,
 }
 """Provider -> the id that its API would have answered with, from a message's token."""

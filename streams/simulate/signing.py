@@ -8,17 +8,17 @@ for simulation alone, because anybody who has the folder can forge its webhooks.
 - **Amazon SES**: SNS envelopes of SignatureVersion 2, signed with a self-made certificate. It is not on Amazon's
   servers like a real one, so the ingress finds it only through its setting ``ingress.certificates_dir``. Without that,
   such envelopes can only go to a raw topic, or to an account whose setting says ``insecure``.
-- **Mailgun**, **Postmark**, **Azure**, **Mailjet**: the same secret on both sides.
+- **Mailgun**, **Postmark**, **Azure**, **Mailjet**, **Resend**: the same secret on both sides.
 """
 
 import hmac
-from base64 import b64encode
-from collections.abc import Mapping
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from pathlib import Path
-from secrets import token_hex, token_urlsafe
+from secrets import token_bytes, token_hex, token_urlsafe
 from tempfile import mkstemp
 from typing import Any, Final, Protocol
 
@@ -33,6 +33,8 @@ KEY_ID: Final = "simulated"
 """The name that each of these secrets should have in the settings of the ingress."""
 AZURE_HEADER: Final = "X-Mailstreams-Secret"
 """The header that simulated deliveries of Event Grid carry."""
+SVIX_PREFIX: Final = "whsec_"
+"""What a signing secret of Svix, and so of Resend, begins with."""
 CERTIFICATE_FILE: Final = "SimpleNotificationService-simulated.pem"
 
 
@@ -70,10 +72,10 @@ class Secrets:
     postmark_password: str
     send_key: str
     """The application's API key for ``POST /sends``."""
+    # Empty in a file that was made before the provider was simulated; then ``load`` draws it.
     azure_header_value: str = ""
-    """Empty in a file that was made before Azure was simulated; then ``load`` draws it."""
     mailjet_password: str = ""
-    """Likewise."""
+    resend_signing_secret: str = ""
 
     def for_ingress(self) -> dict[str, str]:
         """Return provider -> the secret that the ingress has to know, in the form of its setting."""
@@ -84,6 +86,7 @@ class Secrets:
             "postmark": f"basic:{self.postmark_user}:{self.postmark_password}",
             "azure_communication": f"header:{AZURE_HEADER}:{self.azure_header_value}",
             "mailjet": f"basic:mailjet:{self.mailjet_password}",
+            "resend": self.resend_signing_secret,
         }
 
 
@@ -108,10 +111,21 @@ def draw() -> Secrets:
         mailgun_signing_key=token_hex(16),
         postmark_user="postmark",
         postmark_password=token_urlsafe(24),
-        azure_header_value=token_urlsafe(24),
-        mailjet_password=token_urlsafe(24),
         send_key=token_urlsafe(24),
+        **{name: make() for name, make in _LATER.items()},
     )
+
+
+def _svix_secret() -> str:
+    return f"{SVIX_PREFIX}{b64encode(token_bytes(24)).decode()}"
+
+
+_LATER: Final[Mapping[str, Callable[[], str]]] = {
+    "azure_header_value": lambda: token_urlsafe(24),
+    "mailjet_password": lambda: token_urlsafe(24),
+    "resend_signing_secret": _svix_secret,
+}
+"""Each secret that a file may lack, and how it is drawn."""
 
 
 def _pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> str:
@@ -160,16 +174,12 @@ def load(folder: Path) -> Secrets:
     return found
 
 
-_ADDED: Final = ("azure_header_value", "mailjet_password")
-"""Secrets that older files lack."""
-
-
 def _read(folder: Path) -> Secrets:
     found = _read_secrets((folder / SECRETS_FILE).read_bytes())
-    lacking = [name for name in _ADDED if not getattr(found, name)]
+    lacking = {name: make() for name, make in _LATER.items() if not getattr(found, name)}
     if not lacking:
         return found
-    found = replace(found, **{name: token_urlsafe(24) for name in lacking})
+    found = replace(found, **lacking)
     signers(found)  # raises ValueError: a file of unusable secrets is not overwritten
     _write(folder, found)
     return found
@@ -206,6 +216,7 @@ def signers(secrets: Secrets) -> dict[str, Sign]:
         "postmark": SignPostmark(credential(f"basic:{secrets.postmark_user}:{secrets.postmark_password}")),
         "azure_communication": SignEventGrid(credential(f"header:{AZURE_HEADER}:{secrets.azure_header_value}")),
         "mailjet": SignMailjet(credential(f"basic:mailjet:{secrets.mailjet_password}")),
+        "resend": SignResend(secrets.resend_signing_secret),
     }
 
 
@@ -293,6 +304,29 @@ class SignMailjet:
         """Add the credential."""
         del at  # there is no stamp
         return Signed(codecs.encode(payload), {"Content-Type": "application/json", **self._credential})
+
+
+class SignResend:
+    """HMAC-SHA256 over id, stamp and body, as Svix does it for Resend."""
+
+    def __init__(self, signing_secret: str) -> None:
+        self._key = b64decode(signing_secret.removeprefix(SVIX_PREFIX))  # raises binascii.Error, which is a ValueError
+
+    def __call__(self, payload: Payload, *, at: datetime) -> Signed:
+        """Sign an event; a repetition has the same id and another stamp."""
+        body = codecs.encode(payload)
+        own_id, stamp = f"msg_{blake2b(body, digest_size=14).hexdigest()}", str(int(at.timestamp()))
+        signature = hmac.digest(self._key, f"{own_id}.{stamp}.".encode() + body, "sha256")
+        return Signed(
+            body,
+            {
+                "Content-Type": "application/json",
+                "User-Agent": "Svix-Webhooks/1.69.0",
+                "svix-id": own_id,
+                "svix-timestamp": stamp,
+                "svix-signature": f"v1,{b64encode(signature).decode()}",
+            },
+        )
 
 
 class SignRawDelivery:

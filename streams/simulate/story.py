@@ -23,7 +23,7 @@ from typing import Final
 from streams.domain.events import BounceKind, EventType, SuppressionList
 from streams.domain.status import Status
 
-PROVIDERS: Final = ("sendgrid", "amazon_ses", "mailgun", "postmark", "azure_communication", "mailjet")
+PROVIDERS: Final = ("sendgrid", "amazon_ses", "mailgun", "postmark", "azure_communication", "mailjet", "resend")
 SENDS: Final = "sends"
 """The target of an arrival that the application reports, not a provider."""
 MOST_IN_BATCH: Final = 500
@@ -489,6 +489,7 @@ def _dropped(tell: _Teller) -> Ending:
         "mailgun",
         "azure_communication",
         "mailjet",
+        "resend",
     }:  # they accept it nevertheless
         tell.is_sent()
     lists = _LISTS[tell.message.provider]
@@ -508,13 +509,15 @@ _LISTS: Final[dict[str, tuple[SuppressionList | None, ...]]] = {
     "postmark": (SuppressionList.INVALID, None),
     "azure_communication": (SuppressionList.BOUNCE,),
     "mailjet": (SuppressionList.BOUNCE, SuppressionList.SPAM, SuppressionList.INVALID, None),
+    "resend": (SuppressionList.BOUNCE,),
 }
 
 
 def _out_of_office(tell: _Teller) -> Ending:
     _delivered(tell)
-    # Amazon SES cannot tell a reply from a bounce; Postmark can.
-    word = EventType.BOUNCE_OR_AUTO_REPLY if tell.message.provider == "amazon_ses" else EventType.AUTO_REPLY
+    # Amazon SES cannot tell a reply from a bounce, and so neither can Resend; Postmark can.
+    cannot_tell = tell.message.provider in {"amazon_ses", "resend"}
+    word = EventType.BOUNCE_OR_AUTO_REPLY if cannot_tell else EventType.AUTO_REPLY
     tell.happens(word, tell.after(tell.profile.first_answer))
     return Ending(Status.DELIVERED)
 
@@ -567,5 +570,6 @@ _TOLD_BY: Final[dict[str, tuple[Plot, ...]]] = {  # in the order of Plot: sets h
             Plot.UNSUBSCRIBED,
         },
         "mailjet": {Plot.MACHINE_OPENED, Plot.OUT_OF_OFFICE},  # knows no machines; replies go to the sender
+        "resend": {Plot.MACHINE_OPENED, Plot.UNSUBSCRIBED},  # has no word for the one, tells the other of a contact
     }.items()
 }

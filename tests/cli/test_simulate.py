@@ -83,7 +83,7 @@ def _wait_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None
 
 def _secret_texts(folder: Path) -> list[str]:
     known = json.loads((folder / "secrets.json").read_text())
-    names = ("mailgun_signing_key", "postmark_password", "azure_header_value", "mailjet_password", "send_key")
+    names = "mailgun_signing_key", "postmark_password", "azure_header_value", "resend_signing_secret", "send_key"
     return [known[name] for name in names]
 
 

@@ -2,7 +2,7 @@
 
 import hmac
 import json
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -293,6 +293,41 @@ def mailjet(credential: str = MAILJET_CREDENTIAL, *, message_id: int = 1_152_921
     )
 
 
+# --- Resend ---
+
+RESEND_SECRET = "whsec_" + b64encode(b"a signing secret of twenty-four bytes or more").decode()
+RESEND_OTHER = "whsec_" + b64encode(b"another secret, of as many bytes").decode()
+RESEND_BODY = json.dumps(
+    {
+        "type": "email.delivered",
+        "created_at": "2026-11-03T11:59:50.126Z",
+        "data": {"email_id": "4ef9a417-02e9-4d39-ad75-9611e0fcc33c", "to": ["jo@customer.example"]},
+    }
+).encode()
+
+
+def resend_signature(body: bytes, *, own_id: str, stamp: str, secret: str = RESEND_SECRET) -> str:
+    key = b64decode(secret.removeprefix("whsec_"))
+    return "v1," + b64encode(hmac.digest(key, f"{own_id}.{stamp}.".encode() + body, "sha256")).decode()
+
+
+def resend(
+    body: bytes = RESEND_BODY,
+    *,
+    own_id: str = "msg_2KWPBgLlAfxdpx2AI54pPJ85f4W",
+    stamp: str | None = None,
+    secret: str = RESEND_SECRET,
+    prefix: str = "svix",
+) -> Signed:
+    stamp = stamp if stamp is not None else str(int(NOW.timestamp()))
+    headers = {
+        f"{prefix}-id": own_id,
+        f"{prefix}-timestamp": stamp,
+        f"{prefix}-signature": resend_signature(body, own_id=own_id, stamp=stamp, secret=secret),
+    }
+    return Signed(provider="resend", request=request(body, headers), secrets={"2026": RESEND_SECRET})
+
+
 # --- what a stranger may send ---
 
 HOSTILE_JSON: dict[str, Callable[[int], bytes]] = {  # by size in bytes
@@ -313,4 +348,5 @@ GENUINE: dict[str, Callable[[], Signed]] = {
     "postmark": postmark,
     "azure_communication": azure_communication,
     "mailjet": mailjet,
+    "resend": resend,
 }

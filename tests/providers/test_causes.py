@@ -52,6 +52,12 @@ def postmark_bounce(bounce_type: str, details: str, description: str) -> Any:
     }  # fmt: skip
 
 
+def resend_bounce(bounce_type: str, subtype: str, *answers: str) -> Any:
+    record = payload("resend/bounced_permanent_general")
+    record["data"]["bounce"] |= {"type": bounce_type, "subType": subtype, "diagnosticCode": list(answers)}
+    return record
+
+
 @pytest.mark.parametrize(
     ("delay_type", "code"),
     [
@@ -259,9 +265,11 @@ def test_what_a_server_says_in_words_is_told_whatever_the_provider_calls_it(
 ) -> None:
     mailgun, at_mailgun = told("mailgun", mailgun_failure("permanent", "generic", code=int(answer[:3]), message=answer))
     ses, at_ses = told("amazon_ses", ses_bounce("Permanent", "General", f"smtp; {answer}"))
+    resend, at_resend = told("resend", resend_bounce("Permanent", "General", f"smtp; {answer}"))
 
     assert (mailgun.bounce_kind, at_mailgun) == (kind, code)
     assert (ses.bounce_kind, at_ses) == (BLOCK if kind is BLOCK else HARD, code)  # SES has no word for a block
+    assert (resend.bounce_kind, at_resend) == (ses.bounce_kind, code)
 
 
 @pytest.mark.parametrize(
@@ -296,6 +304,47 @@ def test_a_single_word_does_not_outweigh_that_the_provider_blames_the_address(an
     ses, _ = told("amazon_ses", ses_bounce("Permanent", "General", f"smtp; {answer}"))
 
     assert (mailgun.bounce_kind, ses.bounce_kind) == (kind, kind)
+
+
+@pytest.mark.parametrize(
+    ("case", "kind", "code"),
+    [
+        ("permanent_general_without_answer", HARD, "refused_address"),
+        ("permanent_no_email", HARD, "refused_address"),  # says of no address that it does not exist
+        ("permanent_message_rejected", BLOCK, "blocked"),
+        ("transient_mailbox_full", SOFT, "mailbox_full"),
+        ("transient_message_too_large", SOFT, "message_too_large"),
+        ("transient_content_rejected", SOFT, "blocked"),
+        ("transient_attachment_rejected", SOFT, "blocked"),
+        ("undetermined", BounceKind.UNDETERMINED, "refused_unknown_why"),
+    ],
+)
+def test_why_it_came_back_is_told_by_resends_word_where_it_has_no_answer(
+    case: str, kind: BounceKind, code: str
+) -> None:
+    record = payload(f"resend/bounced_{case}")
+    record["data"]["bounce"].pop("diagnosticCode", None)
+
+    event, advice = told("resend", record)
+
+    assert (event.type, event.bounce_kind, advice) == (BOUNCE, kind, code)
+
+
+@pytest.mark.parametrize(
+    ("case", "event_type", "code"),
+    [
+        ("bounced_transient_general", EventType.BOUNCE_OR_AUTO_REPLY, "refused_or_auto_reply"),
+        ("bounced_permanent_suppressed", DROPPED, "dropped_bounced_before"),
+        ("bounced_permanent_on_account_suppression_list", DROPPED, "dropped_bounced_before"),
+        ("suppressed", DROPPED, "dropped_bounced_before"),
+        ("failed", DROPPED, "dropped"),
+        ("delivery_delayed", DEFERRED, "deferred"),
+    ],
+)
+def test_what_resend_did_not_send_or_cannot_tell_has_its_advice(case: str, event_type: EventType, code: str) -> None:
+    event, advice = told("resend", payload(f"resend/{case}"))
+
+    assert (event.type, advice) == (event_type, code)
 
 
 @pytest.mark.parametrize(
@@ -353,6 +402,7 @@ _BLOCKED = "550 5.7.1 Service unavailable, Client host [192.0.2.1] blocked using
         ("amazon_ses", ses_bounce("Permanent", "General", f"smtp; {_BLOCKED}")),
         ("mailgun", mailgun_failure("permanent", "bounce", code=550, message=_BLOCKED, **{"bounce-type": "hard"})),
         ("mailgun", mailgun_failure("permanent", "bounce", code=550, message=_BLOCKED, **{"bounce-type": "soft"})),
+        ("resend", resend_bounce("Permanent", "General", f"smtp; {_BLOCKED}")),
     ],
 )
 def test_a_class_that_says_only_permanent_yields_to_an_answer_that_is_about_the_sender(
@@ -368,6 +418,8 @@ def test_a_class_that_says_only_permanent_yields_to_an_answer_that_is_about_the_
     [
         ("amazon_ses", ses_bounce("Permanent", "NoEmail", f"smtp; {_BLOCKED}")),
         ("amazon_ses", ses_bounce("Permanent", "General", "smtp; 552 5.2.2 mailbox full")),
+        ("resend", resend_bounce("Permanent", "NoEmail", f"smtp; {_BLOCKED}")),
+        ("resend", resend_bounce("Permanent", "General", "smtp; 552 5.2.2 mailbox full")),
         ("mailgun", mailgun_failure("permanent", "bounce", code=552, message="5.2.2 full", **{"bounce-type": "hard"})),
         ("postmark", postmark_bounce("HardBounce", f"smtp;{_BLOCKED}", "")),
     ],

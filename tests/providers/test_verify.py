@@ -19,10 +19,12 @@ from streams.providers import PROVIDERS, PoisonError, Refusal, VerificationError
 from streams.providers import _fields as fields
 from tests.providers.cases import CASES
 from tests.providers.effort import is_affordable
-from tests.providers.signing import GENUINE, HOSTILE_JSON, Signed, public_base64, request, rsa_key
+from tests.providers.signing import GENUINE, HOSTILE_JSON, RESEND_OTHER, Signed, public_base64, request, rsa_key
 
 every_provider = pytest.mark.parametrize("provider", sorted(PROVIDERS))
-covered_provider = pytest.mark.parametrize("provider", ["sendgrid", "amazon_ses"])  # their signatures cover the events
+covered_provider = pytest.mark.parametrize(
+    "provider", ["sendgrid", "amazon_ses", "resend"]
+)  # their signatures cover the events
 
 
 def test_there_is_a_genuine_request_for_every_provider() -> None:
@@ -49,6 +51,7 @@ def test_of_two_live_secrets_either_is_taken_by_its_own_name(provider: str) -> N
         "sendgrid": public_base64(ec.generate_private_key(ec.SECP256R1())),
         "amazon_ses": "arn:aws:sns:eu-west-1:123456789012:another",
         "azure_communication": "header:X-Mailstreams-Secret:another",
+        "resend": RESEND_OTHER,
     }.get(provider, "basic:someone:else")
     assert replace(signed, secrets={"old": other, "new": secret}).verify().key_id == "new"
     assert replace(signed, secrets={"old": secret, "new": other}).verify().key_id == "old"
@@ -136,6 +139,7 @@ header_names = st.sampled_from(
         "x-amz-firehose-request-id",
         "x-amz-firehose-access-key",
         *sorted(GENUINE["sendgrid"]().request.headers),
+        *sorted(GENUINE["resend"]().request.headers),
     ]
 )
 bodies = st.one_of(
@@ -189,6 +193,7 @@ def _foreign(provider: str) -> dict[str, str]:
         "postmark": {"k": "basic:no:one's", "h": "header:x-token:\x01\x02 no-one's"},
         "azure_communication": {"k": "basic:no:one's", "h": "header:x-token:\x01\x02 no-one's"},
         "mailjet": {"k": "basic:no:one's", "h": "header:x-token:\x01\x02 no-one's"},
+        "resend": {"k": RESEND_OTHER},
     }[provider]
 
 
@@ -226,6 +231,10 @@ def test_any_secret_is_usable_or_has_a_fault_and_never_an_exception(provider: st
         ("azure_communication", "X-Token:value"),
         ("azure_communication", "header:X-Token"),
         ("mailjet", "https://mailjet:password@hooks.sender.example"),
+        ("resend", "re_123456789"),
+        ("resend", "whsec_"),
+        ("resend", "whsec_MfKQ9r8GKYqrTwjU"),
+        ("resend", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
     ],
 )
 def test_a_mistyped_secret_has_a_fault(provider: str, secret: str) -> None:

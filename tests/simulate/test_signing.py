@@ -125,17 +125,19 @@ def test_secrets_are_made_once_and_only_their_owner_may_read_them(tmp_path: Path
     assert sorted(path.name for path in folder.iterdir()) == [signing.CERTIFICATES, signing.SECRETS_FILE]
 
 
-@pytest.mark.parametrize("lacking", ["azure_header_value", "mailjet_password"])
-def test_an_older_file_keeps_its_secrets_and_gets_the_one_that_it_lacks(tmp_path: Path, lacking: str) -> None:
+@pytest.mark.parametrize("name", ["azure_header_value", "mailjet_password", "resend_signing_secret"])
+def test_a_file_from_before_a_provider_keeps_its_secrets_and_gets_the_one_that_it_lacks(
+    tmp_path: Path, name: str
+) -> None:
     made = signing.load(tmp_path)
     older = codecs.decode((tmp_path / signing.SECRETS_FILE).read_bytes())
-    del older[lacking]
+    del older[name]
     (tmp_path / signing.SECRETS_FILE).write_bytes(codecs.encode(older))
 
     found = signing.load(tmp_path)
 
-    assert getattr(found, lacking) not in {"", getattr(made, lacking)}
-    assert replace(found, **{lacking: getattr(made, lacking)}) == made
+    assert getattr(found, name) not in {"", getattr(made, name)}
+    assert replace(found, **{name: getattr(made, name)}) == made
     assert signing.load(tmp_path) == found
 
 

@@ -84,7 +84,8 @@ def test_every_webhook_is_understood_as_what_happened(one: Life) -> None:
         assert event.occurred_at is not None
         assert abs(event.occurred_at - happening.occurred_at) < timedelta(seconds=1)
         if event.type is EventType.DEFERRED:
-            assert event.smtp_code == int(happening.answer[:3])
+            mute = one.message.provider == "resend"  # says that a message is late, and not why
+            assert event.smtp_code == (None if mute else int(happening.answer[:3]))
     assert len({event.delivery_id for event in events}) == 1
 
 

@@ -181,7 +181,9 @@ def environment(broker: Broker, folder: Path, **more: str) -> dict[str, str]:
         account("ACME", "AMAZON_SES", "SECRETS__EVENTS"): signing.TOPIC,
         account("ACME", "AZURE_COMMUNICATION", "SECRETS__2026"): f"header:X-Mailstreams-Secret:{signing.AZURE_SECRET}",
         account("ACME", "MAILJET", "SECRETS__2026"): f"basic:{signing.MAILJET_CREDENTIAL}",
+        account("ACME", "RESEND", "SECRETS__2026"): signing.RESEND_SECRET,
         account("OTHER", "SENDGRID", "SECRETS__2026"): signing.public_base64(signing.p256("others")),
+        account("OTHER", "RESEND", "SECRETS__2026"): signing.RESEND_OTHER,
         account("OTHER", "MAILGUN", "SECRETS__2026"): "another-signing-key",
         account("OPEN", "SENDGRID", "INSECURE"): "true",
         account("OPEN", "AZURE_COMMUNICATION", "INSECURE"): "true",
@@ -236,6 +238,11 @@ def azure_communication(secret: str = signing.AZURE_SECRET) -> Signed:
     return signing.azure_communication(signing.azure_report(token_hex(16)), secret=secret)
 
 
+def resend(*, secret: str = signing.RESEND_SECRET, age_s: float = 0) -> Signed:
+    body = signing.RESEND_BODY.replace(b"4ef9a417", token_hex(4).encode())
+    return signing.resend(body, own_id=f"msg_{token_hex(14)}", stamp=str(int(time.time() - age_s)), secret=secret)
+
+
 def azure_handshake(secret: str = signing.AZURE_SECRET, code: str | None = None) -> Signed:
     body = signing.azure_handshake(code or token_hex(16))
     return signing.azure_communication(body, secret=secret, word="SubscriptionValidation")
@@ -252,6 +259,7 @@ GENUINE: dict[str, Callable[[], Signed]] = {
     "postmark": postmark,
     "azure_communication": azure_communication,
     "mailjet": mailjet,
+    "resend": resend,
 }
 
 

@@ -265,6 +265,7 @@ async def test_a_request_without_a_signature_is_refused(edge: Edge) -> None:
             "postmark": "authorization",
             "azure_communication": signing.AZURE_HEADER,
             "mailjet": "authorization",
+            "resend": "svix-signature",
         }.get(provider)
         if name is not None:
             bare = bare.with_headers(**{name.replace("-", "_"): None})
@@ -286,6 +287,7 @@ async def test_a_forged_request_is_refused(edge: Edge) -> None:
     await refused(edge, world.mailgun(key="guessed"), 403, "mismatch")
     await refused(edge, world.mailjet("mailjet:guessed"), 403, "mismatch")
     await refused(edge, world.sns().with_json(lambda value: value.update(Message="{}")), 403, "mismatch")
+    await refused(edge, world.resend(secret=signing.RESEND_OTHER), 403, "mismatch")
 
 
 async def test_postmark_gets_401_where_others_get_403_because_403_makes_it_give_up_the_event(edge: Edge) -> None:
@@ -341,10 +343,12 @@ async def test_a_genuine_request_of_another_account_is_refused(edge: Edge) -> No
     await refused(edge, world.postmark(), 401, "mismatch", account="header")
     await refused(edge, world.azure_communication(), 503, "mismatch", account="header")
     await refused(edge, world.mailjet(), 403, "mismatch", account="header")
+    await refused(edge, world.resend(), 403, "mismatch", account="other")
 
 
 async def test_a_stale_request_is_refused(edge: Edge) -> None:
     await refused(edge, world.mailgun(age_s=13 * 3600), 403, "stale")
+    await refused(edge, world.resend(age_s=330), 403, "stale")
     old = signing.sns(signing.notification(Timestamp="2026-01-03T11:59:58.655Z"))
     await refused(edge, old, 403, "stale")
 
@@ -658,6 +662,7 @@ async def test_no_secret_address_or_body_is_in_any_log_line_or_metric(edge: Edge
         "firehose-key",
         signing.AZURE_SECRET,
         signing.MAILJET_CREDENTIAL,
+        signing.RESEND_SECRET.removeprefix("whsec_"),
         "a guess",
         "validationCode",
         "eventgrid.azure.net",

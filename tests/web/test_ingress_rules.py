@@ -80,6 +80,7 @@ def endpoint(name: str = "sendgrid", **changes: Any) -> Endpoint:
         "postmark": {"2026": "basic:postmark:corréct horse"},
         "azure_communication": {"2026": f"header:X-Mailstreams-Secret:{signing.AZURE_SECRET}"},
         "mailjet": {"2026": f"basic:{signing.MAILJET_CREDENTIAL}"},
+        "resend": {"2026": signing.RESEND_SECRET},
     }[name]
     options: dict[str, Any] = {
         "provider": PROVIDERS[name],
@@ -191,6 +192,7 @@ async def make() -> AsyncIterator[Make]:
         ("postmark", 401, "text/plain"),  # 403 makes it give up the event
         ("azure_communication", 503, "text/plain"),  # 401 and 403 do
         ("mailjet", 403, "text/plain"),
+        ("resend", 403, "text/plain"),
     ],
 )
 async def test_each_provider_is_refused_by_a_code_after_which_it_comes_again(
@@ -427,6 +429,8 @@ def bomb(signed: signing.Signed, size: int) -> signing.Signed:
         ("postmark", world.postmark, {"Authorization": "Basic bm9ib2R5"}, (401, "mismatch")),
         ("azure_communication", world.azure_communication, {signing.AZURE_HEADER: "a guess"}, (503, "mismatch")),
         ("mailjet", world.mailjet, {"Authorization": "Basic bm9ib2R5"}, (403, "mismatch")),
+        ("resend", world.resend, {"svix-signature": ""}, (401, "missing")),
+        ("resend", world.resend, {"svix-signature": "v1a,AAAA"}, (401, "malformed")),
     ],
 )
 async def test_a_stranger_who_is_known_by_the_headers_sends_a_body_in_vain(
