@@ -397,6 +397,7 @@ _TELLING_WORDS: _Table = (
             "name or service not known",
             "dns error",
             "dnserror",  # Postmark
+            "mx of domain",  # Brevo: "Unable to find MX of domain ..."
             "dns fail",
             "dns lookup",
             "dns query",

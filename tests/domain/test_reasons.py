@@ -204,6 +204,7 @@ ANSWERS: list[tuple[str, ReasonClass]] = [
     ("read tcp 10.0.0.1:0->192.0.2.7:25: read: connection reset by peer", TIMEOUT),
     # Mailgun
     ("No MX for mail.example", DNS),
+    ("Unable to find MX of domain mail.example", DNS),  # Brevo
     ("x509: certificate has expired or is not yet valid", TLS),
     ("espblock", REPUTATION),
     # Amazon SES: the delay types, and an answer
