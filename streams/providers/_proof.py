@@ -62,8 +62,15 @@ def credential(secret: str) -> Credential | None:
     if kind == "basic":
         return Credential("authorization", _digest(_bytes(rest)), basic=True)
     if kind == "header" and _HEADER_NAME.fullmatch(name):
-        return Credential(name.lower(), _digest(_bytes(value.strip(_BLANKS))), basic=False)
+        name = name.lower()
+        return Credential(name, _digest(_bytes(_value(name, value.strip(_BLANKS)))), basic=False)
     return None
+
+
+def _value(header: str, value: str) -> str:
+    """Return a header's value; the scheme of ``Authorization`` in lower case, as RFC 9110, 11.1, gives it none."""
+    scheme, blank, token = value.partition(" ")
+    return f"{scheme.lower()} {token}" if header == "authorization" and blank else value
 
 
 def verify_credentials(headers: Mapping[str, str], secrets: Mapping[str, str]) -> Verification:
@@ -80,7 +87,7 @@ def verify_credentials(headers: Mapping[str, str], secrets: Mapping[str, str]) -
             continue
         given = headers.get(wanted.header)
         if given and (given := given.strip(_BLANKS)):
-            sent = _basic(given) if wanted.basic else _bytes(given)
+            sent = _basic(given) if wanted.basic else _bytes(_value(wanted.header, given))
             if sent is None:
                 refusal = VerificationError(Refusal.MALFORMED, "the Authorization header is no basic authentication")
             elif hmac.compare_digest(_digest(sent), wanted.digest):

@@ -80,7 +80,9 @@ def test_a_header_of_ones_own_is_taken() -> None:
 def test_an_authorization_header_of_another_scheme_is_taken_as_a_header() -> None:
     signed = replace(postmark(), secrets={"h": "header:Authorization:Bearer abc"})
     assert signed.with_headers(authorization="Bearer abc").verify().key_id == "h"
-    assert signed.with_headers(authorization="Bearer abd").refusal() is Refusal.MISMATCH
+    assert signed.with_headers(authorization="bearer abc").verify().key_id == "h"  # a scheme has no case
+    for wrong in ("Bearer abd", "Bearer ABC", "Bearer", "abc", "Bearerabc"):
+        assert signed.with_headers(authorization=wrong).refusal() is Refusal.MISMATCH
 
 
 def test_several_credentials_of_both_kinds_live_side_by_side() -> None:
