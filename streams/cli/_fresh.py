@@ -23,6 +23,8 @@ _ISO: Final = re.compile(
     r"(?P<day>\d{4}-\d\d-\d\d)T(?P<clock>\d\d:\d\d:\d\d)(?P<fraction>\.\d+)?(?P<zone>Z|[+-]\d\d:?\d\d)"
 )
 _MICROSECOND_DIGITS: Final = 6
+_LEAST_MILLISECONDS: Final = 10**11
+"""A number from here on is milliseconds: as such 1973, as seconds the year 5138."""
 _CLASSES: Final = ("0123456789", "abcdef", "ghijklmnopqrstuvwxyz", "ABCDEF", "GHIJKLMNOPQRSTUVWXYZ")
 _SENDGRID_ID: Final = 22  # 16 bytes in base64
 _LONG_ID: Final = 12
@@ -48,7 +50,7 @@ class _Names:
     times: frozenset[str]
     """Times of what happened."""
     deadlines: frozenset[str] = frozenset()
-    """Times in the future, which are moved too but do not count as the newest."""
+    """Times that are moved too but do not count as the newest: in the future, or in a zone that nobody names."""
 
     def known(self) -> frozenset[str]:
         """Return every name, without its owner."""
@@ -80,6 +82,10 @@ _NAMES: Final[Mapping[str, _Names]] = {
         ("data.messageid",),
         frozenset({"id"}),
         frozenset({"deliveryattempttimestamp", "useractiontimestamp", "eventtime"}),
+    ),
+    # https://developers.brevo.com/docs/transactional-webhooks; "id" is the webhook's, and stays
+    "brevo": _Names(
+        ("message-id", "messageid"), frozenset(), frozenset({"ts_epoch", "ts_event", "date"}), frozenset({"ts"})
     ),
     # https://dev.mailjet.com/email/guides/webhooks/
     "mailjet": _Names(("messageid", "mj_message_id"), frozenset({"message_guid"}), frozenset({"time"})),
@@ -250,13 +256,13 @@ def _like(char: str, byte: int) -> str:
 
 
 def moved(value: Any, shift: timedelta) -> Any:
-    """Return a time moved, in its own notation: seconds as number or text, or ISO 8601; anything else as it is."""
+    """Return a time moved, in its own notation: a number, seconds as text, or ISO 8601; anything else as it is."""
     if isinstance(value, bool) or instant(value) is None:
         return value
     seconds = shift.total_seconds()
     try:
         if isinstance(value, int):
-            return round(value + seconds)
+            return round(value + seconds * (1_000 if value >= _LEAST_MILLISECONDS else 1))
         if isinstance(value, float):
             return round(value + seconds, _MICROSECOND_DIGITS)
         if _SECONDS.fullmatch(value):
@@ -271,7 +277,7 @@ def instant(value: Any) -> datetime | None:
     """Return the time that a value means; None if it is not a time."""
     try:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return datetime.fromtimestamp(value, UTC)
+            return datetime.fromtimestamp(value / 1_000 if value >= _LEAST_MILLISECONDS else value, UTC)
         if isinstance(value, str) and _SECONDS.fullmatch(value):
             return datetime.fromtimestamp(float(value), UTC)
         if isinstance(value, str) and (match := _ISO.fullmatch(value)):

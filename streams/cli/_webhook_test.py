@@ -42,6 +42,7 @@ _SIGN_WITH_KEY: Final[Mapping[str, Callable[[str], Sign]]] = {
 _SEND_CREDENTIAL: Final[Mapping[str, Callable[[Mapping[str, str]], Sign]]] = {
     "postmark": signing.SignPostmark,
     "azure_communication": signing.SignEventGrid,
+    "brevo": signing.SignBrevo,
     "mailjet": signing.SignMailjet,
 }
 _NO_REFERENCE: Final = frozenset({"azure_communication"})
@@ -218,7 +219,7 @@ def _advice(status: int, answer: str, place: str, provider: str) -> str:  # noqa
         return f"Nothing answers there ({answer}). Is the ingress running (mailstreams ingress), and the port open?"
     if 300 <= status < 400:  # noqa: PLR2004 - redirects
         return "That is a redirect, which providers do not follow: give them the URL that it leads to."
-    if status in {401, 403} or answer in set(Refusal):  # for Event Grid a refusal is a 503
+    if status in {401, 403} or answer in set(Refusal):  # for Event Grid a refusal is a 503, for Brevo a 429
         return (
             f"It was refused ({answer}). The ingress runs with other secrets than {place}: restart it with these "
             f"settings, or look at its log; a proxy before it must leave headers and body as they are."

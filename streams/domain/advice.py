@@ -441,7 +441,6 @@ _GIVEN_UP_BY_REASON = {  # by the last answer before: it is why the retries fail
     ReasonClass.DNS: "unreachable",
     ReasonClass.TIMEOUT: "unreachable",
 }
-_NOT_REACHED = frozenset({ReasonClass.DNS, ReasonClass.TIMEOUT})
 _TWO_MEANINGS = "2.1"
 """Gmail's: "is disabled", and "is receiving mail at a rate that prevents additional messages"."""
 _DEFERRED_BY_REASON = {  # the monitor's alerts use the same class, so that the two do not contradict each other
@@ -569,18 +568,8 @@ def _arrived(delivery: Delivery) -> str:
 def _bounced(delivery: Delivery) -> str:
     if delivery.because is Kind.BOUNCE_OR_AUTO_REPLY:
         return "refused_or_auto_reply"
-    answer, kind = delivery.answer, delivery.change.bounce_kind
-    code = None if answer is None else _by_answer(answer)
-    if code is None and answer is not None and kind is BounceKind.SOFT:
-        code = _by_word_of_the_provider(answer)
-    return code or _BOUNCED_BY_KIND[kind]
-
-
-def _by_word_of_the_provider(answer: Fact) -> str | None:
-    """Return the code if no server answered and the provider says that it reached none; else None."""
-    if answer.smtp_code is not None or answer.enhanced_code is not None:
-        return None
-    return "unreachable" if classify(answer.reason, None, None) in _NOT_REACHED else None
+    code = None if delivery.answer is None else _by_answer(delivery.answer)
+    return code or _BOUNCED_BY_KIND[delivery.change.bounce_kind]
 
 
 def _by_answer(answer: Fact) -> str | None:
@@ -607,7 +596,7 @@ def _by_answer(answer: Fact) -> str | None:
         if gave_up or why is ReasonClass.RATE_LIMITED:
             return _given_up(why)
     told = words_say_more and _by_words(words, blames_the_sender=code == "blocked")
-    if not told and _has_no_code(answer) and classify(words, None, None) in _NOBODY_ANSWERED:
+    if not told and _has_no_code(answer) and classify(reason, None, None) in _NOBODY_ANSWERED:
         return "unreachable"
     return told or code
 

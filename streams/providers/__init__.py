@@ -5,7 +5,7 @@ turns the request into the delivery events that it reports. They have no clock, 
 their arguments, so the same request always gives the same result. How to add one: docs/adding-a-provider.md.
 """
 
-from streams.providers import amazon_ses, azure_communication, mailgun, mailjet, postmark, resend, sendgrid
+from streams.providers import amazon_ses, azure_communication, brevo, mailgun, mailjet, postmark, resend, sendgrid
 from streams.providers._contract import (
     RETRY_WINDOW_S,
     BadElement,
@@ -47,6 +47,7 @@ PROVIDERS: dict[str, Provider] = {
         mailgun.PROVIDER,
         postmark.PROVIDER,
         azure_communication.PROVIDER,
+        brevo.PROVIDER,
         mailjet.PROVIDER,
         resend.PROVIDER,
     )

@@ -880,8 +880,9 @@ class Webhook(_Section):
         {},
         "table: name of the secret -> secret",
         "What proves that a request comes from the provider: SendGrid's verification key, the allowed TopicArn of Amazon "
-        "SNS, Mailgun's signing key, `basic:USER:PASSWORD` or `header:NAME:VALUE` of Postmark, Azure and Mailjet, Resend's signing secret. Several "
-        "live ones make a rotation possible; the name is kept with each webhook. Without any, requests are refused.",
+        "SNS, Mailgun's signing key, `basic:USER:PASSWORD` or `header:NAME:VALUE` of Postmark, Azure, Brevo and Mailjet, "
+        "Resend's signing secret. Several live ones make a rotation possible; the name is kept with each webhook. Without "
+        "any, requests are refused.",
     )
     replay_window_s: float | None = _setting(
         None,
@@ -934,7 +935,7 @@ class Deferrals(_Section):
         None,
         "seconds",
         "How long **every** provider tries again, where it names no end itself; for one of them set that of the account. "
-        "Without it what each documents: SendGrid 72 h, Amazon SES 14 h (and so Resend), Mailgun 8 h, else 72 h.",
+        "Without it what each documents: SendGrid 72 h, Amazon SES 14 h (and so Resend), Mailgun 8 h, Brevo 36 h, else 72 h.",
         gt=0,
         le=_TEN_YEARS_S,
     )

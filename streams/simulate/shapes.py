@@ -8,7 +8,7 @@ A repetition is the same value again, because that is what providers send.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, Final
 
 from streams.domain.events import BounceKind, EventType, Send, SuppressionList
@@ -517,6 +517,71 @@ _AZURE_STATUSES: Final[Mapping[tuple[EventType, BounceKind | None], str]] = {
 _AZURE_ENGAGEMENTS: Final[Mapping[EventType, str]] = {EventType.OPEN: "view", EventType.CLICK: "click"}
 
 
+# --- Brevo ---
+
+
+def _brevo(happening: Happening) -> Payload:
+    message = happening.message
+    at = happening.occurred_at.timestamp()
+    event: dict[str, Any] = {
+        "event": _brevo_word(happening),
+        "email": message.recipient,
+        "id": 731904,  # the webhook's
+        "date": f"{happening.occurred_at.astimezone(_PARIS):%Y-%m-%d %H:%M:%S}",
+        "ts": int(at),
+        "message-id": f"<{_brevo_id(message.token)}>",
+        "ts_event": int(at),
+        "ts_epoch": int(at * 1_000),
+        "subject": f"Invoice {message.reference}",
+        "X-Mailin-custom": f"invoice:{message.reference}",
+        "template_id": 22,
+        "tags": ["invoices"],
+    }
+    match happening.type:
+        case EventType.OPEN | EventType.UNSUBSCRIBE:
+            return event | {"user_agent": _READER, "device_used": "DESKTOP"}
+        case EventType.MACHINE_OPEN:
+            return event | {"user_agent": _PROXY, "device_used": "UNKNOWN"}
+        case EventType.CLICK:
+            link = f"https://pay.sender.example/{message.reference}"
+            return event | {"user_agent": _READER, "device_used": "DESKTOP", "link": link}
+        case EventType.DEFERRED | EventType.BOUNCE:
+            return event | {"sending_ip": "192.0.2.10", "reason": happening.answer}
+        case EventType.DROPPED if happening.suppression_list is None:
+            return event | {"reason": "blocked : due to blacklist user"}
+        case _:
+            return event | {"sending_ip": "192.0.2.10"}
+
+
+_PARIS: Final = timezone(timedelta(hours=1))
+
+
+def _brevo_word(happening: Happening) -> str:
+    if happening.type is EventType.BOUNCE:
+        return "hard_bounce" if happening.bounce_kind is BounceKind.HARD else "soft_bounce"
+    if happening.type is EventType.DROPPED:
+        return "blocked" if happening.suppression_list is None else "invalid_email"
+    if happening.type is EventType.OPEN and happening.number == _FIRST_OPEN:
+        return "unique_opened"
+    return _BREVO_WORDS[happening.type]
+
+
+_BREVO_WORDS: Final[Mapping[EventType, str]] = {
+    EventType.SENT: "request",
+    EventType.DEFERRED: "deferred",
+    EventType.DELIVERED: "delivered",
+    EventType.OPEN: "opened",
+    EventType.MACHINE_OPEN: "unique_proxy_open",
+    EventType.CLICK: "click",
+    EventType.COMPLAINT: "spam",
+    EventType.UNSUBSCRIBE: "unsubscribed",
+}
+
+
+def _brevo_id(token: str) -> str:
+    return f"{token[:12]}.{token[12:]}@smtp-relay.sender.example"
+
+
 # --- Mailjet ---
 
 
@@ -679,6 +744,7 @@ SHAPES: Final[Mapping[str, Callable[[Happening], Payload]]] = {
     "mailgun": _mailgun,
     "postmark": _postmark,
     "azure_communication": _azure_communication,
+    "brevo": _brevo,
     "mailjet": _mailjet,
     "resend": _resend,
 }
@@ -690,6 +756,7 @@ MESSAGE_IDS: Final[Mapping[str, Callable[[str], str]]] = {
     "mailgun": _mailgun_id,
     "postmark": _uuid,
     "azure_communication": _uuid,
+    "brevo": _brevo_id,
     "mailjet": _mailjet_id,
     "resend": _uuid,
 }

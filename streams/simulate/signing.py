@@ -8,7 +8,7 @@ for simulation alone, because anybody who has the folder can forge its webhooks.
 - **Amazon SES**: SNS envelopes of SignatureVersion 2, signed with a self-made certificate. It is not on Amazon's
   servers like a real one, so the ingress finds it only through its setting ``ingress.certificates_dir``. Without that,
   such envelopes can only go to a raw topic, or to an account whose setting says ``insecure``.
-- **Mailgun**, **Postmark**, **Azure**, **Mailjet**, **Resend**: the same secret on both sides.
+- **Mailgun**, **Postmark**, **Azure**, **Brevo**, **Mailjet**, **Resend**: the same secret on both sides.
 """
 
 import hmac
@@ -74,6 +74,7 @@ class Secrets:
     """The application's API key for ``POST /sends``."""
     # Empty in a file that was made before the provider was simulated; then ``load`` draws it.
     azure_header_value: str = ""
+    brevo_token: str = ""
     mailjet_password: str = ""
     resend_signing_secret: str = ""
 
@@ -85,6 +86,7 @@ class Secrets:
             "mailgun": self.mailgun_signing_key,
             "postmark": f"basic:{self.postmark_user}:{self.postmark_password}",
             "azure_communication": f"header:{AZURE_HEADER}:{self.azure_header_value}",
+            "brevo": f"header:Authorization:Bearer {self.brevo_token}",
             "mailjet": f"basic:mailjet:{self.mailjet_password}",
             "resend": self.resend_signing_secret,
         }
@@ -122,6 +124,7 @@ def _svix_secret() -> str:
 
 _LATER: Final[Mapping[str, Callable[[], str]]] = {
     "azure_header_value": lambda: token_urlsafe(24),
+    "brevo_token": lambda: token_urlsafe(24),
     "mailjet_password": lambda: token_urlsafe(24),
     "resend_signing_secret": _svix_secret,
 }
@@ -215,6 +218,7 @@ def signers(secrets: Secrets) -> dict[str, Sign]:
         "mailgun": SignMailgun(secrets.mailgun_signing_key),
         "postmark": SignPostmark(credential(f"basic:{secrets.postmark_user}:{secrets.postmark_password}")),
         "azure_communication": SignEventGrid(credential(f"header:{AZURE_HEADER}:{secrets.azure_header_value}")),
+        "brevo": SignBrevo(credential(f"header:Authorization:Bearer {secrets.brevo_token}")),
         "mailjet": SignMailjet(credential(f"basic:mailjet:{secrets.mailjet_password}")),
         "resend": SignResend(secrets.resend_signing_secret),
     }
@@ -263,14 +267,22 @@ class SignMailgun:
 class SignPostmark:
     """Nothing is signed: each request carries a credential."""
 
+    agent = "Postmark"
+
     def __init__(self, credential: Mapping[str, str]) -> None:
         self._credential = credential
 
     def __call__(self, payload: Payload, *, at: datetime) -> Signed:
         """Add the credential."""
         del at  # there is no stamp
-        headers = {"Content-Type": "application/json", "User-Agent": "Postmark", **self._credential}
+        headers = {"Content-Type": "application/json", "User-Agent": self.agent, **self._credential}
         return Signed(codecs.encode(payload), headers)
+
+
+class SignBrevo(SignPostmark):
+    """The same, by another agent."""
+
+    agent = "Brevo-webhook/2.0"
 
 
 class SignEventGrid:

@@ -23,7 +23,16 @@ from typing import Final
 from streams.domain.events import BounceKind, EventType, SuppressionList
 from streams.domain.status import Status
 
-PROVIDERS: Final = ("sendgrid", "amazon_ses", "mailgun", "postmark", "azure_communication", "mailjet", "resend")
+PROVIDERS: Final = (
+    "sendgrid",
+    "amazon_ses",
+    "mailgun",
+    "postmark",
+    "azure_communication",
+    "brevo",
+    "mailjet",
+    "resend",
+)
 SENDS: Final = "sends"
 """The target of an arrival that the application reports, not a provider."""
 MOST_IN_BATCH: Final = 500
@@ -483,14 +492,12 @@ def _bounced_later(tell: _Teller) -> Ending:
     return tell.is_bounced(BounceKind.HARD, _NO_SUCH_ADDRESS, span=tell.profile.afterwards)
 
 
+_TAKE_WHAT_THEY_DROP: Final = frozenset({"amazon_ses", "mailgun", "azure_communication", "brevo", "mailjet", "resend"})
+"""Providers that accept a message which they drop a moment later."""
+
+
 def _dropped(tell: _Teller) -> Ending:
-    if tell.message.provider in {
-        "amazon_ses",
-        "mailgun",
-        "azure_communication",
-        "mailjet",
-        "resend",
-    }:  # they accept it nevertheless
+    if tell.message.provider in _TAKE_WHAT_THEY_DROP:
         tell.is_sent()
     lists = _LISTS[tell.message.provider]
     tell.happens(EventType.DROPPED, tell.after(tell.profile.first_answer), suppression_list=tell.chance.choice(lists))
@@ -508,6 +515,7 @@ _LISTS: Final[dict[str, tuple[SuppressionList | None, ...]]] = {
     "mailgun": (SuppressionList.BOUNCE, SuppressionList.SPAM, SuppressionList.UNSUBSCRIBE),
     "postmark": (SuppressionList.INVALID, None),
     "azure_communication": (SuppressionList.BOUNCE,),
+    "brevo": (SuppressionList.INVALID, None),
     "mailjet": (SuppressionList.BOUNCE, SuppressionList.SPAM, SuppressionList.INVALID, None),
     "resend": (SuppressionList.BOUNCE,),
 }
@@ -569,6 +577,7 @@ _TOLD_BY: Final[dict[str, tuple[Plot, ...]]] = {  # in the order of Plot: sets h
             Plot.COMPLAINED,
             Plot.UNSUBSCRIBED,
         },
+        "brevo": {Plot.OUT_OF_OFFICE},
         "mailjet": {Plot.MACHINE_OPENED, Plot.OUT_OF_OFFICE},  # knows no machines; replies go to the sender
         "resend": {Plot.MACHINE_OPENED, Plot.UNSUBSCRIBED},  # has no word for the one, tells the other of a contact
     }.items()

@@ -258,6 +258,7 @@ def test_an_id_keeps_its_shape() -> None:
     [
         (100, 101),
         (100.25, 101.75),
+        (1_793_700_000_312, 1_793_700_001_812),  # milliseconds
         ("100", "102"),
         ("100.250", "101.750"),
         ("2026-11-22T10:00:00Z", "2026-11-22T10:00:01Z"),
@@ -273,6 +274,16 @@ def test_an_id_keeps_its_shape() -> None:
 )
 def test_a_time_keeps_its_notation(value: Any, later: Any) -> None:
     assert moved(value, timedelta(seconds=1.5)) in {later, 102 if value == 100 and isinstance(value, int) else later}
+
+
+def test_of_brevos_times_the_one_in_the_accounts_zone_is_not_the_newest() -> None:
+    at = 1_793_700_000
+    (event,) = fresh(
+        "brevo", {"message-id": "<a.1@b>", "ts": at + 32_400, "ts_event": at, "ts_epoch": at * 1_000 + 250}
+    )
+
+    assert event["ts_epoch"] == int(NOW.timestamp() * 1_000)
+    assert event["ts"] - event["ts_event"] == 32_400
 
 
 @given(st.datetimes(datetime(1971, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001 - hypothesis wants naive bounds

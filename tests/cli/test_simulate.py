@@ -83,7 +83,15 @@ def _wait_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None
 
 def _secret_texts(folder: Path) -> list[str]:
     known = json.loads((folder / "secrets.json").read_text())
-    names = "mailgun_signing_key", "postmark_password", "azure_header_value", "resend_signing_secret", "send_key"
+    names = (
+        "mailgun_signing_key",
+        "postmark_password",
+        "azure_header_value",
+        "brevo_token",
+        "mailjet_password",
+        "resend_signing_secret",
+        "send_key",
+    )
     return [known[name] for name in names]
 
 
@@ -310,17 +318,18 @@ def test_other_secrets_than_those_of_the_ingress_are_said(invoke: Invoke, ingres
     assert "another-key" not in result.output
 
 
-def test_other_secrets_are_said_of_azure_too_which_is_refused_by_503(
-    invoke: Invoke, ingress: Running, tmp_path: Path
+@pytest.mark.parametrize(("provider", "code"), [("azure_communication", 503), ("brevo", 429)])
+def test_other_secrets_are_said_too_of_a_provider_that_is_refused_by_another_code_for_them(
+    invoke: Invoke, ingress: Running, tmp_path: Path, provider: str, code: int
 ) -> None:
     config = tmp_path / "other.toml"
-    config.write_text('[accounts.demo.webhooks.azure_communication.secrets]\nkey = "header:X-Hook:another"\n')
+    config.write_text(f'[accounts.demo.webhooks.{provider}.secrets]\nkey = "header:X-Hook:another"\n')
 
-    result = try_webhook(invoke, config, "azure_communication", "--account", "demo", "--url", ingress.url)
+    result = try_webhook(invoke, config, provider, "--account", "demo", "--url", ingress.url)
 
     assert result.exit_code == 1
-    assert "503 missing" in result.stdout
-    assert "other secrets than accounts.demo.webhooks.azure_communication" in result.stdout
+    assert f"{code} missing" in result.stdout
+    assert f"other secrets than accounts.demo.webhooks.{provider}" in result.stdout
 
 
 def test_an_account_without_secrets_is_said_before_anything_is_sent(invoke: Invoke, tmp_path: Path) -> None:

@@ -63,7 +63,10 @@ CASES: list[tuple[str, list[DeliveryEvent]]] = [
     ("unreachable", bounce(SOFT, "5.4.1", "550 5.4.1 no answer from host")),
     ("unreachable", bounce(SOFT, None, "Unable to find MX of domain mail.example")),  # Brevo, in its own words
     ("unreachable", bounce(SOFT, None, "connection closed by recipient's server")),
-    ("refused_this_message", bounce(SOFT, None, "551 Host not found in our tables")),  # a server's words
+    (
+        "refused_this_message",  # a server's words
+        [event(SENT), event(BOUNCE, 5, kind=SOFT, smtp_code=551, reason="551 Host not found in our tables")],
+    ),
     ("mail_loop", bounce(SOFT, "5.4.6", "554 5.4.6 Too many hops")),
     ("mail_loop", bounce(SOFT, "5.4.14", "554 5.4.14 Hop count exceeded - possible mail loop ATTR34")),
     ("malformed_address", bounce(HARD, "5.1.3")),

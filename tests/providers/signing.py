@@ -279,6 +279,21 @@ def azure_communication(body: bytes | None = None, *, secret: str = AZURE_SECRET
     )
 
 
+# --- Brevo ---
+
+BREVO_HEADER = "x-brevo-secret"
+BREVO_SECRET = "a value that Brevo sends along"
+
+
+def brevo(message_id: str = "m-1@smtp-relay.sender.example", *, secret: str = BREVO_SECRET) -> Signed:
+    body = {"event": "delivered", "email": "jo@customer.example", "id": 1, "message-id": f"<{message_id}>"}
+    return Signed(
+        provider="brevo",
+        request=request(json.dumps(body).encode(), {BREVO_HEADER: secret}),
+        secrets={"2026": f"header:X-Brevo-Secret:{BREVO_SECRET}"},
+    )
+
+
 # --- Mailjet ---
 
 MAILJET_CREDENTIAL = "mailjet:pa:ss word"
@@ -347,6 +362,7 @@ GENUINE: dict[str, Callable[[], Signed]] = {
     "mailgun": mailgun,
     "postmark": postmark,
     "azure_communication": azure_communication,
+    "brevo": brevo,
     "mailjet": mailjet,
     "resend": resend,
 }

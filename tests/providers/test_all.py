@@ -327,6 +327,7 @@ GOOD = {
     "sendgrid": "delivered",
     "azure_communication": "report_delivered",
     "amazon_ses": "delivery",
+    "brevo": "delivered",
     "mailjet": "sent",
 }
 

@@ -51,6 +51,7 @@ def test_of_two_live_secrets_either_is_taken_by_its_own_name(provider: str) -> N
         "sendgrid": public_base64(ec.generate_private_key(ec.SECP256R1())),
         "amazon_ses": "arn:aws:sns:eu-west-1:123456789012:another",
         "azure_communication": "header:X-Mailstreams-Secret:another",
+        "brevo": "header:X-Brevo-Secret:another",
         "resend": RESEND_OTHER,
     }.get(provider, "basic:someone:else")
     assert replace(signed, secrets={"old": other, "new": secret}).verify().key_id == "new"
@@ -192,6 +193,7 @@ def _foreign(provider: str) -> dict[str, str]:
         "mailgun": {"k": "no-one's"},
         "postmark": {"k": "basic:no:one's", "h": "header:x-token:\x01\x02 no-one's"},
         "azure_communication": {"k": "basic:no:one's", "h": "header:x-token:\x01\x02 no-one's"},
+        "brevo": {"k": "basic:no:one's", "h": "header:x-token:\x01\x02 no-one's"},
         "mailjet": {"k": "basic:no:one's", "h": "header:x-token:\x01\x02 no-one's"},
         "resend": {"k": RESEND_OTHER},
     }[provider]
@@ -230,6 +232,8 @@ def test_any_secret_is_usable_or_has_a_fault_and_never_an_exception(provider: st
         ("postmark", "header:X Token:value"),
         ("azure_communication", "X-Token:value"),
         ("azure_communication", "header:X-Token"),
+        ("brevo", "Bearer a-token"),
+        ("brevo", "header:Authorization"),
         ("mailjet", "https://mailjet:password@hooks.sender.example"),
         ("resend", "re_123456789"),
         ("resend", "whsec_"),
@@ -275,7 +279,7 @@ def test_no_refusal_quotes_the_request_or_a_secret(provider: str) -> None:
 # --- time ---
 
 
-@pytest.mark.parametrize("provider", ["mailgun", "postmark", "amazon_ses", "azure_communication", "mailjet"])
+@pytest.mark.parametrize("provider", ["mailgun", "postmark", "amazon_ses", "azure_communication", "brevo", "mailjet"])
 def test_a_secret_is_compared_in_constant_time(provider: str, monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[int] = []
 

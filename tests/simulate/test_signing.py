@@ -125,7 +125,7 @@ def test_secrets_are_made_once_and_only_their_owner_may_read_them(tmp_path: Path
     assert sorted(path.name for path in folder.iterdir()) == [signing.CERTIFICATES, signing.SECRETS_FILE]
 
 
-@pytest.mark.parametrize("name", ["azure_header_value", "mailjet_password", "resend_signing_secret"])
+@pytest.mark.parametrize("name", ["azure_header_value", "brevo_token", "mailjet_password", "resend_signing_secret"])
 def test_a_file_from_before_a_provider_keeps_its_secrets_and_gets_the_one_that_it_lacks(
     tmp_path: Path, name: str
 ) -> None:

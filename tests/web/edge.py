@@ -180,6 +180,7 @@ def environment(broker: Broker, folder: Path, **more: str) -> dict[str, str]:
         account("ACME", "POSTMARK", "SECRETS__2026"): "basic:postmark:corréct horse",
         account("ACME", "AMAZON_SES", "SECRETS__EVENTS"): signing.TOPIC,
         account("ACME", "AZURE_COMMUNICATION", "SECRETS__2026"): f"header:X-Mailstreams-Secret:{signing.AZURE_SECRET}",
+        account("ACME", "BREVO", "SECRETS__2026"): f"header:X-Brevo-Secret:{signing.BREVO_SECRET}",
         account("ACME", "MAILJET", "SECRETS__2026"): f"basic:{signing.MAILJET_CREDENTIAL}",
         account("ACME", "RESEND", "SECRETS__2026"): signing.RESEND_SECRET,
         account("OTHER", "SENDGRID", "SECRETS__2026"): signing.public_base64(signing.p256("others")),
@@ -190,6 +191,7 @@ def environment(broker: Broker, folder: Path, **more: str) -> dict[str, str]:
         account("HEADER", "POSTMARK", "SECRETS__2026"): "header:User-Agent:a-secret-in-a-strange-place",
         account("HEADER", "AMAZON_SES", "SECRETS__2026"): "header:X-Amz-Firehose-Access-Key:firehose-key",
         account("HEADER", "AZURE_COMMUNICATION", "SECRETS__2026"): "header:X-Mailstreams-Secret:another-account's",
+        account("HEADER", "BREVO", "SECRETS__2026"): "header:X-Brevo-Secret:another-account's",
         account("HEADER", "MAILJET", "SECRETS__2026"): "basic:mailjet:another-account's",
         "MAILSTREAMS_ACCOUNTS__ACME__API_KEYS": sha256(API_KEY.encode()).hexdigest(),
         **more,
@@ -248,6 +250,10 @@ def azure_handshake(secret: str = signing.AZURE_SECRET, code: str | None = None)
     return signing.azure_communication(body, secret=secret, word="SubscriptionValidation")
 
 
+def brevo(secret: str = signing.BREVO_SECRET) -> Signed:
+    return signing.brevo(f"{token_hex(8)}@smtp-relay.sender.example", secret=secret)
+
+
 def mailjet(credential: str = signing.MAILJET_CREDENTIAL) -> Signed:
     return signing.mailjet(credential, message_id=int(token_hex(7), 16))
 
@@ -258,6 +264,7 @@ GENUINE: dict[str, Callable[[], Signed]] = {
     "mailgun": mailgun,
     "postmark": postmark,
     "azure_communication": azure_communication,
+    "brevo": brevo,
     "mailjet": mailjet,
     "resend": resend,
 }

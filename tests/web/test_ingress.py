@@ -256,6 +256,9 @@ async def test_head_and_signed_pings_are_answered_200_and_leave_no_record(edge: 
 
 # --- what is not let in ---
 
+UNPROVEN = {"azure_communication": 503, "brevo": 429}
+"""What these are answered where the others get 401, because at 401 they give up the event."""
+
 
 async def test_a_request_without_a_signature_is_refused(edge: Edge) -> None:
     for provider, make in GENUINE.items():
@@ -264,6 +267,7 @@ async def test_a_request_without_a_signature_is_refused(edge: Edge) -> None:
             "sendgrid": "x-twilio-email-event-webhook-signature",
             "postmark": "authorization",
             "azure_communication": signing.AZURE_HEADER,
+            "brevo": signing.BREVO_HEADER,
             "mailjet": "authorization",
             "resend": "svix-signature",
         }.get(provider)
@@ -273,7 +277,7 @@ async def test_a_request_without_a_signature_is_refused(edge: Edge) -> None:
             bare = bare.with_json(lambda value: value.pop("signature"))
         else:
             bare = bare.with_json(lambda value: value.pop("Signature"))
-        await refused(edge, bare, 503 if provider == "azure_communication" else 401, "missing")
+        await refused(edge, bare, UNPROVEN.get(provider, 401), "missing")
 
 
 async def test_401_asks_for_a_credential_because_sns_sends_that_of_its_url_only_then(edge: Edge) -> None:
@@ -304,6 +308,13 @@ async def test_event_grid_gets_503_where_others_get_401_or_403_because_those_mak
     assert "WWW-Authenticate" not in headers
 
 
+async def test_brevo_gets_429_where_others_get_401_or_403_because_it_gives_up_the_event_at_everything_else(
+    edge: Edge,
+) -> None:
+    await refused(edge, world.brevo("a guess"), 429, "mismatch")
+    await refused(edge, world.brevo(), 429, "unconfigured", account="other")
+
+
 async def test_a_signature_that_cannot_be_read_is_refused(edge: Edge) -> None:
     await refused(edge, world.sendgrid().with_headers(x_twilio_email_event_webhook_signature="%%%"), 401, "malformed")
 
@@ -317,7 +328,7 @@ async def test_a_truncated_or_changed_body_is_refused(edge: Edge) -> None:
 
 @pytest.mark.parametrize("provider", GENUINE)
 async def test_a_genuine_request_of_another_provider_is_refused(edge: Edge, provider: str) -> None:
-    code = 503 if provider == "azure_communication" else 401
+    code = UNPROVEN.get(provider, 401)
     basic = {"postmark", "mailjet"}  # both send a user and password, but not the same
     others = [
         make().with_headers(content_type="application/json")
@@ -342,6 +353,7 @@ async def test_a_genuine_request_of_another_account_is_refused(edge: Edge) -> No
     await refused(edge, world.sns(), 401, "missing", account="header")
     await refused(edge, world.postmark(), 401, "mismatch", account="header")
     await refused(edge, world.azure_communication(), 503, "mismatch", account="header")
+    await refused(edge, world.brevo(), 429, "mismatch", account="header")
     await refused(edge, world.mailjet(), 403, "mismatch", account="header")
     await refused(edge, world.resend(), 403, "mismatch", account="other")
 
@@ -661,6 +673,7 @@ async def test_no_secret_address_or_body_is_in_any_log_line_or_metric(edge: Edge
         world.API_KEY,
         "firehose-key",
         signing.AZURE_SECRET,
+        signing.BREVO_SECRET,
         signing.MAILJET_CREDENTIAL,
         signing.RESEND_SECRET.removeprefix("whsec_"),
         "a guess",

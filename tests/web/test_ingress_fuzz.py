@@ -45,10 +45,22 @@ TAKEN = frozenset({200})
 _STATUS = re.compile(rb"HTTP/[0-9]\.[0-9] ([0-9]{3}) ")
 _RUNS = re.compile(rb"(.)\1{40,}", re.DOTALL)
 _AUTHORIZATION = re.compile(rb"^authorization:[ \t]*basic[ \t]+([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
-_AZURE = re.compile(rb"^%s:[ \t]*([^\r\n]*?)[ \t]*\r$" % signing.AZURE_HEADER.encode(), re.IGNORECASE | re.MULTILINE)
-CREDENTIALS = ("postmark:corréct horse", signing.MAILJET_CREDENTIAL)
-BY_CREDENTIAL = frozenset({"postmark", "azure_communication", "mailjet"})
+BY_BASIC = {"postmark": "postmark:corréct horse", "mailjet": signing.MAILJET_CREDENTIAL}
+BY_HEADER = {
+    "azure_communication": (signing.AZURE_HEADER, signing.AZURE_SECRET),
+    "brevo": (signing.BREVO_HEADER, signing.BREVO_SECRET),
+}
+BY_CREDENTIAL = frozenset({*BY_BASIC, *BY_HEADER})
 """Providers whose credential is all that they prove: it covers no body."""
+
+
+def credentials(provider: str, data: bytes) -> bool:
+    """Tell whether what is sent carries the credential that this provider's endpoint knows."""
+    if provider in BY_BASIC:
+        return BY_BASIC[provider].encode() in [b64_or_nothing(found) for found in _AUTHORIZATION.findall(data)]
+    name, secret = BY_HEADER[provider]
+    lines = re.compile(rb"^%s:[ \t]*([^\r\n]*?)[ \t]*\r$" % name.encode(), re.IGNORECASE | re.MULTILINE)
+    return secret.encode() in lines.findall(data)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,10 +241,7 @@ class Fuzz:
         if signed.provider == "amazon_ses" and signing.CERTIFICATE_URL.encode() not in data:
             data = self.flipped(head) + body  # another address of Amazon's would be asked for: no test does that
         if signed.provider in BY_CREDENTIAL:
-            sent = {b64_or_nothing(found) for found in _AUTHORIZATION.findall(data)}
-            if not sent.isdisjoint(
-                one.encode() for one in CREDENTIALS
-            ) or signing.AZURE_SECRET.encode() in _AZURE.findall(data):
+            if credentials(signed.provider, data):
                 self.signed[signed.provider].add(data.partition(b"\r\n\r\n")[2])
             else:
                 self.signed[signed.provider].discard(identity(signed.provider, body) or b"")
@@ -516,6 +525,7 @@ def check_said(log: str, metrics: str) -> None:
         world.API_KEY,
         "firehose-key",
         signing.AZURE_SECRET,
+        signing.BREVO_SECRET,
         signing.MAILJET_CREDENTIAL,
         signing.RESEND_SECRET.removeprefix("whsec_"),
         "internal",

@@ -79,6 +79,7 @@ def endpoint(name: str = "sendgrid", **changes: Any) -> Endpoint:
         "amazon_ses": {"events": signing.TOPIC},
         "postmark": {"2026": "basic:postmark:corréct horse"},
         "azure_communication": {"2026": f"header:X-Mailstreams-Secret:{signing.AZURE_SECRET}"},
+        "brevo": {"2026": f"header:X-Brevo-Secret:{signing.BREVO_SECRET}"},
         "mailjet": {"2026": f"basic:{signing.MAILJET_CREDENTIAL}"},
         "resend": {"2026": signing.RESEND_SECRET},
     }[name]
@@ -191,6 +192,7 @@ async def make() -> AsyncIterator[Make]:
         ("mailgun", 403, "text/plain"),
         ("postmark", 401, "text/plain"),  # 403 makes it give up the event
         ("azure_communication", 503, "text/plain"),  # 401 and 403 do
+        ("brevo", 429, "text/plain"),  # everything else does
         ("mailjet", 403, "text/plain"),
         ("resend", 403, "text/plain"),
     ],
@@ -428,6 +430,7 @@ def bomb(signed: signing.Signed, size: int) -> signing.Signed:
         ("sendgrid", world.sendgrid, {"X-Twilio-Email-Event-Webhook-Timestamp": "today"}, (401, "malformed")),
         ("postmark", world.postmark, {"Authorization": "Basic bm9ib2R5"}, (401, "mismatch")),
         ("azure_communication", world.azure_communication, {signing.AZURE_HEADER: "a guess"}, (503, "mismatch")),
+        ("brevo", world.brevo, {signing.BREVO_HEADER: "a guess"}, (429, "mismatch")),
         ("mailjet", world.mailjet, {"Authorization": "Basic bm9ib2R5"}, (403, "mismatch")),
         ("resend", world.resend, {"svix-signature": ""}, (401, "missing")),
         ("resend", world.resend, {"svix-signature": "v1a,AAAA"}, (401, "malformed")),
