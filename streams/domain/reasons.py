@@ -13,7 +13,7 @@ are plain substrings. A phrase begins where a word begins, so only the few whose
 first letters occur are tried. The cache is not enough: texts differ in addresses
 and ids, so most are new.
 
-To add an answer: put it into ``tests/domain/test_reasons.py`` first, then the
+To add an answer: put it into a file of ``tests/domain/answers`` first, then the
 shortest phrase of it that names the cause into the right row below.
 """
 
