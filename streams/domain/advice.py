@@ -17,7 +17,7 @@ from typing import NamedTuple
 from streams.domain import smtp
 from streams.domain.deferrals import Ending, Level
 from streams.domain.events import BounceKind, SuppressionList
-from streams.domain.reasons import ReasonClass, classify, tells_mailbox_full
+from streams.domain.reasons import ReasonClass, classify, classify_words, tells_mailbox_full
 from streams.domain.status import Delivery, Fact, Kind, Status, from_micros
 
 
@@ -618,7 +618,7 @@ def _by_words(words: str, *, blames_the_sender: bool) -> str | None:
         blames_the_sender: Its code does so; "does not exist" is then said of our own address or domain, but "no such
             user" is not.
     """
-    why = classify(words, None, None)
+    why = classify_words(words)
     if why in _BOUNCED_BY_REASON:
         return _BOUNCED_BY_REASON[why]
     if smtp.says_no_such_mailbox(words):

@@ -54,6 +54,11 @@ def classify(reason: str | None, smtp_code: int | None, enhanced_code: str | Non
     return _classify("" if reason is None else reason[:LOOKED_AT], smtp_code, enhanced_code)
 
 
+def classify_words(words: str) -> ReasonClass:
+    """Return why, from the words of an answer alone (``smtp.words_of``)."""
+    return _cause(_plain(words), None, None)
+
+
 def tells_mailbox_full(words: str) -> bool:
     """Tell whether an answer says that the mailbox is full, in words that have no other meaning."""
     return _by_words(words, _starts(words), _TELLING) is ReasonClass.MAILBOX_FULL
@@ -83,7 +88,7 @@ def refuses_us(kind: BounceKind, reason: str | None, smtp_code: int | None, enha
             return True
     elif smtp.says_closed(words):
         return False
-    return classify(words, None, None) in _ABOUT_US
+    return classify_words(words) in _ABOUT_US
 
 
 _HOST_ANSWER = 521
@@ -93,7 +98,10 @@ _ABOUT_US = frozenset({ReasonClass.REPUTATION, ReasonClass.CONTENT, ReasonClass.
 
 @lru_cache(maxsize=1_024)  # many messages get the same answer, word for word
 def _classify(reason: str, smtp_code: int | None, enhanced_code: str | None) -> ReasonClass:
-    words = _plain(reason)
+    return _cause(_plain(smtp.without_names(reason)), smtp_code, enhanced_code)  # content@example.com is no content
+
+
+def _cause(words: str, smtp_code: int | None, enhanced_code: str | None) -> ReasonClass:
     starts = _starts(words)
     cause = (enhanced_code or "").partition(".")[2]  # "4.7.28" -> "7.28"
     return (
