@@ -403,8 +403,8 @@ _BOUNCED_BY_KIND = {
     BounceKind.UNDETERMINED: "refused_unknown_why",
     None: "refused_unknown_why",
 }
-_WORDS_SAY_MORE = frozenset({"", "0", "7"})
-"""With a code of these subjects the text of a refusal is read, too: no code, undefined, and policy of any sort.
+_WORDS_SAY_MORE = frozenset({"", "0", "5", "7"})
+"""With a code of these subjects the text of a refusal is read, too: no code, undefined, protocol, and policy of any sort.
 
 So it is with any code that ends in 0: RFC 3463, "other or undefined".
 """
@@ -590,7 +590,7 @@ def _by_answer(answer: Fact) -> str | None:
     words = smtp.words_of(reason) if words_say_more else ""
     if more := words_say_more and (_BOUNCED_BY_WORD.get(word) or _by_size(words)):
         return more
-    gave_up = transient and (words_say_more or code in _ABOUT_THE_ADDRESS)
+    gave_up = transient and (code is None or words_say_more or code in _ABOUT_THE_ADDRESS)
     if gave_up or cause == _TWO_MEANINGS:
         why = classify(reason, answer.smtp_code, answer.enhanced_code)
         if gave_up or why is ReasonClass.RATE_LIMITED:

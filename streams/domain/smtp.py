@@ -320,8 +320,9 @@ def bounce_kind_of(enhanced_code: str | None, smtp_code: int | None, text: str |
         return _BLOCK if kind is _BLOCK else _SOFT
     if rest.startswith("1.") and quotes_refusal_of_sender(text):
         kind = _BLOCK
-    # 6.0 and 7.0 do say what it was about, and "does not exist" is said of the sender there.
-    if kind is _BLOCK or (kind is not None and not rest.endswith(".0")):
+    # 6.0 and 7.0 do say what it was about, and "does not exist" is said of the sender there. What broke the protocol (5.y)
+    # says as little of the cause as y.0.
+    if kind is _BLOCK or (kind is not None and not rest.endswith(".0") and not rest.startswith("5.")):
         return kind
     words = words_of(text)
     said = _BY_REPLY.get(smtp_code or 0) or kind_of_words(words)
