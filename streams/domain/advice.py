@@ -403,11 +403,8 @@ _BOUNCED_BY_KIND = {
     BounceKind.UNDETERMINED: "refused_unknown_why",
     None: "refused_unknown_why",
 }
-_WORDS_SAY_MORE = frozenset({"", "0", "5", "7"})
-"""With a code of these subjects the text of a refusal is read, too: no code, undefined, protocol, and policy of any sort.
-
-So it is with any code that ends in 0: RFC 3463, "other or undefined".
-"""
+_ANY_CAUSE = frozenset({"0", "7"})
+"""Codes of these subjects are sent with refusals of any sort, so the text is read, too: undefined (5.0.350), policy."""
 _ABOUT_THE_ADDRESS = frozenset(
     {"no_such_address", "no_such_domain", "malformed_address", "mailbox_moved", "owner_changed"}
 )
@@ -581,7 +578,9 @@ def _by_answer(answer: Fact) -> str | None:
     code = _BOUNCED_BY_CODE.get(cause) or _BOUNCED_BY_CODE.get(subject)
     reason = answer.reason or ""
     word, _, said = reason.partition(": ")
-    words_say_more = cause not in _BOUNCED_BY_CODE and (subject in _WORDS_SAY_MORE or cause.endswith(".0"))
+    words_say_more = smtp.leaves_cause_to_words(answer.enhanced_code, answer.smtp_code) or (
+        subject in _ANY_CAUSE and cause not in _BOUNCED_BY_CODE
+    )
     transient = smtp.is_transient(answer.enhanced_code, answer.smtp_code)
     if subject == "1" and code in _ABOUT_THE_ADDRESS and not transient and smtp.quotes_refusal_of_sender(reason):
         code, words_say_more = "blocked", True  # the code is from an answer about our own address

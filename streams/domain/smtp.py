@@ -320,9 +320,8 @@ def bounce_kind_of(enhanced_code: str | None, smtp_code: int | None, text: str |
         return _BLOCK if kind is _BLOCK else _SOFT
     if rest.startswith("1.") and quotes_refusal_of_sender(text):
         kind = _BLOCK
-    # 6.0 and 7.0 do say what it was about, and "does not exist" is said of the sender there. What broke the protocol (5.y)
-    # says as little of the cause as y.0.
-    if kind is _BLOCK or (kind is not None and not rest.endswith(".0") and not rest.startswith("5.")):
+    # 6.0 and 7.0 do say what it was about, and "does not exist" is said of the sender there.
+    if kind is _BLOCK or (kind is not None and not leaves_cause_to_words(enhanced_code, smtp_code)):
         return kind
     words = words_of(text)
     said = _BY_REPLY.get(smtp_code or 0) or kind_of_words(words)
@@ -331,6 +330,18 @@ def bounce_kind_of(enhanced_code: str | None, smtp_code: int | None, text: str |
     if rest == "5.0" and _NO_MAILBOX in words:
         return _HARD
     return kind or _BY_REPLY_ALONE.get(smtp_code or 0, _UNDETERMINED)
+
+
+def leaves_cause_to_words(enhanced_code: str | None, smtp_code: int | None) -> bool:
+    """Tell whether the codes of a refusal name no cause: none, "other or undefined" of a subject, or a protocol error.
+
+    Nor does a code for the address with 552, which is about storage: Orange has 552 5.1.1 for a full mailbox.
+    """
+    _, _, cause = (enhanced_code or "").partition(".")
+    return cause == "" or cause.endswith(".0") or cause[0] == "5" or (cause[0] == "1" and smtp_code == _STORAGE)
+
+
+_STORAGE = 552
 
 
 def _knows_no_such_user(rest: str, text: str | None) -> bool:
