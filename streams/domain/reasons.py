@@ -268,9 +268,13 @@ _TELLING_WORDS: _Table = (
             "reverse dns",
             "rdns",
             "reverse hostname",
+            "reverse lookup",
             "ptr record",
             "ptr resource record",  # GMX
             "cannot find your hostname",  # Postfix, of our address
+            "invalid helo",
+            "bad helo",  # Microsoft
+            "sender policy framework",
             "helo command rejected",  # Postfix, of the name that the provider's server gives: "Host not found"
             "sender verify",  # Exim
             "sender address rejected: domain not found",  # Postfix

@@ -271,6 +271,7 @@ _BY_WORDS: tuple[tuple[BounceKind, tuple[str, ...]], ...] = (
             "quota exceeded",
             "exceeded quota",
             "storage",
+            "too many messages on the server",  # WEB.DE, of the mailbox
             *_TOO_LARGE,
         ),
     ),
@@ -278,7 +279,19 @@ _BY_WORDS: tuple[tuple[BounceKind, tuple[str, ...]], ...] = (
     (
         # Said of us alone, even where a mailbox is said to be blocked: "mail to this mailbox blocked using Spamhaus".
         _BLOCK,
-        ("blacklist", "blocklist", "denylist", "reputation", "spamhaus", "dnsbl", "blocked using", "blocked by spam"),
+        (
+            "blacklist",
+            "black list",
+            "blocklist",
+            "denylist",
+            " rbl",
+            " bl.",  # bl.mailspike.net
+            "reputation",
+            "spamhaus",
+            "dnsbl",
+            "blocked using",
+            "blocked by spam",
+        ),
     ),
 )
 _BLOCKS_US = (  # unless it is the mailbox that is closed
@@ -288,6 +301,21 @@ _BLOCKS_US = (  # unless it is the mailbox that is closed
     "dmarc",
     "dkim",
     "spf ",
+    "spf:",
+    "reverse dns",
+    "reverse lookup",
+    "ptr record",
+    "ptr resource record",  # GMX
+    "invalid dns mx",  # GMX, of our domain
+    "helo name",
+    "dt:spm",  # NetEase
+    "a problem occurred. (ask your postmaster",  # T-Online
+    "content denied",  # QQ
+    "rejected by recipient",  # QQ: the recipient has listed us
+    "spoof",
+    "authentication required",  # from whoever is not one of its users
+    "administrative prohibition",  # Exim's text where an access list gives none
+    "not accepting connections",  # a banner: the server does not want to talk to us
     "rate limit",
     "too many messages",
     "relay",  # relaying denied: we may not send there

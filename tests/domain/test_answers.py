@@ -78,6 +78,14 @@ def test_an_answer_stands_once_and_what_puts_off_says_what_is_advised_meanwhile(
     assert [text for text in silent if not text.startswith(GIVEN_UP)] == []
 
 
+def test_kind_and_advice_of_a_refusal_do_not_contradict_each_other() -> None:
+    for answer in ANSWERS:
+        kind, _, advice, *_ = answer.meaning
+        if (parse_reply(answer.text).smtp_code or 0) >= 500:
+            assert not (kind == BounceKind.HARD and advice in {"blocked", "authentication_refused"}), answer.place
+            assert not (kind == BounceKind.BLOCK and "such" in advice), answer.place
+
+
 def test_every_class_is_met_by_an_answer() -> None:
     assert {answer.meaning[1] for answer in ANSWERS} == set(ReasonClass)
 
