@@ -240,6 +240,12 @@ _SENDER_REFUSED = (
     "sender denied",
     "sender address rejected",
     "sender verify",
+    "sender unknown",
+    "unknown sender",
+    "invalid sender",  # Orange, of our domain
+    "sender does not exist",
+    "sender address does not exist",
+    "sender's domain does not exist",
     "domain of sender",
     "domain of the sender",
     "sender domain",  # the last one, because it may only name us
