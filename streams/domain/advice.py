@@ -385,7 +385,9 @@ _BOUNCED_BY_CODE = {
     "4.310": "no_such_domain",  # Exchange Online: "DNS domain ... does not exist"
     "4.5": "put_off_too_long",  # congestion; Gmail: "Daily SMTP relay sending limit exceeded"
     "4.6": "mail_loop",
-    "4.14": "mail_loop",  # Exchange
+    "4.8": "mail_loop",
+    "4.12": "mail_loop",  # Exchange, as the next
+    "4.14": "mail_loop",
     "4.7": "put_off_too_long",
     "4.300": "put_off_too_long",  # Exchange Online
     "4": "unreachable",
@@ -589,6 +591,8 @@ def _by_answer(answer: Fact) -> str | None:
     words = smtp.words_of(reason) if words_say_more else ""
     if more := words_say_more and (_BOUNCED_BY_WORD.get(word) or _by_size(words)):
         return more
+    if words_say_more and smtp.says_loop(words):
+        return "mail_loop"
     gave_up = transient and (code is None or words_say_more or code in _ABOUT_THE_ADDRESS)
     if gave_up or cause == _TWO_MEANINGS:
         why = classify(reason, answer.smtp_code, answer.enhanced_code)

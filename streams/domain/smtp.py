@@ -211,6 +211,7 @@ _TOO_LARGE = (
     "message exceeds max",
     "message exceeds the max",
 )
+_LOOP = ("mail loop", "routing loop", "too many hops", "hop count exceeded")
 _NO_SUCH_MAILBOX = (
     "user unknown",
     "unknown user",
@@ -278,6 +279,7 @@ _BY_WORDS: tuple[tuple[BounceKind, tuple[str, ...]], ...] = (
             "exceeded quota",
             "storage",
             "too many messages on the server",  # WEB.DE, of the mailbox
+            *_LOOP,
             *_TOO_LARGE,
         ),
     ),
@@ -486,6 +488,11 @@ def says_no_such_mailbox(words: str) -> bool:
 def says_too_large(words: str) -> bool:
     """Tell whether the words of an answer say that the message is too large."""
     return any(phrase in words for phrase in _TOO_LARGE)
+
+
+def says_loop(words: str) -> bool:
+    """Tell whether the words of an answer say that the message goes in a circle."""
+    return any(phrase in words for phrase in _LOOP)
 
 
 # An address, a link, a host name. Each begins where a word begins, and its parts cannot contain what ends them: a

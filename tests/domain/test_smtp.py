@@ -18,6 +18,7 @@ from streams.domain.smtp import (
     quoted_answer,
     reply_code,
     says_closed,
+    says_loop,
     says_no_such_mailbox,
     says_too_large,
     without_names,
@@ -159,6 +160,7 @@ def test_ten_million_hostile_characters_take_no_time(text: str) -> None:
     words = words_of(text)
     says_no_such_mailbox(words)
     says_too_large(words)
+    says_loop(words)
     says_closed(words)
     quoted_answer(text)
 
