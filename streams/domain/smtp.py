@@ -253,9 +253,14 @@ _SENDER_REFUSED = (
 )
 # "blocked" is said of the mailbox, not of us; whether for good, the code says. Our own account may be blocked, too.
 _CLOSED = re.compile(
-    r"(?<!your )(?<!sender )(?<!sender's )(?:mailbox|account) (?:is |has been )?(?:temporarily )?(?:blocked|disabled)",
+    r"(?<!your )(?<!sender )(?<!sender's )(?:(?:mailbox|account) (?:is ?|has been )?(?:temporarily )?(?:blocked|closed)"
+    r"|(?:mailbox|account|user|recipient) (?:is ?|has been )?(?:temporarily )?(?:disabled|suspended)"
+    r"|archived recipient"  # Orange
+    r"|accountdisabled|mailboxdisabled)",  # Exchange's exceptions
     re.ASCII,
 )
+_MAY_BE_CLOSED = ("blocked", "closed", "disabled", "suspended", "archived")
+"""One of them stands in whatever ``_CLOSED`` finds."""
 _WHO_IS_INACTIVE = ("mailbox", "account", "user", "recipient")
 
 # Where the code says only "permanent" (550, 554) or leaves the cause undefined (x.y.0): the words that servers use. The
@@ -472,7 +477,7 @@ def says_closed(words: str) -> bool:
     """Tell whether the words of an answer say that the mailbox takes no messages any more."""
     if "inactiv" in words and "your account" not in words:
         return any(who in words for who in _WHO_IS_INACTIVE)
-    return ("blocked" in words or "disabled" in words) and _CLOSED.search(words) is not None
+    return any(word in words for word in _MAY_BE_CLOSED) and _CLOSED.search(words) is not None
 
 
 def plainly_blocks_us(words: str) -> bool:
