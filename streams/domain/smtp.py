@@ -342,7 +342,11 @@ _PLAINLY_BLOCKS_US = (  # "policy" and "relay" alone are also said of a recipien
     "policy restrictions",
     "policy reasons",
     "administrative policy",
-    "spoofing policy",
+    "spoof",
+    "administrative prohibition",
+    "authentication required",
+    "rejected by recipient",
+    "not accepting connections",
 )
 
 

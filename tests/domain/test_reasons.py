@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.domain import reasons
-from streams.domain.reasons import ReasonClass, classify
-from streams.domain.smtp import AUTHENTICATION, LOOKED_AT
+from streams.domain.reasons import ReasonClass, classify, refuses_us
+from streams.domain.smtp import AUTHENTICATION, LOOKED_AT, bounce_kind_of
 
 RATE, GREY, FULL, REPUTATION = (
     ReasonClass.RATE_LIMITED,
@@ -133,3 +133,21 @@ def test_time_is_bounded_by_the_looked_at_characters_and_by_a_pattern_that_canno
 
 def test_what_is_remembered_is_bounded() -> None:
     assert reasons._classify.cache_info().maxsize == 1_024
+
+
+@pytest.mark.parametrize(
+    ("answer", "plainly"),
+    [
+        ("550 Administrative prohibition", True),
+        ("550 authentication required", True),
+        ("550 Mail is rejected by recipients", True),
+        ("554 mx.example ESMTP not accepting connections", True),
+        ("550 rejecting spoofed message", True),
+        ("550 recipient rejected by policy", False),
+        ("550 Account suspended", False),
+        ("550 User unknown", False),
+    ],
+)
+def test_a_refusal_is_plainly_about_us_where_a_word_says_more_than_policy(answer: str, plainly: bool) -> None:
+    kind = bounce_kind_of(None, int(answer[:3]), answer)
+    assert refuses_us(kind, answer, int(answer[:3]), None) is plainly
