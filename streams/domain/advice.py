@@ -377,9 +377,14 @@ _BOUNCED_BY_CODE = {
     "1.7": "blocked",  # the server refuses our sender's address
     "1.8": "authentication_refused",  # RFC 3463: our sender's domain does not exist or takes no mail
     "1.10": "no_such_domain",  # RFC 7505: the domain declares that it takes no mail
+    "1.20": "blocked",  # Exchange Online: what is in our From; in the next one, how much our own tenant may send
+    "1.90": "blocked",
+    "1.351": "no_such_address",  # Exchange Online: "Remote server returned unknown recipient or mailbox unavailable"
     "2.1": "mailbox_closed",
     "2.2": "mailbox_full",
     "2.3": "message_too_large",
+    "2.121": "put_off_too_long",  # Exchange Online, as the next: the mailbox got more in an hour than it may
+    "2.122": "put_off_too_long",
     "3.4": "message_too_large",  # RFC 3463: too big for the system, not for the mailbox
     "4.4": "no_such_domain",  # no route: in practice the domain has no DNS records
     "4.310": "no_such_domain",  # Exchange Online: "DNS domain ... does not exist"

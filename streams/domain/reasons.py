@@ -246,6 +246,7 @@ _TELLING_WORDS: _Table = (
             "not authenticated by organization",  # 5.7.12
         ),
     ),
+    (ReasonClass.TIMEOUT, ("suspiciousremoteservererror",)),  # Exchange Online, of a server that hung up
     (ReasonClass.DNS, ("mx info",)),  # SendGrid: "unable to get mx info: failed to get IPs from PTR record ..."
     (
         ReasonClass.AUTH,
@@ -369,7 +370,10 @@ _TELLING_WORDS: _Table = (
             "too frequent",
             "too fast",
             "too much mail",
-            "maximum number of connections",  # Microsoft
+            "maximum number of connections",  # Microsoft, as the next three
+            "maximum number of concurrent",
+            "limits for how many messages",
+            "thread limit",
             "maximum connections",
             "connection limit",
             "connections limit",
@@ -489,6 +493,8 @@ _BY_DETAIL: dict[str, ReasonClass] = {
     "1.2": ReasonClass.DNS,  # the recipient's domain
     "1.8": ReasonClass.AUTH,  # the sender's domain
     "2.2": ReasonClass.MAILBOX_FULL,
+    "2.121": ReasonClass.RATE_LIMITED,  # Microsoft, as the next: the mailbox got more in an hour than it may
+    "2.122": ReasonClass.RATE_LIMITED,
     "3.1": ReasonClass.UNKNOWN,  # the server's disk is full, which no text should turn into something else
     "4.3": ReasonClass.DNS,  # "directory server failure"
     "4.4": ReasonClass.DNS,  # unable to route: no DNS records for the domain

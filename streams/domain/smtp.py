@@ -166,6 +166,8 @@ _HARD, _SOFT, _BLOCK, _UNDETERMINED = BounceKind.HARD, BounceKind.SOFT, BounceKi
 _BY_DETAIL: dict[str, BounceKind] = {
     "1.7": _BLOCK,  # our sender address is malformed
     "1.8": _BLOCK,  # our sender's domain is refused
+    "1.20": _BLOCK,  # Exchange Online: what is in our From; in the next one, how much our own tenant may send
+    "1.90": _BLOCK,
     "1.9": _SOFT,  # relayed to a mailer that cannot report back
     "4.4": _HARD,  # unable to route: the address' domain has no host
     "4.310": _HARD,  # Exchange Online: "DNS domain ... does not exist"
