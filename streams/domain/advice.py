@@ -580,6 +580,8 @@ def _by_answer(answer: Fact) -> str | None:
     """Return the code for why a server refused, or the provider gave up; None: the answer does not say it."""
     if smtp.names_no_recipient(answer.enhanced_code, answer.reason):
         return "no_such_address"
+    if smtp.refuses_by_policy(answer.enhanced_code, answer.reason):
+        return "blocked"
     cause = (answer.enhanced_code or "").partition(".")[2]  # "5.1.10" -> "1.10"
     subject = cause.partition(".")[0]
     code = _BOUNCED_BY_CODE.get(cause) or _BOUNCED_BY_CODE.get(subject)
@@ -594,10 +596,8 @@ def _by_answer(answer: Fact) -> str | None:
     if code == "put_off_too_long" or (word in _GIVEN_UP and (code is None or words_say_more or transient)):
         return _expired(smtp.quoted_answer(reason) or (said if word in _GIVEN_UP else ""))
     words = smtp.words_of(reason) if words_say_more else ""
-    if more := words_say_more and (_BOUNCED_BY_WORD.get(word) or _by_size(words)):
+    if more := words_say_more and (_BOUNCED_BY_WORD.get(word) or _by_telling_words(words)):
         return more
-    if words_say_more and smtp.says_loop(words):
-        return "mail_loop"
     gave_up = transient and (code is None or words_say_more or code in _ABOUT_THE_ADDRESS)
     if gave_up or cause == _TWO_MEANINGS:
         why = classify(reason, answer.smtp_code, answer.enhanced_code)
@@ -613,7 +613,9 @@ def _has_no_code(answer: Fact) -> bool:
     return answer.smtp_code is None and answer.enhanced_code is None
 
 
-def _by_size(words: str) -> str | None:
+def _by_telling_words(words: str) -> str | None:
+    if smtp.says_loop(words):
+        return "mail_loop"
     # RFC 5321's "exceeded storage allocation" is said of both; any other word for a full mailbox means that.
     return "message_too_large" if smtp.says_too_large(words) and not tells_mailbox_full(words) else None
 

@@ -244,6 +244,8 @@ _TELLING_WORDS: _Table = (
             "client was not authenticated",  # 5.7.57, and 5.7.1 on premises
             "client not authenticated",
             "not authenticated by organization",  # 5.7.12
+            "mailpolicy violation",  # Zoho, as the next
+            "rejected by destination domain",
         ),
     ),
     (ReasonClass.TIMEOUT, ("suspiciousremoteservererror",)),  # Exchange Online, of a server that hung up

@@ -345,6 +345,8 @@ _PLAINLY_BLOCKS_US = (  # "policy" and "relay" alone are also said of a recipien
     "policy reasons",
     "administrative policy",
     "spoof",
+    "mailpolicy violation",  # Zoho, as the next
+    "rejected by destination domain",
     "administrative prohibition",
     "authentication required",
     "rejected by recipient",
@@ -360,8 +362,9 @@ def bounce_kind_of(enhanced_code: str | None, smtp_code: int | None, text: str |
     """
     rest = (enhanced_code or "").partition(".")[2]
     transient = is_transient(enhanced_code, smtp_code)
-    if not transient and (names_no_recipient(enhanced_code, text) or _knows_no_such_user(rest, text)):
-        return _HARD
+    meant = None if transient else _meant_otherwise(enhanced_code, text)
+    if meant is not None:
+        return meant
     kind = _BY_DETAIL.get(rest) or _BY_SUBJECT.get(rest.partition(".")[0])
     if transient:
         return _BLOCK if kind is _BLOCK else _SOFT
@@ -389,6 +392,13 @@ def leaves_cause_to_words(enhanced_code: str | None, smtp_code: int | None) -> b
 
 
 _STORAGE = 552
+
+
+def _meant_otherwise(enhanced_code: str | None, text: str | None) -> BounceKind | None:
+    """Return the kind where some server's words say that it means something else by its code; else None."""
+    if names_no_recipient(enhanced_code, text) or _knows_no_such_user((enhanced_code or "").partition(".")[2], text):
+        return _HARD
+    return _BLOCK if refuses_by_policy(enhanced_code, text) else None
 
 
 def _knows_no_such_user(rest: str, text: str | None) -> bool:
@@ -419,13 +429,27 @@ def names_no_recipient(enhanced_code: str | None, text: str | None) -> bool:
     5.4.1 is "no answer from the host" (RFC 3463) and 5.1.10 "the domain takes no mail" (RFC 7505), so the words decide.
     Source: Microsoft Learn, "Fix NDR error 550 5.4.1" and "5.1.10 in Exchange Online".
     """
-    words = _NO_RECIPIENT.get((enhanced_code or "").partition(".")[2])
+    return _says(_NO_RECIPIENT, enhanced_code, text)
+
+
+def refuses_by_policy(enhanced_code: str | None, text: str | None) -> bool:
+    """Tell whether Zoho says that a rule of the recipient's organisation refuses the message, by a code for something else.
+
+    5.2.3 is "too long for the mailbox" and 5.4.1 "no answer from the host" (RFC 3463); size is only one such rule.
+    """
+    return _says(_POLICY, enhanced_code, text)
+
+
+def _says(phrases: dict[str, tuple[str, ...]], enhanced_code: str | None, text: str | None) -> bool:
+    """Tell whether the text has one of the phrases that change what its code means."""
+    words = phrases.get((enhanced_code or "").partition(".")[2])
     if words is None:
         return False
     said = (text or "")[:LOOKED_AT].lower()
     return any(phrase in said for phrase in words)
 
 
+_POLICY = {"2.3": ("mailpolicy violation",), "4.1": ("rejected by destination domain",)}
 _NO_RECIPIENT: dict[str, tuple[str, ...]] = {
     "4.1": ("recipient address rejected", "recipient addresses rejected"),  # "All recipient addresses rejected"
     "1.10": ("recipientnotfound", "not found by smtp address lookup"),
