@@ -196,8 +196,9 @@ _BY_REPLY: dict[int, BounceKind] = {
     538: _BLOCK,
     571: _BLOCK,  # not in the RFC; used for policy
 }
-# Where the words say nothing: servers use these two for other causes as well.
+# Where the words say nothing: servers use these for other causes as well.
 _BY_REPLY_ALONE: dict[int, BounceKind] = {
+    551: _HARD,  # RFC 5321, 3.4: the user is not here, "please try" another address
     521: _HARD,  # RFC 7504: the host never accepts mail; AT&T: our address is blocked
     552: _SOFT,  # mailbox full (RFC 5321) or message too large (RFC 1870); Yahoo: no such mailbox; a filter refused
 }
@@ -232,6 +233,15 @@ _NO_SUCH_MAILBOX = (
     "addressee unknown",
     "user not found",
     "not a valid mailbox",
+    "not a valid recipient",
+    "no such person",
+    "no such address",
+    "user not exist",  # Coremail
+    "does not have an account",
+    "not listed in domino directory",
+    "unrouteable address",  # Exim: by its own tables
+    "unknown local part",
+    "adress unknown",  # sic: Strato
     "no mailbox here",
     "invalid user:",  # NetEase
     "user is terminated",  # Mail.ru
