@@ -164,7 +164,21 @@ _TELLING_WORDS: _Table = (
             "sendingdeferral",  # SES
         ),
     ),
-    (ReasonClass.GREYLISTED, ("greylist", "graylist", "grey-list", "gray-list", "grey list", "gray list", "postgrey")),
+    (
+        ReasonClass.GREYLISTED,
+        (
+            "greylist",
+            "graylist",
+            "grey-list",
+            "gray-list",
+            "grey list",
+            "gray list",
+            "postgrey",
+            "internal resources are temporarily unavailable",  # Mimecast, as the next two
+            "internal resource are temporarily unavailable",
+            "internal resource temporarily unavailable",
+        ),
+    ),
     (
         # Not "rate limited" alone: that is only the effect, and the text may name the cause, too.
         ReasonClass.RATE_LIMITED,
@@ -206,6 +220,7 @@ _TELLING_WORDS: _Table = (
             "allowed storage",  # WEB.DE: "User has exhausted allowed storage space"
             "mailbox size limit",
             "too many messages on the server",  # WEB.DE, of a mailbox
+            "mailbox limit exceeded",
         ),
     ),
     (
@@ -215,6 +230,8 @@ _TELLING_WORDS: _Table = (
             "start tls",
             "tls required",
             "tls is required",
+            "requires tls",  # Mimecast, as the next
+            "requires encryption",
             "tls not available",
             "tls connection",
             "tls handshake",
@@ -310,11 +327,16 @@ _TELLING_WORDS: _Table = (
             "surbl",
             "uribl",
             "dt:spm",  # NetEase
+            "mail rejete",  # Orange, 506: suspected spam
         ),
     ),
     (
         ReasonClass.REPUTATION,
         (
+            "ofr_999",  # Orange
+            "too many errors from your ip",  # Free, as the next
+            "too many spams",
+            "ip blocked",  # Naver
             "reputation",
             "complaint",
             "[tss",  # Yahoo: "[TSS04] Messages from 192.0.2.1 temporarily deferred due to unexpected volume or ..."
@@ -360,6 +382,7 @@ _TELLING_WORDS: _Table = (
             "throttl",  # SendGrid: "IPs were throttled by recipient server"; Comcast
             "too many messages",
             "too many mails",
+            "too many letters",  # Yandex
             "too many emails",
             "too many recipients",
             "too many connect",  # connections, connects
@@ -372,6 +395,8 @@ _TELLING_WORDS: _Table = (
             "too frequent",
             "too fast",
             "too much mail",
+            "too much email",
+            "frequency limit",  # QQ
             "maximum number of connections",  # Microsoft, as the next three
             "maximum number of concurrent",
             "limits for how many messages",
@@ -383,6 +408,7 @@ _TELLING_WORDS: _Table = (
             "hourly limit",
             "daily limit",
             "sending limit",
+            "send limit",  # GMX
             "limit for processing requests",
             "slow down",
             "server busy",  # Microsoft, 4.7.500: it slows down one address
@@ -418,6 +444,7 @@ _TELLING_WORDS: _Table = (
             "mx of domain",  # Brevo: "Unable to find MX of domain ..."
             "dns fail",
             "dns lookup",
+            "lookup dns",  # SES
             "dns query",
             "dns resol",
             "dns server",
@@ -481,6 +508,7 @@ _LIKELY_WORDS: _Table = (
             "service unavailable",  # Apple, with 4.7.1
             "service currently unavailable",
             "service not available",
+            "service is currently unavailable",  # Yandex, with 4.7.1
             "temporarily unavailable",  # Yahoo, with 4.7.1
         ),
     ),

@@ -294,6 +294,7 @@ _BY_WORDS: tuple[tuple[BounceKind, tuple[str, ...]], ...] = (
             "overquota",
             "quota exceeded",
             "exceeded quota",
+            "mailbox limit exceeded",
             "storage",
             "too many messages on the server",  # WEB.DE, of the mailbox
             *_LOOP,
@@ -337,6 +338,11 @@ _BLOCKS_US = (  # unless it is the mailbox that is closed
     "a problem occurred. (ask your postmaster",  # T-Online
     "content denied",  # QQ
     "rejected by recipient",  # QQ: the recipient has listed us
+    "frequency limit",  # QQ
+    "mail rejete",  # Orange, 506: suspected spam; the next, 103 and 510: our address
+    "service refuse",
+    "requires tls",  # Mimecast, as the next
+    "requires encryption",
     "spoof",
     "authentication required",  # from whoever is not one of its users
     "administrative prohibition",  # Exim's text where an access list gives none
@@ -355,6 +361,7 @@ _PLAINLY_BLOCKS_US = (  # "policy" and "relay" alone are also said of a recipien
     "policy reasons",
     "administrative policy",
     "spoof",
+    "service refuse",
     "mailpolicy violation",  # Zoho, as the next
     "rejected by destination domain",
     "administrative prohibition",
