@@ -420,7 +420,12 @@ _BOUNCED_BY_REASON = {
     ReasonClass.MAILBOX_FULL: "mailbox_full",
     ReasonClass.AUTH: "authentication_refused",
 }
-_BLOCKED_BY_REASON = frozenset({ReasonClass.REPUTATION, ReasonClass.CONTENT})
+_BOUNCED_BY_LESS = {  # where nothing else says more
+    ReasonClass.REPUTATION: "blocked",
+    ReasonClass.CONTENT: "blocked",
+    ReasonClass.DNS: "unreachable",
+    ReasonClass.TIMEOUT: "unreachable",
+}
 _BOUNCED_BY_WORD = {  # the provider's own word, alone or before what the server said
     "MailboxFull": "mailbox_full",
     "MessageTooLarge": "message_too_large",
@@ -637,7 +642,7 @@ def _by_words(words: str, *, blames_the_sender: bool) -> str | None:
         return "blocked"
     if smtp.says_closed(words) and not blames_the_sender:
         return "mailbox_closed"
-    return "blocked" if why in _BLOCKED_BY_REASON else None
+    return None if blames_the_sender else _BOUNCED_BY_LESS.get(why)
 
 
 def _expired(last_answer: str) -> str:
