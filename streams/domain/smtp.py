@@ -75,9 +75,9 @@ def parse_reply(text: str | None) -> Reply:
 
 
 # SES: "... unable to deliver in 840 minutes.<452 4.2.2 full>"; Exchange Online: "Message expired -> 421 4.4.1 ...";
-# SendGrid: "delivery expired, last response: 421 try later".
+# SendGrid: "delivery expired, last response: 421 try later"; Cisco: "Delivery expired (message too old) 452-'4.2.2 full'".
 _QUOTED_WHOLE = re.compile(
-    rf"(?:<|->|last response:)\s{{0,2}}(?P<answer>[45][0-5]\d(?!\w|[.,:]\d){_NO_UNIT}.*)", _FLAGS | re.DOTALL
+    rf"(?:<|->|last response:|too old\))\s{{0,2}}(?P<answer>[45][0-5]\d(?!\w|[.,:]\d){_NO_UNIT}.*)", _FLAGS | re.DOTALL
 )
 
 
