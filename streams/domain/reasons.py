@@ -23,7 +23,7 @@ from functools import lru_cache
 
 from streams.domain import smtp
 from streams.domain.events import BounceKind
-from streams.domain.smtp import AUTHENTICATION, LOOKED_AT
+from streams.domain.smtp import AUTHENTICATION, FULL_IN_OTHER_LANGUAGES, LOOKED_AT
 
 
 class ReasonClass(StrEnum):
@@ -123,7 +123,7 @@ def _plain(reason: str) -> str:
     return _CODES.sub(" ", " ".join(reason.lower().split()))
 
 
-_WORD = re.compile("[a-z0-9]+")
+_WORD = re.compile("[a-z0-9]+|[^\x00-\x7f]")  # beyond ASCII each character is a word: Chinese has no blanks
 _START = 3
 """How many letters of its first word a phrase is found by."""
 
@@ -221,6 +221,7 @@ _TELLING_WORDS: _Table = (
             "mailbox size limit",
             "too many messages on the server",  # WEB.DE, of a mailbox
             "mailbox limit exceeded",
+            *FULL_IN_OTHER_LANGUAGES,
         ),
     ),
     (

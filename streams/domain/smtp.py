@@ -213,7 +213,35 @@ _TOO_LARGE = (
     "message is too big",
     "message exceeds max",
     "message exceeds the max",
+    "nachricht zu gro",  # groß, gross
+    "nachricht ist zu gro",
+    "message trop volumineux",
+    "taille limite du message",  # Orange, 514
+    "mensaje demasiado grande",
+    "邮件过大",
 )
+FULL_IN_OTHER_LANGUAGES = (
+    "postfach voll",
+    "postfach ist voll",
+    "empfängers ist voll",
+    "empfaengers ist voll",
+    "speicherplatz des",  # Kontos, Empfaengers ueberschritten
+    "boîte pleine",
+    "boite pleine",
+    "destinataire pleine",  # Orange, 417
+    "lettres pleine",
+    "lettres est pleine",
+    "quota dépass",
+    "quota depass",
+    "buzón lleno",
+    "buzon lleno",
+    "buzón está lleno",
+    "buzon esta lleno",
+    "cuota excedida",
+    "邮箱已满",
+    "空间不足",
+)
+"""Words for a full mailbox, for both this module and ``reasons``: German, French, Spanish and Chinese."""
 _LOOP = ("mail loop", "routing loop", "too many hops", "hop count exceeded")
 _NO_SUCH_MAILBOX = (
     "user unknown",
@@ -242,12 +270,24 @@ _NO_SUCH_MAILBOX = (
     "unrouteable address",  # Exim: by its own tables
     "unknown local part",
     "adress unknown",  # sic: Strato
+    "benutzer unbekannt",
+    "unbekannter benutzer",
+    "empfänger unbekannt",
+    "empfaenger unbekannt",
+    "utilisateur inconnu",
+    "destinataire inconnu",
+    "destinataire invalide",
+    "usuario desconocido",
+    "destinatario desconocido",
+    "用户不存在",
+    "邮箱不存在",
     "no mailbox here",
     "invalid user:",  # NetEase
     "user is terminated",  # Mail.ru
     "user doesn't have a",  # Yahoo: "This user doesn't have a yahoo.com account"
 )
-_DOES_NOT_EXIST = ("does not exist", "doesn't exist")
+_DOES_NOT_EXIST = ("does not exist", "doesn't exist", "existiert nicht", "n'existe pas", "no existe")
+_A_DOMAIN = ("domain", "domäne", "dominio")  # "domaine" among them
 _SENDER_REFUSED = (
     "sender rejected",
     "sender denied",
@@ -268,10 +308,11 @@ _CLOSED = re.compile(
     r"(?<!your )(?<!sender )(?<!sender's )(?:(?:mailbox|account) (?:is ?|has been )?(?:temporarily )?(?:blocked|closed)"
     r"|(?:mailbox|account|user|recipient) (?:is ?|has been )?(?:temporarily )?(?:disabled|suspended)"
     r"|archived recipient"  # Orange
+    r"|postfach (?:ist )?(?:gesperrt|deaktiviert)|lettres (?:est )?d[eé]sactiv[eé]e"
     r"|accountdisabled|mailboxdisabled)",  # Exchange's exceptions
     re.ASCII,
 )
-_MAY_BE_CLOSED = ("blocked", "closed", "disabled", "suspended", "archived")
+_MAY_BE_CLOSED = ("blocked", "closed", "disabled", "suspended", "archived", "postfach", "lettres")
 """One of them stands in whatever ``_CLOSED`` finds."""
 _WHO_IS_INACTIVE = ("mailbox", "account", "user", "recipient")
 
@@ -296,6 +337,7 @@ _BY_WORDS: tuple[tuple[BounceKind, tuple[str, ...]], ...] = (
             "exceeded quota",
             "mailbox limit exceeded",
             "storage",
+            *FULL_IN_OTHER_LANGUAGES,
             "too many messages on the server",  # WEB.DE, of the mailbox
             *_LOOP,
             *_TOO_LARGE,
@@ -351,6 +393,7 @@ _BLOCKS_US = (  # unless it is the mailbox that is closed
     "too many messages",
     "relay",  # relaying denied: we may not send there
     "virus",
+    "垃圾邮件",  # spam
 )
 _PLAINLY_BLOCKS_US = (  # "policy" and "relay" alone are also said of a recipient
     "block",
@@ -534,7 +577,9 @@ def plainly_blocks_us(words: str) -> bool:
 
 def says_no_such_mailbox(words: str) -> bool:
     """Tell whether the words of an answer say that the mailbox does not exist, and not that its domain does not."""
-    return kind_of_words(words) is _HARD and ("domain" not in words or names_no_mailbox(words))
+    if kind_of_words(words) is not _HARD:
+        return False
+    return names_no_mailbox(words) or not any(domain in words for domain in _A_DOMAIN)
 
 
 def says_too_large(words: str) -> bool:

@@ -128,7 +128,7 @@ def test_time_is_bounded_by_the_looked_at_characters_and_by_a_pattern_that_canno
     classify("bounded " * 1_000_000, None, None)
     assert [len(text) for text in read] == [LOOKED_AT]
     assert not set("*+") & set(reasons._CODES.pattern)
-    assert reasons._WORD.pattern == "[a-z0-9]+"  # one class alone: each character is looked at once
+    assert reasons._WORD.pattern == "[a-z0-9]+|[^\x00-\x7f]"  # two classes apart: each character is looked at once
 
 
 def test_what_is_remembered_is_bounded() -> None:
