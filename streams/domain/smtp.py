@@ -375,7 +375,7 @@ _BLOCKS_US = (  # unless it is the mailbox that is closed
     "ptr record",
     "ptr resource record",  # GMX
     "invalid dns mx",  # GMX, of our domain
-    "helo name",
+    "helo",
     "dt:spm",  # NetEase
     "a problem occurred. (ask your postmaster",  # T-Online
     "content denied",  # QQ
