@@ -14,7 +14,7 @@ invoices, not to mail administrators.
 
 from typing import NamedTuple
 
-from streams.domain import smtp
+from streams.domain import smtp, wording
 from streams.domain.deferrals import Ending, Level
 from streams.domain.events import BounceKind, SuppressionList
 from streams.domain.reasons import ReasonClass, classify, classify_words, tells_mailbox_full
@@ -410,6 +410,8 @@ _BOUNCED_BY_KIND = {
     BounceKind.UNDETERMINED: "refused_unknown_why",
     None: "refused_unknown_why",
 }
+_MEANT_OTHERWISE = {BounceKind.HARD: "no_such_address", BounceKind.BLOCK: "blocked"}
+"""By what a server means by a code that says something else in RFC 3463."""
 _ANY_CAUSE = frozenset({"0", "7"})
 """Codes of these subjects are sent with refusals of any sort, so the text is read, too: undefined (5.0.350), policy."""
 _ABOUT_THE_ADDRESS = frozenset(
@@ -583,10 +585,8 @@ def _bounced(delivery: Delivery) -> str:
 
 def _by_answer(answer: Fact) -> str | None:
     """Return the code for why a server refused, or the provider gave up; None: the answer does not say it."""
-    if smtp.names_no_recipient(answer.enhanced_code, answer.reason):
-        return "no_such_address"
-    if smtp.refuses_by_policy(answer.enhanced_code, answer.reason):
-        return "blocked"
+    if meant := smtp.meant_otherwise(answer.enhanced_code, answer.reason):
+        return _MEANT_OTHERWISE[meant]
     cause = (answer.enhanced_code or "").partition(".")[2]  # "5.1.10" -> "1.10"
     subject = cause.partition(".")[0]
     code = _BOUNCED_BY_CODE.get(cause) or _BOUNCED_BY_CODE.get(subject)
@@ -596,11 +596,11 @@ def _by_answer(answer: Fact) -> str | None:
         subject in _ANY_CAUSE and cause not in _BOUNCED_BY_CODE
     )
     transient = smtp.is_transient(answer.enhanced_code, answer.smtp_code)
-    if subject == "1" and code in _ABOUT_THE_ADDRESS and not transient and smtp.quotes_refusal_of_sender(reason):
+    if subject == "1" and code in _ABOUT_THE_ADDRESS and not transient and wording.quotes_refusal_of_sender(reason):
         code, words_say_more = "blocked", True  # the code is from an answer about our own address
     if code == "put_off_too_long" or (word in _GIVEN_UP and (code is None or words_say_more or transient)):
         return _expired(smtp.quoted_answer(reason) or (said if word in _GIVEN_UP else ""))
-    words = smtp.words_of(reason) if words_say_more else ""
+    words = wording.words_of(reason) if words_say_more else ""
     if more := words_say_more and (_BOUNCED_BY_WORD.get(word) or _by_telling_words(words)):
         return more
     gave_up = transient and (code is None or words_say_more or code in _ABOUT_THE_ADDRESS)
@@ -619,28 +619,28 @@ def _has_no_code(answer: Fact) -> bool:
 
 
 def _by_telling_words(words: str) -> str | None:
-    if smtp.says_loop(words):
+    if wording.says_loop(words):
         return "mail_loop"
     # RFC 5321's "exceeded storage allocation" is said of both; any other word for a full mailbox means that.
-    return "message_too_large" if smtp.says_too_large(words) and not tells_mailbox_full(words) else None
+    return "message_too_large" if wording.says_too_large(words) and not tells_mailbox_full(words) else None
 
 
 def _by_words(words: str, *, blames_the_sender: bool) -> str | None:
     """Return the code for what a refusal for good says in words; None: nothing that we know.
 
     Args:
-        words: Those of what the server said (``smtp.words_of``).
+        words: Those of what the server said (``wording.words_of``).
         blames_the_sender: Its code does so; "does not exist" is then said of our own address or domain, but "no such
             user" is not.
     """
     why = classify_words(words)
     if why in _BOUNCED_BY_REASON:
         return _BOUNCED_BY_REASON[why]
-    if smtp.says_no_such_mailbox(words):
-        return None if blames_the_sender and not smtp.names_no_mailbox(words) else "no_such_address"
-    if smtp.kind_of_words(words) is BounceKind.BLOCK:
+    if wording.says_no_such_mailbox(words):
+        return None if blames_the_sender and not wording.names_no_mailbox(words) else "no_such_address"
+    if wording.kind_of_words(words) is BounceKind.BLOCK:
         return "blocked"
-    if smtp.says_closed(words) and not blames_the_sender:
+    if wording.says_closed(words) and not blames_the_sender:
         return "mailbox_closed"
     return None if blames_the_sender else _BOUNCED_BY_LESS.get(why)
 

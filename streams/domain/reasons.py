@@ -7,7 +7,7 @@ words that only suggest one; the subject of the enhanced code; the reply code.
 Within the words the order of the rows decides: a server that limits our rate
 *because* the message is not authenticated is an authentication problem.
 
-Rule of this file, as of ``smtp``: it never raises, and its time is bounded for
+Rule of this file, as of ``wording``: it never raises, and its time is bounded for
 any text, because only the first ``LOOKED_AT`` characters are read and phrases
 are plain substrings. A phrase begins where a word begins, so only the few whose
 first letters occur are tried. The cache is not enough: texts differ in addresses
@@ -21,9 +21,10 @@ import re
 from enum import StrEnum
 from functools import lru_cache
 
-from streams.domain import smtp
+from streams.domain import smtp, wording
 from streams.domain.events import BounceKind
-from streams.domain.smtp import AUTHENTICATION, FULL_IN_OTHER_LANGUAGES, LOOKED_AT
+from streams.domain.smtp import AUTHENTICATION
+from streams.domain.wording import FULL_IN_OTHER_LANGUAGES, LOOKED_AT
 
 
 class ReasonClass(StrEnum):
@@ -55,7 +56,7 @@ def classify(reason: str | None, smtp_code: int | None, enhanced_code: str | Non
 
 
 def classify_words(words: str) -> ReasonClass:
-    """Return why, from the words of an answer alone (``smtp.words_of``)."""
+    """Return why, from the words of an answer alone (``wording.words_of``)."""
     return _cause(_plain(words), None, None)
 
 
@@ -78,15 +79,19 @@ def refuses_us(kind: BounceKind, reason: str | None, smtp_code: int | None, enha
     """
     if kind is not BounceKind.BLOCK and kind is not BounceKind.UNDETERMINED:
         return False
-    words = smtp.words_of(reason)
+    words = wording.words_of(reason)
     if kind is BounceKind.BLOCK:
-        if smtp.refuses_sender(reason):
+        if wording.refuses_sender(reason):
             return True
-        if smtp.names_no_mailbox(words):
+        if wording.names_no_mailbox(words):
             return False
-        if smtp.blocks_by_code(enhanced_code, smtp_code) or smtp_code == _HOST_ANSWER or smtp.plainly_blocks_us(words):
+        if (
+            smtp.blocks_by_code(enhanced_code, smtp_code)
+            or smtp_code == _HOST_ANSWER
+            or wording.plainly_blocks_us(words)
+        ):
             return True
-    elif smtp.says_closed(words):
+    elif wording.says_closed(words):
         return False
     return classify_words(words) in _ABOUT_US
 
@@ -98,7 +103,7 @@ _ABOUT_US = frozenset({ReasonClass.REPUTATION, ReasonClass.CONTENT, ReasonClass.
 
 @lru_cache(maxsize=1_024)  # many messages get the same answer, word for word
 def _classify(reason: str, smtp_code: int | None, enhanced_code: str | None) -> ReasonClass:
-    return _cause(_plain(smtp.without_names(reason)), smtp_code, enhanced_code)  # content@example.com is no content
+    return _cause(_plain(wording.without_names(reason)), smtp_code, enhanced_code)  # content@example.com is no content
 
 
 def _cause(words: str, smtp_code: int | None, enhanced_code: str | None) -> ReasonClass:

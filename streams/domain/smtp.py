@@ -1,21 +1,22 @@
-"""The codes in mail servers' answers: found in free text, and mapped to causes.
+"""The codes in mail servers' answers: found in free text, and what they say of a refusal.
 
 A reply code has three digits (RFC 5321, 4.2.1); an enhanced status code has the
 form class.subject.detail (RFC 3463, registry RFC 5248). Providers hand both
 over as text that also holds addresses, sizes, ports and versions, so a number
-counts as a code only where servers put codes. Rule of this file: it never
-raises, and its time is bounded for any text, because only the first
-``LOOKED_AT`` characters are read and no pattern can backtrack far.
+counts as a code only where servers put codes. Where the codes leave it open why
+a message was refused, the words decide (``wording``).
+
+Rule of this file: it never raises, and its time is bounded for any text, because
+only the first ``LOOKED_AT`` characters are read and no pattern can backtrack far.
 """
 
 import re
 from functools import lru_cache
 from typing import NamedTuple
 
+from streams.domain import wording
 from streams.domain.events import BounceKind
-
-LOOKED_AT = 1_000
-"""Characters of an answer that are read; servers put their codes first."""
+from streams.domain.wording import LOOKED_AT
 
 
 class Reply(NamedTuple):
@@ -166,9 +167,9 @@ _HARD, _SOFT, _BLOCK, _UNDETERMINED = BounceKind.HARD, BounceKind.SOFT, BounceKi
 _BY_DETAIL: dict[str, BounceKind] = {
     "1.7": _BLOCK,  # our sender address is malformed
     "1.8": _BLOCK,  # our sender's domain is refused
+    "1.9": _SOFT,  # relayed to a mailer that cannot report back
     "1.20": _BLOCK,  # Exchange Online: what is in our From; in the next one, how much our own tenant may send
     "1.90": _BLOCK,
-    "1.9": _SOFT,  # relayed to a mailer that cannot report back
     "4.4": _HARD,  # unable to route: the address' domain has no host
     "4.310": _HARD,  # Exchange Online: "DNS domain ... does not exist"
     "7.17": _HARD,  # RFC 7293: the mailbox has another owner now; about the address, although filed under policy
@@ -203,216 +204,6 @@ _BY_REPLY_ALONE: dict[int, BounceKind] = {
     552: _SOFT,  # mailbox full (RFC 5321) or message too large (RFC 1870); Yahoo: no such mailbox; a filter refused
 }
 
-_TOO_LARGE = (
-    "message size",  # RFC 1870: "message size exceeds fixed maximum message size"; Exim, Postfix, Exchange
-    "mail size",
-    "mailsize",  # NetEase
-    "message too large",
-    "message is too large",
-    "message too big",
-    "message is too big",
-    "message exceeds max",
-    "message exceeds the max",
-    "nachricht zu gro",  # groß, gross
-    "nachricht ist zu gro",
-    "message trop volumineux",
-    "taille limite du message",  # Orange, 514
-    "mensaje demasiado grande",
-    "邮件过大",
-)
-FULL_IN_OTHER_LANGUAGES = (
-    "postfach voll",
-    "postfach ist voll",
-    "empfängers ist voll",
-    "empfaengers ist voll",
-    "speicherplatz des",  # Kontos, Empfaengers ueberschritten
-    "boîte pleine",
-    "boite pleine",
-    "destinataire pleine",  # Orange, 417
-    "lettres pleine",
-    "lettres est pleine",
-    "quota dépass",
-    "quota depass",
-    "buzón lleno",
-    "buzon lleno",
-    "buzón está lleno",
-    "buzon esta lleno",
-    "cuota excedida",
-    "邮箱已满",
-    "空间不足",
-)
-"""Words for a full mailbox, for both this module and ``reasons``: German, French, Spanish and Chinese."""
-_LOOP = ("mail loop", "routing loop", "too many hops", "hop count exceeded")
-_NO_SUCH_MAILBOX = (
-    "user unknown",
-    "unknown user",
-    "no such user",
-    "unknown recipient",
-    "recipient unknown",
-    "recipient not found",
-    "recipientnotfound",
-    "no such recipient",
-    "invalid recipient",
-    "no such mailbox",
-    "mailbox not found",
-    "unknown mailbox",
-    "unknown address",
-    "address unknown",
-    "addressee unknown",
-    "user not found",
-    "not a valid mailbox",
-    "not a valid recipient",
-    "no such person",
-    "no such address",
-    "user not exist",  # Coremail
-    "does not have an account",
-    "not listed in domino directory",
-    "unrouteable address",  # Exim: by its own tables
-    "unknown local part",
-    "adress unknown",  # sic: Strato
-    "benutzer unbekannt",
-    "unbekannter benutzer",
-    "empfänger unbekannt",
-    "empfaenger unbekannt",
-    "utilisateur inconnu",
-    "destinataire inconnu",
-    "destinataire invalide",
-    "usuario desconocido",
-    "destinatario desconocido",
-    "用户不存在",
-    "邮箱不存在",
-    "no mailbox here",
-    "invalid user:",  # NetEase
-    "user is terminated",  # Mail.ru
-    "user doesn't have a",  # Yahoo: "This user doesn't have a yahoo.com account"
-)
-_DOES_NOT_EXIST = ("does not exist", "doesn't exist", "existiert nicht", "n'existe pas", "no existe")
-_A_DOMAIN = ("domain", "domäne", "dominio")  # "domaine" among them
-_SENDER_REFUSED = (
-    "sender rejected",
-    "sender denied",
-    "sender address rejected",
-    "sender verify",
-    "sender unknown",
-    "unknown sender",
-    "invalid sender",  # Orange, of our domain
-    "sender does not exist",
-    "sender address does not exist",
-    "sender's domain does not exist",
-    "domain of sender",
-    "domain of the sender",
-    "sender domain",  # the last one, because it may only name us
-)
-# "blocked" is said of the mailbox, not of us; whether for good, the code says. Our own account may be blocked, too.
-_CLOSED = re.compile(
-    r"(?<!your )(?<!sender )(?<!sender's )(?:(?:mailbox|account) (?:is ?|has been )?(?:temporarily )?(?:blocked|closed)"
-    r"|(?:mailbox|account|user|recipient) (?:is ?|has been )?(?:temporarily )?(?:disabled|suspended)"
-    r"|archived recipient"  # Orange
-    r"|postfach (?:ist )?(?:gesperrt|deaktiviert)|lettres (?:est )?d[eé]sactiv[eé]e"
-    r"|accountdisabled|mailboxdisabled)",  # Exchange's exceptions
-    re.ASCII,
-)
-_MAY_BE_CLOSED = ("blocked", "closed", "disabled", "suspended", "archived", "postfach", "lettres")
-"""One of them stands in whatever ``_CLOSED`` finds."""
-_WHO_IS_INACTIVE = ("mailbox", "account", "user", "recipient")
-
-# Where the code says only "permanent" (550, 554) or leaves the cause undefined (x.y.0): the words that servers use. The
-# first row that is found wins.
-_BY_WORDS: tuple[tuple[BounceKind, tuple[str, ...]], ...] = (
-    (
-        # Our own address is not accepted; why not may read like a refusal of the recipient's. Postfix, 5.1.0: "Sender
-        # address rejected: User unknown"; Exim puts the answer of our own server before "Sender verify failed".
-        _BLOCK,
-        _SENDER_REFUSED,
-    ),
-    (
-        _SOFT,
-        (
-            "mx info",
-            "mailbox full",
-            "mailbox is full",
-            "over quota",
-            "overquota",
-            "quota exceeded",
-            "exceeded quota",
-            "mailbox limit exceeded",
-            "storage",
-            *FULL_IN_OTHER_LANGUAGES,
-            "too many messages on the server",  # WEB.DE, of the mailbox
-            *_LOOP,
-            *_TOO_LARGE,
-        ),
-    ),
-    (_HARD, _NO_SUCH_MAILBOX + _DOES_NOT_EXIST),
-    (
-        # Said of us alone, even where a mailbox is said to be blocked: "mail to this mailbox blocked using Spamhaus".
-        _BLOCK,
-        (
-            "blacklist",
-            "black list",
-            "blocklist",
-            "denylist",
-            " rbl",
-            " bl.",  # bl.mailspike.net
-            "reputation",
-            "spamhaus",
-            "dnsbl",
-            "blocked using",
-            "blocked by spam",
-        ),
-    ),
-)
-_BLOCKS_US = (  # unless it is the mailbox that is closed
-    "block",
-    "spam",  # spam, Spamcop
-    "policy",
-    "dmarc",
-    "dkim",
-    "spf ",
-    "spf:",
-    "reverse dns",
-    "reverse lookup",
-    "ptr record",
-    "ptr resource record",  # GMX
-    "invalid dns mx",  # GMX, of our domain
-    "helo",
-    "dt:spm",  # NetEase
-    "a problem occurred. (ask your postmaster",  # T-Online
-    "content denied",  # QQ
-    "rejected by recipient",  # QQ: the recipient has listed us
-    "frequency limit",  # QQ
-    "mail rejete",  # Orange, 506: suspected spam; the next, 103 and 510: our address
-    "service refuse",
-    "requires tls",  # Mimecast, as the next
-    "requires encryption",
-    "spoof",
-    "authentication required",  # from whoever is not one of its users
-    "administrative prohibition",  # Exim's text where an access list gives none
-    "not accepting connections",  # a banner: the server does not want to talk to us
-    "rate limit",
-    "too many messages",
-    "relay",  # relaying denied: we may not send there
-    "virus",
-    "垃圾邮件",  # spam
-)
-_PLAINLY_BLOCKS_US = (  # "policy" and "relay" alone are also said of a recipient
-    "block",
-    "relay not permitted",
-    "relay access denied",
-    "relaying denied",
-    "policy restrictions",
-    "policy reasons",
-    "administrative policy",
-    "spoof",
-    "service refuse",
-    "mailpolicy violation",  # Zoho, as the next
-    "rejected by destination domain",
-    "administrative prohibition",
-    "authentication required",
-    "rejected by recipient",
-    "not accepting connections",
-)
-
 
 def bounce_kind_of(enhanced_code: str | None, smtp_code: int | None, text: str | None) -> BounceKind:
     """Return why a final refusal happened, from its codes and, where these are generic, its words.
@@ -422,19 +213,19 @@ def bounce_kind_of(enhanced_code: str | None, smtp_code: int | None, text: str |
     """
     rest = (enhanced_code or "").partition(".")[2]
     transient = is_transient(enhanced_code, smtp_code)
-    meant = None if transient else _meant_otherwise(enhanced_code, text)
+    meant = None if transient else meant_otherwise(enhanced_code, text) or _no_such_user(rest, text)
     if meant is not None:
         return meant
     kind = _BY_DETAIL.get(rest) or _BY_SUBJECT.get(rest.partition(".")[0])
     if transient:
         return _BLOCK if kind is _BLOCK else _SOFT
-    if rest.startswith("1.") and quotes_refusal_of_sender(text):
+    if rest.startswith("1.") and wording.quotes_refusal_of_sender(text):
         kind = _BLOCK
     # 6.0 and 7.0 do say what it was about, and "does not exist" is said of the sender there.
     if kind is _BLOCK or (kind is not None and not leaves_cause_to_words(enhanced_code, smtp_code)):
         return kind
-    words = words_of(text)
-    said = _BY_REPLY.get(smtp_code or 0) or kind_of_words(words)
+    words = wording.words_of(text)
+    said = _BY_REPLY.get(smtp_code or 0) or wording.kind_of_words(words)
     if said is not _UNDETERMINED:
         return said
     if rest == "5.0" and _NO_MAILBOX in words:
@@ -454,16 +245,34 @@ def leaves_cause_to_words(enhanced_code: str | None, smtp_code: int | None) -> b
 _STORAGE = 552
 
 
-def _meant_otherwise(enhanced_code: str | None, text: str | None) -> BounceKind | None:
-    """Return the kind where some server's words say that it means something else by its code; else None."""
-    if names_no_recipient(enhanced_code, text) or _knows_no_such_user((enhanced_code or "").partition(".")[2], text):
-        return _HARD
-    return _BLOCK if refuses_by_policy(enhanced_code, text) else None
+def meant_otherwise(enhanced_code: str | None, text: str | None) -> BounceKind | None:
+    """Return the kind where words say that a server means something else by its code than RFC 3463; else None."""
+    rows = _MEANT_OTHERWISE.get((enhanced_code or "").partition(".")[2])
+    if rows is None:
+        return None
+    said = (text or "")[:LOOKED_AT].lower()
+    return next((kind for kind, phrases in rows if any(phrase in said for phrase in phrases)), None)
 
 
-def _knows_no_such_user(rest: str, text: str | None) -> bool:
-    """Tell whether a server has no such mailbox, by a code that is sent with refusals of any sort."""
-    return rest in _ANY_POLICY and names_no_mailbox(words_of(text)) and not refuses_sender(text)
+_MEANT_OTHERWISE: dict[str, tuple[tuple[BounceKind, tuple[str, ...]], ...]] = {
+    # RFC 3463, no answer from the host. Microsoft Learn, "Fix NDR error 550 5.4.1": no such mailbox, as in "All recipient
+    # addresses rejected". Zoho: a rule of the recipient's organisation.
+    "4.1": (
+        (_HARD, ("recipient address rejected", "recipient addresses rejected")),
+        (_BLOCK, ("rejected by destination domain",)),
+    ),
+    # RFC 7505, the domain takes no mail. Microsoft Learn, "5.1.10 in Exchange Online": no such mailbox.
+    "1.10": ((_HARD, ("recipientnotfound", "not found by smtp address lookup")),),
+    # RFC 3463, too long for the mailbox. Zoho: a rule of the recipient's organisation, of whatever sort.
+    "2.3": ((_BLOCK, ("mailpolicy violation",)),),
+}
+
+
+def _no_such_user(rest: str, text: str | None) -> BounceKind | None:
+    """Return that the address is wrong where words say so beside a code that is sent with refusals of any sort."""
+    if rest not in _ANY_POLICY or wording.refuses_sender(text):
+        return None
+    return _HARD if wording.names_no_mailbox(wording.words_of(text)) else None
 
 
 _ANY_POLICY = frozenset({"7.0", "7.1"})  # Yandex: "550 5.7.1 No such user!"
@@ -481,152 +290,3 @@ def is_transient(enhanced_code: str | None, smtp_code: int | None) -> bool:
     if enhanced_code:
         return enhanced_code.startswith("4")
     return smtp_code is not None and 400 <= smtp_code < 500  # noqa: PLR2004 the transient class of RFC 5321
-
-
-def names_no_recipient(enhanced_code: str | None, text: str | None) -> bool:
-    """Tell whether Exchange Online says that it has no such mailbox, by a code that means something else elsewhere.
-
-    5.4.1 is "no answer from the host" (RFC 3463) and 5.1.10 "the domain takes no mail" (RFC 7505), so the words decide.
-    Source: Microsoft Learn, "Fix NDR error 550 5.4.1" and "5.1.10 in Exchange Online".
-    """
-    return _says(_NO_RECIPIENT, enhanced_code, text)
-
-
-def refuses_by_policy(enhanced_code: str | None, text: str | None) -> bool:
-    """Tell whether Zoho says that a rule of the recipient's organisation refuses the message, by a code for something else.
-
-    5.2.3 is "too long for the mailbox" and 5.4.1 "no answer from the host" (RFC 3463); size is only one such rule.
-    """
-    return _says(_POLICY, enhanced_code, text)
-
-
-def _says(phrases: dict[str, tuple[str, ...]], enhanced_code: str | None, text: str | None) -> bool:
-    """Tell whether the text has one of the phrases that change what its code means."""
-    words = phrases.get((enhanced_code or "").partition(".")[2])
-    if words is None:
-        return False
-    said = (text or "")[:LOOKED_AT].lower()
-    return any(phrase in said for phrase in words)
-
-
-_POLICY = {"2.3": ("mailpolicy violation",), "4.1": ("rejected by destination domain",)}
-_NO_RECIPIENT: dict[str, tuple[str, ...]] = {
-    "4.1": ("recipient address rejected", "recipient addresses rejected"),  # "All recipient addresses rejected"
-    "1.10": ("recipientnotfound", "not found by smtp address lookup"),
-}
-
-
-def refuses_sender(text: str | None) -> bool:
-    """Tell whether the words of an answer refuse our own address."""
-    return _says_of_sender(text, _SENDER_REFUSED)
-
-
-def quotes_refusal_of_sender(text: str | None) -> bool:
-    """Tell whether an enhanced code about an address is quoted from what our own server said of our own, as Exim does.
-
-    "User unknown; sender domain ours.example" only names us.
-    """
-    return _says_of_sender(text, _SENDER_REFUSED[:-1])
-
-
-def _says_of_sender(text: str | None, phrases: tuple[str, ...]) -> bool:
-    if text is None or "sender" not in text[:LOOKED_AT].lower():  # spares the common 5.1.1
-        return False
-    words = words_of(text)
-    return any(phrase in words for phrase in phrases)
-
-
-def words_of(text: str | None) -> str:
-    """Return the words of an answer that may be its reason, in lower case: what the functions below read."""
-    return _words_of((text or "")[:LOOKED_AT])
-
-
-@lru_cache(maxsize=64)  # its kind and its advice ask for the words of one answer several times
-def _words_of(text: str) -> str:
-    return without_names(text).lower().replace(_ANY_ADDRESS, "")
-
-
-@lru_cache(maxsize=64)  # as above
-def kind_of_words(words: str) -> BounceKind:
-    """Return why a final refusal happened from its words alone."""
-    for kind, phrases in _BY_WORDS:
-        if any(phrase in words for phrase in phrases):
-            return kind
-    if says_closed(words):
-        return _UNDETERMINED
-    return _BLOCK if any(phrase in words for phrase in _BLOCKS_US) else _UNDETERMINED
-
-
-@lru_cache(maxsize=64)  # as above
-def names_no_mailbox(words: str) -> bool:
-    """Tell whether the words are those for a mailbox that does not exist, whatever else they say."""
-    return any(phrase in words for phrase in _NO_SUCH_MAILBOX)
-
-
-def says_closed(words: str) -> bool:
-    """Tell whether the words of an answer say that the mailbox takes no messages any more."""
-    if "inactiv" in words and "your account" not in words:
-        return any(who in words for who in _WHO_IS_INACTIVE)
-    return any(word in words for word in _MAY_BE_CLOSED) and _CLOSED.search(words) is not None
-
-
-def plainly_blocks_us(words: str) -> bool:
-    """Tell whether the words of an answer that is a block leave no doubt that it is one."""
-    return any(phrase in words for phrase in _PLAINLY_BLOCKS_US)
-
-
-def says_no_such_mailbox(words: str) -> bool:
-    """Tell whether the words of an answer say that the mailbox does not exist, and not that its domain does not."""
-    if kind_of_words(words) is not _HARD:
-        return False
-    return names_no_mailbox(words) or not any(domain in words for domain in _A_DOMAIN)
-
-
-def says_too_large(words: str) -> bool:
-    """Tell whether the words of an answer say that the message is too large."""
-    return any(phrase in words for phrase in _TOO_LARGE)
-
-
-def says_loop(words: str) -> bool:
-    """Tell whether the words of an answer say that the message goes in a circle."""
-    return any(phrase in words for phrase in _LOOP)
-
-
-# An address, a link, a host name. Each begins where a word begins, and its parts cannot contain what ends them: a
-# character is looked at a few times. Host names are in small letters: "RESOLVER.ADR.RecipientNotFound" is none.
-# Nor is "user unknown.please check": a host has two dots, a digit, a hyphen or a well-known end.
-_NAMES = re.compile(
-    r"(?<![\w.+=-])[\w.+=-]{1,128}@[\w.-]{1,255}"
-    r"|(?P<name>https?://[^\s;,)>\"']{1,1000}|(?<![\w.-])(?:[a-z0-9-]{1,63}\.){1,8}[a-z]{2,63}(?![\w-]))",
-    re.ASCII,
-)
-_BLOCK_LISTS = ("spamhaus", "spamcop", "barracudacentral", "dnsbl", "surbl", "uribl", "blacklist", "blocklist")
-
-
-def without_names(text: str) -> str:
-    """Return what is read of an answer without the addresses, links and hosts that it names: they are nobody's reason.
-
-    The name of a block list is one, and stays.
-    """
-    return _NAMES.sub(_reason_in, text[:LOOKED_AT])
-
-
-def _reason_in(found: re.Match[str]) -> str:
-    name: str | None = found["name"]
-    if name is None:
-        return ""
-    if _NO_HOST.fullmatch(name):
-        return name
-    lowered = name.lower()
-    return name if _LIST_LABELS.search(lowered) or any(known in lowered for known in _BLOCK_LISTS) else ""
-
-
-# Of the top-level domains only such as are no word that may begin a sentence.
-_NO_HOST = re.compile(
-    r"[a-z]+\.(?!(?:com|net|org|info|biz|edu|gov|eu|de|fr|uk|nl|ch|pl|cz|ru|br|ca|au|jp|cn)\Z)[a-z]+", re.ASCII
-)
-_LIST_LABELS = re.compile(r"(?<![\w-])r?bl\.", re.ASCII)  # bl.mailspike.net
-
-
-_ANY_ADDRESS = "unknown address error"
-"""Cisco's words for 5.1.0, before whatever a server said of the recipient, such as that the message is too large."""

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from streams.domain import reasons
 from streams.domain.reasons import ReasonClass, classify, refuses_us
-from streams.domain.smtp import AUTHENTICATION, LOOKED_AT, bounce_kind_of
+from streams.domain.smtp import AUTHENTICATION, bounce_kind_of
+from streams.domain.wording import LOOKED_AT
 
 RATE, GREY, FULL, REPUTATION = (
     ReasonClass.RATE_LIMITED,

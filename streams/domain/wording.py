@@ -1,0 +1,355 @@
+"""What the words of mail servers' answers say of a refusal, whatever their codes are.
+
+First the words are taken from an answer (``words_of``), without the names in it.
+Then each question has its phrases beside it, and ``kind_of_words`` at the end
+says in which order they count. Rule of this file: it knows no code, it never
+raises, and its time is bounded for any text, because only the first
+``LOOKED_AT`` characters are read and phrases are plain substrings.
+
+To add an answer: put it into a file of ``tests/domain/answers`` first, then the
+shortest phrase of it that names the cause into the right row below.
+"""
+
+import re
+from functools import lru_cache
+
+from streams.domain.events import BounceKind
+
+LOOKED_AT = 1_000
+"""Characters of an answer that are read; servers put first what matters."""
+
+
+def words_of(text: str | None) -> str:
+    """Return the words of an answer that may be its reason, in lower case: what the functions below read."""
+    return _words_of((text or "")[:LOOKED_AT])
+
+
+@lru_cache(maxsize=64)  # its kind and its advice ask for the words of one answer several times
+def _words_of(text: str) -> str:
+    return without_names(text).lower().replace(_ANY_ADDRESS, "")
+
+
+_ANY_ADDRESS = "unknown address error"
+"""Cisco's words for 5.1.0, before whatever a server said of the recipient, such as that the message is too large."""
+
+
+# An address, a link, a host name. Each begins where a word begins, and its parts cannot contain what ends them: a
+# character is looked at a few times. Host names are in small letters: "RESOLVER.ADR.RecipientNotFound" is none.
+# Nor is "user unknown.please check": a host has two dots, a digit, a hyphen or a well-known end.
+_NAMES = re.compile(
+    r"(?<![\w.+=-])[\w.+=-]{1,128}@[\w.-]{1,255}"
+    r"|(?P<name>https?://[^\s;,)>\"']{1,1000}|(?<![\w.-])(?:[a-z0-9-]{1,63}\.){1,8}[a-z]{2,63}(?![\w-]))",
+    re.ASCII,
+)
+_BLOCK_LISTS = ("spamhaus", "spamcop", "barracudacentral", "dnsbl", "surbl", "uribl", "blacklist", "blocklist")
+
+
+def without_names(text: str) -> str:
+    """Return what is read of an answer without the addresses, links and hosts that it names: they are nobody's reason.
+
+    The name of a block list is one, and stays.
+    """
+    return _NAMES.sub(_reason_in, text[:LOOKED_AT])
+
+
+def _reason_in(found: re.Match[str]) -> str:
+    name: str | None = found["name"]
+    if name is None:
+        return ""
+    if _NO_HOST.fullmatch(name):
+        return name
+    lowered = name.lower()
+    return name if _LIST_LABELS.search(lowered) or any(known in lowered for known in _BLOCK_LISTS) else ""
+
+
+# Of the top-level domains only such as are no word that may begin a sentence.
+_NO_HOST = re.compile(
+    r"[a-z]+\.(?!(?:com|net|org|info|biz|edu|gov|eu|de|fr|uk|nl|ch|pl|cz|ru|br|ca|au|jp|cn)\Z)[a-z]+", re.ASCII
+)
+_LIST_LABELS = re.compile(r"(?<![\w-])r?bl\.", re.ASCII)  # bl.mailspike.net
+
+
+# --- our own address is not accepted ---
+
+_SENDER_REFUSED = (
+    "sender rejected",
+    "sender denied",
+    "sender address rejected",
+    "sender verify",
+    "sender unknown",
+    "unknown sender",
+    "invalid sender",  # Orange, of our domain
+    "sender does not exist",
+    "sender address does not exist",
+    "sender's domain does not exist",
+    "domain of sender",
+    "domain of the sender",
+    "sender domain",  # the last one, because it may only name us
+)
+
+
+def refuses_sender(text: str | None) -> bool:
+    """Tell whether the words of an answer refuse our own address."""
+    return _says_of_sender(text, _SENDER_REFUSED)
+
+
+def quotes_refusal_of_sender(text: str | None) -> bool:
+    """Tell whether an enhanced code about an address is quoted from what our own server said of our own, as Exim does.
+
+    "User unknown; sender domain ours.example" only names us.
+    """
+    return _says_of_sender(text, _SENDER_REFUSED[:-1])
+
+
+def _says_of_sender(text: str | None, phrases: tuple[str, ...]) -> bool:
+    if text is None or "sender" not in text[:LOOKED_AT].lower():  # spares the common 5.1.1
+        return False
+    words = words_of(text)
+    return any(phrase in words for phrase in phrases)
+
+
+# --- the mailbox does not exist ---
+
+_NO_SUCH_MAILBOX = (
+    "user unknown",
+    "unknown user",
+    "no such user",
+    "unknown recipient",
+    "recipient unknown",
+    "recipient not found",
+    "recipientnotfound",
+    "no such recipient",
+    "invalid recipient",
+    "no such mailbox",
+    "mailbox not found",
+    "unknown mailbox",
+    "unknown address",
+    "address unknown",
+    "addressee unknown",
+    "user not found",
+    "not a valid mailbox",
+    "not a valid recipient",
+    "no such person",
+    "no such address",
+    "user not exist",  # Coremail
+    "does not have an account",
+    "not listed in domino directory",
+    "unrouteable address",  # Exim: by its own tables
+    "unknown local part",
+    "adress unknown",  # sic: Strato
+    "no mailbox here",
+    "invalid user:",  # NetEase
+    "user is terminated",  # Mail.ru
+    "user doesn't have a",  # Yahoo: "This user doesn't have a yahoo.com account"
+    "benutzer unbekannt",
+    "unbekannter benutzer",
+    "empfänger unbekannt",
+    "empfaenger unbekannt",
+    "utilisateur inconnu",
+    "destinataire inconnu",
+    "destinataire invalide",
+    "usuario desconocido",
+    "destinatario desconocido",
+    "用户不存在",
+    "邮箱不存在",
+)
+_DOES_NOT_EXIST = ("does not exist", "doesn't exist", "existiert nicht", "n'existe pas", "no existe")
+_A_DOMAIN = ("domain", "domäne", "dominio")  # "domaine" among them
+
+
+@lru_cache(maxsize=64)  # its kind and its advice ask the same
+def names_no_mailbox(words: str) -> bool:
+    """Tell whether the words are those for a mailbox that does not exist, whatever else they say."""
+    return any(phrase in words for phrase in _NO_SUCH_MAILBOX)
+
+
+def says_no_such_mailbox(words: str) -> bool:
+    """Tell whether the words of an answer say that the mailbox does not exist, and not that its domain does not."""
+    if kind_of_words(words) is not BounceKind.HARD:
+        return False
+    return names_no_mailbox(words) or not any(domain in words for domain in _A_DOMAIN)
+
+
+# --- the mailbox is closed ---
+
+# "blocked" is said of the mailbox, not of us; whether for good, the code says. Our own account may be blocked, too.
+_CLOSED = re.compile(
+    r"(?<!your )(?<!sender )(?<!sender's )(?:(?:mailbox|account) (?:is ?|has been )?(?:temporarily )?(?:blocked|closed)"
+    r"|(?:mailbox|account|user|recipient) (?:is ?|has been )?(?:temporarily )?(?:disabled|suspended)"
+    r"|archived recipient"  # Orange
+    r"|postfach (?:ist )?(?:gesperrt|deaktiviert)|lettres (?:est )?d[eé]sactiv[eé]e"
+    r"|accountdisabled|mailboxdisabled)",  # Exchange's exceptions
+    re.ASCII,
+)
+_MAY_BE_CLOSED = ("blocked", "closed", "disabled", "suspended", "archived", "postfach", "lettres")
+"""One of them stands in whatever ``_CLOSED`` finds."""
+_WHO_IS_INACTIVE = ("mailbox", "account", "user", "recipient")
+
+
+def says_closed(words: str) -> bool:
+    """Tell whether the words of an answer say that the mailbox takes no messages any more."""
+    if "inactiv" in words and "your account" not in words:
+        return any(who in words for who in _WHO_IS_INACTIVE)
+    return any(word in words for word in _MAY_BE_CLOSED) and _CLOSED.search(words) is not None
+
+
+# --- the mailbox is full, the message is too large or goes in a circle ---
+
+FULL_IN_OTHER_LANGUAGES = (
+    "postfach voll",
+    "postfach ist voll",
+    "empfängers ist voll",
+    "empfaengers ist voll",
+    "speicherplatz des",  # Kontos, Empfaengers ueberschritten
+    "boîte pleine",
+    "boite pleine",
+    "destinataire pleine",  # Orange, 417
+    "lettres pleine",
+    "lettres est pleine",
+    "quota dépass",
+    "quota depass",
+    "buzón lleno",
+    "buzon lleno",
+    "buzón está lleno",
+    "buzon esta lleno",
+    "cuota excedida",
+    "邮箱已满",
+    "空间不足",
+)
+"""Words for a full mailbox, for ``reasons`` as well: German, French, Spanish and Chinese."""
+_FULL = (
+    "mailbox full",
+    "mailbox is full",
+    "over quota",
+    "overquota",
+    "quota exceeded",
+    "exceeded quota",
+    "mailbox limit exceeded",
+    "storage",
+    "too many messages on the server",  # WEB.DE, of the mailbox
+    *FULL_IN_OTHER_LANGUAGES,
+)
+_TOO_LARGE = (
+    "message size",  # RFC 1870: "message size exceeds fixed maximum message size"; Exim, Postfix, Exchange
+    "mail size",
+    "mailsize",  # NetEase
+    "message too large",
+    "message is too large",
+    "message too big",
+    "message is too big",
+    "message exceeds max",
+    "message exceeds the max",
+    "nachricht zu gro",  # groß, gross
+    "nachricht ist zu gro",
+    "message trop volumineux",
+    "taille limite du message",  # Orange, 514
+    "mensaje demasiado grande",
+    "邮件过大",
+)
+_LOOP = ("mail loop", "routing loop", "too many hops", "hop count exceeded")
+
+
+def says_too_large(words: str) -> bool:
+    """Tell whether the words of an answer say that the message is too large."""
+    return any(phrase in words for phrase in _TOO_LARGE)
+
+
+def says_loop(words: str) -> bool:
+    """Tell whether the words of an answer say that the message goes in a circle."""
+    return any(phrase in words for phrase in _LOOP)
+
+
+# --- it refuses us ---
+
+_LISTS_US = (  # even where a mailbox is said to be blocked: "mail to this mailbox blocked using Spamhaus"
+    "blacklist",
+    "black list",
+    "blocklist",
+    "denylist",
+    " rbl",
+    " bl.",  # bl.mailspike.net
+    "reputation",
+    "spamhaus",
+    "dnsbl",
+    "blocked using",
+    "blocked by spam",
+)
+_BLOCKS_US = (  # unless it is the mailbox that is closed
+    "block",
+    "spam",  # spam, Spamcop
+    "policy",
+    "dmarc",
+    "dkim",
+    "spf ",
+    "spf:",
+    "reverse dns",
+    "reverse lookup",
+    "ptr record",
+    "ptr resource record",  # GMX
+    "invalid dns mx",  # GMX, of our domain
+    "helo",
+    "dt:spm",  # NetEase
+    "a problem occurred. (ask your postmaster",  # T-Online
+    "content denied",  # QQ
+    "rejected by recipient",  # QQ: the recipient has listed us
+    "frequency limit",  # QQ
+    "mail rejete",  # Orange, 506: suspected spam; the next, 103 and 510: our address
+    "service refuse",
+    "requires tls",  # Mimecast, as the next
+    "requires encryption",
+    "spoof",
+    "authentication required",  # from whoever is not one of its users
+    "administrative prohibition",  # Exim's text where an access list gives none
+    "not accepting connections",  # a banner: the server does not want to talk to us
+    "rate limit",
+    "too many messages",
+    "relay",  # relaying denied: we may not send there
+    "virus",
+    "垃圾邮件",  # spam
+)
+_PLAINLY_BLOCKS_US = (  # "policy" and "relay" alone are also said of a recipient
+    "block",
+    "relay not permitted",
+    "relay access denied",
+    "relaying denied",
+    "policy restrictions",
+    "policy reasons",
+    "administrative policy",
+    "spoof",
+    "service refuse",
+    "mailpolicy violation",  # Zoho, as the next
+    "rejected by destination domain",
+    "administrative prohibition",
+    "authentication required",
+    "rejected by recipient",
+    "not accepting connections",
+)
+
+
+def plainly_blocks_us(words: str) -> bool:
+    """Tell whether the words of an answer that is a block leave no doubt that it is one."""
+    return any(phrase in words for phrase in _PLAINLY_BLOCKS_US)
+
+
+# --- why, from all of them ---
+
+# The first row that is found wins.
+_BY_WORDS = (
+    # Why our own address is not accepted may read like a refusal of the recipient's. Postfix, 5.1.0: "Sender address
+    # rejected: User unknown"; Exim puts the answer of our own server before "Sender verify failed".
+    (BounceKind.BLOCK, _SENDER_REFUSED),
+    (BounceKind.SOFT, ("mx info", *_FULL, *_LOOP, *_TOO_LARGE)),  # SendGrid: "unable to get mx info"
+    (BounceKind.HARD, _NO_SUCH_MAILBOX + _DOES_NOT_EXIST),
+    (BounceKind.BLOCK, _LISTS_US),
+)
+
+
+@lru_cache(maxsize=64)  # as above
+def kind_of_words(words: str) -> BounceKind:
+    """Return why a final refusal happened from its words alone."""
+    for kind, phrases in _BY_WORDS:
+        if any(phrase in words for phrase in phrases):
+            return kind
+    if says_closed(words):
+        return BounceKind.UNDETERMINED
+    return BounceKind.BLOCK if any(phrase in words for phrase in _BLOCKS_US) else BounceKind.UNDETERMINED
