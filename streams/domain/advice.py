@@ -422,12 +422,9 @@ _BOUNCED_BY_REASON = {
     ReasonClass.MAILBOX_FULL: "mailbox_full",
     ReasonClass.AUTH: "authentication_refused",
 }
-_BOUNCED_BY_LESS = {  # where nothing else says more
-    ReasonClass.REPUTATION: "blocked",
-    ReasonClass.CONTENT: "blocked",
-    ReasonClass.DNS: "unreachable",
-    ReasonClass.TIMEOUT: "unreachable",
-}
+_BLOCKED_BY_REASON = frozenset({ReasonClass.REPUTATION, ReasonClass.CONTENT})
+_NOBODY_ANSWERED = frozenset({ReasonClass.DNS, ReasonClass.TIMEOUT})
+"""What a provider says itself, without a code of the server's: the domain or its server was not found or reached."""
 _BOUNCED_BY_WORD = {  # the provider's own word, alone or before what the server said
     "MailboxFull": "mailbox_full",
     "MessageTooLarge": "message_too_large",
@@ -437,8 +434,6 @@ _BOUNCED_BY_WORD = {  # the provider's own word, alone or before what the server
     "invalid domain": "no_such_domain",
     "no mail host": "unreachable",
 }
-_NOBODY_ANSWERED = frozenset({ReasonClass.DNS, ReasonClass.TIMEOUT})
-"""What a provider says itself, without a code of the server's: the domain or its server was not found or reached."""
 _GIVEN_UP = frozenset(
     {"CustomTimeoutExceeded", "old", "expired", "system issue", "protocol issue", "connection issue"}
 )  # fmt: skip
@@ -609,7 +604,7 @@ def _by_answer(answer: Fact) -> str | None:
         if gave_up or why is ReasonClass.RATE_LIMITED:
             return _given_up(why)
     told = words_say_more and _by_words(words, blames_the_sender=code == "blocked")
-    if not told and _has_no_code(answer) and classify(reason, None, None) in _NOBODY_ANSWERED:
+    if not told and _has_no_code(answer) and classify_words(words) in _NOBODY_ANSWERED:
         return "unreachable"
     return told or code
 
@@ -642,7 +637,7 @@ def _by_words(words: str, *, blames_the_sender: bool) -> str | None:
         return "blocked"
     if wording.says_closed(words) and not blames_the_sender:
         return "mailbox_closed"
-    return None if blames_the_sender else _BOUNCED_BY_LESS.get(why)
+    return "blocked" if why in _BLOCKED_BY_REASON else None
 
 
 def _expired(last_answer: str) -> str:
