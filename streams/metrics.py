@@ -149,7 +149,7 @@ class Metrics:
             ),
             monitor_last_run=Gauge(
                 "mailstreams_monitor_last_run_timestamp_seconds",
-                "When a tick of the monitor was last done",
+                "When a tick of the monitor was last done; 0 before the first, and without partitions",
                 registry=registry,
             ),
             monitor_clock=Gauge(

@@ -139,9 +139,14 @@ class Observer:
         self.metrics.skipped_offsets.labels(tp.topic).inc(offsets)
 
     def assigned(self, tps: int) -> None:
-        """Count an assignment; a partition stopped before is reported again by its new lane."""
+        """Count an assignment; a partition stopped before is reported again by its new lane.
+
+        A worker that has none stands by: when it takes over, its monitor has not run yet.
+        """
         self.metrics.rebalances.inc()
         self.metrics.partitions_owned.set(tps)
+        if not tps:
+            self.metrics.monitor_last_run.set(0)
         self.metrics.restore_remaining.set(0)  # of a restore that was given up
         self.stopped_partitions.clear()
         self.metrics.partitions_stopped.clear()

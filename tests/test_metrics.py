@@ -199,6 +199,23 @@ def test_lag_of_partitions_that_moved_away_is_told_no_more() -> None:
     assert b"mailstreams_consumer_lag_records{" not in generate_latest(metrics.registry)
 
 
+def test_a_worker_that_stands_by_has_no_monitor_that_ran_and_one_that_keeps_a_partition_has() -> None:
+    metrics = created()
+    watching = observer(metrics)
+    watching.ticked(SOURCE, Batch(SOURCE, (), 5, 7), Effects(), 0.1, "monitor")
+
+    def last_run() -> float | None:
+        return metrics.registry.get_sample_value("mailstreams_monitor_last_run_timestamp_seconds")
+
+    ran = last_run()
+    watching.revoked()
+    watching.assigned(1)
+    assert last_run() == ran != 0
+    watching.revoked()
+    watching.assigned(0)
+    assert last_run() == 0
+
+
 def test_what_was_told_of_partitions_ends_when_they_are_given_back_and_not_only_at_the_next_assignment() -> None:
     metrics = created()
     watching = observer(metrics)

@@ -131,8 +131,9 @@ def dashboard() -> Dashboard:
                     ),
                     lines(
                         "Since the last webhook, by provider",
-                        "How long ago a webhook was last verified and written.",
-                        Query(f"time() - max by (provider) ({ACCEPTED})", "{{provider}}"),
+                        "How long ago a webhook was last verified and written, since the ingresses were started.",
+                        # An ingress to which none came yet reports 0, which is not a time.
+                        Query(f"time() - max by (provider) ({ACCEPTED} > 0)", "{{provider}}"),
                         unit="s",
                         alerts=("MailProviderSilent",),
                     ),

@@ -54,9 +54,11 @@ def dashboard() -> Dashboard:
                     ),
                     number(
                         "Monitor last ran",
-                        "How long ago, in the worker where it is longest. It should run each second.",
+                        "How long ago, in the worker where it is longest. It should run each second. Workers that "
+                        "stand by without partitions do not count.",
                         # A monitor that has not run yet reports 0, which is not a time.
-                        f"max(time() - ({pick('mailstreams_monitor_last_run_timestamp_seconds', WORKER)} > 0))",
+                        f"max(time() - ({pick('mailstreams_monitor_last_run_timestamp_seconds', WORKER)} > 0)"
+                        " and on (job, instance) mailstreams_partitions_owned > 0)",
                         unit="s",
                         steps=((None, GOOD), (60, LOOK), (threshold("monitor_silence_seconds"), ACT)),
                         alerts=("MailMonitorStalled", "MailMonitorStalledEverywhere"),

@@ -194,6 +194,56 @@ def test_promtool_refuses_a_query_that_is_none(tmp_path: Path) -> None:
     assert "expected type range vector" in checked.stderr
 
 
+@pytest.mark.parametrize(
+    ("panel", "series", "shown"),
+    [
+        (
+            "Since the last webhook, by provider",
+            {
+                # Nothing came since the start of either, and of the other provider to one of them only.
+                'mailstreams_webhook_last_accepted_timestamp_seconds{provider="mailgun", instance="a"}': 0,
+                'mailstreams_webhook_last_accepted_timestamp_seconds{provider="mailgun", instance="b"}': 0,
+                'mailstreams_webhook_last_accepted_timestamp_seconds{provider="postmark", instance="a"}': 0,
+                'mailstreams_webhook_last_accepted_timestamp_seconds{provider="postmark", instance="b"}': 500,
+            },
+            {'{provider="postmark"}': 100},
+        ),
+        (
+            "Monitor last ran",
+            {
+                # The second stands by since it gave its partitions back; the third has not run yet.
+                'mailstreams_monitor_last_run_timestamp_seconds{job="mailstreams-worker", instance="a"}': 590,
+                'mailstreams_partitions_owned{job="mailstreams-worker", instance="a"}': 8,
+                'mailstreams_monitor_last_run_timestamp_seconds{job="mailstreams-worker", instance="b"}': 100,
+                'mailstreams_partitions_owned{job="mailstreams-worker", instance="b"}': 0,
+                'mailstreams_monitor_last_run_timestamp_seconds{job="mailstreams-worker", instance="c"}': 0,
+                'mailstreams_partitions_owned{job="mailstreams-worker", instance="c"}': 8,
+            },
+            {"{}": 10},
+        ),
+    ],
+)
+def test_a_panel_shows_neither_a_time_that_was_never_set_nor_a_worker_that_stands_by(
+    tmp_path: Path, panel: str, series: Mapping[str, float], shown: Mapping[str, float]
+) -> None:
+    need_promtool()
+    (expr,) = {query.expr for query in QUERIES if query.panel == panel}
+    asked = {
+        "expr": concrete(expr),
+        "eval_time": "10m",
+        "exp_samples": [{"labels": labels, "value": value} for labels, value in shown.items()],
+    }
+    given = [{"series": name, "values": f"{value}x10"} for name, value in series.items()]
+    cases = {"tests": [{"interval": "1m", "input_series": given, "promql_expr_test": [asked]}]}
+    (tmp_path / "cases.yml").write_text(json.dumps(cases))
+
+    tested = subprocess.run(
+        ["promtool", "test", "rules", tmp_path / "cases.yml"], capture_output=True, text=True, check=False
+    )
+
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
 def need_promtool() -> None:
     need("promtool", "prometheus")
 
