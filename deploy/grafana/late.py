@@ -23,11 +23,14 @@ from deploy.grafana.panels import (
     quantile,
     share,
 )
-from deploy.grafana.thresholds import threshold
+from deploy.grafana.thresholds import figure, threshold
 
 OBJECTIVE = threshold("objective_met_share")
-PAGE, TICKET = threshold("budget_burn_fast"), threshold("budget_burn_slow")
-"""Burn rates of the critical alert and of the warning."""
+PAGE, TICKET = (
+    min(threshold(name), figure("mailstreams:late_share:most") / max(1 - OBJECTIVE, 1e-9))
+    for name in ("budget_burn_fast", "budget_burn_slow")
+)
+"""Burn rates of the critical alert and of the warning: with a low objective they are lower, as in the rules."""
 
 ALL = pick("mailstreams_objective_total", PROVIDER)
 MET = pick("mailstreams_objective_total", PROVIDER, 'outcome="met"')
@@ -106,7 +109,7 @@ def dashboard() -> Dashboard:
                         "Somebody is called when both windows are above the line: it matters, and it goes on.",
                         Query(burned("1h"), "{{provider}} 1 h"),
                         Query(burned("5m"), "{{provider}} 5 min"),
-                        Query("mailstreams:budget_burn_fast:threshold", "calls", limit=True),
+                        Query(f"mailstreams:late_share_fast:limit / {ALLOWED}", "calls", limit=True),
                         alerts=BURN_ALERTS,
                     ),
                     lines(
@@ -114,7 +117,7 @@ def dashboard() -> Dashboard:
                         "Somebody has to look when both windows are above the line.",
                         Query(burned("6h"), "{{provider}} 6 h"),
                         Query(burned("30m"), "{{provider}} 30 min"),
-                        Query("mailstreams:budget_burn_slow:threshold", "asks for a look", limit=True),
+                        Query(f"mailstreams:late_share_slow:limit / {ALLOWED}", "asks for a look", limit=True),
                         alerts=BURN_ALERTS,
                     ),
                     lines(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-__all__ = ["RULES", "threshold"]
+__all__ = ["RULES", "figure", "threshold"]
 
 RULES = Path(__file__).parents[1] / "prometheus" / "rules"
 
@@ -19,9 +19,18 @@ def threshold(name: str) -> float:
     Raises:
         LookupError: there is none.
     """
+    return figure(f"mailstreams:{name}:threshold")
+
+
+def figure(record: str) -> float:
+    """Return the number that is recorded as a series.
+
+    Raises:
+        LookupError: there is none.
+    """
     for group in yaml.safe_load((RULES / "thresholds.yml").read_text())["groups"]:
         for rule in group["rules"]:
-            if rule["record"] == f"mailstreams:{name}:threshold":
+            if rule["record"] == record:
                 return float(rule["expr"])
-    message = f"thresholds.yml has no {name}"
+    message = f"thresholds.yml has no {record}"
     raise LookupError(message)

@@ -226,22 +226,43 @@ def test_promtool_refuses_a_query_that_is_none(tmp_path: Path) -> None:
 def test_a_panel_shows_neither_a_time_that_was_never_set_nor_a_worker_that_stands_by(
     tmp_path: Path, panel: str, series: Mapping[str, float], shown: Mapping[str, float]
 ) -> None:
-    need_promtool()
     (expr,) = {query.expr for query in QUERIES if query.panel == panel}
+
+    tested = answered(tmp_path, expr, series, shown)
+
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+@pytest.mark.parametrize(
+    ("panel", "limit", "shown"), [("Burn rate, fast", "late_share_fast", 9), ("Burn rate, slow", "late_share_slow", 6)]
+)
+def test_the_line_in_the_burn_rates_is_where_the_alert_fires(
+    tmp_path: Path, panel: str, limit: str, shown: float
+) -> None:
+    """With an objective of 0.9 no rate is above 10, so the fast alert fires at 9 and not at 14.4."""
+    (expr,) = {query.expr for query in QUERIES if query.panel == panel and "{{provider}}" not in query.legend}
+    series = {f"mailstreams:{limit}:limit": shown / 10, "mailstreams:objective_met_share:threshold": 0.9}
+
+    tested = answered(tmp_path, f"round({expr}, 0.001)", series, {"{}": shown})
+
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+def answered(
+    folder: Path, expr: str, series: Mapping[str, float], answer: Mapping[str, float]
+) -> subprocess.CompletedProcess[str]:
+    """Ask Prometheus' own engine a query at the 600th second of some series, and let it compare the answer."""
+    need_promtool()
     asked = {
         "expr": concrete(expr),
         "eval_time": "10m",
-        "exp_samples": [{"labels": labels, "value": value} for labels, value in shown.items()],
+        "exp_samples": [{"labels": labels, "value": value} for labels, value in answer.items()],
     }
     given = [{"series": name, "values": f"{value}x10"} for name, value in series.items()]
     cases = {"tests": [{"interval": "1m", "input_series": given, "promql_expr_test": [asked]}]}
-    (tmp_path / "cases.yml").write_text(json.dumps(cases))
-
-    tested = subprocess.run(
-        ["promtool", "test", "rules", tmp_path / "cases.yml"], capture_output=True, text=True, check=False
-    )
-
-    assert tested.returncode == 0, tested.stdout + tested.stderr
+    file = folder / "cases.yml"
+    file.write_text(json.dumps(cases))  # JSON is YAML
+    return subprocess.run(["promtool", "test", "rules", file], capture_output=True, text=True, check=False)
 
 
 def need_promtool() -> None:

@@ -245,6 +245,28 @@ def test_no_alert_hides_a_figure_from_the_thresholds() -> None:
     assert hidden_figures('x{a="> 3"} > 5 and y >= 0') == ["5"]
 
 
+# -- other thresholds ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("objective", ["0.99", "0.93", "0.9", "0.8", "0.5"])
+def test_mail_that_is_all_late_raises_both_alerts_whatever_share_of_it_may_be_late(
+    objective: str, tmp_path: Path
+) -> None:
+    """14.4 times the share that may be late is more than all mail with an objective of 0.93: nothing would exceed it."""
+    changed = Changed(tmp_path, "deliveries.yml", {"MailTimeToDeliverBudgetBurn"})
+    changed.set_rule("record", "mailstreams:objective_met_share:threshold", objective)
+    late = {"series": 'mailstreams_objective_total{provider="mailgun", outcome="missed"}', "values": "0+100x400"}
+    firing = 'count by (severity) (ALERTS{alertname="MailTimeToDeliverBudgetBurn", alertstate="firing"})'
+
+    def case(*severities: str) -> dict[str, Any]:
+        expected = [{"labels": f'{{severity="{severity}"}}', "value": 1} for severity in severities]
+        asked = {"expr": firing, "eval_time": "380m", "exp_samples": expected}
+        return changed.cases | {"tests": [{"interval": "1m", "input_series": [late], "promql_expr_test": [asked]}]}
+
+    assert not changed._fails(case("critical", "warning"))
+    assert changed._fails(case())
+
+
 # -- would the cases notice? ------------------------------------------------------------------------------------------
 
 
