@@ -173,7 +173,17 @@ SEVERITIES = ("critical", "warning")
         ([alert("MailDestinationBlocked", **GMAIL), alert("MailDeferralsStuck", **GMAIL)], ["MailDeferralsStuck"]),
         ([alert("MailDestinationBlocked", **GMAIL), alert("MailRefusedOrDropped", **GMAIL)], []),
         ([alert("MailDestinationBlocked", **GMAIL), alert("MailDeferralShareSpike", **APPLE)], []),
-        ([alert("MailIngressMissing"), alert("MailProviderSilent", provider="mailgun")], ["MailProviderSilent"]),
+        *(
+            (
+                [alert("MailIngressMissing", condition=condition), alert("MailProviderSilent", provider="mailgun")],
+                held,
+            )
+            for condition, held in (
+                ("none_ready", ["MailProviderSilent"]),
+                ("unacknowledged", ["MailProviderSilent"]),
+                ("too_few_ready", []),
+            )
+        ),
         (
             [alert("MailTimeToDeliverBudgetBurn", provider="ses", severity=severity) for severity in SEVERITIES],
             ["MailTimeToDeliverBudgetBurn"],

@@ -267,6 +267,29 @@ def test_mail_that_is_all_late_raises_both_alerts_whatever_share_of_it_may_be_la
     assert changed._fails(case())
 
 
+@pytest.mark.parametrize(
+    ("ready", "conditions"), [((0, 0), {"none_ready"}), ((0, 1), {"too_few_ready"}), ((1, 1), set())]
+)
+def test_where_two_ingresses_are_wanted_the_alert_says_whether_one_is_left(
+    ready: tuple[int, int], conditions: set[str], tmp_path: Path
+) -> None:
+    """Alertmanager goes by it: while one is left, a provider that is silent has another reason."""
+    changed = Changed(tmp_path, "ingress.yml", {"MailIngressMissing"})
+    changed.set_rule("record", "mailstreams:ingresses_ready:threshold", "2")
+    series = [
+        {"series": f'mailstreams_ready{{job="mailstreams-ingress", instance="{name}"}}', "values": f"{value}x20"}
+        for name, value in zip("ab", ready, strict=True)
+    ]
+    asked = {
+        "expr": 'count by (condition) (ALERTS{alertname="MailIngressMissing", alertstate="firing"})',
+        "eval_time": "10m",
+        "exp_samples": [{"labels": f'{{condition="{condition}"}}', "value": 1} for condition in conditions],
+    }
+    tests = [{"interval": "1m", "input_series": series, "promql_expr_test": [asked]}]
+
+    assert not changed._fails(changed.cases | {"tests": tests})
+
+
 # -- would the cases notice? ------------------------------------------------------------------------------------------
 
 
