@@ -277,12 +277,17 @@ REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2
 
 @dataclass(frozen=True, slots=True)
 class IngressMetrics:
-    """The metrics of one ingress. ``provider`` is one that is built in, or ``unknown``."""
+    """The metrics of one ingress.
+
+    ``provider`` is one that is built in, or ``unknown``; ``account`` is a name of the settings, or empty for ``unknown``.
+    """
 
     registry: CollectorRegistry
     build_info: Gauge
     requests: Counter
     rejected: Counter
+    accepted: Counter
+    tests: Counter
     unrecorded: Counter
     request_seconds: Histogram
     in_flight: Gauge
@@ -312,7 +317,19 @@ class IngressMetrics:
             rejected=Counter(
                 "mailstreams_webhook_rejected",
                 "Webhook requests answered with anything but 200, by the reason",
-                ["provider", "reason"],
+                ["provider", "account", "reason"],
+                registry=registry,
+            ),
+            accepted=Counter(
+                "mailstreams_webhook_accepted",
+                "Webhooks verified and written, without tests: the signs that a provider works",
+                ["provider", "account"],
+                registry=registry,
+            ),
+            tests=Counter(
+                "mailstreams_webhook_tests",
+                "Webhooks of mailstreams webhook test, verified and written",
+                ["provider", "account"],
                 registry=registry,
             ),
             unrecorded=Counter(
@@ -360,7 +377,7 @@ class IngressMetrics:
             ),
             last_request=Gauge(
                 "mailstreams_webhook_last_accepted_timestamp_seconds",
-                "When a webhook was last verified and written",
+                "When a webhook was last verified and written, without tests",
                 ["provider"],
                 registry=registry,
             ),

@@ -21,6 +21,8 @@ CHANGES = "mailstreams_status_changes_total"
 ALL = pick(CHANGES, PROVIDER, DESTINATION)
 EVENTS = pick("mailstreams_events_total", PROVIDER)
 SILENT = pick("mailstreams_deliveries_without_word_total", PROVIDER)
+WEBHOOKS = pick("mailstreams_webhook_accepted_total", PROVIDER)
+TESTS = pick("mailstreams_webhook_tests_total", PROVIDER)
 ACCEPTED = pick("mailstreams_webhook_last_accepted_timestamp_seconds", PROVIDER)
 
 
@@ -130,8 +132,21 @@ def dashboard() -> Dashboard:
                         alerts=("MailDeliveriesWithoutWord",),
                     ),
                     lines(
+                        "Webhooks by account",
+                        "Verified and written. A line that falls to 0 alone is an account that is silent, for which no "
+                        "alert fires while others at the provider get theirs. Tests of ours are counted apart.",
+                        Query(
+                            f"sum by (provider, account) (rate({WEBHOOKS}[$__rate_interval]))",
+                            "{{provider}} {{account}}",
+                        ),
+                        Query(f"sum(rate({TESTS}[$__rate_interval]))", "tests"),
+                        unit="reqps",
+                        alerts=("MailProviderSilent",),
+                    ),
+                    lines(
                         "Since the last webhook, by provider",
-                        "How long ago a webhook was last verified and written, since the ingresses were started.",
+                        "How long ago a webhook was last verified and written, since the ingresses were started. Tests "
+                        "of ours do not count.",
                         # An ingress to which none came yet reports 0, which is not a time.
                         Query(f"time() - max by (provider) ({ACCEPTED} > 0)", "{{provider}}"),
                         unit="s",

@@ -230,11 +230,11 @@ def dashboard() -> Dashboard:
                     ),
                     lines(
                         "Webhooks refused",
-                        "By provider and reason; a signature that fails is a secret that was changed on one side only.",
+                        "By account and reason; a signature that fails is a secret that was changed on one side only.",
                         Query(
-                            f"sum by (provider, reason) (rate({pick('mailstreams_webhook_rejected_total', HANDLED)}"
-                            "[$__rate_interval]))",
-                            "{{provider}} {{reason}}",
+                            "sum by (provider, account, reason) "
+                            f"(rate({pick('mailstreams_webhook_rejected_total', HANDLED)}[$__rate_interval]))",
+                            "{{provider}} {{account}} {{reason}}",
                         ),
                         unit="reqps",
                         alerts=("MailWebhooksRefused",),

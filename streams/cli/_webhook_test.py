@@ -4,6 +4,8 @@ The secrets are those of the settings, so it tests what is configured. Two provi
 cannot be tested fully from here: only SendGrid has SendGrid's private key, and only
 Amazon has Amazon's. For them a forged request is sent, which must be refused; the
 rest is tested at the provider.
+
+The request is marked (``web.trial``): it must not end the alert that somebody looks into with it.
 """
 
 import asyncio
@@ -26,6 +28,7 @@ from streams.simulate import signing
 from streams.simulate.shapes import MESSAGE_IDS, payload
 from streams.simulate.signing import Sign
 from streams.simulate.story import PROVIDERS, Happening, Message, Plot
+from streams.web import trial
 
 _OK: Final = range(200, 300)
 _ANSWER_CHARACTERS: Final = 200
@@ -173,10 +176,11 @@ async def _post(url: str, signed: signing.Signed) -> tuple[int, str]:
     import aiohttp  # noqa: PLC0415 - takes a while to import: not for --help
 
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+    headers = dict(signed.headers) | {trial.HEADER: "webhook test"}
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
-            session.post(url, data=signed.body, headers=dict(signed.headers), allow_redirects=False) as answer,
+            session.post(url, data=signed.body, headers=headers, allow_redirects=False) as answer,
         ):
             text = (await answer.content.read(_ANSWER_CHARACTERS * 4)).decode("utf-8", "replace")
             return answer.status, shortened(clean(text).strip(), _ANSWER_CHARACTERS)

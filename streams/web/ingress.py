@@ -53,6 +53,7 @@ from streams.web.limits import (
 from streams.web.outbound import FetchError, GuardedClient
 from streams.web.proxies import trusts
 from streams.web.replay import TokenMemory, Use
+from streams.web.trial import is_trial
 from streams.web.writer import NotWrittenError, RecordWriter
 
 logger = logging.getLogger(__name__)
@@ -234,12 +235,16 @@ class Ingress:
         names = {UNKNOWN, *(one.provider.name for one in endpoints)}
         self._seconds = {name: metrics.request_seconds.labels(name) for name in names}
         self._accepted = {name: metrics.last_request.labels(name) for name in names - {UNKNOWN}}
+        self._written: dict[str, tuple[Counter, Counter]] = {}
+        """By path: the counters of webhooks and of tests."""
         for one in endpoints:  # a series that first appears at 3 hides that rise, and with few webhooks each one counts
+            whose = (one.provider.name, one.account)
+            self._written[one.path] = (metrics.accepted.labels(*whose), metrics.tests.labels(*whose))
             metrics.produced.labels(one.topic)
             for reason in _OF_PROVIDERS:
-                metrics.rejected.labels(one.provider.name, reason.value)
+                metrics.rejected.labels(*whose, reason.value)
         for reason in _OF_NOBODY:
-            metrics.rejected.labels(UNKNOWN, reason.value)
+            metrics.rejected.labels(UNKNOWN, "", reason.value)
         self._counters: dict[tuple[str, int], Counter] = {}
         self.room = Room(limits.max_requests, limits.max_memory_bytes)
         self.draining = False
@@ -258,7 +263,7 @@ class Ingress:
         answer, reason = await self._answer(endpoint, request)
         self._count(name, answer.status)
         if reason is not None:
-            self._metrics.rejected.labels(name, reason.value).inc()
+            self._metrics.rejected.labels(name, endpoint.account if endpoint else "", reason.value).inc()
             if endpoint is not None:
                 self._say(endpoint.path, reason.value, "refused: %s", reason.value)
         self._seconds[name].observe(time.perf_counter() - begun)
@@ -375,7 +380,8 @@ class Ingress:
                 await self._write(endpoint, webhook, verification)
                 if verification is not None:
                     await self._confirm(endpoint, webhook)
-        self._accepted[endpoint.provider.name].set_to_current_time()
+        if not is_trial(webhook.headers):
+            self._accepted[endpoint.provider.name].set_to_current_time()
         return self._consent(endpoint, webhook, verification) or endpoint.provider.answer(webhook) or b""
 
     async def _verify(self, endpoint: Endpoint, webhook: WebhookRequest) -> Verification:
@@ -447,6 +453,13 @@ class Ingress:
             await self._writer.write(endpoint.topic, webhook.body, headers)
         except NotWrittenError:
             raise _RefusedError(Reason.BROKER) from None
+        webhooks, tests = self._written[endpoint.path]
+        if is_trial(webhook.headers):
+            tests.inc()
+            text = "a test of %s was written; it does not count as a webhook"
+            self._say(endpoint.path, "test", text, endpoint.provider.name, level=logging.INFO)
+        else:
+            webhooks.inc()
 
     async def _confirm(self, endpoint: Endpoint, webhook: WebhookRequest) -> None:
         """Confirm a subscription, or log how to; of one that was ended, log how to restore it.
@@ -569,7 +582,7 @@ class Ingress:
         """Count a request that is no HTTP at all (400), or whose head is too large (431)."""
         self._count(UNKNOWN, code)
         reason = Reason.HEAD_TOO_LARGE if code == HEAD_TOO_LARGE else Reason.BROKEN
-        self._metrics.rejected.labels(UNKNOWN, reason.value).inc()
+        self._metrics.rejected.labels(UNKNOWN, "", reason.value).inc()
 
     def _say(self, path: str, kind: str, text: str, *values: object, level: int = logging.WARNING) -> None:
         """Log a message about one of our paths, each kind at most once in ``COMPLAIN_S``."""

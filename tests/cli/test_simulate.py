@@ -39,6 +39,7 @@ class Running:
     url: str
     secrets: Path
     config: Path
+    metrics: str
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def ingress(_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iter
     process = subprocess.Popen([sys.executable, "-m", "streams", "ingress"], env=env, stdout=log, stderr=log)
     try:
         _wait_ready(f"http://127.0.0.1:{admin_port}/readyz", process, folder / "ingress.log")
-        yield Running(f"http://127.0.0.1:{port}", secrets, config)
+        yield Running(f"http://127.0.0.1:{port}", secrets, config, f"http://127.0.0.1:{admin_port}/metrics")
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
@@ -294,6 +295,21 @@ def test_a_webhook_that_is_set_up_right_is_said_to_be(
     name, known_by = result.stdout.split("mailstreams lookup --")[1].split()[:2]
     (event,) = [one for one in events_of(raw(cluster, "demo")) if getattr(one, name.replace("-", "_")) == known_by]
     assert event.recipient == "webhook-test@mailstreams.example"
+
+
+def test_a_test_is_no_sign_that_the_provider_calls_so_it_ends_no_alert(invoke: Invoke, ingress: Running) -> None:
+    def counted(name: str) -> float:
+        with urllib.request.urlopen(ingress.metrics, timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        wanted = f'mailstreams_webhook_{name}_total{{account="demo",provider="mailgun"}} '
+        (line,) = [line for line in lines if line.startswith(wanted)]
+        return float(line.removeprefix(wanted))
+
+    before = counted("accepted"), counted("tests")
+    result = try_webhook(invoke, ingress.config, "mailgun", "--account", "demo", "--secrets", ingress.secrets)
+
+    assert result.exit_code == 0, result.output
+    assert (counted("accepted"), counted("tests")) == (before[0], before[1] + 1)
 
 
 @pytest.mark.parametrize("provider", ["sendgrid", "amazon_ses"])

@@ -190,6 +190,13 @@ SEVERITIES = ("critical", "warning")
         ),
         (
             [
+                alert("MailWebhooksRefused", provider="mailgun", account=account, severity=severity)
+                for account, severity in zip(("billing", "news"), SEVERITIES, strict=True)
+            ],
+            [],
+        ),
+        (
+            [
                 alert("MailProcessRestarts", job=f"mailstreams-{who}", instance="a", severity=severity)
                 for who, severity in zip(("worker", "web"), SEVERITIES, strict=True)
             ],

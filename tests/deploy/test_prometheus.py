@@ -261,7 +261,8 @@ def test_mail_that_is_all_late_raises_both_alerts_whatever_share_of_it_may_be_la
     def case(*severities: str) -> dict[str, Any]:
         expected = [{"labels": f'{{severity="{severity}"}}', "value": 1} for severity in severities]
         asked = {"expr": firing, "eval_time": "380m", "exp_samples": expected}
-        return changed.cases | {"tests": [{"interval": "1m", "input_series": [late], "promql_expr_test": [asked]}]}
+        tests = [{"interval": "1m", "input_series": [late], "promql_expr_test": [asked]}]
+        return {**changed.cases, "tests": tests}
 
     assert not changed._fails(case("critical", "warning"))
     assert changed._fails(case())

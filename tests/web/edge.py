@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -142,7 +143,11 @@ class Edge:
         return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[:1] != "#")}
 
     def rejected(self, provider: str, reason: str) -> float:
-        return self.metrics().get(f'mailstreams_webhook_rejected_total{{provider="{provider}",reason="{reason}"}}', 0)
+        """Return how many of a provider's requests were refused for a reason, of all accounts."""
+        wanted = re.compile(
+            rf'mailstreams_webhook_rejected_total{{account="[^"]*",provider="{provider}",reason="{reason}"}}'
+        )
+        return sum(value for name, value in self.metrics().items() if wanted.fullmatch(name))
 
     def answered(self, provider: str, code: int) -> float:
         return self.metrics().get(f'mailstreams_webhook_requests_total{{code="{code}",provider="{provider}"}}', 0)

@@ -30,6 +30,7 @@ from streams.providers import PROVIDERS, Refusal
 from streams.records import Headers
 from streams.settings import Ingress as IngressSettings
 from streams.settings import load
+from streams.web import trial
 from streams.web.certificates import KEEP_STALE_S, Certificates
 from streams.web.ingress import Endpoint, Ingress, Limits, Reason
 from streams.web.limits import Handler, ReadBody, TokenBucket
@@ -111,9 +112,14 @@ class World:
     metrics: IngressMetrics
 
     def rejected(self, reason: str, provider: str = "sendgrid") -> float:
-        """Return how many requests were refused so, as the metric counts them."""
-        labels = {"provider": provider, "reason": reason}
-        return self.metrics.registry.get_sample_value("mailstreams_webhook_rejected_total", labels) or 0
+        """Return how many requests were refused so, of all accounts, as the metric counts them."""
+        (family,) = self.metrics.rejected.collect()
+        refused = {"provider": provider, "reason": reason}.items()
+        return sum(one.value for one in family.samples if one.name.endswith("_total") and refused <= one.labels.items())
+
+    def counted(self, name: str, **labels: str) -> float | None:
+        """Return the value of a metric of the provider SendGrid."""
+        return self.metrics.registry.get_sample_value(f"mailstreams_webhook_{name}", {"provider": "sendgrid"} | labels)
 
     async def post(
         self,
@@ -1138,19 +1144,75 @@ async def test_it_speaks_tls_itself_with_a_certificate(make: Make, tmp_path: Pat
     assert here.writer.written[0][2]["url"] == b"https://hooks.test/webhooks/sendgrid/acme"
 
 
+MARKED = {trial.HEADER: "webhook test"}
+
+
+async def test_a_marked_test_is_written_as_a_webhook_is_and_counts_as_no_sign_of_the_provider(make: Make) -> None:
+    here = await make()
+    assert here.counted("accepted_total", account="acme") == 0
+    assert here.counted("tests_total", account="acme") == 0
+
+    assert (await here.post(world.sendgrid(), MARKED))[0] == 200
+    assert len(here.writer.written) == 1
+    assert here.counted("tests_total", account="acme") == 1
+    assert here.counted("accepted_total", account="acme") == 0
+    assert here.counted("last_accepted_timestamp_seconds") == 0
+
+    assert (await here.post(world.sendgrid()))[0] == 200
+    assert here.counted("tests_total", account="acme") == 1
+    assert here.counted("accepted_total", account="acme") == 1
+    assert here.counted("last_accepted_timestamp_seconds") != 0
+
+
+async def test_the_mark_of_a_test_proves_nothing_and_hides_no_refusal(make: Make) -> None:
+    here = await make()
+
+    assert (await here.post(world.sendgrid(key="a stranger's"), MARKED))[0] == 403
+
+    assert here.writer.written == []
+    assert here.rejected("mismatch") == 1
+    assert here.counted("tests_total", account="acme") == 0
+
+
+async def test_what_the_broker_does_not_acknowledge_counts_as_refused_and_not_as_accepted(make: Make) -> None:
+    here = await make()
+    here.writer.error = NotWrittenError()
+
+    assert (await here.post(world.sendgrid()))[0] == 503
+
+    assert here.rejected("broker") == 1
+    assert here.counted("accepted_total", account="acme") == 0
+
+
+async def test_what_an_account_gets_is_counted_apart_from_what_another_one_at_the_provider_gets(make: Make) -> None:
+    other = {"2026": signing.public_base64(signing.p256("others"))}
+    here = await make(endpoint(), endpoint(account="other", secrets=other))
+
+    assert (await here.post(world.sendgrid()))[0] == 200
+    assert (await here.post(world.sendgrid(), account="other"))[0] == 403
+
+    accepted = {account: here.counted("accepted_total", account=account) for account in ("acme", "other")}
+    refused = {
+        account: here.counted("rejected_total", account=account, reason="mismatch") for account in ("acme", "other")
+    }
+    assert accepted == {"acme": 1, "other": 0}
+    assert refused == {"acme": 0, "other": 1}
+
+
 async def test_what_is_written_and_what_is_refused_for_whatever_reason_are_counted_from_0(make: Make) -> None:
     """A series that is born at 3 shows no increase, and a small installation has no more than that."""
     world = await make(endpoint("mailgun"))
     value = world.metrics.registry.get_sample_value
     assert value("mailstreams_ingress_records_total", {"topic": "mail.raw.mailgun"}) == 0
     known = {*Refusal, *Reason}
-    for provider, reasons in (
-        ("mailgun", known - {Reason.NOT_FOUND, Reason.HEAD_TOO_LARGE}),
-        ("unknown", {Reason.NOT_FOUND, Reason.HEAD_TOO_LARGE, Reason.BROKEN}),
+    for provider, account, reasons in (
+        ("mailgun", "acme", known - {Reason.NOT_FOUND, Reason.HEAD_TOO_LARGE}),
+        ("unknown", "", {Reason.NOT_FOUND, Reason.HEAD_TOO_LARGE, Reason.BROKEN}),
     ):
+        whose = {"provider": provider, "account": account}
         born = {
             reason
             for reason in known
-            if value("mailstreams_webhook_rejected_total", {"provider": provider, "reason": reason.value}) == 0
+            if value("mailstreams_webhook_rejected_total", whose | {"reason": reason.value}) == 0
         }
         assert born == reasons
