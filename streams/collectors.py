@@ -1,14 +1,18 @@
-"""Metrics that ``prometheus_client`` has no type for: a histogram fed in bulk, and what is open now.
+"""Metrics that ``prometheus_client`` has no type for: a histogram fed in bulk, what is owned and what is open now.
 
 The rule: nothing here is computed per event. A batch hands over its values at
 once, and a scrape does the arithmetic.
+
+A worker that the brokers do not reach keeps its partitions in mind while another
+one has them: so what is told of partitions is told only while ``shown`` says so.
 """
 
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.core import GaugeHistogramMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -61,11 +65,29 @@ class BulkHistogram(Collector):
         yield family
 
 
+def always() -> bool:
+    """Return that it may be shown."""
+    return True
+
+
+class OwnedGauge(Gauge):
+    """A gauge of partitions that this worker owns: no series while ``shown`` is False, and the same values after it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.shown: Callable[[], bool] = always
+        super().__init__(*args, **kwargs)
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the series for a scrape."""
+        return super().collect() if self.shown() else ()
+
+
 class OpenDeferrals(Collector):
     """The open deferrals of this worker: how many, how old, which level was published.
 
     Series exist only while something is open, and only for partitions that this
-    worker owns and has read: a sum over workers neither doubles nor dips for long.
+    worker owns and has read, as far as ``shown`` knows: a sum over workers neither
+    doubles nor dips for long.
     """
 
     def __init__(
@@ -89,6 +111,7 @@ class OpenDeferrals(Collector):
         self._prefix, self._levels, self._clock, self._given_up = prefix, tuple(levels), clock, given_up
         self._open: dict[int, dict[Open, int]] = {}
         self._left_out: frozenset[int] = frozenset()
+        self.shown: Callable[[], bool] = always
         registry.register(self)
 
     def load(self, partition: int, counts: Mapping[Open, int]) -> None:
@@ -123,6 +146,9 @@ class OpenDeferrals(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield all of it for a scrape."""
         oldest, ages, stuck = self._families()
+        if not self.shown():
+            yield from (oldest, ages, stuck)
+            return
         now = self._clock()
         slots: dict[tuple[str, str], dict[int, int]] = {}
         told: dict[tuple[str, str, str], int] = {}

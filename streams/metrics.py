@@ -9,11 +9,12 @@ Beside its own, each process exports the usual metrics of a process, ``process_*
 from ``process_start_time_seconds`` the alerts derive how often it was started.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
-from streams.collectors import BulkHistogram, OpenDeferrals
+from streams.collectors import BulkHistogram, OpenDeferrals, OwnedGauge
 from streams.domain.advice import ALERT_ACTIONS
 from streams.domain.deferrals import Level
 from streams.domain.destinations import DESTINATIONS
@@ -50,16 +51,16 @@ class Metrics:
     retry_window: Gauge
     monitor_run: Histogram
     monitor_last_run: Gauge
-    monitor_clock: Gauge
+    monitor_clock: OwnedGauge
     clock_skew: Counter
     dead_letters: Counter
     batches: Histogram
     batch_records: Histogram
     processing_delay: Histogram
-    lag: Gauge
+    lag: OwnedGauge
     ready: Gauge
     partitions_owned: Gauge
-    partitions_stopped: Gauge
+    partitions_stopped: OwnedGauge
     rebalances: Counter
     store_rebuilds: Counter
     restored_rows: Counter
@@ -152,7 +153,7 @@ class Metrics:
                 "When a tick of the monitor was last done; 0 before the first, and without partitions",
                 registry=registry,
             ),
-            monitor_clock=Gauge(
+            monitor_clock=OwnedGauge(
                 "mailstreams_monitor_clock_timestamp_seconds",
                 "What time it was for the last tick of each partition; behind while something upstream is unread",
                 ["partition"],
@@ -188,7 +189,7 @@ class Metrics:
                 buckets=DELAY_SECONDS,
                 registry=registry,
             ),
-            lag=Gauge(
+            lag=OwnedGauge(
                 "mailstreams_consumer_lag_records",
                 "Offsets not yet processed, of the partitions this worker owns",
                 ["topic", "partition"],
@@ -198,7 +199,7 @@ class Metrics:
             partitions_owned=Gauge(
                 "mailstreams_partitions_owned", "Source partitions of this worker", registry=registry
             ),
-            partitions_stopped=Gauge(
+            partitions_stopped=OwnedGauge(
                 "mailstreams_partition_stopped",
                 "1 for a partition that is stopped because too many of its records are bad",
                 ["topic", "partition"],
@@ -239,6 +240,14 @@ class Metrics:
         ProcessCollector(registry=registry)
         metrics._initialise()
         return metrics
+
+    def show_partitions_while(self, shown: Callable[[], bool]) -> None:
+        """Show nothing of single partitions while ``shown`` returns False: another worker may own them and report on them.
+
+        Not ``partitions_owned``: while this worker's monitor does not run, it says that it should.
+        """
+        for gauge in (self.lag, self.partitions_stopped, self.monitor_clock, self.open_deferrals):
+            gauge.shown = shown
 
     def begin_stage(self, stage: str) -> None:
         """Create the series of one of this worker's stages at 0, as ``_initialise`` does with all others."""

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import pytest
 from faust.types import TP
@@ -225,6 +225,40 @@ def test_what_was_told_of_partitions_ends_when_they_are_given_back_and_not_only_
     assert all(name in generate_latest(metrics.registry) for name in ours)
     watching.revoked()
     assert not any(name in generate_latest(metrics.registry) for name in ours)
+
+
+async def test_a_worker_that_the_brokers_do_not_reach_says_nothing_of_partitions_that_another_one_has_by_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = build(Settings.model_validate({"worker": {"datadir": tmp_path}, "kafka": {"session_timeout_s": 30}}))
+    observer = cast("Observer", worker.app.restoring.hooks)
+    registry = observer.metrics.registry
+    observer.assigned(8)
+    observer.metrics.lag.labels(SOURCE.topic, str(SOURCE.partition)).set(7)
+    observer.metrics.open_deferrals.load(0, {("sendgrid", "gmail", "raised", 7): 5})
+    observer.ticked(SOURCE, Batch(SOURCE, (), 5, 7), Effects(), 0.1, "monitor")
+    observer.stopped(SOURCE, "too many")
+    of_partitions = {
+        b"mailstreams_consumer_lag_records{",
+        b"mailstreams_partition_stopped{",
+        b"mailstreams_monitor_clock_timestamp_seconds{",
+        b"mailstreams_deferred_stuck{",
+        b"mailstreams_deferred_age_seconds_bucket{",
+    }
+
+    def shown() -> set[bytes]:
+        return {name for name in of_partitions if name in generate_latest(registry)}
+
+    assert shown() == of_partitions, "before the first look nothing is known to be lost"
+    now = time.monotonic()
+    monkeypatch.setattr(worker.progress, "_looked_at", now)
+    monkeypatch.setattr("streams.kafka.progress.time.monotonic", lambda: now + 29)
+    assert shown() == of_partitions
+    monkeypatch.setattr("streams.kafka.progress.time.monotonic", lambda: now + 30)
+    assert shown() == set()
+    assert registry.get_sample_value("mailstreams_partitions_owned") == 8, "else no alert says that its monitor stands"
+    monkeypatch.setattr(worker.progress, "_looked_at", now + 30)
+    assert shown() == of_partitions
 
 
 # -- beginning at 0 --------------------------------------------------------------------------------------------------------------------

@@ -153,7 +153,11 @@ class Progress:
     @property
     def fresh(self) -> bool:
         """True while the last look is recent: the broker answers."""
-        return self._looked_at is not None and time.monotonic() - self._looked_at < self._interval_s * 5 + 2
+        return self._looked_at is not None and self.heard_within(self._interval_s * 5 + 2)
+
+    def heard_within(self, seconds: float) -> bool:
+        """Return whether the last look, if there was one, is no longer ago."""
+        return self._looked_at is None or time.monotonic() - self._looked_at < seconds
 
     async def run(self) -> None:
         """Look once a second, for ever. While the broker does not answer, the last look grows stale, nothing else."""
