@@ -8,6 +8,7 @@ their arguments, so the same request always gives the same result. How to add on
 from streams.providers import amazon_ses, azure_communication, brevo, mailgun, mailjet, postmark, resend, sendgrid
 from streams.providers._contract import (
     RETRY_WINDOW_S,
+    STAMP_AHEAD_S,
     BadElement,
     Handshake,
     Normalise,
@@ -24,6 +25,7 @@ from streams.providers._contract import (
 __all__ = [
     "PROVIDERS",
     "RETRY_WINDOW_S",
+    "STAMP_AHEAD_S",
     "UNKNOWN",
     "BadElement",
     "Handshake",

@@ -89,7 +89,7 @@ class Refusal(StrEnum):
     MISMATCH = "mismatch"
     """Well formed, but made with none of our secrets, or for another body."""
     STALE = "stale"
-    """Properly signed, but stamped outside the replay window."""
+    """Properly signed, but by our clock too long ago or too far ahead: it, or our clock, is wrong."""
     UNTRUSTED = "untrusted"
     """A certificate from elsewhere or out of date, or a topic that is not ours."""
     UNCONFIGURED = "unconfigured"
@@ -118,6 +118,16 @@ class Verification:
 
     Only a request that was answered 2xx uses it up; a retry may carry the same token.
     """
+    ahead_s: float = 0.0
+    """How far its stamp is ahead of our clock, in seconds: a sign that our clock is slow."""
+
+
+STAMP_AHEAD_S = 86_400.0
+"""How far ahead of our clock a stamp may be, where there is a window at all: a day, because a slow clock must lose nothing.
+
+A provider signs by its own clock, so nobody can get a stamp from the future. All that this gives away is that a request
+can be repeated for longer, by as much as our clock is slow.
+"""
 
 
 class Verify(Protocol):
@@ -138,7 +148,7 @@ class Verify(Protocol):
             request: as received; its body has been decompressed, if it came compressed, and is otherwise untouched.
             secrets: our name for each live secret -> the secret, in the form that the provider's file describes.
             now: aware; stamps and certificates are compared with it.
-            replay_window_s: how many seconds old a stamp may be (or 300 ahead, for a skewed clock); ``None`` for any.
+            replay_window_s: how many seconds old a stamp may be, or ``STAMP_AHEAD_S`` ahead; ``None`` for any.
             certificate: the file at ``Provider.certificate_url(request)``, in PEM, if that returned an address.
 
         Raises:

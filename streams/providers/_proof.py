@@ -17,25 +17,31 @@ from datetime import datetime
 from typing import NamedTuple
 
 from streams.providers import _fields as fields
-from streams.providers._contract import PoisonError, Refusal, Verification, VerificationError, WebhookRequest
-
-CLOCK_SKEW_S = 300
-"""How far ahead of our clock a stamp may be, in seconds, where there is a window at all."""
+from streams.providers._contract import (
+    STAMP_AHEAD_S,
+    PoisonError,
+    Refusal,
+    Verification,
+    VerificationError,
+    WebhookRequest,
+)
 
 PARSED_LIMIT = 1 << 20
 """Most bytes of a body that is parsed before its sender is proven. A larger one is refused, unless a header proves it:
 the work that a stranger can cause with one request has to be bounded, and a compressed body is quickly sent."""
 
 
-def check_stamp(stamp_s: float, *, now: datetime, replay_window_s: float | None) -> None:
-    """Check a stamp, in seconds since the epoch, against the replay window.
+def check_stamp(stamp_s: float, *, now: datetime, replay_window_s: float | None) -> float:
+    """Check a genuine stamp, in seconds since the epoch, and return how far it is ahead of our clock.
 
     Raises:
-        VerificationError: it is older than the window, or more than ``CLOCK_SKEW_S`` ahead.
+        VerificationError: it is older than the window, or more than ``STAMP_AHEAD_S`` ahead.
     """
+    age_s = now.timestamp() - stamp_s
     # Written so that NaN is refused too.
-    if replay_window_s is not None and not -CLOCK_SKEW_S <= now.timestamp() - stamp_s <= replay_window_s:
+    if replay_window_s is not None and not -STAMP_AHEAD_S <= age_s <= replay_window_s:
         raise VerificationError(Refusal.STALE, "the stamp is outside the replay window")
+    return max(0.0, -age_s)
 
 
 class Credential(NamedTuple):

@@ -20,7 +20,7 @@ https://docs.aws.amazon.com/sns/latest/dg/sns-verify-signature-of-message.html
 """
 
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlencode
@@ -33,7 +33,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from streams import codecs
 from streams.providers import _fields as fields
 from streams.providers import _proof as proof
-from streams.providers._contract import Handshake, Refusal, VerificationError
+from streams.providers._contract import STAMP_AHEAD_S, Handshake, Refusal, VerificationError
 
 NOTIFICATION = "Notification"
 SUBSCRIPTION = "SubscriptionConfirmation"
@@ -129,8 +129,10 @@ def certificate_url(message: dict[str, Any]) -> str:
 
 def check_signature(
     message: dict[str, Any], *, certificate: bytes | None, now: datetime, replay_window_s: float | None
-) -> None:
+) -> float:
     """Check the signature, the certificate's dates and the stamp of an envelope; not its topic.
+
+    Returns how far the stamp is ahead of our clock, in seconds.
 
     Raises:
         VerificationError: SNS did not sign it, or a date does not fit.
@@ -147,7 +149,7 @@ def check_signature(
     found = _certificate(certificate)
     if found is None:
         raise VerificationError(Refusal.UNTRUSTED, "the certificate is not one of Amazon SNS")
-    if not found.not_before <= now <= found.not_after:
+    if now > found.not_after:
         raise VerificationError(Refusal.UNTRUSTED, "the certificate of the SNS message is out of date")
     try:
         found.key.verify(signature, _signed_text(message), padding.PKCS1v15(), algorithm)
@@ -155,10 +157,12 @@ def check_signature(
         raise VerificationError(Refusal.MISMATCH, "the SNS signature does not match") from None
     except UnsupportedAlgorithm:  # an OpenSSL that is configured to refuse SHA-1
         raise VerificationError(Refusal.UNTRUSTED, "the SNS signature's hash is not supported here") from None
+    if found.not_before - now > timedelta(seconds=STAMP_AHEAD_S):  # it has signed: so it is our clock
+        raise VerificationError(Refusal.STALE, "the certificate of the SNS message is not valid yet")
     stamp = fields.iso_moment(message["Timestamp"])
     if stamp is None:
         raise VerificationError(Refusal.MALFORMED, "the SNS message's stamp is no time")
-    proof.check_stamp(stamp.timestamp(), now=now, replay_window_s=replay_window_s)
+    return proof.check_stamp(stamp.timestamp(), now=now, replay_window_s=replay_window_s)
 
 
 def handshake(message: dict[str, Any]) -> Handshake | None:

@@ -544,9 +544,9 @@ def verify(
     topic = next((key_id for key_id, arn in topics.items() if arn == message["TopicArn"]), None)
     if topic is None:
         raise VerificationError(Refusal.UNTRUSTED, "a topic that is not among ours")
-    sns.check_signature(message, certificate=certificate, now=now, replay_window_s=replay_window_s)
+    ahead_s = sns.check_signature(message, certificate=certificate, now=now, replay_window_s=replay_window_s)
     proof.check_json(request.body)
-    return Verification(key_id=topic)
+    return Verification(key_id=topic, ahead_s=ahead_s)
 
 
 def read_headers(headers: Mapping[str, str], secrets: Mapping[str, str]) -> bool:

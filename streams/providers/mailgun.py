@@ -498,10 +498,10 @@ def verify(
     for key_id, key in keys.items():
         digest = hmac.digest(key.encode("utf-8", "surrogatepass"), signed, "sha256")
         if any(hmac.compare_digest(bytes.fromhex(found), digest) for found in signatures):
-            proof.check_stamp(int(stamp), now=now, replay_window_s=replay_window_s)
+            ahead_s = proof.check_stamp(int(stamp), now=now, replay_window_s=replay_window_s)
             if _form_kind(request) is None:
                 proof.check_json(request.body)  # else a changed copy would use up the token of the genuine one
-            return Verification(key_id=key_id, replay_token=token)
+            return Verification(key_id=key_id, replay_token=token, ahead_s=ahead_s)
     raise VerificationError(Refusal.MISMATCH, "the signature is not by one of our keys")
 
 

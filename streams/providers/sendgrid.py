@@ -297,8 +297,8 @@ def verify(
             key.verify(signature, digest.digest(), _ALGORITHM)
         except InvalidSignature:
             continue
-        proof.check_stamp(int(stamp), now=now, replay_window_s=replay_window_s)
-        return Verification(key_id=key_id)
+        ahead_s = proof.check_stamp(int(stamp), now=now, replay_window_s=replay_window_s)
+        return Verification(key_id=key_id, ahead_s=ahead_s)
     raise VerificationError(Refusal.MISMATCH, "the signature is not by one of our keys, or not of this body")
 
 

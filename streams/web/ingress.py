@@ -63,6 +63,8 @@ RETRY_AFTER_S: Final = 10
 """Retry-After of a 503, unless it is busy: enough for a broker to restart, and short for the most impatient provider."""
 COMPLAIN_S: Final = 60.0
 """The same complaint is logged at most once in this time."""
+AHEAD_S: Final = 300.0
+"""A genuine stamp that is further ahead of our clock is complained about."""
 
 HEAD_TOO_LARGE: Final = 431
 _UNAUTHORIZED, _FORBIDDEN, _UNAVAILABLE = 401, 403, 503
@@ -100,7 +102,7 @@ _CODES: Final[Mapping[Refusal | Reason, int]] = {
     Refusal.MISSING: _UNAUTHORIZED,
     Refusal.MALFORMED: _UNAUTHORIZED,
     Refusal.MISMATCH: _FORBIDDEN,
-    Refusal.STALE: _FORBIDDEN,
+    Refusal.STALE: _UNAVAILABLE,  # it is genuine, so our clock may be wrong: it has to come again when that is right
     Refusal.UNTRUSTED: _FORBIDDEN,
     Refusal.UNCONFIGURED: _FORBIDDEN,
     Reason.REPLAYED: _FORBIDDEN,
@@ -409,6 +411,13 @@ class Ingress:
             raise _RefusedError(error.reason) from None
         if url is not None and certificate is not None:
             self._certificates.proved(url)
+        if verification.ahead_s > AHEAD_S:
+            self._say(
+                endpoint.path,
+                "ahead",
+                "a genuine stamp is %d s ahead of this machine's clock: is the clock slow?",
+                verification.ahead_s,
+            )
         return verification
 
     @contextlib.contextmanager

@@ -21,9 +21,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 from hashlib import blake2b
 
+from streams.providers import STAMP_AHEAD_S
+
 MOST_EACH = 100_000
 """Tokens that are remembered for each account: some 20 MB."""
-_SLACK_S = 600.0
+_SLACK_S = STAMP_AHEAD_S + 600.0
+"""A stamp that is ahead of our clock is accepted for so much longer: until the clock has passed it by the window."""
 _FOREVER_S = 7 * 86_400.0
 """For a provider whose stamps may have any age: as long as a raw record is kept."""
 
@@ -43,7 +46,7 @@ class TokenMemory:
     """The tokens of one provider."""
 
     keep_s: float
-    """At least the longest replay window: afterwards the stamp is too old anyway."""
+    """At least the longest replay window and ``STAMP_AHEAD_S``: afterwards the stamp is too old anyway."""
     most: int
     """Tokens of one account; beyond this number its oldest is forgotten."""
     _used: dict[str, bytes] = field(default_factory=dict)

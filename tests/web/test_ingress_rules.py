@@ -8,12 +8,14 @@ import gzip
 import json
 import logging
 import os
+import re
 import resource
 import socket
 import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -796,6 +798,39 @@ async def test_without_auto_confirm_nothing_is_confirmed(make: Make, caplog: pyt
     assert here.client.asked == [signing.CERTIFICATE_URL]
     assert f"mailstreams webhook confirm {signing.TOPIC} --account acme" in caplog.text
     assert "the-token" not in caplog.text
+
+
+@pytest.mark.parametrize("provider", ["amazon_ses", "mailgun", "sendgrid"])
+async def test_a_clock_that_is_an_hour_slow_loses_no_webhook_and_is_logged(
+    make: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, provider: str
+) -> None:
+    class Slow:
+        by = timedelta(seconds=200)
+
+        @classmethod
+        def now(cls, zone: tzinfo) -> datetime:
+            return datetime.now(zone) - cls.by
+
+    monkeypatch.setattr("streams.web.ingress.datetime", Slow)
+    here = await make(endpoint(provider))
+    with caplog.at_level(logging.WARNING):
+        assert (await here.post(world.GENUINE[provider]()))[0] == 200
+    assert caplog.messages == []
+
+    Slow.by = timedelta(hours=1)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert (await here.post(world.GENUINE[provider]()))[0] == 200
+    (said,) = caplog.messages
+    ahead = r"a genuine stamp is 3[56]\d\d s ahead of this machine's clock: is the clock slow\?"
+    assert re.fullmatch(f"/webhooks/{provider}/acme: {ahead}", said)
+    assert len(here.writer.written) == 3
+
+    if provider != "sendgrid":  # its stamps may have any age
+        Slow.by = timedelta(days=2)
+        status, headers = await here.post(world.GENUINE[provider]())
+        assert (status, headers["Retry-After"]) == (503, "10")
+        assert here.rejected("stale", provider) == 1
 
 
 @pytest.mark.parametrize("auto_confirm", [False, True])
