@@ -5,6 +5,9 @@ fails or takes too long is reported as failed**, although the record may appear 
 sender repeats it, and repetitions are absorbed by event ids. A producer that failed once
 is never used again.
 
+It is ready while webhooks can be written. A send goes to the partition of its key and to no
+other, so a failed one says nothing about webhooks, which go to any partition.
+
 Group commit: while a batch is being sent, further records gather into the next one.
 An idle ingress sends each record at once, a busy one sends few, large batches.
 """
@@ -41,7 +44,9 @@ _RETIRE_TIMEOUT_S: Final = 10.0
 _LOOKS: Final = 2
 """Times ``timeout_s``: the longest that asking may take, because the first broker that is asked may be a silent one."""
 _DOUBT: Final = 2
-"""Times ``timeout_s``: this long after an unacknowledged batch, only an acknowledgement shows that the broker works."""
+"""Times ``timeout_s``: this long after an unacknowledged webhook, only an acknowledgement shows that the broker works."""
+_COMPLAIN_S: Final = 60.0
+"""The same complaint is logged at most once in this time, unless it had ended."""
 _OVERHEAD_BYTES: Final = 1500
 """The rough size of a record's headers: records that do not fit after all go with the next batch."""
 
@@ -52,6 +57,7 @@ class NotWrittenError(TimeoutError):
 
 @dataclass(slots=True, eq=False)
 class _Entry:
+    queue: "_Queue"
     key: bytes | None
     value: bytes
     headers: Headers
@@ -143,9 +149,13 @@ class RecordWriter:
         self._busy: set[tuple[str, int]] = set()
         self._unanswered: dict[int, _Entry] = {}
         self._sweeper: asyncio.TimerHandle | None = None
-        self._failing = False
+        self._reached = False
+        """The last producer started, and nothing since then shows that no broker is there."""
+        self._acknowledged_at = 0.0
         self._doubted_until = 0.0
         """Until then only an acknowledgement counts: a producer starts even if the broker acknowledges nothing."""
+        self._complaints: dict[str, float] = {}
+        """Topic, or nothing for the broker itself -> when it was logged that it fails."""
 
     async def run(self) -> None:
         """Start a producer whenever one is needed, and retry until the broker is there; writes wait for it."""
@@ -157,6 +167,7 @@ class RecordWriter:
                 async with asyncio.timeout(self._timeout_s):
                     await producer.start()
             except (KafkaError, OSError, TimeoutError) as error:
+                self._reached = False
                 self._complain(type(error).__name__)
                 self._spawn(self._stop(producer))
                 await asyncio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
@@ -165,8 +176,8 @@ class RecordWriter:
             failures = 0
             self._producer, self._producer_since = producer, time.monotonic()
             self._heard_at = self._producer_since
-            if time.monotonic() >= self._doubted_until:
-                self._recovered()
+            self._reached = True
+            self._recovered()
             self._wanted.clear()
             self._there.set()
 
@@ -199,14 +210,15 @@ class RecordWriter:
             return
         if not isinstance(error, (KafkaError, OSError, TimeoutError)):
             raise error
+        self._reached = False
         self._complain(f"it does not answer, {type(error).__name__}")
         self._retire(producer)
 
     @property
     def why_not_ready(self) -> list[str]:
-        """Why a write would probably fail now."""
-        doubted = self._failing and time.monotonic() < self._doubted_until
-        return ["the broker does not acknowledge records"] if doubted or not self._there.is_set() else []
+        """Why a webhook would probably not be written now. While a producer is replaced, it waits for the next one."""
+        doubted = time.monotonic() < self._doubted_until
+        return ["the broker does not acknowledge records"] if doubted or not self._reached else []
 
     async def write(self, topic: str, value: bytes, headers: Headers) -> None:
         """Write a record to any partition of a topic.
@@ -243,7 +255,7 @@ class RecordWriter:
 
     def _put(self, queue: _Queue, key: bytes | None, value: bytes, headers: Headers) -> tuple[_Queue, _Entry]:
         now = time.monotonic()
-        entry = _Entry(key, value, headers, now, asyncio.get_running_loop().create_future())
+        entry = _Entry(queue, key, value, headers, now, asyncio.get_running_loop().create_future())
         queue.waiting[id(entry)] = entry
         self._unanswered[id(entry)] = entry
         if self._sweeper is None:
@@ -290,7 +302,7 @@ class RecordWriter:
     def _late(self, entry: _Entry) -> None:
         """Doubt and replace a producer that had the whole timeout for this record."""
         if self._producer is None or entry.since >= self._producer_since:
-            self._doubt(f"nothing after {self._timeout_s:g} s")
+            self._doubt(entry.queue, entry.since, f"nothing after {self._timeout_s:g} s")
             self._retire(self._producer)
 
     async def _send(self, queue: _Queue) -> None:
@@ -324,13 +336,15 @@ class RecordWriter:
             async with asyncio.timeout(self._timeout_s):  # nobody waits for longer, and the next batch needs its turn
                 await self._produce(producer, queue, entries)
         except Exception as error:  # noqa: BLE001 - whatever it is, these records are not known to be written
-            self._failed(producer, error)
+            self._failed(producer, queue, begun, error)
             for entry in entries:
                 if not entry.done.done():
                     entry.done.set_exception(NotWrittenError())
             return
+        self._doubted_until = 0.0
         self._recovered()
-        self._heard_at = time.monotonic()
+        self._recovered(queue.topic)
+        self._heard_at = self._acknowledged_at = time.monotonic()
         self._hooks.acknowledged(queue.topic, len(entries), time.monotonic() - begun)
         for entry in entries:
             if not entry.done.done():
@@ -366,31 +380,30 @@ class RecordWriter:
         chosen = free or partitions
         return chosen[self._turn % len(chosen)]
 
-    def _failed(self, producer: Any, error: Exception) -> None:
+    def _failed(self, producer: Any, queue: _Queue, since: float, error: Exception) -> None:
         self._hooks.failed()
         if producer is self._producer:
             if isinstance(error, TimeoutError | KafkaTimeoutError):
-                self._doubt(type(error).__name__)
+                self._doubt(queue, since, type(error).__name__)
             else:  # this batch was refused, which says nothing about the next one
-                self._complain(type(error).__name__)
+                self._complain(type(error).__name__, queue.topic)
             self._retire(producer)
 
-    def _doubt(self, why: str) -> None:
-        if not self.why_not_ready:
-            self._failing = False  # the earlier doubt had ended: log this one
-        self._doubted_until = time.monotonic() + _DOUBT * self._timeout_s
-        self._complain(why)
+    def _doubt(self, queue: _Queue, since: float, why: str) -> None:
+        """Note that a record was not acknowledged since then; doubt the broker if that may be so for all webhooks."""
+        if queue.partition is None and self._acknowledged_at < since:
+            self._doubted_until = time.monotonic() + _DOUBT * self._timeout_s
+        self._complain(why, queue.topic)
 
-    def _complain(self, why: str) -> None:
-        if not self._failing:
-            self._failing = True
-            logger.warning("the broker does not acknowledge records: %s", why)
+    def _complain(self, why: str, topic: str = "") -> None:
+        now = time.monotonic()
+        if now - self._complaints.get(topic, -_COMPLAIN_S) >= _COMPLAIN_S:
+            self._complaints[topic] = now
+            logger.warning("the broker does not acknowledge records%s: %s", topic and f" of {topic}", why)
 
-    def _recovered(self) -> None:
-        self._doubted_until = 0.0
-        if self._failing:
-            self._failing = False
-            logger.info("the broker is back")
+    def _recovered(self, topic: str = "") -> None:
+        if self._complaints.pop(topic, None) is not None:
+            logger.info("the broker is back%s", topic and f" for {topic}")
 
     def _retire(self, producer: Any) -> None:
         """Stop using this producer; batches that it has sent may still be acknowledged."""

@@ -1,12 +1,14 @@
 """When a writer reports that it can write, and to which partition, in cases that a real Kafka cannot be brought into at will."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Collection
 from typing import Any, ClassVar
 
 import pytest
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, UnknownTopicOrPartitionError
 
+from streams import topics
 from streams.web import writer as module
 from streams.web.writer import Hooks, NotWrittenError, RecordWriter
 
@@ -29,8 +31,10 @@ class Producer:
     started = 0
     stopped = 0
     led: Collection[int] = frozenset({0})
-    silent: Collection[int] = frozenset()
-    """Partitions that never acknowledge, even if the others do."""
+    silent: Collection[int | str] = frozenset()
+    """Partitions and topics that never acknowledge, even if the others do."""
+    fails: BaseException | None = None
+    """What the silent ones raise, if anything."""
     written: ClassVar[list[int]] = []
 
     def __init__(self, **_: Any) -> None:
@@ -69,11 +73,13 @@ class Producer:
     def batch_for(self, _: object) -> Batch:
         return Batch()
 
-    async def send_batch(self, *_: Any, partition: int) -> "asyncio.Future[None]":
+    async def send_batch(self, _: Any, topic: str, *, partition: int) -> "asyncio.Future[None]":
         future = asyncio.get_running_loop().create_future()
         Producer.written.append(partition)
-        if Producer.acknowledges and partition not in Producer.silent:
+        if Producer.acknowledges and not {partition, topic} & set(Producer.silent):
             future.set_result(None)
+        elif Producer.fails is not None:
+            future.set_exception(Producer.fails)
         return future
 
 
@@ -84,7 +90,7 @@ async def writer(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RecordWriter]
     monkeypatch.setattr(module, "_LOOK_S", 0.05)
     Producer.acknowledges, Producer.started, Producer.stopped = False, 0, 0
     Producer.away, Producer.led, Producer.silent, Producer.written = False, {0}, set(), []
-    Producer.hangs, Producer.looked = False, 0
+    Producer.hangs, Producer.looked, Producer.fails = False, 0, None
     writer = RecordWriter(
         client_options={},
         client_id="ingress",
@@ -178,3 +184,38 @@ async def test_a_record_behind_a_partition_that_is_silent_goes_to_another_though
     assert Producer.written == [1, 0]
     with pytest.raises(NotWrittenError):
         await first
+
+
+@pytest.mark.parametrize("error", [None, UnknownTopicOrPartitionError()], ids=["no leader", "no topic"])
+async def test_sends_that_fail_say_nothing_about_webhooks(
+    writer: RecordWriter, caplog: pytest.LogCaptureFixture, error: Exception | None
+) -> None:
+    Producer.acknowledges, Producer.silent, Producer.fails = True, {topics.SENDS}, error
+    answers: list[list[str]] = []
+    with caplog.at_level(logging.INFO):
+        for number in range(3):
+            sending = asyncio.create_task(writer.write_keyed(topics.SENDS, [(b"key", b"{}")]))
+            while not sending.done():
+                answers.append(writer.why_not_ready)
+                await asyncio.sleep(0)
+            assert isinstance(sending.exception(), NotWrittenError)
+            while Producer.started < number + 2:
+                answers.append(writer.why_not_ready)
+                await asyncio.sleep(0)
+            await writer.write("mail.raw.sendgrid", b"{}", [])
+    assert answers
+    assert not any(answers)
+    (said,) = caplog.messages  # once a minute, however often webhooks are acknowledged in between
+    assert said.startswith("the broker does not acknowledge records of mail.sends: ")
+
+
+async def test_a_webhook_that_fails_while_others_are_written_leaves_it_ready(writer: RecordWriter) -> None:
+    Producer.acknowledges, Producer.silent = True, {"mail.raw.mailgun"}
+    lost = asyncio.create_task(writer.write("mail.raw.mailgun", b"{}", []))
+    while not Producer.written:
+        await asyncio.sleep(0)
+    await writer.write("mail.raw.sendgrid", b"{}", [])
+
+    with pytest.raises(NotWrittenError):
+        await lost
+    assert writer.why_not_ready == []
