@@ -48,6 +48,55 @@ _SEND_CREDENTIAL: Final[Mapping[str, Callable[[Mapping[str, str]], Sign]]] = {
     "brevo": signing.SignBrevo,
     "mailjet": signing.SignMailjet,
 }
+_SHOWS_THE_CHECK: Final[Mapping[str, frozenset[str]]] = {
+    "sendgrid": frozenset({Refusal.MISMATCH}),
+    "amazon_ses": frozenset({Refusal.MISMATCH, Refusal.UNTRUSTED}),
+}
+"""The reasons by which a forged request is refused if the account's secrets are there and its proof was read."""
+
+_OTHER_SECRETS: Final = (
+    "It was refused ({answer}). The ingress runs with other secrets than {place}: restart it with these settings, or "
+    "look at its log; a proxy before it must leave headers and body as they are."
+)
+_NOT_NOW: Final = "It cannot take it now ({answer}): no broker, or too much at once. Providers will try again."
+_CHANGED: Final = "It was refused ({answer}): a proxy before the ingress changes the request, or holds it back."
+_ADVICE: Final[Mapping[str, str]] = {
+    "missing": _OTHER_SECRETS,
+    "malformed": _OTHER_SECRETS,
+    "mismatch": _OTHER_SECRETS,
+    "untrusted": _OTHER_SECRETS,
+    "unconfigured": "The ingress runs without a secret for {place}: restart it with these settings.",
+    "stale": "It was refused (stale): the proof is right, and the clocks of the ingress and of this machine differ. Set them.",
+    "replayed": "It was refused (replayed): its token had come to the ingress before, perhaps through a proxy that sends twice.",
+    "internal": "That is a fault of the ingress: its log says where it is.",
+    "certificate": (
+        "The ingress has no certificate for this signature: it is not at Amazon, only where the simulator wrote it, and "
+        "ingress.certificates_dir of the running ingress has to name that folder."
+    ),
+    "confirmation": "The ingress could not confirm a subscription at Amazon: its log says why.",
+    "broker": _NOT_NOW,
+    "busy": _NOT_NOW,
+    "rate": _NOT_NOW,
+    "not_found": (
+        "The ingress does not know this account or provider: it runs without {place}, or a proxy changes the path."
+    ),
+    "too_large": "The ingress takes only smaller bodies: raise ingress.max_body_bytes, as batches reach 1 MiB and more.",
+    "broken": _CHANGED,
+    "method": _CHANGED,
+    "content_type": _CHANGED,
+    "content_encoding": _CHANGED,
+    "too_slow": _CHANGED,
+    "head_too_large": _CHANGED,
+}
+"""The word that an ingress answers -> what to do."""
+_ADVICE_BY_STATUS: Final[Mapping[int, str]] = {
+    404: _ADVICE["not_found"],
+    413: "A proxy before the ingress takes only small bodies: batches reach 1 MiB and more.",
+    429: _NOT_NOW,
+    503: _NOT_NOW,
+}
+"""The same for an answer without such a word."""
+
 _NO_REFERENCE: Final = frozenset({"azure_communication"})
 
 
@@ -203,7 +252,7 @@ def _verdict(status: int, answer: str, attempt: _Attempt, message: Message) -> t
         if provider in _TRY_THERE and not attempt.forged:
             lines.append(f"That the provider reaches you, it alone can show: {_TRY_THERE[provider]}.")
         return True, lines
-    if status in {401, 403} and attempt.forged:
+    if attempt.forged and answer in _SHOWS_THE_CHECK[provider]:
         return True, [
             "Good: the ingress is there, and refuses what the provider did not sign. Nobody but the provider can",
             f"show the rest: {_TRY_THERE[provider]}.",
@@ -218,22 +267,19 @@ def _known_by(message: Message) -> str:
     return f"--reference {message.reference}"
 
 
-def _advice(status: int, answer: str, place: str, provider: str) -> str:  # noqa: PLR0911 - one return for each answer
+def _advice(status: int, answer: str, place: str, provider: str) -> str:
     if status == 0:
         return f"Nothing answers there ({answer}). Is the ingress running (mailstreams ingress), and the port open?"
     if 300 <= status < 400:  # noqa: PLR2004 - redirects
         return "That is a redirect, which providers do not follow: give them the URL that it leads to."
-    if status in {401, 403} or answer in set(Refusal):  # for Event Grid a refusal is a 503, for Brevo a 429
+    advice = _ADVICE.get(answer) or _ADVICE_BY_STATUS.get(
+        status
+    )  # the word first: a refusal is 503 for Event Grid, 429 for Brevo
+    if advice is not None:
+        return advice.format(answer=answer, place=place)
+    if status in {401, 403}:
         return (
-            f"It was refused ({answer}). The ingress runs with other secrets than {place}: restart it with these "
-            f"settings, or look at its log; a proxy before it must leave headers and body as they are."
+            "It was refused, not by the ingress but by something before it, such as a proxy or a firewall: that must let "
+            "providers through."
         )
-    if status == 404:  # noqa: PLR2004 - not found
-        return (
-            f"The ingress does not know this account or provider: it runs without {place}, or a proxy changes the path."
-        )
-    if status == 413:  # noqa: PLR2004 - too large
-        return "A proxy before the ingress takes only small bodies: batches reach 1 MiB and more."
-    if status in {429, 503}:
-        return f"It cannot take it now ({answer}): no broker, or too much at once. Providers will try again."
     return f"That is no answer of an ingress; see docs/providers/{provider}.md for what the URL must be."

@@ -22,11 +22,13 @@ import pytest
 
 from deploy.local import ports
 from streams import records, topics
+from streams.cli._webhook_test import _ADVICE
 from streams.domain.events import DeliveryEvent
 from streams.domain.status import Delivery, fold
-from streams.providers import PROVIDERS
+from streams.providers import PROVIDERS, Refusal
 from streams.settings import Settings, load
 from streams.simulate.story import PROFILES, Plot
+from streams.web.ingress import Reason
 from tests.cli.conftest import Cluster, Invoke, environment, spawn
 
 FAST = ("--profile", "load", "--rate", "40", "--json")
@@ -359,31 +361,50 @@ def test_an_account_without_secrets_is_said_before_anything_is_sent(invoke: Invo
 
 class _Answers(BaseHTTPRequestHandler):
     status = 200
+    said = "\x1b[31mred"
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
         self.send_response(self.status)
         self.send_header("Location", "http://127.0.0.1:1/elsewhere")
         self.end_headers()
-        self.wfile.write(b"\x1b[31mred\n")
+        self.wfile.write(f"{self.said}\n".encode())
 
     def log_message(self, *_: object) -> None:
         pass
 
 
+def test_there_is_advice_for_every_word_that_the_ingress_answers() -> None:
+    assert sorted(_ADVICE) == sorted({*Refusal, *Reason})
+
+
 @pytest.mark.parametrize(
-    ("provider", "status", "said"),
+    ("provider", "answer", "said"),
     [
-        ("mailgun", 301, "redirect"),
-        ("mailgun", 404, "does not know this account"),
-        ("mailgun", 413, "small bodies"),
-        ("mailgun", 503, "no broker"),
-        ("mailgun", 418, "no answer of an ingress"),
-        ("sendgrid", 200, "does not verify"),
+        ("mailgun", (301, "moved"), "redirect"),
+        ("mailgun", (404, "\x1b[31mred"), "does not know this account"),
+        ("mailgun", (413, "<html>"), "small bodies"),
+        ("mailgun", (413, "too_large"), "ingress.max_body_bytes"),
+        ("mailgun", (503, ""), "no broker"),
+        ("mailgun", (503, "broker"), "no broker"),
+        ("mailgun", (503, "certificate"), "ingress.certificates_dir"),
+        ("mailgun", (500, "internal"), "fault of the ingress"),
+        ("mailgun", (503, "stale"), "clocks"),
+        ("mailgun", (403, "<html>Access denied"), "not by the ingress"),
+        ("mailgun", (418, "teapot"), "no answer of an ingress"),
+        ("sendgrid", (200, ""), "does not verify"),
+        ("sendgrid", (403, "<html>Access denied"), "not by the ingress"),
+        ("sendgrid", (401, "<html>401 Authorization Required"), "not by the ingress"),
+        ("sendgrid", (403, "unconfigured"), "without a secret for accounts.demo.webhooks.sendgrid"),
+        ("sendgrid", (401, "missing"), "must leave headers and body"),
+        ("sendgrid", (401, "malformed"), "must leave headers and body"),
+        ("amazon_ses", (503, "certificate"), "ingress.certificates_dir"),
     ],
 )
-def test_each_answer_has_its_advice(invoke: Invoke, ingress: Running, provider: str, status: int, said: str) -> None:
-    server = HTTPServer(("127.0.0.1", 0), type("_", (_Answers,), {"status": status}))
+def test_each_answer_has_its_advice(
+    invoke: Invoke, ingress: Running, provider: str, answer: tuple[int, str], said: str
+) -> None:
+    server = HTTPServer(("127.0.0.1", 0), type("_", (_Answers,), {"status": answer[0], "said": answer[1]}))
     Thread(target=server.serve_forever, daemon=True).start()
     try:
         url = f"http://127.0.0.1:{server.server_port}"
