@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import blake2b
 from itertools import islice
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeVar
 
 import sqlalchemy as sa
@@ -115,13 +116,20 @@ def read_offsets(connection: sa.Connection) -> dict[Partition, int]:
     return {(row.topic, row.partition): row.next_offset for row in connection.execute(sa.select(table))}
 
 
-def apply(database: Database, batch: Batch, positions: Mapping[Partition, int]) -> Applied:
+def apply(
+    database: Database,
+    batch: Batch,
+    positions: Mapping[Partition, int],
+    following: Mapping[Partition, int] = MappingProxyType({}),
+) -> Applied:
     """Write a batch of records, and the next offsets to read.
 
     Args:
         database: Open.
         batch: The records.
         positions: The next offsets that the database held, of the partitions that it knew.
+        following: The next offsets to read, where nobody else knows them: of partitions without records in the batch,
+            and behind their records, where markers of transactions and aborted records take offsets, too.
 
     Raises:
         MovedError: the database holds other offsets now.
@@ -138,7 +146,8 @@ def apply(database: Database, batch: Batch, positions: Mapping[Partition, int]) 
                 applied.outcomes[topic, Outcome.MALFORMED] += 1
                 applied.malformed.append((topic, partition, offset, str(error)))
     with database.write() as connection:
-        _move(connection, database, batch, positions)
+        read = {place: rows[-1][0] + 1 for place, rows in batch.items()}
+        _move(connection, database, {**read, **following}, positions)
         _write(connection, database, news)
     return applied
 
@@ -572,11 +581,15 @@ def _count(connection: sa.Connection, database: Database, counted: Mapping[tuple
             connection.execute(sa.delete(table).where(table.c.deliveries == 0))
 
 
-def _move(connection: sa.Connection, database: Database, batch: Batch, positions: Mapping[Partition, int]) -> None:
+def _move(
+    connection: sa.Connection,
+    database: Database,
+    following: Mapping[Partition, int],
+    positions: Mapping[Partition, int],
+) -> None:
     table = schema.offsets
-    for partition, rows in batch.items():
+    for partition, next_offset in following.items():
         place = {"topic": partition[0], "partition": partition[1]}
-        following = rows[-1][0] + 1
         if partition in positions:
             moved = connection.execute(
                 sa.update(table)
@@ -585,11 +598,11 @@ def _move(connection: sa.Connection, database: Database, batch: Batch, positions
                     table.c.partition == partition[1],
                     table.c.next_offset == positions[partition],
                 )
-                .values(next_offset=following)
+                .values(next_offset=next_offset)
             )
         else:
             statement = database.insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
-            moved = connection.execute(statement, place | {"next_offset": following})
+            moved = connection.execute(statement, place | {"next_offset": next_offset})
         if moved.rowcount != 1:
             message = "another process writes to this history"
             raise MovedError(message)

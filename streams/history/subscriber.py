@@ -2,7 +2,8 @@
 
 The rule: it belongs to no consumer group and commits nothing. The offsets are in the
 database, written together with their rows, so that the two agree after an end at any
-moment, kill -9 included.
+moment, kill -9 included. They are where reading goes on, not where the last record is:
+behind that may be markers of transactions, and their deletion loses nothing.
 
 It keeps running without the broker: then the pages show what is known, and say since
 when nothing new can come.
@@ -185,6 +186,7 @@ class Subscriber:
         """Begin where the database says, else at the oldest record; return where that is."""
         self._positions = await self._in_writer(self._read_offsets)
         begin: dict[TopicPartition, int] = {}
+        passed: dict[Partition, int] = {}
         for partition in first:
             stored = self._positions.get((partition.topic, partition.partition))
             if stored is not None and stored > end[partition]:
@@ -200,8 +202,11 @@ class Subscriber:
                 skipped = first[partition] - stored
                 logger.warning("%d offsets of %s/%d are gone unread", skipped, partition.topic, partition.partition)
                 self._metrics.skipped_offsets.labels(partition.topic).inc(skipped)
+                passed[partition.topic, partition.partition] = first[partition]
             begin[partition] = max(stored or 0, first[partition])
             consumer.seek(partition, begin[partition])
+        if passed:  # else each connect would count them again until a record comes
+            await self._write({}, passed)
         return begin
 
     async def _read_on(self, consumer: Any) -> None:
@@ -243,12 +248,17 @@ class Subscriber:
             for partition, rows in fetched.items()
             if rows
         }
-        if not batch:
+        following: dict[Partition, int] = {}
+        for each in consumer.assignment():
+            place, position = (each.topic, each.partition), await consumer.position(each)
+            if position > self._positions.get(place, 0):
+                following[place] = position
+        if not following:  # each record moves its partition
             return
         began = self._now()
-        applied = await self._in_writer(projection.apply, self._database, batch, self._positions)
-        for partition, rows in batch.items():
-            self._positions[partition] = rows[-1][0] + 1
+        applied = await self._write(batch, following)
+        if not batch:
+            return
         ended = self._now()
         self._metrics.batch_seconds.observe(ended - began)
         oldest_ms = min(rows[0].timestamp for rows in fetched.values() if rows)
@@ -258,6 +268,11 @@ class Subscriber:
         for topic, number, offset, reason in applied.malformed:
             logger.warning("%s/%d/%d cannot be understood and is left out: %s", topic, number, offset, reason)
         self._told(applied)
+
+    async def _write(self, batch: projection.Batch, following: Mapping[Partition, int]) -> Applied:
+        applied: Applied = await self._in_writer(projection.apply, self._database, batch, self._positions, following)
+        self._positions |= following
+        return applied
 
     async def _look(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         """Ask the broker regularly where the topics end: that shows whether it answers, and how late we are."""

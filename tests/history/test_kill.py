@@ -14,7 +14,7 @@ from typing import Self
 
 import pytest
 import sqlalchemy as sa
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from deploy.local import ports
 from deploy.local.broker import Broker
@@ -193,14 +193,14 @@ async def all_records(broker: Broker) -> dict[str, list[bytes | None]]:
     return found
 
 
-async def last_records(broker: Broker) -> dict[projection.Partition, int]:
-    """Return the offset after the last committed record of each partition."""
-    return {
-        (topic, partition): records[-1].offset + 1
-        for topic in projection.TOPICS
-        for partition, records in (await harness.read_all(broker, topic, PARTITIONS)).items()
-        if records
-    }
+async def ends_of(broker: Broker) -> dict[projection.Partition, int]:
+    """Return where each partition ends, markers of transactions included; those that begin there are left out."""
+    every = [TopicPartition(topic, number) for topic in projection.TOPICS for number in range(PARTITIONS)]
+    async with AIOKafkaConsumer(
+        bootstrap_servers=broker.bootstrap, group_id=None, isolation_level="read_committed"
+    ) as consumer:
+        ends = await consumer.end_offsets(every)
+    return {(each.topic, each.partition): end for each, end in ends.items() if end}
 
 
 def settings_at(broker: Broker, process: Process) -> Settings:
@@ -208,7 +208,7 @@ def settings_at(broker: Broker, process: Process) -> Settings:
 
 
 async def caught_up(process: Process, broker: Broker, timeout_s: float = 120) -> None:
-    end = sum((await last_records(broker)).values())
+    end = sum((await ends_of(broker)).values())
     deadline = time.monotonic() + timeout_s
     while process.offsets() < end:
         assert process.child is not None
@@ -255,7 +255,7 @@ async def test_after_twenty_kills_under_load_the_database_is_the_models(own_brok
         model = model_of(await all_records(own_broker))
         rows = rows_of(connection)
         assert rows == model
-        assert projection.read_offsets(connection) == await last_records(own_broker)
+        assert projection.read_offsets(connection) == await ends_of(own_broker)
         assert len(model["deliveries"]) > 1000
         assert not load.aborted & rows["deliveries"].keys()
     database.close()
@@ -329,7 +329,7 @@ async def test_a_database_that_knows_nothing_of_mail_status_catches_up_by_itself
         log = log_of(1, 300)
         found = {topic: rows for (topic, _), rows in log.rows.items() if topic != topics.STATUS}
         await fill(own_broker, log)
-        model, ends = model_of(await all_records(own_broker)), await last_records(own_broker)
+        model, ends = model_of(await all_records(own_broker)), await ends_of(own_broker)
         database = Database(process.url, query_timeout_s=60)
         database.open()
         Kept(database).apply({(topic, 0): rows for topic, rows in found.items()})
@@ -422,7 +422,7 @@ async def test_a_history_that_is_ahead_of_its_topics_refuses_to_go_on_and_can_ke
     database.open()
     with database.read() as connection:
         assert rows_of(connection) == model_of(told)
-        assert projection.read_offsets(connection) == await last_records(own_broker)
+        assert projection.read_offsets(connection) == await ends_of(own_broker)
     database.close()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import RecordsToDelete
 from aiokafka.errors import CorruptRecordException, KafkaConnectionError, TopicAuthorizationFailedError
 from prometheus_client import CollectorRegistry
@@ -126,6 +126,50 @@ async def test_records_that_retention_deletes_while_it_reads_are_counted_and_the
             assert skipped > 0
             assert skipped + one.counted("mailstreams_history_records_total", outcome="malformed") == 10
             assert f"offsets of {PARTITION.topic}/0 are gone unread" in caplog.text
+
+
+async def test_markers_of_transactions_that_retention_deletes_are_no_loss_and_a_true_gap_is_told_once(
+    own_broker: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    partition = TopicPartition(topics.DEFERRAL_ALERTS, 0)
+
+    async def read_to_the_end() -> tuple[float, int]:
+        """Connect anew, and return what was counted as lost so far, and the offset in the database."""
+        await one.subscriber.catch_up(lambda _done, _total: None)
+        with one.database.read() as connection:
+            stored = projection.read_offsets(connection)[partition.topic, partition.partition]
+        return one.value("mailstreams_history_skipped_offsets_total", topic=partition.topic) or 0, stored
+
+    async def send(*, aborted: bool) -> None:
+        await producer.begin_transaction()
+        await producer.send_and_wait(partition.topic, b"{}", partition=partition.partition)
+        await (producer.abort_transaction() if aborted else producer.commit_transaction())
+
+    async def delete_all() -> None:
+        async with topics.admin_client(one.subscriber._settings) as admin:
+            await admin.delete_records({partition: RecordsToDelete(-1)})
+
+    with ThreadPoolExecutor(1) as writer:
+        async with (
+            followed(own_broker, tmp_path, writer) as one,
+            AIOKafkaProducer(
+                bootstrap_servers=own_broker.bootstrap, transactional_id="tests-history-markers"
+            ) as producer,
+        ):
+            await send(aborted=False)
+            assert await read_to_the_end() == (0, 2)
+            await send(aborted=True)
+            assert await read_to_the_end() == (0, 4)
+            await delete_all()
+            assert await read_to_the_end() == (0, 4)
+            assert "gone unread" not in caplog.text
+
+            await send(aborted=False)
+            await delete_all()
+            for _ in range(2):
+                assert await read_to_the_end() == (2, 6)
+            assert caplog.messages.count(f"2 offsets of {partition.topic}/0 are gone unread") == 1
+            assert caplog.text.count("gone unread") == 1
 
 
 async def test_a_broker_that_answers_and_lets_nothing_be_read_is_not_heard(
