@@ -554,9 +554,9 @@ class Ingress:
         scheme, host = "https" if request.secure else "http", request.headers.get("Host", "")
         if self._is_proxy is not None and self._is_proxy(_peer(request)):
             # with several proxies, the last one's value: the only one that is known to be ours
-            proto = request.headers.get("X-Forwarded-Proto", "").rpartition(",")[2].strip().lower()
+            proto = _last(request, "X-Forwarded-Proto", "").lower()
             scheme = proto if proto in {"http", "https"} else scheme
-            host = request.headers.get("X-Forwarded-Host", host).rpartition(",")[2].strip()
+            host = _last(request, "X-Forwarded-Host", host)
         host = host if _HOST.fullmatch(host) else ""
         return f"{scheme}://{host}{request.raw_path}"[:_MAX_URL]
 
@@ -613,5 +613,10 @@ def _is_lost(request: web.BaseRequest) -> bool:
 
 def _peer(request: web.BaseRequest) -> str:
     """Return the address at the other end of the connection."""
+def _last(request: web.BaseRequest, header: str, default: str) -> str:
+    """Return the last value of a header, whether they came in one line or in several."""
+    return ",".join(request.headers.getall(header, [default])).rpartition(",")[2].strip()
+
+
     name = request.transport.get_extra_info("peername") if request.transport is not None else None
     return str(name[0]) if isinstance(name, tuple) else ""

@@ -744,6 +744,19 @@ async def test_forwarded_headers_are_believed_from_trusted_proxies_only(
     assert here.writer.written[0][2]["url"] == f"{url}/webhooks/sendgrid/acme".encode()
 
 
+async def test_of_several_lines_of_a_forwarded_header_the_last_counts(make: Make, dial: Dial) -> None:
+    here = await make(trusted_proxies=["127.0.0.1"])
+    sent = world.sendgrid()
+    line = await dial(here)
+    forged = "x-forwarded-proto: http\r\nx-forwarded-host: evil.test\r\n"
+    own = "x-forwarded-proto: https\r\nx-forwarded-host: out.test\r\n"
+    await line.send(world.head(sent, more=forged + own) + sent.request.body)
+
+    assert await line.status() == 200
+    ((_, _, kept),) = here.writer.written
+    assert kept["url"] == b"https://out.test/webhooks/sendgrid/acme"
+
+
 # --- subscriptions ---
 
 
