@@ -592,6 +592,8 @@ class Ingress:
         self._count(UNKNOWN, code)
         reason = Reason.HEAD_TOO_LARGE if code == HEAD_TOO_LARGE else Reason.BROKEN
         self._metrics.rejected.labels(UNKNOWN, "", reason.value).inc()
+        if reason is Reason.HEAD_TOO_LARGE:  # of whom is not known: a provider behind a proxy that adds much loses all
+            self._say("a request", reason.value, "refused: %s", reason.value)
 
     def _say(self, path: str, kind: str, text: str, *values: object, level: int = logging.WARNING) -> None:
         """Log a message about one of our paths, each kind at most once in ``COMPLAIN_S``."""
@@ -611,12 +613,12 @@ def _is_lost(request: web.BaseRequest) -> bool:
     return request.transport is None or request.transport.is_closing()
 
 
-def _peer(request: web.BaseRequest) -> str:
-    """Return the address at the other end of the connection."""
 def _last(request: web.BaseRequest, header: str, default: str) -> str:
     """Return the last value of a header, whether they came in one line or in several."""
     return ",".join(request.headers.getall(header, [default])).rpartition(",")[2].strip()
 
 
+def _peer(request: web.BaseRequest) -> str:
+    """Return the address at the other end of the connection."""
     name = request.transport.get_extra_info("peername") if request.transport is not None else None
     return str(name[0]) if isinstance(name, tuple) else ""

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any, Final
 
 from aiohttp import StreamReader, web
+from aiohttp.http_exceptions import LineTooLong
 from aiohttp.http_parser import RawRequestMessage
 
 from streams.web.connections import SERVER, SilentConnection
@@ -23,8 +24,8 @@ class Connection(SilentConnection):
     """One connection of the public port: it never quotes what it received, and is bounded.
 
     What a stranger can make it hold before we look at a request is bounded in bytes and in time, for the first request
-    and for each that follows: aiohttp bounds the lines of a head, which together could be half a megabyte, but the
-    time for none of them.
+    and for each that follows: aiohttp bounds the lines of a head, which together could be a megabyte, but the time for
+    none of them.
 
     It does not wait for a client that does not read. While an answer cannot be written no other timer runs, and even a
     closed transport lives until its last byte is read: in both cases the connection is cut after a while, else a few
@@ -134,10 +135,11 @@ class Connection(SilentConnection):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Count a request that is not HTTP, and answer without quoting it."""
+        """Count a request that is not HTTP, or that has too long a line, and answer without quoting it."""
+        too_large = isinstance(exc, LineTooLong)
         if isinstance(self._manager, PublicServer):
-            self._manager.told_broken()
-        return super().handle_error(request, status, exc, message)
+            self._manager.told_broken(HEAD_TOO_LARGE if too_large else 400)
+        return _head_too_large() if too_large else super().handle_error(request, status, exc, message)
 
     def _refuse_head(self) -> None:
         """Answer that a head is too large before it ends, and close."""
@@ -189,8 +191,8 @@ class PublicServer(web.Server):
             "keepalive_timeout": keepalive_timeout_s,
             "access_log": None,
             "auto_decompress": False,  # our own stops at the limit
-            "max_line_size": 4096,
-            "max_field_size": 8190,
+            "max_line_size": MAX_HEAD_BYTES,
+            "max_field_size": MAX_HEAD_BYTES,
             "max_headers": 64,
             "lingering_time": 1.0,  # so that a refused client gets to read its answer
         }
@@ -206,10 +208,14 @@ class PublicServer(web.Server):
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if isinstance(request.protocol, Connection) and request.protocol.head_too_large:
             self.told_broken(HEAD_TOO_LARGE)
-            answer = web.Response(status=HEAD_TOO_LARGE, text="head_too_large\n", headers={"Server": SERVER})
-            answer.force_close()
-            return answer
+            return _head_too_large()
         return await self._ingress.handle(request)
+
+
+def _head_too_large() -> web.Response:
+    answer = web.Response(status=HEAD_TOO_LARGE, text="head_too_large\n", headers={"Server": SERVER})
+    answer.force_close()
+    return answer
 
 
 def _head_bytes(message: RawRequestMessage) -> int:
