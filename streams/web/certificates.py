@@ -14,9 +14,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
+
+from cryptography import x509
 
 from streams.web.limits import TokenBucket
 from streams.web.outbound import FetchError
@@ -50,7 +53,8 @@ class Certificates:
 
     Args:
         fetch: the guarded client's ``get``.
-        folder: certificates by file name, looked up before any download.
+        folder: certificates by file name, looked up before any download; a file that holds none, as while it is being
+            written, is passed over, so that the answer is no final one.
         told: called with ``fetched`` or ``failed`` for each download.
         clock: monotonic seconds.
     """
@@ -84,13 +88,20 @@ class Certificates:
         kept = self._proven.get(url) or self._unproven.get(url)
         if kept is not None and now - kept.since < KEEP_S:
             return kept.pem
-        if self._folder is not None and (found := self._from_folder(self._folder, url)) is not None:
+        found = self._from_folder(self._folder, url) if self._folder is not None else None
+        if found is not None and _is_certificate(found):
             return found
         if kept is not None and now - kept.since < KEEP_STALE_S:
             with contextlib.suppress(FetchError):
                 self._download(url, now)  # nobody waits for it
             return kept.pem
-        return await asyncio.shield(self._download(url, now))
+        try:
+            return await asyncio.shield(self._download(url, now))
+        except FetchError as error:
+            if found is None:
+                raise
+            message = f"{error}; and its file in ingress.certificates_dir holds none"
+            raise FetchError(message) from None
 
     def proved(self, url: str) -> None:
         """Note that a request was verified by what ``get`` returned for ``url``."""
@@ -146,6 +157,15 @@ class Certificates:
             return (folder / name).read_bytes()
         except OSError:
             return None
+
+
+@lru_cache(maxsize=MOST)
+def _is_certificate(pem: bytes) -> bool:
+    try:
+        x509.load_pem_x509_certificate(pem)
+    except ValueError:
+        return False
+    return True
 
 
 def _keep(kept: "OrderedDict[str, _Value]", url: str, value: _Value) -> None:

@@ -304,10 +304,28 @@ async def test_an_error_page_is_no_certificate_and_pushes_none_out() -> None:
 
 async def test_the_folder_is_looked_at_first_and_nothing_beside_it(tmp_path: Path) -> None:
     (tmp_path / "certificates").mkdir()
-    (tmp_path / "certificates" / URL.rpartition("/")[2]).write_bytes(b"from the folder")
+    kept = self_signed(tmp_path / "certificates" / URL.rpartition("/")[2], "sns.amazonaws.com").read_bytes()
     (tmp_path / "outside.pem").write_bytes(b"outside")
     server = Server()
     certificates = Certificates(server.fetch, folder=tmp_path / "certificates")
 
-    assert await certificates.get(URL) == b"from the folder"
+    assert await certificates.get(URL) == kept
     assert await certificates.get("https://sns.eu-west-1.amazonaws.com/../outside.pem") != b"outside"
+
+
+@pytest.mark.parametrize("content", ["empty", "half", "page"])
+async def test_a_file_of_the_folder_that_holds_no_certificate_is_passed_over(tmp_path: Path, content: str) -> None:
+    file = tmp_path / URL.rpartition("/")[2]
+    whole = signing.certificate()
+    file.write_bytes({"empty": b"", "half": whole[: len(whole) // 2], "page": b"<html>we are sorry</html>"}[content])
+    clock, server = Clock(), Server()
+    certificates = Certificates(server.fetch, folder=tmp_path, clock=clock)
+
+    assert await certificates.get(URL) == pem(URL)
+
+    server.fails = True
+    clock.now += KEEP_STALE_S
+    with pytest.raises(FetchError, match=r"its file in ingress\.certificates_dir holds none$"):
+        await certificates.get(URL)
+    file.write_bytes(whole)
+    assert await certificates.get(URL) == whole
