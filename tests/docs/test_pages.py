@@ -283,6 +283,15 @@ def test_the_page_of_the_ingress_names_the_headers_of_a_raw_record() -> None:
         assert not understood(set(needs) - {name}), f"{name} is not required"
 
 
+def test_a_proxy_set_up_as_the_page_of_the_ingress_shows_closes_idle_connections_before_the_ingress_does() -> None:
+    (shown,) = re.findall(r"^```caddy\n(.*?)^```", pages.read("docs/ingress.md").text, re.DOTALL | re.MULTILINE)
+    (kept_s,) = re.findall(
+        r"transport http \{\s+keepalive (\d+)s\s", shown
+    )  # without it Caddy's default of two minutes
+
+    assert int(kept_s) < Settings().ingress.keepalive_timeout_s
+
+
 def test_the_readme_names_every_provider_and_reference_key() -> None:
     for name in (*PROVIDERS, *Settings().delivery.reference_keys):
         assert f"`{name}`" in README.text
