@@ -35,7 +35,7 @@ def settings_text(secrets: signing.Secrets, folder: Path, account: str) -> str:
     """Return the settings, in TOML, with which an ingress accepts simulated webhooks."""
     quoted = codecs.encode(str((folder / signing.CERTIFICATES).absolute())).decode()
     lines = [
-        "# For simulation only: whoever has these secrets can forge what this account reports.",
+        "# For simulation only: whoever has these secrets can forge what this account reports, and no other account.",
         "[ingress]",
         f"certificates_dir = {quoted}",
         "",

@@ -13,6 +13,8 @@ https://docs.aws.amazon.com/sns/latest/dg/sns-verify-signature-of-message.html
   proves that it came from Amazon.
 - Anybody with an AWS account can make SNS sign messages of a topic of theirs. So only the ``TopicArn`` shows that a
   request is for us.
+- **The simulator** signs with a certificate of its own, which an ingress finds in a folder of its machine. So that it can
+  forge nothing else, a certificate of that name counts for the simulator's topic only.
 - **Size**: a topic with HTTP(S) subscribers takes messages of at most 256 KiB
   (https://docs.aws.amazon.com/sns/latest/dg/large-message-payloads.html), which escaping in the envelope may double.
   So a body over ``PARSED_LIMIT`` (1 MiB) is not a message of SNS and is not parsed.
@@ -61,6 +63,8 @@ _members = codecs.members_decoder(*_FORMS, "Signature", "SignatureVersion", "Sig
 _CERTIFICATE_URL = re.compile(
     r"https://(?P<host>[a-z0-9.-]{1,100})/SimpleNotificationService-[0-9A-Za-z_-]{1,100}\.pem"
 )
+_SIMULATED = ("SimpleNotificationService-simulated.pem", "arn:aws:sns:eu-west-1:123456789012:mailstreams-simulated")
+"""The simulator's certificate and its topic, as ``simulate.signing`` and ``simulate.shapes`` name them."""
 _CERTIFICATE_NAME = re.compile(r"sns(?:[.-][a-z0-9.-]{1,60})?\.amazonaws\.com(?:\.cn)?")  # sns.amazonaws.com, mostly
 _HASHES: dict[str, hashes.HashAlgorithm] = {"1": hashes.SHA1(), "2": hashes.SHA256()}  # noqa: S303 the version that SNS uses unless told otherwise
 
@@ -124,6 +128,9 @@ def certificate_url(message: dict[str, Any]) -> str:
     found = _CERTIFICATE_URL.fullmatch(url) if isinstance(url, str) else None
     if not isinstance(url, str) or found is None or found["host"] != _host(message["TopicArn"]):
         raise VerificationError(Refusal.UNTRUSTED, "the certificate is not at Amazon SNS")
+    file, topic = _SIMULATED
+    if url.endswith(f"/{file}") and message["TopicArn"] != topic:
+        raise VerificationError(Refusal.UNTRUSTED, "the simulator's certificate is for its own topic only")
     return url
 
 

@@ -7,7 +7,8 @@ for simulation alone, because anybody who has the folder can forge its webhooks.
 - **SendGrid**: a key pair of our own; the ingress gets the public half, as it would get SendGrid's.
 - **Amazon SES**: SNS envelopes of SignatureVersion 2, signed with a self-made certificate. It is not on Amazon's
   servers like a real one, so the ingress finds it only through its setting ``ingress.certificates_dir``. Without that,
-  such envelopes can only go to a raw topic, or to an account whose setting says ``insecure``.
+  such envelopes can only go to a raw topic, or to an account whose setting says ``insecure``. An ingress knows this
+  certificate by its file's name, and takes it for ``TOPIC_ARN`` only, whichever account has that among its secrets.
 - **Mailgun**, **Postmark**, **Azure**, **Brevo**, **Mailjet**, **Resend**: the same secret on both sides.
 """
 

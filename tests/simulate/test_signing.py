@@ -67,6 +67,21 @@ def test_a_body_that_was_changed_is_refused(provider: str) -> None:
         verify(provider, changed)
 
 
+def test_the_simulators_certificate_proves_nothing_of_another_topic() -> None:
+    arn = "arn:aws:sns:eu-west-1:999988887777:production-mail"
+    signed = signing.SignSns(SECRETS.sns_private_key, topic_arn=arn)({"eventType": "Delivery"}, at=NOW)
+    request = WebhookRequest(signed.body, {}, "", "billing", NOW)
+    known = PROVIDERS["amazon_ses"]
+
+    with pytest.raises(VerificationError) as asked:
+        known.certificate_url(request)
+    with pytest.raises(VerificationError) as refused:
+        known.verify(
+            request, {"events": arn}, now=NOW, replay_window_s=None, certificate=SECRETS.sns_certificate.encode()
+        )
+    assert asked.value.reason is refused.value.reason is Refusal.UNTRUSTED
+
+
 @pytest.mark.parametrize("provider", ["amazon_ses", "mailgun"])
 def test_the_stamp_is_that_of_the_sending(provider: str) -> None:
     with pytest.raises(VerificationError) as refused:
