@@ -345,8 +345,8 @@ def verify(
         digest.update(request.body)
         made = digest.digest()
         if any(hmac.compare_digest(given, made) for given in signature.given):
-            proof.check_stamp(signature.stamp_s, now=now, replay_window_s=replay_window_s)
-            return Verification(key_id=key_id)
+            ahead_s = proof.check_stamp(signature.stamp_s, now=now, replay_window_s=replay_window_s)
+            return Verification(key_id=key_id, ahead_s=ahead_s)
     raise VerificationError(Refusal.MISMATCH, "the signature is not by one of our secrets, or not of this body")
 
 

@@ -813,7 +813,7 @@ async def test_without_auto_confirm_nothing_is_confirmed(make: Make, caplog: pyt
     assert "the-token" not in caplog.text
 
 
-@pytest.mark.parametrize("provider", ["amazon_ses", "mailgun", "sendgrid"])
+@pytest.mark.parametrize("provider", ["amazon_ses", "mailgun", "sendgrid", "resend"])
 async def test_a_clock_that_is_an_hour_slow_loses_no_webhook_and_is_logged(
     make: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, provider: str
 ) -> None:
