@@ -5,6 +5,7 @@ import re
 import resource
 import shutil
 import struct
+import threading
 import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -33,7 +34,16 @@ from streams.kafka.offsets import committed_offsets
 from streams.kafka.poison import Poison, PoisonLimit
 from streams.kafka.positions import Position
 from streams.kafka.restore import LaneTableManager, Restoring, StatefulStage, StatelessStage
-from streams.kafka.store import CHANGELOG_OFFSET, CONDEMNED, SUSPECT, Budget, Changes, Store, open_store
+from streams.kafka.store import (
+    CHANGELOG_OFFSET,
+    CONDEMNED,
+    SUSPECT,
+    Budget,
+    Changes,
+    Store,
+    StoreCorruptError,
+    open_store,
+)
 from streams.kafka.stores import STALE_AFTER_S, RestoreError, Table
 from streams.kafka.transactions import TransactionalWriter
 from tests.contracts.clients import (
@@ -481,6 +491,47 @@ async def test_a_kill_after_a_restore_takes_nothing_back_though_a_long_one_wrote
     left = open_store(killed, Budget(cache_bytes=1 << 20, write_buffer_bytes=1 << 20), on_rebuild=pytest.fail)
     assert (dict(left.rows()), left.changelog_offset) == (rows, end)
     left.close()
+
+
+async def test_a_store_that_refuses_the_last_write_of_a_restore_ends_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.fill_sources()
+    await world.work(3, (b"a", row(1)))
+
+    def refuse(store: Store, changes: Changes, *, logged: bool = True) -> None:  # noqa: ARG001 - its signature
+        raise StoreCorruptError("no space left")
+
+    monkeypatch.setattr(Store, "write", refuse)
+    with pytest.raises(StoreCorruptError, match="no space left"):
+        await world.restore()
+
+
+async def test_a_restore_that_is_given_up_while_it_writes_ends_when_that_is_written(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.fill_sources()
+    await world.work(3, (b"a", row(1)))
+    loop, writing = asyncio.get_running_loop(), asyncio.Event()
+    write, slow_disk = Store.write, threading.Event()
+    written: list[bool] = []
+
+    def slow(store: Store, changes: Changes, *, logged: bool = True) -> None:
+        loop.call_soon_threadsafe(writing.set)
+        slow_disk.wait(10)
+        write(store, changes, logged=logged)
+        written.append(True)
+
+    monkeypatch.setattr(Store, "write", slow)
+    manager = world.manager()
+    App(world, manager)
+    manager._task = asyncio.create_task(manager._restore(frozenset({world.source}), 5))
+    async with asyncio.timeout(20):
+        await writing.wait()
+        threading.Timer(0.2, slow_disk.set).start()
+        await manager._cancel()
+    assert written == [True], "no thread writes to a store that is closed next"
+    manager.stores.close_but(set())
 
 
 async def test_a_store_that_is_up_to_date_reads_nothing(world: World) -> None:
