@@ -157,7 +157,7 @@ class Stores:
                 fetched = await consumer.getmany(timeout_ms=200, max_records=ROWS_AT_ONCE)
                 for changelog, records in fetched.items():
                     each = behind[changelog]
-                    await writing.write(each.store, _changes_of(each.table, each.store, records), logged=each.logged)
+                    await writing.write(each.store, changes_of(each.table, each.store, records), logged=each.logged)
                     self._hooks.restored(len(records))
                 for changelog, each in behind.items():
                     if not each.left:
@@ -285,7 +285,7 @@ class _WriteBehind:
             await asyncio.wrap_future(last)
 
 
-def _changes_of(table: Table, store: Store, records: Sequence[Record]) -> Changes:
+def changes_of(table: Table, store: Store, records: Sequence[Record]) -> Changes:
     """Return what a piece of the changelog changes in the store."""
     rows: dict[bytes, bytes | None] = {}
     position = None
