@@ -636,3 +636,17 @@ def test_the_index_is_exact_where_each_record_is_a_batch_of_its_own_and_nothing_
             assert partition.index == partition.exact_index
     finally:
         partition.close()
+
+
+def test_an_entry_that_is_stale_is_gone_also_if_nothing_more_falls_due(partition: Partition) -> None:
+    partition.happens(deferral(0))
+    partition.read()
+    partition.tick(us(100 * HOUR))
+    assert partition.levels == ["raised", "escalated", "overdue"]
+    # as a restore enters it, for an older version of the row
+    partition.store.write(Changes(due_added=[(us(HOUR), KEY)]))
+
+    partition.tick(us(100 * HOUR))
+
+    assert partition.levels == ["raised", "escalated", "overdue"]
+    assert partition.index == partition.exact_index == []

@@ -516,3 +516,29 @@ def test_whatever_was_said_before_makes_no_difference_to_an_open_episode(history
                 assert again == (episode, ()) or (old.revision, old.attempts) == now
                 if old.dropped_at == words[-1].dropped_at:
                     assert next_due(again.episode, POLICY) == next_due(episode, POLICY)
+
+
+def test_an_end_that_the_provider_names_or_puts_off_later_holds_for_the_open_episode() -> None:
+    named = after(opened(deferred()), deferred(0, MINUTE, attempts=2, retry_until=4 * HOUR))
+    assert ends_at(named, POLICY) == us(4 * HOUR)
+    assert at(named, 3 * HOUR)[1] == [(Level.RAISED, HOUR), (Level.ESCALATED, 3 * HOUR)]
+
+    put_off = after(named, deferred(0, 2 * MINUTE, attempts=3, retry_until=8 * HOUR))
+    assert ends_at(put_off, POLICY) == us(8 * HOUR)
+    assert at(put_off, 5 * HOUR)[1] == [(Level.RAISED, HOUR)]
+
+
+def test_the_answer_that_counts_now_is_told_with_both_of_its_codes() -> None:
+    full = after(
+        opened(deferred(0, reason="421 4.7.0 Try again later", smtp_code=421, enhanced_code="4.7.0")),
+        deferred(0, MINUTE, attempts=2, reason="452 4.2.2 Mailbox full", smtp_code=452, enhanced_code="4.2.2"),
+    )
+    assert (full.reason, full.smtp_code, full.enhanced_code) == ("452 4.2.2 Mailbox full", 452, "4.2.2")
+
+
+def test_levels_that_are_told_together_count_for_annulled_by_the_first_of_their_deadlines() -> None:
+    episode, told = at(opened(), 12 * HOUR)
+    assert told == [(Level.RAISED, HOUR), (Level.ESCALATED, 12 * HOUR)]
+
+    assert not resolved(episode, said(Status.DELIVERED, 2 * HOUR)).annulled
+    assert resolved(episode, said(Status.DELIVERED, HOUR - 1)).annulled

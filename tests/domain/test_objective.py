@@ -192,3 +192,9 @@ def test_a_message_that_was_opened_in_time_met_it_though_nobody_said_that_it_was
 def test_one_that_was_opened_only_after_its_deadline_missed_it() -> None:
     delivery, _ = judged([event(SENT, 0), event(EventType.OPEN, 901)])
     assert watch(delivery, OBJECTIVE) == Watched(Judgement.MISSED, without_word=False)
+
+
+@pytest.mark.parametrize("proof", [EventType.MACHINE_OPEN, EventType.UNSUBSCRIBE])
+def test_any_proof_at_the_deadline_itself_met_it_whatever_came_later(proof: EventType) -> None:
+    delivery, _ = judged([event(SENT, 0, received=0), event(proof, 900), event(EventType.CLICK, 9_000)])
+    assert watch(delivery, OBJECTIVE) == Watched(Judgement.MET, without_word=False)

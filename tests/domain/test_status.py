@@ -663,3 +663,30 @@ def test_microseconds_and_datetimes_convert_without_loss(micros: int) -> None:
 
 def test_the_epoch_is_1970() -> None:
     assert to_micros(NOON) == int(NOON.timestamp()) * SECOND
+
+
+def test_deferred_since_begins_after_the_last_drop_and_with_the_first_deferral_after_it() -> None:
+    first_known_late = [event(EventType.DROPPED, 0), event(EventType.DEFERRED, 1_000), event(EventType.DEFERRED, 200)]
+    for history in permutations(first_known_late):
+        assert fold_all(history).deferred_since == to_micros(at(200))
+
+    between_two_drops = [event(EventType.DEFERRED, 500), event(EventType.DEFERRED, 2_000)]
+    drops = [event(EventType.DROPPED, 0), event(EventType.DROPPED, 1_000)]
+    delivery = fold_all([*between_two_drops, *drops])
+    assert (delivery.status, delivery.deferred_since) == (Status.DEFERRED, to_micros(at(1_000)))
+
+
+def test_a_deferral_of_unknown_time_made_it_deferred_again_when_it_was_received() -> None:
+    history = [
+        event(EventType.DEFERRED, None, received=500),
+        event(EventType.DEFERRED, 1_000),
+        event(EventType.DEFERRED, -100),
+        event(EventType.DROPPED, 0),
+    ]
+    assert fold_all(history).deferred_since == to_micros(at(500))
+
+
+def test_the_last_deferral_and_not_the_first_is_compared_with_a_drop() -> None:
+    history = [event(EventType.DEFERRED, 0), event(EventType.DROPPED, 500), event(EventType.DEFERRED, 2_000)]
+    for order in permutations(history):
+        assert fold_all(order).status is Status.DEFERRED

@@ -1,11 +1,12 @@
 """What only Amazon SES has: ways that wrap each other, and several recipients in a record."""
 
 import json
+from base64 import b64encode
 from typing import Any
 
 import pytest
 
-from streams.domain.events import EventType
+from streams.domain.events import BounceKind, EventType
 from tests.providers.cases import PAYLOADS, outcome
 
 FOLDER = PAYLOADS / "amazon_ses"
@@ -120,3 +121,120 @@ def test_an_open_of_one_of_several_recipients_changes_no_status() -> None:
     found = outcome("amazon_ses", (FOLDER / "open_by_one_of_several.json").read_bytes())
 
     assert {event.type for event in found.events} == {EventType.OTHER}
+
+
+def bounced(bounce_type: str, subtype: str, **recipient: str) -> tuple[EventType, BounceKind | None]:
+    record = payload("bounce_permanent_general.json")
+    record["bounce"] |= {"bounceType": bounce_type, "bounceSubType": subtype}
+    record["bounce"]["bouncedRecipients"] = [{"emailAddress": "ann@customer.example", **recipient}]
+    (event,) = outcome("amazon_ses", json.dumps(record).encode()).events
+    return event.type, event.bounce_kind
+
+
+@pytest.mark.parametrize(
+    ("bounce_type", "kind"),
+    [("Permanent", BounceKind.HARD), ("Transient", BounceKind.SOFT), ("Undetermined", BounceKind.UNDETERMINED)],
+)
+def test_a_subtype_that_ses_adds_later_is_of_the_kind_of_its_type(bounce_type: str, kind: BounceKind) -> None:
+    assert bounced(bounce_type, "AddedLater") == (EventType.BOUNCE, kind)
+
+
+@pytest.mark.parametrize(
+    ("action", "meaning"),
+    [
+        ("failed", (EventType.BOUNCE, BounceKind.HARD)),
+        ("delayed", (EventType.DEFERRED, None)),
+        ("Delivered", (EventType.DELIVERED, None)),
+        ("relayed", (EventType.OTHER, None)),
+        (" expanded ", (EventType.OTHER, None)),
+    ],
+)
+def test_what_the_report_says_of_a_recipient_counts_more_than_the_word_bounce(
+    action: str, meaning: tuple[EventType, BounceKind | None]
+) -> None:
+    assert bounced("Permanent", "General", action=action) == meaning
+
+
+@pytest.mark.parametrize(
+    ("feedback", "event_type"),
+    [
+        ("abuse", EventType.COMPLAINT),
+        ("fraud", EventType.COMPLAINT),
+        (None, EventType.COMPLAINT),
+        ("not-spam", EventType.OTHER),
+        ("auth-failure", EventType.OTHER),
+    ],
+)
+def test_a_feedback_report_that_accuses_nobody_is_no_complaint(feedback: str | None, event_type: EventType) -> None:
+    record = payload("complaint.json")
+    record["complaint"]["complaintFeedbackType"] = feedback
+
+    assert [event.type for event in outcome("amazon_ses", json.dumps(record).encode()).events] == [event_type]
+
+
+@pytest.mark.parametrize(
+    ("name", "section", "key"),
+    [("delivery", "delivery", "recipients"), ("delivery_delay", "deliveryDelay", "delayedRecipients")],
+)
+def test_of_nobody_whom_it_names_a_delivery_or_delay_says_nothing(name: str, section: str, key: str) -> None:
+    nobodies: list[list[Any] | None] = [[], None]
+    for nobody in nobodies:
+        record = payload(f"{name}.json")
+        record[section][key] = nobody
+        found = outcome("amazon_ses", json.dumps(record).encode())
+        assert (found.events, found.bad[0][2]) == ((), "no recipient")
+
+
+def types(record: Any) -> list[EventType]:
+    found = outcome("amazon_ses", json.dumps(record).encode())
+    assert found.poison is None
+    return [event.type for event in found.events]
+
+
+def to_two(name: str) -> Any:
+    record = payload(f"{name}.json")
+    record["mail"]["destination"] = ["ann@customer.example", "bob@customer.example"]
+    return record
+
+
+@pytest.mark.parametrize("name", ["open", "click", "subscription_unsubscribe_all", "subscription_opt_out_of_a_topic"])
+def test_what_one_of_several_recipients_did_changes_the_status_of_none(name: str) -> None:
+    assert types(to_two(name)) == [EventType.OTHER, EventType.OTHER]
+
+
+def test_a_message_to_several_that_ses_did_not_send_because_of_complaints_is_dropped_for_each_that_it_names() -> None:
+    record = to_two("complaint_on_account_suppression_list")
+    record["complaint"]["complainedRecipients"] = [{"emailAddress": one} for one in record["mail"]["destination"]]
+
+    events = outcome("amazon_ses", json.dumps(record).encode()).events
+
+    assert [(event.type, event.suppression_list) for event in events] == [(EventType.DROPPED, "spam")] * 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "event_type"),
+    [
+        ({}, {"invoices": "OptOut"}, EventType.UNSUBSCRIBE),
+        ({"invoices": "OptOut"}, {"invoices": "OptOut", "reminders": "OptOut"}, EventType.UNSUBSCRIBE),
+        ({"invoices": "OptOut"}, {"invoices": "OptOut", "reminders": "OptIn"}, EventType.OTHER),
+        ({"invoices": "OptOut"}, {"invoices": "OptIn"}, EventType.OTHER),
+        ({"invoices": "OPT_IN"}, {"invoices": "OPT_OUT"}, EventType.UNSUBSCRIBE),
+    ],
+)
+def test_who_leaves_one_more_topic_unsubscribes_and_who_had_left_it_does_not_again(
+    old: dict[str, str], new: dict[str, str], event_type: EventType
+) -> None:
+    record = payload("subscription_opt_out_of_a_topic.json")
+    for key, topics in (("oldTopicPreferences", old), ("newTopicPreferences", new)):
+        listed = [{"topicName": name, "subscriptionStatus": status} for name, status in topics.items()]
+        record["subscription"][key] = {"unsubscribeAll": False, "topicSubscriptionStatus": listed}
+
+    assert types(record) == [event_type]
+
+
+def test_several_records_in_a_list_or_in_one_record_of_firehose_are_all_read() -> None:
+    records = [payload("send.json"), payload("delivery.json")]
+    lines = b"".join(json.dumps(record).encode() + b"\n" for record in records)
+
+    for body in (records, {"records": [{"data": b64encode(lines).decode()}]}):
+        assert types(body) == [EventType.SENT, EventType.DELIVERED]

@@ -117,3 +117,80 @@ def test_the_same_id_on_two_days_is_two_events() -> None:
     ids = {outcome("mailgun", failed(timestamp=day)).events[0].event_id for day in (1793700000, 1793800000)}
 
     assert len(ids) == 2
+
+
+@pytest.mark.parametrize(
+    ("reason", "code", "suppression_list"),
+    [
+        ("suppress-bounce", None, "bounce"),
+        ("suppress-complaint", None, "spam"),
+        ("suppress-unsubscribe", None, "unsubscribe"),
+        ("bounce", 605, "bounce"),
+        ("bounce", 606, "unsubscribe"),
+        ("bounce", 607, "spam"),
+    ],
+)
+def test_each_list_of_mailgun_is_known_by_its_word_alone_and_by_its_code_alone(
+    reason: str, code: int | None, suppression_list: str
+) -> None:
+    (event,) = outcome("mailgun", failed(reason=reason, **{"delivery-status": {"code": code}})).events
+
+    assert (event.type, event.suppression_list) == (EventType.DROPPED, suppression_list)
+
+
+@pytest.mark.parametrize(
+    ("code", "event_type"),
+    [
+        (None, EventType.BOUNCE),
+        (399, EventType.BOUNCE),
+        (400, EventType.DEFERRED),
+        (499, EventType.DEFERRED),
+        (500, EventType.BOUNCE),
+    ],
+)
+def test_without_a_severity_only_a_transient_code_is_tried_again(code: int | None, event_type: EventType) -> None:
+    (event,) = outcome("mailgun", failed(severity=None, reason="generic", **{"delivery-status": {"code": code}})).events
+
+    assert event.type is event_type
+
+
+def test_a_temporary_failure_is_tried_again_also_where_nobody_says_when() -> None:
+    (event,) = outcome("mailgun", failed(severity="temporary", reason="generic", **{"delivery-status": {}})).events
+
+    assert event.type is EventType.DEFERRED
+
+
+@pytest.mark.parametrize(
+    ("bounce_type", "kind"), [("hard", BounceKind.HARD), ("soft", BounceKind.SOFT), (None, BounceKind.HARD)]
+)
+def test_mailguns_bounce_type_decides_where_the_answer_says_nothing(bounce_type: str | None, kind: BounceKind) -> None:
+    status = {"code": None, "message": "rejected", "bounce-type": bounce_type}
+
+    (event,) = outcome("mailgun", failed(reason="generic", **{"delivery-status": status})).events
+
+    assert (event.type, event.bounce_kind) == (EventType.BOUNCE, kind)
+
+
+def test_a_form_that_says_only_that_it_bounced_is_a_hard_bounce() -> None:
+    (event,) = normalise(urlencode(FORM | {"event": "bounced"}).encode(), "application/x-www-form-urlencoded")
+
+    assert (event.type, event.bounce_kind) == (EventType.BOUNCE, BounceKind.HARD)
+
+
+def test_the_names_of_mailguns_fields_may_have_capitals() -> None:
+    form = {"Event": "opened", "Recipient": "ann@customer.example", "Message-Id": "<m@mg>", "Timestamp": "1793700000"}
+
+    (event,) = normalise(urlencode(form).encode(), "application/x-www-form-urlencoded")
+
+    assert (event.type, event.message_id, event.recipient) == (EventType.OPEN, "m@mg", "ann@customer.example")
+
+
+def test_a_rejected_message_without_recipients_is_of_those_of_its_envelope() -> None:
+    value = json.loads((PAYLOADS / "mailgun" / "rejected.json").read_bytes())
+    data = value["event-data"]
+    data.pop("recipient", None)
+    data["envelope"] = {"targets": "bcc@customer.example"}
+
+    assert [event.recipient for event in outcome("mailgun", json.dumps(value).encode()).events] == [
+        "bcc@customer.example"
+    ]

@@ -95,3 +95,63 @@ def test_a_time_that_is_none_leaves_the_time_unknown(moment: Any) -> None:
 
 def test_an_address_is_taken_out_of_its_display_name() -> None:
     assert event(email="Ann Example <ann@customer.example>").recipient == "ann@customer.example"
+
+
+@pytest.mark.parametrize("bounce_type", ["bounce", "bounced", "Bounce"])
+def test_what_sendgrid_put_on_its_bounce_list_is_hard_whatever_the_answer_and_the_classification(
+    bounce_type: str,
+) -> None:
+    found = event(event="bounce", type=bounce_type, reason="552 5.2.2 Mailbox full", bounce_classification="Reputation")
+
+    assert found.bounce_kind is BounceKind.HARD
+
+
+@pytest.mark.parametrize(
+    ("classification", "kind"),
+    [
+        ("Invalid Address", BounceKind.HARD),
+        ("Technical", BounceKind.SOFT),
+        ("Technical Failure", BounceKind.SOFT),
+        ("Mailbox Unavailable", BounceKind.SOFT),
+        ("Content", BounceKind.BLOCK),
+        ("Reputation", BounceKind.BLOCK),
+        ("Frequency/Volume", BounceKind.BLOCK),
+        ("Frequency or Volume Too High", BounceKind.BLOCK),
+        ("Unclassified", BounceKind.HARD),
+    ],
+)
+def test_without_a_type_the_classification_says_more_than_that_it_is_permanent(
+    classification: str, kind: BounceKind
+) -> None:
+    assert event(event="bounce", reason="rejected", bounce_classification=classification).bounce_kind is kind
+
+
+@pytest.mark.parametrize("by_machine", [True, "true", "True"], ids=repr)
+def test_an_open_that_sendgrid_calls_a_machines_is_no_persons_in_whatever_form_it_says_so(by_machine: Any) -> None:
+    found = event(event="open", sg_machine_open=by_machine)
+
+    assert (found.type, found.machine) == (EventType.MACHINE_OPEN, True)
+    assert event(event="open", sg_machine_open=False).type is EventType.OPEN
+
+
+@pytest.mark.parametrize(
+    ("reason", "suppression_list"),
+    [
+        ("Dropped, as it is a Bounced Address.", "bounce"),
+        ("Spam Reporting Address (2026-10-01)", "spam"),
+        (" unsubscribed address ", "unsubscribe"),
+        ("Invalid", "invalid"),
+        ("Invalid SMTPAPI header", None),
+    ],
+)
+def test_the_list_that_made_sendgrid_drop_a_message_is_known_by_its_words_within_others(
+    reason: str, suppression_list: str | None
+) -> None:
+    found = event(event="dropped", reason=reason)
+
+    assert (found.type, found.suppression_list) == (EventType.DROPPED, suppression_list)
+
+
+@pytest.mark.parametrize("key", ["unique_args", "custom_args"])
+def test_a_reference_is_found_also_where_the_arguments_are_an_object_of_their_own(key: str) -> None:
+    assert event(**{key: {"invoice": "INV-4711"}}).reference == "INV-4711"
