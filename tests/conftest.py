@@ -39,6 +39,8 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         broker.stop()
 
 
+pytest_plugins = ["tests.reports"]
+
 STARTS_A_BROKER = {"broker", "own_broker", "make_world"}
 """Fixtures; a test that starts one without them carries the mark itself."""
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.client import AIOKafkaClient
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from deploy.local.broker import Broker
@@ -89,6 +90,26 @@ async def settled(bootstrap: str, transactional_id: str) -> None:
         bootstrap_servers=bootstrap, transactional_id=transactional_id, retry_backoff_ms=10
     ):  # whose start is the fence
         pass
+
+
+async def until_registered(broker: Broker) -> None:
+    """Wait until a broker that stood still is named again by its own metadata.
+
+    After its session it is fenced, until the controller takes it back. Meanwhile it answers that there is no broker, and
+    a client that starts then ends with an AssertionError of aiokafka's.
+    """
+    async with asyncio.timeout(60):
+        while not await _named(broker):
+            await asyncio.sleep(0.1)
+
+
+async def _named(broker: Broker) -> bool:
+    client = AIOKafkaClient(bootstrap_servers=broker.bootstrap)
+    try:
+        await client.bootstrap()
+        return bool(client.cluster.brokers())
+    finally:
+        await client.close()
 
 
 @asynccontextmanager

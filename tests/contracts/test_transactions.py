@@ -27,6 +27,7 @@ from tests.contracts.clients import (
     read,
     rows,
     unique,
+    until_registered,
     values,
 )
 
@@ -363,6 +364,7 @@ async def test_the_deadline_is_kept_while_the_broker_stands_still(own_broker: Br
         assert time.monotonic() - began < 30, "nothing waits for a broker that does not answer"
     finally:
         own_broker.resume()
+    await until_registered(own_broker)
     async with fenced_writer(own_broker, transactional_id=name):
         seen = await values(own_broker, topic)
     assert seen in ([b"a"], [b"a", b"b"]), "in doubt is either wholly there or not at all"
