@@ -10,8 +10,8 @@ https://resend.com/docs/dashboard/emails/email-bounces
 - **Recipients.** ``data.to`` is documented as the "impacted recipient email addresses", but with several recipients Resend
   sends an event for each of them, all with the whole list, and none says whose it is:
   https://github.com/resend/resend-python/issues/68, and django-anymail saw the same. What is about the message (sent,
-  scheduled, failed) is then an event for each of them; everything else is kept in each one's timeline (``OTHER``) and changes
-  no status, unless the receiving server's answer names one of them.
+  failed) is then an event for each of them; everything else is kept in each one's timeline (``OTHER``) and changes no
+  status, unless the receiving server's answer names one of them.
 - **Copies** (cc, bcc) have such events as well, and these name the recipients in ``to`` only.
 - **Tags** are an object in the documentation's samples and a list of names and values in Resend's own ingester:
   either is read. So are the message's custom ``headers``, which the pages do not show.
@@ -58,7 +58,7 @@ _MOST_RECIPIENTS = 100
 """Most recipients of one message; Resend itself takes 50. The bound keeps an event from multiplying its size."""
 
 _EVENTS: dict[str, EventType] = {
-    "email.scheduled": EventType.SENT,  # Resend took the message and will send it later
+    "email.scheduled": EventType.OTHER,  # to be sent up to 30 days later, when it is reported as sent; or to be cancelled
     "email.sent": EventType.SENT,  # the API request was successful; Resend will attempt the delivery
     "email.delivered": EventType.DELIVERED,  # handed over to the recipient's mail server
     "email.delivery_delayed": EventType.DEFERRED,  # a temporary issue: the inbox is full, or the server has trouble
@@ -72,7 +72,7 @@ _EVENTS: dict[str, EventType] = {
 
 _NO_DELIVERY = frozenset({"email.received"})  # mail that Resend received for us
 
-_OF_THE_MESSAGE = frozenset({"email.scheduled", "email.sent", "email.failed"})
+_OF_THE_MESSAGE = frozenset({"email.sent", "email.failed"})
 """What happened to all recipients at once, before Resend tried the first of them."""
 
 _LISTS: dict[str, SuppressionList] = {  # a bounce's subtype, or the type of a suppression: Resend did not try

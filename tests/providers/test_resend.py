@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
+from streams.domain.objective import Judged, Judgement, judge
+from streams.domain.status import SECOND, fold
 from streams.providers import PROVIDERS
+from tests.domain.deliveries import fold_all
 from tests.providers.cases import PAYLOADS, outcome, request
 
 FOLDER = PAYLOADS / "resend"
@@ -39,6 +42,7 @@ def bounce(bounce_type: str, subtype: str, *answers: str, to: list[str] | None =
 @pytest.mark.parametrize(
     "name",
     [
+        "scheduled",
         "delivered",
         "delivery_delayed",
         "bounced_transient_mailbox_full",
@@ -57,9 +61,7 @@ def test_of_several_recipients_none_is_taken_for_the_one_that_is_meant(name: str
     assert {event.provider_event for event in events} == {normalised(record(name))[0].provider_event}
 
 
-@pytest.mark.parametrize(
-    ("name", "meaning"), [("scheduled", EventType.SENT), ("sent", EventType.SENT), ("failed", EventType.DROPPED)]
-)
+@pytest.mark.parametrize(("name", "meaning"), [("sent", EventType.SENT), ("failed", EventType.DROPPED)])
 def test_what_happened_to_the_whole_message_happened_to_each_recipient(name: str, meaning: EventType) -> None:
     events = normalised(record(name, to=SEVERAL))
 
@@ -86,6 +88,23 @@ def test_the_recipient_whom_the_answer_names_is_the_one_that_is_meant(answer: st
 
     assert [event.recipient for event in events] == recipients
     assert {event.type for event in events} == {EventType.BOUNCE if len(recipients) == 1 else EventType.OTHER}
+
+
+def test_a_scheduled_message_is_not_sent_before_resend_sends_it() -> None:
+    """That is up to 30 days later, or never if it is cancelled: it would be judged late, and count as without word."""
+    scheduled, sent, delivered = (
+        normalised({**record(name), "created_at": at})[0]
+        for name, at in (
+            ("scheduled", "2026-11-01T10:00:00Z"),
+            ("sent", "2026-11-03T10:00:00Z"),
+            ("delivered", "2026-11-03T10:00:03Z"),
+        )
+    )
+    assert fold(None, scheduled).delivery is None
+
+    before = fold_all([scheduled, sent])
+
+    assert judge(before, fold_all([scheduled, sent, delivered]), 900 * SECOND) == Judged(Judgement.MET, 3 * SECOND)
 
 
 def test_the_same_recipient_twice_is_one() -> None:
