@@ -96,6 +96,24 @@ def refuses_us(kind: BounceKind, reason: str | None, smtp_code: int | None, enha
     return classify_words(words) in _ABOUT_US
 
 
+def refuses_address(kind: BounceKind, reason: str | None) -> bool:
+    """Tell whether a refusal for good is plainly about the address, even if the provider blames the sender.
+
+    Beside words about the sender or the content a code about the address is too little for that; the words for a mailbox
+    that does not exist are enough.
+
+    Args:
+        kind: What codes and words make of it (``smtp.bounce_kind_of``).
+        reason: The text of the answer.
+    """
+    if kind is not BounceKind.HARD:
+        return False
+    words = wording.words_of(reason)
+    return wording.names_no_mailbox(words) or not (
+        wording.plainly_blocks_us(words) or classify_words(words) in _ABOUT_US
+    )
+
+
 _HOST_ANSWER = 521
 """RFC 7504: a host answers so, whoever the recipient is; AT&T: "521 < 192.0.2.1 > is blocked"."""
 _ABOUT_US = frozenset({ReasonClass.REPUTATION, ReasonClass.CONTENT, ReasonClass.AUTH})

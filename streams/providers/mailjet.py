@@ -57,10 +57,7 @@ _DEFERRED, _DROPPED = EventType.DEFERRED, EventType.DROPPED
 _ERRORS: dict[str, tuple[BounceKind | EventType, SuppressionList | None]] = {
     # recipient
     "user unknown": (_HARD, SuppressionList.INVALID),  # "Email address doesn't exist"
-    "mailbox inactive": (
-        _HARD,
-        SuppressionList.BOUNCE,
-    ),  # "inactive for too long (likely that it doesn't exist anymore)"
+    "mailbox inactive": (_HARD, SuppressionList.BOUNCE),  # "inactive for too long", so it probably does not exist
     "quota exceeded": (_SOFT, SuppressionList.BOUNCE),  # "a non-permanent error", whatever ``hard_bounce`` says
     "blacklisted": (_DROPPED, None),  # "a blacklisted recipient for this account": on which list is not said
     "spam reporter": (_DROPPED, SuppressionList.SPAM),  # reported an earlier message of this account as spam
@@ -244,6 +241,9 @@ def _kind(
 ) -> BounceKind:
     """Return why it bounced: the error decides, and the server's answer where Mailjet names none.
 
+    What Mailjet calls permanent and about the sender is about the address if the answer plainly says so: Microsoft's
+    "550 5.4.1 Recipient address rejected: Access denied" means that there is no such mailbox.
+
     Args:
         cause: What the error means; None: none that we know.
         reason: What the server said.
@@ -252,9 +252,11 @@ def _kind(
     """
     if cause is _DEFERRED:
         return _SOFT  # it was greylisted until nobody tried any more
+    answered = smtp.bounce_kind_of(reply.enhanced_code, reply.smtp_code, reason)
+    if cause is _BLOCK and permanent and reasons.refuses_address(answered, reason):
+        return _HARD
     if isinstance(cause, BounceKind) and cause is not _HARD:
         return cause
-    answered = smtp.bounce_kind_of(reply.enhanced_code, reply.smtp_code, reason)
     if cause is None and reasons.refuses_us(answered, reason, *reply):
         return _BLOCK
     if permanent is not None:

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.domain import reasons
-from streams.domain.reasons import ReasonClass, classify, refuses_us
-from streams.domain.smtp import AUTHENTICATION, bounce_kind_of
+from streams.domain.reasons import ReasonClass, classify, refuses_address, refuses_us
+from streams.domain.smtp import AUTHENTICATION, bounce_kind_of, parse_reply
 from streams.domain.wording import LOOKED_AT
 
 RATE, GREY, FULL, REPUTATION = (
@@ -152,3 +152,23 @@ def test_what_is_remembered_is_bounded() -> None:
 def test_a_refusal_is_plainly_about_us_where_a_word_says_more_than_policy(answer: str, plainly: bool) -> None:
     kind = bounce_kind_of(None, int(answer[:3]), answer)
     assert refuses_us(kind, answer, int(answer[:3]), None) is plainly
+
+
+@pytest.mark.parametrize(
+    ("answer", "plainly"),
+    [
+        ("550 5.1.1 User unknown", True),
+        ("550 5.1.1 User unknown, blocked by policy", True),
+        ("550 5.1.1 <ann@customer.example> rejected", True),
+        ("550 5.4.1 Recipient address rejected: Access denied", True),
+        ("550 5.1.1 Recipient address rejected: Relay access denied", False),
+        ("550 5.1.1 Rejected as spam", False),
+        ("550 5.7.1 Access denied", False),
+        ("450 4.1.1 User unknown", False),
+        ("550 rejected", False),
+    ],
+)
+def test_a_refusal_is_plainly_about_the_address_unless_its_words_are_about_us(answer: str, plainly: bool) -> None:
+    reply = parse_reply(answer)
+    kind = bounce_kind_of(reply.enhanced_code, reply.smtp_code, answer)
+    assert refuses_address(kind, answer) is plainly

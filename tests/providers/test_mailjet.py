@@ -224,6 +224,37 @@ def test_of_an_address_that_does_not_exist_the_answer_says_whether_it_is_permane
     assert found.bounce_kind is kind
 
 
+@pytest.mark.parametrize("error", ["relay/access denied", "sender blocked", "content blocked", "policy issue"])
+@pytest.mark.parametrize(
+    ("hard", "comment", "kind"),
+    [
+        (True, "550 5.1.1 User unknown", HARD),
+        (True, "550 no such user", HARD),
+        (True, "550 5.1.10 RESOLVER.ADR.RecipientNotFound", HARD),
+        (True, "550 5.4.1 Recipient address rejected: Access denied", HARD),
+        (True, "550 5.1.1 User unknown; rejected by Spamhaus", HARD),
+        (True, "554 5.7.1 <ann@customer.example>: Relay access denied", BLOCK),
+        (True, "550 5.1.1 Recipient address rejected: Relay access denied", BLOCK),
+        (True, "550 5.1.1 Rejected as spam", BLOCK),
+        (True, "550 5.7.1 Service unavailable, blocked using Spamhaus", BLOCK),
+        (True, "552 5.2.2 Mailbox full", BLOCK),
+        (True, "450 4.1.1 User unknown", BLOCK),
+        (True, "550 rejected", BLOCK),
+        (True, "", BLOCK),
+        (False, "550 5.1.1 User unknown", BLOCK),
+        (None, "550 5.1.1 User unknown", BLOCK),
+    ],
+)
+def test_an_error_about_the_sender_is_a_block_unless_the_answer_is_plainly_about_the_address(
+    error: str, hard: bool | None, comment: str, kind: BounceKind
+) -> None:
+    bounced = {**event("bounce_user_unknown"), "error": error, "hard_bounce": hard, "comment": comment}
+
+    (found,) = normalised(bounced)
+
+    assert (found.type, found.bounce_kind) == (EventType.BOUNCE, kind)
+
+
 def test_that_mailjet_will_block_the_next_message_changes_nothing_about_this_one() -> None:
     for name in ("bounce_user_unknown", "bounce_quota_exceeded"):
         before, after = normalised(*({**event(name), "blocked": blocked} for blocked in (False, True)))
