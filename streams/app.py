@@ -118,7 +118,7 @@ def build(settings: Settings, *, reached: Reached = nothing_reached) -> Worker:
         watchdog=watchdog,
     )
     app.progress.on_look.append(health.look)
-    # After that time without an answer the group has given its partitions to another worker.
+    # After that time without an answer of its coordinator the group has given its partitions to another worker.
     session_s = settings.kafka.session_timeout_s
     metrics.show_partitions_while(lambda: app.progress.heard_within(session_s))
     return Worker(

@@ -60,7 +60,7 @@ class Metrics:
     lag: OwnedGauge
     ready: Gauge
     partitions_owned: Gauge
-    partitions_stopped: OwnedGauge
+    partitions_stopped: Gauge
     rebalances: Counter
     store_rebuilds: Counter
     restored_rows: Counter
@@ -199,7 +199,7 @@ class Metrics:
             partitions_owned=Gauge(
                 "mailstreams_partitions_owned", "Source partitions of this worker", registry=registry
             ),
-            partitions_stopped=OwnedGauge(
+            partitions_stopped=Gauge(
                 "mailstreams_partition_stopped",
                 "1 for a partition that is stopped because too many of its records are bad",
                 ["topic", "partition"],
@@ -244,9 +244,10 @@ class Metrics:
     def show_partitions_while(self, shown: Callable[[], bool]) -> None:
         """Show nothing of single partitions while ``shown`` returns False: another worker may own them and report on them.
 
-        Not ``partitions_owned``: while this worker's monitor does not run, it says that it should.
+        Not ``partitions_owned``: while this worker's monitor does not run, it says that it should. Nor
+        ``partitions_stopped``: a stopped partition waits for a person, also while nobody knows who has it.
         """
-        for gauge in (self.lag, self.partitions_stopped, self.monitor_clock, self.open_deferrals):
+        for gauge in (self.lag, self.monitor_clock, self.open_deferrals):
             gauge.shown = shown
 
     def begin_stage(self, stage: str) -> None:

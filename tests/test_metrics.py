@@ -240,7 +240,6 @@ async def test_a_worker_that_the_brokers_do_not_reach_says_nothing_of_partitions
     observer.stopped(SOURCE, "too many")
     of_partitions = {
         b"mailstreams_consumer_lag_records{",
-        b"mailstreams_partition_stopped{",
         b"mailstreams_monitor_clock_timestamp_seconds{",
         b"mailstreams_deferred_stuck{",
         b"mailstreams_deferred_age_seconds_bucket{",
@@ -251,13 +250,15 @@ async def test_a_worker_that_the_brokers_do_not_reach_says_nothing_of_partitions
 
     assert shown() == of_partitions, "before the first look nothing is known to be lost"
     now = time.monotonic()
-    monkeypatch.setattr(worker.progress, "_looked_at", now)
+    monkeypatch.setattr(worker.progress, "_heard_at", now)
     monkeypatch.setattr("streams.kafka.progress.time.monotonic", lambda: now + 29)
     assert shown() == of_partitions
     monkeypatch.setattr("streams.kafka.progress.time.monotonic", lambda: now + 30)
     assert shown() == set()
     assert registry.get_sample_value("mailstreams_partitions_owned") == 8, "else no alert says that its monitor stands"
-    monkeypatch.setattr(worker.progress, "_looked_at", now + 30)
+    stopped = {"topic": SOURCE.topic, "partition": str(SOURCE.partition)}
+    assert registry.get_sample_value("mailstreams_partition_stopped", stopped) == 1, "a person has to resume it"
+    monkeypatch.setattr(worker.progress, "_heard_at", now + 30)
     assert shown() == of_partitions
 
 

@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
-from aiokafka.structs import TopicPartition
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.types import TP
 
 from streams.kafka.offsets import committed_offsets
@@ -130,6 +130,8 @@ class Progress:
         """``_latest_us`` when a partition of a first topic was last seen stopped, for each partition that it holds up."""
         self._now: dict[TP, int] = {}
         self._looked_at: float | None = None
+        self._heard_at: float | None = None
+        """When the group's coordinator last answered, also within a look that failed."""
         self._clocks: tuple[int, float] | None = None
         """The wall clock (µs) and the monotonic one (s) at the last look."""
         self._clock_was_set = False
@@ -153,11 +155,16 @@ class Progress:
     @property
     def fresh(self) -> bool:
         """True while the last look is recent: the broker answers."""
-        return self._looked_at is not None and self.heard_within(self._interval_s * 5 + 2)
+        return self._looked_at is not None and time.monotonic() - self._looked_at < self._interval_s * 5 + 2
 
     def heard_within(self, seconds: float) -> bool:
-        """Return whether the last look, if there was one, is no longer ago."""
-        return self._looked_at is None or time.monotonic() - self._looked_at < seconds
+        """Return whether the last answer of the group's coordinator, if there was one, is no longer ago.
+
+        It is the broker that gives the partitions of a silent worker to another one. Not the last look: a single topic that
+        fails, as while one of its partitions has no leader, makes every look of every worker fail, and nobody's partitions
+        move.
+        """
+        return self._heard_at is None or time.monotonic() - self._heard_at < seconds
 
     async def run(self) -> None:
         """Look once a second, for ever. While the broker does not answer, the last look grows stale, nothing else."""
@@ -184,6 +191,7 @@ class Progress:
         consumer, admin = await self._clients()
         wall_us = time.time_ns() // 1000
         self._read_clocks(wall_us, time.monotonic())
+        await self._committed(admin, [])  # whichever topic fails below, the coordinator was heard
         standings: dict[TP, Standing] = {}
         # In the order of the data flow, and each topic's end before its position: what was appended before
         # `wall_us` is then either behind a position or seen as lag.
@@ -196,7 +204,7 @@ class Progress:
                 raise UnknownTopicOrPartitionError(topic)
             tps = [TopicPartition(topic, p) for p in sorted(partitions)]
             ends = await consumer.end_offsets(tps)
-            committed = await committed_offsets(admin, self._group_id, tps)
+            committed = await self._committed(admin, tps)
             never = [tp for tp in tps if tp not in committed or committed[tp].offset < 0]
             begins = await consumer.beginning_offsets(never) if never else {}
             for tp in tps:
@@ -211,6 +219,13 @@ class Progress:
                     stopped=position.poison is not None and position.poison.stopped is not None,
                 )
         self._saw(wall_us, standings)
+
+    async def _committed(
+        self, admin: AIOKafkaAdminClient, tps: list[TopicPartition]
+    ) -> dict[TopicPartition, OffsetAndMetadata]:
+        committed = await committed_offsets(admin, self._group_id, tps)
+        self._heard_at = time.monotonic()
+        return committed
 
     def _read_clocks(self, wall_us: int, monotonic_s: float) -> None:
         """Forget what was concluded from the wall clock if it was set since the last look.

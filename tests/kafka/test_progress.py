@@ -1,12 +1,12 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
-from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
+from aiokafka.errors import KafkaError, KafkaTimeoutError, LeaderNotAvailableError, UnknownTopicOrPartitionError
 from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
@@ -527,6 +527,68 @@ def test_without_a_fresh_look_there_is_no_time(clock: list[float]) -> None:
     assert progress.now(EVENTS) is None
 
 
+async def test_a_topic_that_fails_ends_the_look_and_the_coordinator_was_heard_all_the_same(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One partition without a leader: no worker has a fresh look, and each keeps its partitions."""
+    raw, events = await new_topic(broker), await new_topic(broker)
+    progress = Progress(
+        client_options={"bootstrap_servers": broker.bootstrap},
+        group_id=unique("group"),
+        upstream_topics={events: (raw,)},
+        shared_topics=frozenset({raw}),
+    )
+    try:
+        await soon(progress._look)
+        seconds = time.monotonic() + 60
+        monkeypatch.setattr("streams.kafka.progress.time.monotonic", lambda: seconds)
+        assert not progress.heard_within(30)
+        consumer: Any = progress._consumer
+        monkeypatch.setattr(consumer, "end_offsets", no_leader)
+        with pytest.raises(LeaderNotAvailableError):
+            await progress._look()
+        assert progress.heard_within(30)
+    finally:
+        await progress.close()
+    assert not progress.fresh
+
+
+async def no_leader(tps: object) -> None:
+    raise LeaderNotAvailableError(tps)
+
+
+async def soon(look: Callable[[], Awaitable[None]]) -> None:
+    """Look until it succeeds: the first group of a broker has no coordinator for a moment, and a new topic no leader."""
+    async with asyncio.timeout(30):
+        while True:
+            with contextlib.suppress(KafkaError):
+                return await look()
+            await asyncio.sleep(0.05)
+
+
+async def test_while_the_coordinator_does_not_answer_it_is_not_heard(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other brokers may answer: the group gives the partitions to another worker all the same."""
+    progress = Progress(client_options={}, group_id="group", upstream_topics=UPSTREAM, shared_topics=SHARED)
+
+    async def clients() -> tuple[Any, Any]:
+        return None, None
+
+    async def silent(*_: object) -> None:
+        raise KafkaTimeoutError
+
+    monkeypatch.setattr(progress, "_clients", clients)
+    monkeypatch.setattr("streams.kafka.progress.committed_offsets", silent)
+    progress._heard_at = clock[0]
+    clock[0] += 29
+    with pytest.raises(KafkaTimeoutError):
+        await progress._look()
+    assert progress.heard_within(30)
+    clock[0] += 1
+    assert not progress.heard_within(30)
+
+
 def test_before_the_first_look_there_is_no_time() -> None:
     progress = Progress(client_options={}, group_id="group", upstream_topics=UPSTREAM, shared_topics=SHARED)
     assert not progress.fresh
@@ -591,7 +653,7 @@ async def test_an_open_transaction_is_no_lag(broker: Broker) -> None:
         async with plain_transactional(broker) as producer:
             await producer.begin_transaction()
             await producer.send_and_wait(events, key=b"a", value=b"a", partition=0)
-            await progress._look()
+            await soon(progress._look)
             assert progress._standings[TP(events, 0)].lag == 0
             await producer.abort_transaction()
     finally:
@@ -609,15 +671,15 @@ async def test_while_the_broker_does_not_know_a_topic_there_is_no_look_and_soon_
         shared_topics=frozenset({raw}),
     )
     try:
-        with pytest.raises(UnknownTopicOrPartitionError):
-            await progress._look()
+
+        async def refused() -> None:
+            with pytest.raises(UnknownTopicOrPartitionError):
+                await progress._look()
+
+        await soon(refused)
         assert progress._standings == {}
         await new_topic(broker, named=raw)
-        async with asyncio.timeout(30):
-            while not progress._standings:
-                with contextlib.suppress(KafkaError):  # also of a broker whose first group this is
-                    await progress._look()
-                await asyncio.sleep(0.1)
+        await soon(progress._look)
     finally:
         await progress.close()
     assert progress._standings.keys() == {TP(raw, 0), TP(events, 0)}
