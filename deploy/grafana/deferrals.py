@@ -20,6 +20,7 @@ from deploy.grafana.panels import (
     bars,
     board,
     heat_map,
+    known,
     lines,
     number,
     pick,
@@ -36,6 +37,9 @@ USED = pick("provider_destination:mailstreams_deferred_oldest:window_used", PROV
 SHARE = pick("provider_destination:mailstreams_deferred:share10m", PROVIDER, DESTINATION)
 WINDOW = pick("mailstreams_retry_window_seconds", PROVIDER)
 STUCK = pick("mailstreams_deferred_stuck", PROVIDER, DESTINATION)
+WAITING = f"sum({pick(f'{AGE}_gcount', PROVIDER, DESTINATION)})"
+GIVEN_UP = 'level="overdue"'
+OVERDUE = f"sum({pick('mailstreams_deferred_stuck', PROVIDER, DESTINATION, GIVEN_UP)})"
 DEFERRALS = pick("mailstreams_deferrals_total", PROVIDER, DESTINATION)
 DELIVERED = pick("mailstreams_arrivals_total", PROVIDER, DESTINATION)
 TOLD = pick("mailstreams_deferral_alerts_total", PROVIDER)
@@ -57,24 +61,28 @@ def dashboard() -> Dashboard:
                     number(
                         "Deferred",
                         "Deliveries that wait. `mailstreams deferrals` lists them.",
-                        f"sum({pick(f'{AGE}_gcount', PROVIDER, DESTINATION)})",
+                        known(WAITING),
+                        absent="unknown",
                     ),
                     number(
                         "Stuck, by level",
                         "The highest level that was told of each: raised (too old), escalated (near the end of the "
                         "retry window), overdue (past it, without a final word).",
-                        Query(f"sum by (level) ({STUCK})", "{{level}}"),
+                        Query(known(f"sum by (level) ({STUCK})"), "{{level}}"),
                         steps=((None, GOOD), (1, LOOK), (MANY, ACT)),
                         alerts=("MailDeferralsStuck", "MailDeferralsOverdue"),
+                        absent="unknown",
                         width=8,
                     ),
                     number(
                         "Oldest",
-                        "How long the oldest one waits.",
-                        f"max({OLDEST})",
+                        "How long the oldest one waits that its provider still tries; unknown while a partition that may "
+                        "hold its end is stopped.",
+                        f"{known(f'max({OLDEST})')} unless on () {WAITING} > {OVERDUE}",
                         unit="s",
                         steps=((None, GOOD), (OLD / 4, LOOK), (OLD, ACT)),
                         alerts=("MailDeferralOldestAge",),
+                        absent="unknown",
                     ),
                     number(
                         "Alerts told",

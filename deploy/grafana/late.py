@@ -17,6 +17,7 @@ from deploy.grafana.panels import (
     Section,
     board,
     heat_map,
+    known,
     lines,
     number,
     pick,
@@ -81,15 +82,17 @@ def dashboard() -> Dashboard:
                     number(
                         "Deferred now",
                         "Deliveries that the receiving side puts off at the moment; most of them pass by themselves.",
-                        f"sum({pick('mailstreams_deferred_age_seconds_gcount', PROVIDER, DESTINATION)})",
+                        known(f"sum({pick('mailstreams_deferred_age_seconds_gcount', PROVIDER, DESTINATION)})"),
+                        absent="unknown",
                     ),
                     number(
                         "Stuck now",
                         "Of those, the ones that were told on `mail.deferral-alerts` and are still tried. Go on at the "
                         "dashboard Deferrals.",
-                        f"sum({pick('mailstreams_deferred_stuck', PROVIDER, DESTINATION, TRIED)})",
+                        known(f"sum({pick('mailstreams_deferred_stuck', PROVIDER, DESTINATION, TRIED)})"),
                         steps=((None, GOOD), (1, LOOK), (threshold("deferrals_stuck"), ACT)),
                         alerts=("MailDeferralsStuck",),
+                        absent="unknown",
                     ),
                     number(
                         "Sent, then silence",

@@ -32,6 +32,7 @@ __all__ = [
     "bars",
     "board",
     "heat_map",
+    "known",
     "lines",
     "number",
     "pick",
@@ -110,6 +111,15 @@ def pick(metric: str, *matchers: str) -> str:
 def share(part: str, whole: str) -> str:
     """Return a quotient that has no value, rather than NaN, where the whole is 0."""
     return f"{part} / ({whole} > 0)"
+
+
+def known(expr: str) -> str:
+    """Return a query that is 0 where it finds nothing, and has no value while no worker reports on its partitions.
+
+    So that "0" is what the workers say, and not what is shown while they are all cut off from the brokers. A worker reports
+    the lag of each of its partitions, also if that is 0.
+    """
+    return f"{expr} or on () 0 * count(mailstreams_consumer_lag_records)"
 
 
 def quantile(q: float, histogram: str, *matchers: str, by: str = "") -> str:

@@ -5,7 +5,21 @@ By worker and topic, not by provider: faults shown here are in our own system.
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
-from deploy.grafana.panels import ACT, GOOD, LOOK, Query, Section, board, lines, number, pick, quantile, share, table
+from deploy.grafana.panels import (
+    ACT,
+    GOOD,
+    LOOK,
+    Query,
+    Section,
+    board,
+    known,
+    lines,
+    number,
+    pick,
+    quantile,
+    share,
+    table,
+)
 from deploy.grafana.thresholds import threshold
 
 WORKER = 'job="mailstreams-worker"'
@@ -41,9 +55,10 @@ def dashboard() -> Dashboard:
                     number(
                         "Partitions that stand",
                         "Too many of their records are bad. `mailstreams resume` lists them and lets them go on.",
-                        "sum(max by (topic, partition) (mailstreams_partition_stopped))",
+                        known("sum(max by (topic, partition) (mailstreams_partition_stopped))"),
                         steps=((None, GOOD), (1, ACT)),
                         alerts=("MailPartitionStopped",),
+                        absent="unknown",
                     ),
                     number(
                         "Waiting records",
@@ -51,6 +66,7 @@ def dashboard() -> Dashboard:
                         "sum(topic:mailstreams_consumer_lag_records:sum)",
                         steps=((None, GOOD), (threshold("consumer_lag_records"), LOOK)),
                         alerts=("MailConsumerLagGrowing",),
+                        absent="unknown",
                     ),
                     number(
                         "Monitor last ran",

@@ -233,6 +233,53 @@ def test_a_panel_shows_neither_a_time_that_was_never_set_nor_a_worker_that_stand
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
+LAG = 'mailstreams_consumer_lag_records{topic="mail.events", partition="3", instance="a"}'
+OF_GMAIL = 'provider="mailgun", destination="gmail"'
+WAITS = f"mailstreams_deferred_age_seconds_gcount{{{OF_GMAIL}}}"
+OVERDUE, RAISED = (f'mailstreams_deferred_stuck{{{OF_GMAIL}, level="{level}"}}' for level in ("overdue", "raised"))
+AGE = f"provider_destination:mailstreams_deferred_oldest:age_seconds{{{OF_GMAIL}}}"
+STANDS = 'mailstreams_partition_stopped{topic="mail.events", partition="3", instance="a"}'
+WAITING = ("Deferred now", "Stuck now", "Deferred", "Stuck, by level", "Oldest", "Partitions that stand")
+
+
+@pytest.mark.parametrize(
+    ("panel", "series", "shown"),
+    [
+        *((panel, {}, {}) for panel in WAITING),
+        *((panel, {LAG: 0}, {"{}": 0}) for panel in WAITING),
+        ("Deferred now", {LAG: 0, WAITS: 7}, {"{}": 7}),
+        ("Stuck now", {LAG: 0, RAISED: 3, OVERDUE: 2}, {"{}": 3}),
+        ("Deferred", {LAG: 0, WAITS: 7}, {"{}": 7}),
+        ("Stuck, by level", {LAG: 0, RAISED: 3, OVERDUE: 2}, {'{level="overdue"}': 2, '{level="raised"}': 3}),
+        ("Oldest", {LAG: 0, WAITS: 7, OVERDUE: 2, AGE: 900}, {"{}": 900}),
+        ("Oldest", {LAG: 0, WAITS: 7, OVERDUE: 2}, {}),  # the provider is on hold: nobody knows
+        ("Oldest", {LAG: 0, WAITS: 7, OVERDUE: 7}, {"{}": 0}),
+        ("Partitions that stand", {LAG: 0, STANDS: 1}, {"{}": 1}),
+        ("Partitions that stand", {STANDS: 1}, {"{}": 1}),
+    ],
+)
+def test_nothing_that_waits_is_0_and_a_panel_says_so_only_while_a_worker_reports(
+    tmp_path: Path, panel: str, series: Mapping[str, float], shown: Mapping[str, float]
+) -> None:
+    """All workers may be cut off from the brokers: then they report nothing, and "none" would look well."""
+    (expr,) = {query.expr for query in QUERIES if query.panel == panel}
+
+    tested = answered(tmp_path, expr, series, shown)
+
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+def test_such_a_panel_says_that_nothing_is_known() -> None:
+    said = {
+        panel["title"]: panel["fieldConfig"]["defaults"]["noValue"]
+        for dashboard in COMMITTED.values()
+        for panel in dashboard["panels"]
+        if panel["title"] in {*WAITING, "Waiting records"}
+    }
+
+    assert said == dict.fromkeys((*WAITING, "Waiting records"), "unknown")
+
+
 @pytest.mark.parametrize(
     ("panel", "limit", "shown"), [("Burn rate, fast", "late_share_fast", 9), ("Burn rate, slow", "late_share_slow", 6)]
 )
