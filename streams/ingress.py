@@ -166,7 +166,7 @@ def _hooks(metrics: IngressMetrics) -> Hooks:
         metrics.produced.labels(topic).inc(count)
         metrics.produce_seconds.observe(seconds)
 
-    return Hooks(acknowledged=acknowledged, failed=metrics.produce_failures.inc)
+    return Hooks(acknowledged=acknowledged, failed=lambda topic: metrics.produce_failures.labels(topic).inc())
 
 
 def _endpoints(settings: Settings) -> list[Endpoint]:

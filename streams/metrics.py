@@ -366,7 +366,7 @@ class IngressMetrics:
                 registry=registry,
             ),
             produce_failures=Counter(
-                "mailstreams_ingress_produce_failures", "Batches not acknowledged", registry=registry
+                "mailstreams_ingress_produce_failures", "Batches not acknowledged", ["topic"], registry=registry
             ),
             produced=Counter(
                 "mailstreams_ingress_records", "Records that all in-sync replicas have", ["topic"], registry=registry

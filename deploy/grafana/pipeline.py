@@ -271,13 +271,13 @@ def dashboard() -> Dashboard:
                     ),
                     lines(
                         "Records and batches that failed",
-                        "Records that all in-sync replicas have, by topic; batches that were not acknowledged.",
+                        "Records that all in-sync replicas have, and batches that were not acknowledged, by topic.",
                         Query(
                             "sum by (topic) (rate(mailstreams_ingress_records_total[$__rate_interval]))", "{{topic}}"
                         ),
                         Query(
-                            "sum(rate(mailstreams_ingress_produce_failures_total[$__rate_interval]))",
-                            "failed",
+                            "sum by (topic) (rate(mailstreams_ingress_produce_failures_total[$__rate_interval]))",
+                            "{{topic}} failed",
                             limit=True,
                         ),
                         unit="cps",

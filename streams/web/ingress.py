@@ -243,6 +243,7 @@ class Ingress:
             whose = (one.provider.name, one.account)
             self._written[one.path] = (metrics.accepted.labels(*whose), metrics.tests.labels(*whose))
             metrics.produced.labels(one.topic)
+            metrics.produce_failures.labels(one.topic)
             for reason in _OF_PROVIDERS:
                 metrics.rejected.labels(*whose, reason.value)
         for reason in _OF_NOBODY:

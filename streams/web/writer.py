@@ -6,7 +6,8 @@ sender repeats it, and repetitions are absorbed by event ids. A producer that fa
 is never used again.
 
 It is ready while webhooks can be written. A send goes to the partition of its key and to no
-other, so a failed one says nothing about webhooks, which go to any partition.
+other, so neither a failed one nor a written one says anything about webhooks, which go to any
+partition of their own topics.
 
 Group commit: while a batch is being sent, further records gather into the next one.
 An idle ingress sends each record at once, a busy one sends few, large batches.
@@ -44,7 +45,7 @@ _RETIRE_TIMEOUT_S: Final = 10.0
 _LOOKS: Final = 2
 """Times ``timeout_s``: the longest that asking may take, because the first broker that is asked may be a silent one."""
 _DOUBT: Final = 2
-"""Times ``timeout_s``: this long after an unacknowledged webhook, only an acknowledgement shows that the broker works."""
+"""Times ``timeout_s``: this long after an unacknowledged webhook, only another one's acknowledgement shows that the broker works."""
 _COMPLAIN_S: Final = 60.0
 """The same complaint is logged at most once in this time, unless it had ended."""
 _OVERHEAD_BYTES: Final = 1500
@@ -95,7 +96,8 @@ class Hooks:
 
     acknowledged: Callable[[str, int, float], None]
     """Topic, records, seconds."""
-    failed: Callable[[], None]
+    failed: Callable[[str], None]
+    """Topic of a batch that was not acknowledged."""
 
 
 class RecordWriter:
@@ -152,8 +154,9 @@ class RecordWriter:
         self._reached = False
         """The last producer started, and nothing since then shows that no broker is there."""
         self._acknowledged_at = 0.0
+        """When a webhook was last acknowledged."""
         self._doubted_until = 0.0
-        """Until then only an acknowledgement counts: a producer starts even if the broker acknowledges nothing."""
+        """Until then only a webhook's acknowledgement counts: a producer starts even if the broker acknowledges nothing."""
         self._complaints: dict[str, float] = {}
         """Topic, or nothing for the broker itself -> when it was logged that it fails."""
 
@@ -341,10 +344,11 @@ class RecordWriter:
                 if not entry.done.done():
                     entry.done.set_exception(NotWrittenError())
             return
-        self._doubted_until = 0.0
         self._recovered()
         self._recovered(queue.topic)
-        self._heard_at = self._acknowledged_at = time.monotonic()
+        self._heard_at = time.monotonic()
+        if queue.partition is None:
+            self._doubted_until, self._acknowledged_at = 0.0, self._heard_at
         self._hooks.acknowledged(queue.topic, len(entries), time.monotonic() - begun)
         for entry in entries:
             if not entry.done.done():
@@ -381,7 +385,7 @@ class RecordWriter:
         return chosen[self._turn % len(chosen)]
 
     def _failed(self, producer: Any, queue: _Queue, since: float, error: Exception) -> None:
-        self._hooks.failed()
+        self._hooks.failed(queue.topic)
         if producer is self._producer:
             if isinstance(error, TimeoutError | KafkaTimeoutError):
                 self._doubt(queue, since, type(error).__name__)

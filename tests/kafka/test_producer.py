@@ -131,7 +131,7 @@ async def test_a_small_webhook_is_snappy_on_the_broker_and_a_large_one_zstd(brok
         client_id="ingress",
         timeout_s=10,
         partitions=1,
-        hooks=Hooks(acknowledged=lambda *_: None, failed=lambda: None),
+        hooks=Hooks(acknowledged=lambda *_: None, failed=lambda _: None),
         compression_type=Kafka().producer_compression,
     )
     running = asyncio.create_task(writer.run())

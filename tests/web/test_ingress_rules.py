@@ -1252,6 +1252,7 @@ async def test_what_is_written_and_what_is_refused_for_whatever_reason_are_count
     world = await make(endpoint("mailgun"))
     value = world.metrics.registry.get_sample_value
     assert value("mailstreams_ingress_records_total", {"topic": "mail.raw.mailgun"}) == 0
+    assert value("mailstreams_ingress_produce_failures_total", {"topic": "mail.raw.mailgun"}) == 0
     known = {*Refusal, *Reason}
     for provider, account, reasons in (
         ("mailgun", "acme", known - {Reason.NOT_FOUND, Reason.HEAD_TOO_LARGE}),

@@ -96,7 +96,7 @@ async def writer(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RecordWriter]
         client_id="ingress",
         timeout_s=PATIENCE_S,
         partitions=1,
-        hooks=Hooks(acknowledged=lambda *_: None, failed=lambda: None),
+        hooks=Hooks(acknowledged=lambda *_: None, failed=lambda _: None),
     )
     running = asyncio.create_task(writer.run())
     while writer.why_not_ready:
@@ -207,6 +207,27 @@ async def test_sends_that_fail_say_nothing_about_webhooks(
     assert not any(answers)
     (said,) = caplog.messages  # once a minute, however often webhooks are acknowledged in between
     assert said.startswith("the broker does not acknowledge records of mail.sends: ")
+
+
+async def test_sends_that_are_written_say_nothing_about_webhooks(writer: RecordWriter) -> None:
+    """A load balancer would go on to send webhooks here, and each would be answered 503."""
+    Producer.acknowledges, Producer.silent = True, {"mail.raw.sendgrid"}
+
+    async def send() -> None:
+        await writer.write_keyed(topics.SENDS, [(b"key", b"{}")])
+
+    failing = asyncio.create_task(refused(writer))
+    while not Producer.written:
+        await asyncio.sleep(0)
+    await send()
+    await failing
+    assert writer.why_not_ready == ["the broker does not acknowledge records"]
+    await send()
+    assert writer.why_not_ready == ["the broker does not acknowledge records"]
+
+    Producer.silent = set()
+    await writer.write("mail.raw.mailgun", b"{}", [])
+    assert writer.why_not_ready == []
 
 
 async def test_a_webhook_that_fails_while_others_are_written_leaves_it_ready(writer: RecordWriter) -> None:
