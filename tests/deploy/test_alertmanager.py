@@ -188,12 +188,22 @@ SEVERITIES = ("critical", "warning")
             [alert("MailTimeToDeliverBudgetBurn", provider="ses", severity=severity) for severity in SEVERITIES],
             ["MailTimeToDeliverBudgetBurn"],
         ),
-        (
-            [
-                alert("MailWebhooksRefused", provider="mailgun", account=account, severity=severity)
-                for account, severity in zip(("billing", "news"), SEVERITIES, strict=True)
-            ],
-            [],
+        *(
+            (
+                [
+                    alert("MailWebhooksRefused", provider=provider, severity=severity, **account)
+                    for provider, account, severity in zip(("mailgun", of), accounts, SEVERITIES, strict=True)
+                ],
+                held,
+            )
+            for accounts, of, held in (
+                (({"account": "billing"}, {"account": "billing"}), "mailgun", ["MailWebhooksRefused"]),
+                (({"account": "billing"}, {"account": "news"}), "mailgun", []),
+                (({}, {"account": "news"}), "mailgun", ["MailWebhooksRefused"]),
+                (({}, {"account": "news"}), "postmark", []),
+                (({}, {}), "mailgun", ["MailWebhooksRefused"]),
+                (({"account": "billing"}, {}), "mailgun", []),
+            )
         ),
         (
             [
