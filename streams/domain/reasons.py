@@ -214,6 +214,7 @@ _TELLING_WORDS: _Table = (
             "excessive volume",  # Apple
             "sending quota",
             "message quota",
+            "quota for sending",  # Gmail, 4.7.28: "exceeded its quota for sending messages with the same Message-ID"
         ),
     ),
     (

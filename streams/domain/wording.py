@@ -200,7 +200,9 @@ FULL_IN_OTHER_LANGUAGES = (
     "postfach ist voll",
     "empfängers ist voll",
     "empfaengers ist voll",
-    "speicherplatz des",  # Kontos, Empfaengers ueberschritten
+    "speicherplatz des konto",  # Kontos ueberschritten; not "des Servers", as in the Chinese below
+    "speicherplatz des empf",
+    "speicherplatz des postfach",
     "boîte pleine",
     "boite pleine",
     "destinataire pleine",  # Orange, 417
@@ -214,7 +216,7 @@ FULL_IN_OTHER_LANGUAGES = (
     "buzon esta lleno",
     "cuota excedida",
     "邮箱已满",
-    "空间不足",
+    "邮箱空间不足",
 )
 """Words for a full mailbox, for ``reasons`` as well: German, French, Spanish and Chinese."""
 _FULL = (
