@@ -390,6 +390,7 @@ _TELLING_WORDS: _Table = (
             "namespace mining",  # Microsoft: guessing addresses
             "directory harvest",
             "too many invalid recipients",
+            "too many unknown recipients",
             "hl:rep",  # NetEase: many recipients that do not exist
             "hl:mep",  # NetEase: forged sender domains
             "bl000",  # Comcast

@@ -108,6 +108,10 @@ def _says_of_sender(text: str | None, phrases: tuple[str, ...]) -> bool:
     return any(phrase in words for phrase in phrases)
 
 
+_TOO_MANY_WRONG = ("too many invalid recipients", "too many unknown recipients")
+"""We wrote to too many addresses that do not exist: GoDaddy and others block us then. It says nothing of this one."""
+
+
 # --- the mailbox does not exist ---
 
 _NO_SUCH_MAILBOX = (
@@ -160,7 +164,9 @@ _A_DOMAIN = ("domain", "domäne", "dominio")  # "domaine" among them
 @lru_cache(maxsize=64)  # its kind and its advice ask the same
 def names_no_mailbox(words: str) -> bool:
     """Tell whether the words are those for a mailbox that does not exist, whatever else they say."""
-    return any(phrase in words for phrase in _NO_SUCH_MAILBOX)
+    return any(phrase in words for phrase in _NO_SUCH_MAILBOX) and not any(
+        phrase in words for phrase in _TOO_MANY_WRONG
+    )
 
 
 def says_no_such_mailbox(words: str) -> bool:
@@ -339,7 +345,7 @@ def plainly_blocks_us(words: str) -> bool:
 _BY_WORDS = (
     # Why our own address is not accepted may read like a refusal of the recipient's. Postfix, 5.1.0: "Sender address
     # rejected: User unknown"; Exim puts the answer of our own server before "Sender verify failed".
-    (BounceKind.BLOCK, _SENDER_REFUSED),
+    (BounceKind.BLOCK, (*_SENDER_REFUSED, *_TOO_MANY_WRONG)),
     (BounceKind.SOFT, ("mx info", *_FULL, *_LOOP, *_TOO_LARGE)),  # SendGrid: "unable to get mx info"
     (BounceKind.HARD, _NO_SUCH_MAILBOX + _DOES_NOT_EXIST),
     (BounceKind.BLOCK, _LISTS_US),
