@@ -379,7 +379,6 @@ _BOUNCED_BY_CODE = {
     "1.10": "no_such_domain",  # RFC 7505: the domain declares that it takes no mail
     "1.20": "blocked",  # Exchange Online: what is in our From; in the next one, how much our own tenant may send
     "1.90": "blocked",
-    "1.351": "no_such_address",  # Exchange Online: "Remote server returned unknown recipient or mailbox unavailable"
     "2.1": "mailbox_closed",
     "2.2": "mailbox_full",
     "2.3": "message_too_large",

@@ -239,10 +239,17 @@ def leaves_cause_to_words(enhanced_code: str | None, smtp_code: int | None) -> b
     Nor does a code for the address with 552, which is about storage: Orange has 552 5.1.1 for a full mailbox.
     """
     _, _, cause = (enhanced_code or "").partition(".")
-    return cause == "" or cause.endswith(".0") or cause[0] == "5" or (cause[0] == "1" and smtp_code == _STORAGE)
+    return (
+        cause in {"", _QUOTES_A_REFUSAL}
+        or cause.endswith(".0")
+        or cause[0] == "5"
+        or (cause[0] == "1" and smtp_code == _STORAGE)
+    )
 
 
 _STORAGE = 552
+_QUOTES_A_REFUSAL = "1.351"
+"""Exchange Online: "Remote server returned unknown recipient or mailbox unavailable -> ", and what that server said."""
 
 
 def meant_otherwise(enhanced_code: str | None, text: str | None) -> BounceKind | None:

@@ -26,11 +26,17 @@ def words_of(text: str | None) -> str:
 
 @lru_cache(maxsize=64)  # its kind and its advice ask for the words of one answer several times
 def _words_of(text: str) -> str:
-    return without_names(text).lower().replace(_ANY_ADDRESS, "")
+    words = without_names(text).lower()
+    for preface in _PREFACES:
+        words = words.replace(preface, "")
+    return words
 
 
-_ANY_ADDRESS = "unknown address error"
-"""Cisco's words for 5.1.0, before whatever a server said of the recipient, such as that the message is too large."""
+_PREFACES = (
+    "unknown address error",  # Cisco, 5.1.0
+    "remote server returned unknown recipient or mailbox unavailable",  # Exchange Online, 5.1.351
+)
+"""What a relay says itself before whatever a server said of the recipient, such as that the message is too large."""
 
 
 # An address, a link, a host name. Each begins where a word begins, and its parts cannot contain what ends them: a
