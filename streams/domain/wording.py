@@ -164,6 +164,14 @@ _NO_SUCH_MAILBOX = (
     "邮箱不存在",
 )
 _DOES_NOT_EXIST = ("does not exist", "doesn't exist", "existiert nicht", "n'existe pas", "no existe")
+# What does not exist may be ours: our address, or what the DNS says of our names. It stands near the verb.
+_OUR_ADDRESS = r"(?:sender|exp[eé]diteur|[eé]metteur|remitente|(?<![a-z])from address)"  # "Absender" among them
+_OUR_RECORD = r"(?<![a-z])(?:ptr|spf|dkim|dmarc|helo|reverse dns|rdns)(?![a-z])"
+_NEAR = r"(?:[^.:;,(]|\.\d){0,30}"
+_VERB = f"(?:{'|'.join(_DOES_NOT_EXIST)})"
+_OURS_DOES_NOT_EXIST = re.compile(
+    f"(?:{_OUR_ADDRESS}|{_OUR_RECORD}){_NEAR}{_VERB}|{_VERB}{_NEAR}(?:remitente|{_OUR_RECORD})", re.ASCII
+)
 _A_DOMAIN = ("domain", "domäne", "dominio")  # "domaine" among them
 
 
@@ -173,6 +181,14 @@ def names_no_mailbox(words: str) -> bool:
     return any(phrase in words for phrase in _NO_SUCH_MAILBOX) and not any(
         phrase in words for phrase in _TOO_MANY_WRONG
     )
+
+
+def _says_something_does_not_exist(words: str) -> bool:
+    return any(verb in words for verb in _DOES_NOT_EXIST)
+
+
+def _says_that_ours_does_not_exist(words: str) -> bool:
+    return _says_something_does_not_exist(words) and _OURS_DOES_NOT_EXIST.search(words) is not None
 
 
 def says_no_such_mailbox(words: str) -> bool:
@@ -342,7 +358,7 @@ _PLAINLY_BLOCKS_US = (  # "policy" and "relay" alone are also said of a recipien
 
 def plainly_blocks_us(words: str) -> bool:
     """Tell whether the words of an answer that is a block leave no doubt that it is one."""
-    return any(phrase in words for phrase in _PLAINLY_BLOCKS_US)
+    return any(phrase in words for phrase in _PLAINLY_BLOCKS_US) or _says_that_ours_does_not_exist(words)
 
 
 # --- why, from all of them ---
@@ -353,8 +369,7 @@ _BY_WORDS = (
     # rejected: User unknown"; Exim puts the answer of our own server before "Sender verify failed".
     (BounceKind.BLOCK, (*_SENDER_REFUSED, *_TOO_MANY_WRONG)),
     (BounceKind.SOFT, ("mx info", *_FULL, *_LOOP, *_TOO_LARGE)),  # SendGrid: "unable to get mx info"
-    (BounceKind.HARD, _NO_SUCH_MAILBOX + _DOES_NOT_EXIST),
-    (BounceKind.BLOCK, _LISTS_US),
+    (BounceKind.HARD, _NO_SUCH_MAILBOX),
 )
 
 
@@ -364,6 +379,10 @@ def kind_of_words(words: str) -> BounceKind:
     for kind, phrases in _BY_WORDS:
         if any(phrase in words for phrase in phrases):
             return kind
+    if _says_something_does_not_exist(words):
+        return BounceKind.BLOCK if _says_that_ours_does_not_exist(words) else BounceKind.HARD
+    if any(phrase in words for phrase in _LISTS_US):
+        return BounceKind.BLOCK
     if says_closed(words):
         return BounceKind.UNDETERMINED
     return BounceKind.BLOCK if any(phrase in words for phrase in _BLOCKS_US) else BounceKind.UNDETERMINED

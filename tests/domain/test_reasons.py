@@ -142,6 +142,7 @@ def test_what_is_remembered_is_bounded() -> None:
         ("550 Administrative prohibition", True),
         ("550 authentication required", True),
         ("550 Mail is rejected by recipients", True),
+        ("550 Die Absenderadresse existiert nicht", True),
         ("554 mx.example ESMTP not accepting connections", True),
         ("550 rejecting spoofed message", True),
         ("550 recipient rejected by policy", False),
