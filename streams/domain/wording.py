@@ -321,7 +321,8 @@ _BLOCKS_US = (  # unless it is the mailbox that is closed
     "dt:spm",  # NetEase
     "a problem occurred. (ask your postmaster",  # T-Online
     "content denied",  # QQ
-    "rejected by recipient",  # QQ: the recipient has listed us
+    "rejected by recipients",  # QQ: the recipient has listed us; the next, Exchange Online
+    "access denied, rejected by recipient",
     "frequency limit",  # QQ
     "mail rejete",  # Orange, 506: suspected spam; the next, 103 and 510: our address
     "service refuse",
@@ -351,8 +352,8 @@ _PLAINLY_BLOCKS_US = (  # "policy" and "relay" alone are also said of a recipien
     "rejected by destination domain",
     "administrative prohibition",
     "authentication required",
-    "rejected by recipient",
-    "not accepting connections",
+    "rejected by recipients",
+    "access denied, rejected by recipient",
 )
 
 
