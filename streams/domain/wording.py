@@ -317,7 +317,13 @@ _BLOCKS_US = (  # unless it is the mailbox that is closed
     "ptr record",
     "ptr resource record",  # GMX
     "invalid dns mx",  # GMX, of our domain
-    "helo",
+    "invalid helo",  # not "helo" alone, as in "send HELO first" and "Bachelor"
+    "bad helo",
+    "forged helo",
+    "helo name",
+    "helo command rejected",
+    "helo argument",
+    "ehlo argument",  # Gmail: "HELO/EHLO argument is invalid"
     "dt:spm",  # NetEase
     "a problem occurred. (ask your postmaster",  # T-Online
     "content denied",  # QQ
