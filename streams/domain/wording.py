@@ -77,21 +77,23 @@ _LIST_LABELS = re.compile(r"(?<![\w-])r?bl\.", re.ASCII)  # bl.mailspike.net
 
 # --- our own address is not accepted ---
 
-_SENDER_REFUSED = (
+_SENDER_PLAINLY_REFUSED = (
     "sender rejected",
     "sender denied",
     "sender address rejected",
     "sender verify",
-    "sender unknown",
-    "unknown sender",
-    "invalid sender",  # Orange, of our domain
     "sender does not exist",
     "sender address does not exist",
     "sender's domain does not exist",
     "domain of sender",
     "domain of the sender",
-    "sender domain",  # the last one, because it may only name us
 )
+_SENDER_UNKNOWN = (  # also said in passing: "user unknown (we do not accept mail from unknown senders)"
+    "sender unknown",
+    "unknown sender",
+    "invalid sender",  # Orange, of our domain
+)
+_SENDER_REFUSED = (*_SENDER_PLAINLY_REFUSED, *_SENDER_UNKNOWN, "sender domain")  # the last one may only name us
 
 
 def refuses_sender(text: str | None) -> bool:
@@ -104,7 +106,9 @@ def quotes_refusal_of_sender(text: str | None) -> bool:
 
     "User unknown; sender domain ours.example" only names us.
     """
-    return _says_of_sender(text, _SENDER_REFUSED[:-1])
+    if _says_of_sender(text, _SENDER_PLAINLY_REFUSED):
+        return True
+    return _says_of_sender(text, _SENDER_UNKNOWN) and not names_no_mailbox(words_of(text))
 
 
 def _says_of_sender(text: str | None, phrases: tuple[str, ...]) -> bool:
