@@ -87,6 +87,7 @@ _SENDER_PLAINLY_REFUSED = (
     "sender's domain does not exist",
     "domain of sender",
     "domain of the sender",
+    "absenderpostfach",
 )
 _SENDER_UNKNOWN = (  # also said in passing: "user unknown (we do not accept mail from unknown senders)"
     "sender unknown",
@@ -206,7 +207,7 @@ def says_no_such_mailbox(words: str) -> bool:
 
 # "blocked" is said of the mailbox, not of us; whether for good, the code says. Our own account may be blocked, too.
 _CLOSED = re.compile(
-    r"(?<!your )(?<!sender )(?<!sender's )(?:(?:mailbox|account) (?:is ?|has been )?(?:temporarily )?(?:blocked|closed)"
+    r"(?<!your )(?<!sender )(?<!sender's )(?<!sending )(?<!absender)(?:(?:mailbox|account) (?:is ?|has been )?(?:temporarily )?(?:blocked|closed)"
     r"|(?:mailbox|account|user|recipient) (?:is ?|has been )?(?:temporarily )?(?:disabled|suspended)"
     r"|archived recipient"  # Orange
     r"|postfach (?:ist )?(?:gesperrt|deaktiviert)|lettres (?:est )?d[eé]sactiv[eé]e"
@@ -220,6 +221,8 @@ _WHO_IS_INACTIVE = ("mailbox", "account", "user", "recipient")
 
 def says_closed(words: str) -> bool:
     """Tell whether the words of an answer say that the mailbox takes no messages any more."""
+    if "relaying to" in words:  # "relaying to this recipient is disabled"
+        return False
     if "inactiv" in words and "your account" not in words:
         return any(who in words for who in _WHO_IS_INACTIVE)
     return any(word in words for word in _MAY_BE_CLOSED) and _CLOSED.search(words) is not None
