@@ -199,10 +199,14 @@ _BY_REPLY: dict[int, BounceKind] = {
 }
 # Where the words say nothing: servers use these for other causes as well.
 _BY_REPLY_ALONE: dict[int, BounceKind] = {
-    551: _HARD,  # RFC 5321, 3.4: the user is not here, "please try" another address
     521: _HARD,  # RFC 7504: the host never accepts mail; AT&T: our address is blocked
     552: _SOFT,  # mailbox full (RFC 5321) or message too large (RFC 1870); Yahoo: no such mailbox; a filter refused
 }
+
+
+_NOT_LOCAL = 551
+_ELSEWHERE = ("not local", " moved", "please try <")
+"""RFC 5321, 3.4: the user is not here, "please try <another address>". Servers use 551 for anything else as well."""
 
 
 def bounce_kind_of(enhanced_code: str | None, smtp_code: int | None, text: str | None) -> BounceKind:
@@ -228,7 +232,8 @@ def bounce_kind_of(enhanced_code: str | None, smtp_code: int | None, text: str |
     said = _BY_REPLY.get(smtp_code or 0) or wording.kind_of_words(words)
     if said is not _UNDETERMINED:
         return said
-    if rest == "5.0" and _NO_MAILBOX in words:
+    not_here = (_NO_MAILBOX,) if rest == "5.0" else _ELSEWHERE if kind is None and smtp_code == _NOT_LOCAL else ()
+    if any(phrase in words for phrase in not_here):
         return _HARD
     return kind or _BY_REPLY_ALONE.get(smtp_code or 0, _UNDETERMINED)
 
