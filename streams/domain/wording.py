@@ -177,6 +177,7 @@ _VERB = f"(?:{'|'.join(_DOES_NOT_EXIST)})"
 _OURS_DOES_NOT_EXIST = re.compile(
     f"(?:{_OUR_ADDRESS}|{_OUR_RECORD}){_NEAR}{_VERB}|{_VERB}{_NEAR}(?:remitente|{_OUR_RECORD})", re.ASCII
 )
+_COMMAND_DOES_NOT_EXIST = re.compile(f"command ?{_VERB}", re.ASCII)  # 502 5.5.1
 _A_DOMAIN = ("domain", "domäne", "dominio")  # "domaine" among them
 
 
@@ -189,7 +190,7 @@ def names_no_mailbox(words: str) -> bool:
 
 
 def _says_something_does_not_exist(words: str) -> bool:
-    return any(verb in words for verb in _DOES_NOT_EXIST)
+    return any(verb in words for verb in _DOES_NOT_EXIST) and not _COMMAND_DOES_NOT_EXIST.search(words)
 
 
 def _says_that_ours_does_not_exist(words: str) -> bool:
