@@ -579,8 +579,11 @@ def _bounced(delivery: Delivery) -> str:
 
 def _by_answer(answer: Fact) -> str | None:
     """Return the code for why a server refused, or the provider gave up; None: the answer does not say it."""
-    if meant := smtp.meant_otherwise(answer.enhanced_code, answer.reason):
-        return _MEANT_OTHERWISE[meant]
+    transient = smtp.is_transient(answer.enhanced_code, answer.smtp_code)
+    meant = smtp.meant_otherwise(answer.enhanced_code, answer.reason)
+    if meant is not None:  # not what the code says; of a temporary answer that became final only the class is left
+        why = classify(answer.reason, answer.smtp_code, answer.enhanced_code)
+        return _given_up(why) if transient else _MEANT_OTHERWISE[meant]
     cause = (answer.enhanced_code or "").partition(".")[2]  # "5.1.10" -> "1.10"
     subject = cause.partition(".")[0]
     code = _BOUNCED_BY_CODE.get(cause) or _BOUNCED_BY_CODE.get(subject)
@@ -589,7 +592,6 @@ def _by_answer(answer: Fact) -> str | None:
     words_say_more = smtp.leaves_cause_to_words(answer.enhanced_code, answer.smtp_code) or (
         subject in _ANY_CAUSE and cause not in _BOUNCED_BY_CODE
     )
-    transient = smtp.is_transient(answer.enhanced_code, answer.smtp_code)
     if subject == "1" and code in _ABOUT_THE_ADDRESS and not transient and wording.quotes_refusal_of_sender(reason):
         code, words_say_more = "blocked", True  # the code is from an answer about our own address
     if code == "put_off_too_long" or (word in _GIVEN_UP and (code is None or words_say_more or transient)):

@@ -84,6 +84,8 @@ _SENDER_PLAINLY_REFUSED = (
     "sender verify",
     "sender does not exist",
     "sender address does not exist",
+    "sender address unknown",
+    "sender mailbox not found",
     "sender's domain does not exist",
     "domain of sender",
     "domain of the sender",
