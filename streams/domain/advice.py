@@ -447,7 +447,7 @@ _GIVEN_UP_BY_REASON = {  # by the last answer before: it is why the retries fail
     ReasonClass.TIMEOUT: "unreachable",
 }
 _TWO_MEANINGS = "2.1"
-"""Gmail's: "is disabled", and "is receiving mail at a rate that prevents additional messages"."""
+"""Gmail's: "is disabled", and "is receiving mail at a rate that prevents additional messages". Orange's: "service refused"."""
 _DEFERRED_BY_REASON = {  # the monitor's alerts use the same class, so that the two do not contradict each other
     ReasonClass.RATE_LIMITED: "deferred_rate_or_reputation",
     ReasonClass.GREYLISTED: "deferred_rate_or_reputation",
@@ -599,8 +599,14 @@ def _by_answer(answer: Fact) -> str | None:
     words = wording.words_of(reason) if words_say_more else ""
     if more := words_say_more and (_BOUNCED_BY_WORD.get(word) or _by_telling_words(words)):
         return more
-    gave_up = transient and (code is None or words_say_more or code in _ABOUT_THE_ADDRESS)
-    if gave_up or cause == _TWO_MEANINGS:
+    two_meanings = cause == _TWO_MEANINGS
+    gave_up = transient and (
+        code is None
+        or words_say_more
+        or code in _ABOUT_THE_ADDRESS
+        or (two_meanings and not wording.says_closed(wording.words_of(reason)))
+    )
+    if gave_up or two_meanings:
         why = classify(reason, answer.smtp_code, answer.enhanced_code)
         if gave_up or why is ReasonClass.RATE_LIMITED:
             return _given_up(why)

@@ -211,7 +211,8 @@ def says_no_such_mailbox(words: str) -> bool:
 # "blocked" is said of the mailbox, not of us; whether for good, the code says. Our own account may be blocked, too.
 _CLOSED = re.compile(
     r"(?<!your )(?<!sender )(?<!sender's )(?<!sending )(?<!absender)(?:(?:mailbox|account) (?:is ?|has been )?(?:temporarily )?(?:blocked|closed)"
-    r"|(?:mailbox|account|user|recipient) (?:is ?|has been )?(?:temporarily )?(?:disabled|suspended)"
+    r"|(?:mailbox|account|user|recipient) (?:that you tried to reach )?(?:is ?|has been )?(?:temporarily )?"
+    r"(?:disabled|suspended)"
     r"|archived recipient"  # Orange
     r"|postfach (?:ist )?(?:gesperrt|deaktiviert)|lettres (?:est )?d[eé]sactiv[eé]e"
     r"|accountdisabled|mailboxdisabled)",  # Exchange's exceptions
