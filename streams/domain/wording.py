@@ -48,12 +48,13 @@ _NAMES = re.compile(
     re.ASCII,
 )
 _BLOCK_LISTS = ("spamhaus", "spamcop", "barracudacentral", "dnsbl", "surbl", "uribl", "blacklist", "blocklist")
+_GREYLISTS = ("greylist", "postgrey")  # "see http://postgrey.schweikert.ch/help/example.com.html"
 
 
 def without_names(text: str) -> str:
     """Return what is read of an answer without the addresses, links and hosts that it names: they are nobody's reason.
 
-    The name of a block list is one, and stays.
+    The name of a block list is one, and stays. Of a name with "greylist" in it, that word stays.
     """
     return _NAMES.sub(_reason_in, text[:LOOKED_AT])
 
@@ -65,6 +66,8 @@ def _reason_in(found: re.Match[str]) -> str:
     if _NO_HOST.fullmatch(name):
         return name
     lowered = name.lower()
+    if any(known in lowered for known in _GREYLISTS):
+        return "greylisting"
     return name if _LIST_LABELS.search(lowered) or any(known in lowered for known in _BLOCK_LISTS) else ""
 
 
