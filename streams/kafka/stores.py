@@ -345,6 +345,11 @@ def _warn_of_few_files(stores: int) -> None:
 
 def _policy_after(table: Table, store: Store) -> bytes | None:
     """Return the policy to note when entries by the table's policy join the index; None: the noted one stays."""
-    if table.policy is None or store.policy == table.policy:
+    if table.policy is None:
         return None
-    return table.policy if store.changelog_offset is None else UNKNOWN_POLICY
+    # The piece before may be written by the thread in between. Read the other way round, the store would seem to hold
+    # rows and no policy, and all times would be computed again.
+    empty = store.changelog_offset is None
+    if store.policy == table.policy:
+        return None
+    return table.policy if empty else UNKNOWN_POLICY

@@ -44,7 +44,7 @@ from streams.kafka.store import (
     StoreCorruptError,
     open_store,
 )
-from streams.kafka.stores import STALE_AFTER_S, RestoreError, Table
+from streams.kafka.stores import STALE_AFTER_S, RestoreError, Table, changes_of
 from streams.kafka.transactions import TransactionalWriter
 from tests.contracts.clients import (
     NOW_MS,
@@ -57,7 +57,7 @@ from tests.contracts.clients import (
     rows,
     unique,
 )
-from tests.kafka.fakes import Commands, Fakes
+from tests.kafka.fakes import Commands, Fakes, record
 
 
 def due_of(row: bytes) -> int:
@@ -865,6 +865,34 @@ async def test_a_group_whose_positions_are_never_told_is_no_new_one(
     App(world, manager)
     await restored(manager, {world.source, world.plain}, 5)
     assert world.hooks.crashes == [error]
+
+
+@pytest.mark.parametrize("lands_after", ["changelog_offset", "policy"])
+def test_a_piece_that_is_written_while_the_next_is_unpacked_leaves_the_policy_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lands_after: str
+) -> None:
+    """The thread's write may land between any two things that are read of the store."""
+    table = Table(
+        name="open-deferrals",
+        changelog_topic="changelog",
+        due_of=lambda _: None,
+        watch_of=lambda _: None,
+        policy=b"the policy",
+    )
+    store = open_store(tmp_path / "s", Budget(cache_bytes=1 << 20, write_buffer_bytes=1 << 20), on_rebuild=pytest.fail)
+    first = changes_of(table, store, [record(0, b"row", key=b"one")])
+    read = getattr(Store, lands_after).fget
+
+    def lands(opened: Store) -> object:
+        value = read(opened)
+        monkeypatch.undo()
+        opened.write(first)
+        return value
+
+    monkeypatch.setattr(Store, lands_after, property(lands))
+    store.write(changes_of(table, store, [record(1, b"row", key=b"two")]))
+    assert store.policy == table.policy
+    store.close()
 
 
 async def test_a_closed_table_manager_begins_no_restore(world: World) -> None:
