@@ -76,9 +76,12 @@ def parse_reply(text: str | None) -> Reply:
 
 
 # SES: "... unable to deliver in 840 minutes.<452 4.2.2 full>"; Exchange Online: "Message expired -> 421 4.4.1 ...";
-# SendGrid: "delivery expired, last response: 421 try later"; Cisco: "Delivery expired (message too old) 452-'4.2.2 full'".
+# SendGrid: "delivery expired, last response: 421 try later"; Cisco: "Delivery expired (message too old) 452-'4.2.2 full'",
+# "... [Default] 452-'4.2.2 full'" and "... ('452', ['4.2.2 full'])".
 _QUOTED_WHOLE = re.compile(
-    rf"(?:<|->|last response:|too old\))\s{{0,2}}(?P<answer>[45][0-5]\d(?!\w|[.,:]\d){_NO_UNIT}.*)", _FLAGS | re.DOTALL
+    r"(?:<|->|last response:|too old\)(?: \[\w{1,32}\])?(?: \(')?)\s{0,2}"
+    rf"(?P<answer>[45][0-5]\d(?!\w|[.,:]\d){_NO_UNIT}.*)",
+    _FLAGS | re.DOTALL,
 )
 
 
