@@ -213,7 +213,8 @@ def says_no_such_mailbox(words: str) -> bool:
 
 # "blocked" is said of the mailbox, not of us; whether for good, the code says. Our own account may be blocked, too.
 _CLOSED = re.compile(
-    r"(?<!your )(?<!sender )(?<!sender's )(?<!sending )(?<!absender)(?:(?:mailbox|account) (?:is ?|has been )?(?:temporarily )?(?:blocked|closed)"
+    r"(?<!your )(?<!sender )(?<!sender's )(?<!sending )(?<!absender)"
+    r"(?:(?:mailbox|account) (?:is ?|has been )?(?:temporarily )?(?:blocked|closed)"
     r"|(?:mailbox|account|user|recipient) (?:that you tried to reach )?(?:is ?|has been )?(?:temporarily )?"
     r"(?:disabled|suspended)"
     r"|archived recipient"  # Orange
@@ -242,7 +243,7 @@ FULL_IN_OTHER_LANGUAGES = (
     "postfach ist voll",
     "empfängers ist voll",
     "empfaengers ist voll",
-    "speicherplatz des konto",  # Kontos ueberschritten; not "des Servers", as in the Chinese below
+    "speicherplatz des konto",  # Kontos ueberschritten; "des Servers" is no mailbox
     "speicherplatz des empf",
     "speicherplatz des postfach",
     "boîte pleine",
