@@ -58,7 +58,7 @@ _OTHER_SECRETS: Final = (
     "It was refused ({answer}). The ingress runs with other secrets than {place}: restart it with these settings, or "
     "look at its log; a proxy before it must leave headers and body as they are."
 )
-_NOT_NOW: Final = "It cannot take it now ({answer}): no broker, or too much at once. Providers will try again."
+_NOT_NOW: Final = "It cannot take it now ({answer}): no broker, or too much at once. Most providers try again."
 _CHANGED: Final = "It was refused ({answer}): a proxy before the ingress changes the request, or holds it back."
 _ADVICE: Final[Mapping[str, str]] = {
     "missing": _OTHER_SECRETS,
@@ -78,7 +78,8 @@ _ADVICE: Final[Mapping[str, str]] = {
     "busy": _NOT_NOW,
     "rate": _NOT_NOW,
     "not_found": (
-        "The ingress does not know this account or provider: it runs without {place}, or a proxy changes the path."
+        "The ingress does not know this account or provider: it runs without {place}, its topics.providers leaves "
+        "{provider} out, or a proxy changes the path."
     ),
     "too_large": "The ingress takes only smaller bodies: raise ingress.max_body_bytes, as batches reach 1 MiB and more.",
     "broken": _CHANGED,
@@ -163,7 +164,10 @@ def _attempt(settings: Settings, provider: str, account: str, folder: Path) -> _
     webhook = found.webhooks.get(provider) if found is not None else None
     place = f"accounts.{clean(account)}.webhooks.{provider}"
     if webhook is None or not (webhook.secrets or webhook.insecure):
-        message = f"{place} has no secrets, so the ingress refuses everything: see docs/providers/{provider}.md"
+        message = (
+            f"these settings have no secret for {place}: run it with the settings of the ingress (its file and its "
+            f"variables); if that has none either, see docs/providers/{provider}.md"
+        )
         raise Failure(message)
     secrets = [secret.get_secret_value() for secret in webhook.secrets.values()]
     if webhook.insecure:
@@ -276,7 +280,7 @@ def _advice(status: int, answer: str, place: str, provider: str) -> str:
         status
     )  # the word first: a refusal is 503 for Event Grid, 429 for Brevo
     if advice is not None:
-        return advice.format(answer=answer, place=place)
+        return advice.format(answer=answer, place=place, provider=provider)
     if status in {401, 403}:
         return (
             "It was refused, not by the ingress but by something before it, such as a proxy or a firewall: that must let "

@@ -350,12 +350,18 @@ def test_other_secrets_are_said_too_of_a_provider_that_is_refused_by_another_cod
     assert f"other secrets than accounts.demo.webhooks.{provider}" in result.stdout
 
 
-def test_an_account_without_secrets_is_said_before_anything_is_sent(invoke: Invoke, tmp_path: Path) -> None:
-    (tmp_path / "c.toml").write_text("[accounts.demo]\n")
+@pytest.mark.parametrize("settings", ["", "[accounts.demo]\n", "[accounts.demo.webhooks.postmark]\n"])
+def test_settings_without_a_secret_are_said_before_anything_is_sent_and_nothing_is_said_of_the_ingress(
+    invoke: Invoke, tmp_path: Path, settings: str
+) -> None:
+    (tmp_path / "c.toml").write_text(settings)
 
     result = try_webhook(invoke, tmp_path / "c.toml", "postmark", "--account", "demo", "--url", "http://127.0.0.1:1")
 
     assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1)
+    assert "these settings have no secret for accounts.demo.webhooks.postmark" in result.stderr
+    assert "with the settings of the ingress" in result.stderr
+    assert "refuses" not in result.stderr  # the shell may lack the service's variables: then all is well there
     assert "docs/providers/postmark.md" in result.stderr
 
 
@@ -383,6 +389,7 @@ def test_there_is_advice_for_every_word_that_the_ingress_answers() -> None:
     [
         ("mailgun", (301, "moved"), "redirect"),
         ("mailgun", (404, "\x1b[31mred"), "does not know this account"),
+        ("mailgun", (404, "not_found"), "its topics.providers leaves mailgun out"),
         ("mailgun", (413, "<html>"), "small bodies"),
         ("mailgun", (413, "too_large"), "ingress.max_body_bytes"),
         ("mailgun", (503, ""), "no broker"),
