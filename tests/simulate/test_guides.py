@@ -18,6 +18,7 @@ def test_the_guide_names_the_url_the_secret_and_the_trial(provider: str) -> None
 
     assert f"https://HOST/webhooks/{provider}/ACCOUNT" in text
     assert f"mailstreams webhook test {provider} --account ACCOUNT" in text
+    assert "(README.md#if-topicsproviders-is-set)" in text.split("\n1. ")[0]  # before the first step
     (block,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
     written = tomllib.loads("\n".join(line.strip() for line in block.splitlines()))
     webhooks = written["accounts"]["ACCOUNT"]["webhooks"]
