@@ -29,6 +29,15 @@ def test_the_guide_names_the_url_the_secret_and_the_trial(provider: str) -> None
     )
 
 
+def test_what_brevo_never_repeats_is_ready_before_its_webhook_is_created() -> None:
+    section = (GUIDES / "brevo.md").read_text().split("## Set it up")[1].split("\n## ")[0]
+    steps = re.split(r"^\d\. ", section, flags=re.MULTILINE)
+
+    (created,) = [number for number, step in enumerate(steps) if "api.brevo.com/v3/webhooks" in step]
+    for needed in ("webhooks.brevo.secrets", "(../ingress.md#in-front-of-it)", "(#try-it)"):
+        assert needed in "".join(steps[:created]), needed
+
+
 def test_the_page_on_sends_uses_settings_that_exist() -> None:
     text = (GUIDES.parent / "sends.md").read_text()
 
