@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import pytest
 
 from streams.providers import PROVIDERS
 from streams.settings import Account, Webhook
+from tests.installed import need
 
 GUIDES = Path(__file__).parents[2] / "docs" / "providers"
 
@@ -77,6 +77,8 @@ def _report(pages: dict[int, object]) -> Iterator[str]:
 
 def _feed_the_report(pages: dict[int, object], tmp_path: Path) -> tuple[int, str]:
     """Run what the guide says, with a mailstreams that shows what it is given; return how it ended and what was fed."""
+    need("curl", "curl")
+    need("jq", "jq")
     (block,) = re.findall(r"```\n(pages=.*?)```", (GUIDES / "brevo.md").read_text(), re.DOTALL)
     (tmp_path / "bin").mkdir()
     fed = tmp_path / "bin" / "mailstreams"
@@ -96,10 +98,6 @@ def _feed_the_report(pages: dict[int, object], tmp_path: Path) -> tuple[int, str
     return ended.returncode, ended.stdout
 
 
-needs_jq = pytest.mark.skipif(not (shutil.which("jq") and shutil.which("curl")), reason="the guide uses curl and jq")
-
-
-@needs_jq
 @pytest.mark.parametrize("end", [{"events": []}, {}])
 def test_brevos_report_is_fed_page_by_page_until_one_is_empty(tmp_path: Path, end: object) -> None:
     pages: dict[int, object] = {0: {"events": [{"a": 1}]}, 2500: {"events": [{"b": 2}, {"c": 3}]}, 5000: end}
@@ -110,7 +108,6 @@ def test_brevos_report_is_fed_page_by_page_until_one_is_empty(tmp_path: Path, en
     assert not list(tmp_path.glob("tmp.*"))  # addresses are in it
 
 
-@needs_jq
 @pytest.mark.parametrize("fails", [401, b"", b'{"events": [{"b"', b"<html>"])
 def test_nothing_of_brevos_report_is_fed_if_a_page_of_it_fails(tmp_path: Path, fails: object) -> None:
     code, fed = _feed_the_report({0: {"events": [{"a": 1}]}, 2500: fails}, tmp_path)
