@@ -118,9 +118,12 @@ def build(settings: Settings, *, reached: Reached = nothing_reached) -> Worker:
         watchdog=watchdog,
     )
     app.progress.on_look.append(health.look)
-    # After that time without an answer of its coordinator the group has given its partitions to another worker.
+    # After that time without an answer of its coordinator the group has given its partitions to another worker. The lag is
+    # of the last whole look, so a single topic that fails ends it, too.
     session_s = settings.kafka.session_timeout_s
-    metrics.show_partitions_while(lambda: app.progress.heard_within(session_s))
+    metrics.show_partitions_while(
+        lambda: app.progress.heard_within(session_s), lag=lambda: app.progress.looked_within(session_s)
+    )
     return Worker(
         app=app,
         settings=settings,

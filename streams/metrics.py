@@ -241,14 +241,16 @@ class Metrics:
         metrics._initialise()
         return metrics
 
-    def show_partitions_while(self, shown: Callable[[], bool]) -> None:
-        """Show nothing of single partitions while ``shown`` returns False: another worker may own them and report on them.
+    def show_partitions_while(self, owned: Callable[[], bool], *, lag: Callable[[], bool]) -> None:
+        """Show nothing of single partitions while ``owned`` returns False: another worker may own them and report on them.
+
+        ``lag`` decides on the lag alone: the last whole look found it, and while a single topic fails there is none.
 
         Not ``partitions_owned``: while this worker's monitor does not run, it says that it should. Nor
         ``partitions_stopped``: a stopped partition waits for a person, also while nobody knows who has it.
         """
-        for gauge in (self.lag, self.monitor_clock, self.open_deferrals):
-            gauge.shown = shown
+        self.monitor_clock.shown = self.open_deferrals.shown = owned
+        self.lag.shown = lag
 
     def begin_stage(self, stage: str) -> None:
         """Create the series of one of this worker's stages at 0, as ``_initialise`` does with all others."""

@@ -251,6 +251,7 @@ async def test_a_worker_that_the_brokers_do_not_reach_says_nothing_of_partitions
     assert shown() == of_partitions, "before the first look nothing is known to be lost"
     now = time.monotonic()
     monkeypatch.setattr(worker.progress, "_heard_at", now)
+    monkeypatch.setattr(worker.progress, "_looked_at", now)
     monkeypatch.setattr("streams.kafka.progress.time.monotonic", lambda: now + 29)
     assert shown() == of_partitions
     monkeypatch.setattr("streams.kafka.progress.time.monotonic", lambda: now + 30)
@@ -259,6 +260,8 @@ async def test_a_worker_that_the_brokers_do_not_reach_says_nothing_of_partitions
     stopped = {"topic": SOURCE.topic, "partition": str(SOURCE.partition)}
     assert registry.get_sample_value("mailstreams_partition_stopped", stopped) == 1, "a person has to resume it"
     monkeypatch.setattr(worker.progress, "_heard_at", now + 30)
+    assert shown() == of_partitions - {b"mailstreams_consumer_lag_records{"}, "a topic fails: the lag is an old one"
+    monkeypatch.setattr(worker.progress, "_looked_at", now + 30)
     assert shown() == of_partitions
 
 

@@ -114,10 +114,10 @@ def share(part: str, whole: str) -> str:
 
 
 def known(expr: str) -> str:
-    """Return a query that is 0 where it finds nothing, and has no value while no worker reports on its partitions.
+    """Return a query that is 0 where it finds nothing, and has no value while no worker knows how far its partitions are.
 
-    So that "0" is what the workers say, and not what is shown while they are all cut off from the brokers. A worker reports
-    the lag of each of its partitions, also if that is 0.
+    So that "0" is what the workers say, and not what is shown while they are all cut off from the brokers, or a topic fails.
+    A worker reports the lag of each of its partitions, also if that is 0, for as long as it knows it.
     """
     return f"{expr} or on () 0 * count(mailstreams_consumer_lag_records)"
 

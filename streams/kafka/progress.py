@@ -119,6 +119,7 @@ class Progress:
         self._shared_topics = shared_topics
         self._timeless_topics = timeless_topics
         self._interval_s = interval_s
+        self._request_timeout_s = request_timeout_s
         self._consumer: AIOKafkaConsumer | None = None
         self._admin: AIOKafkaAdminClient | None = None
         self._standings: dict[TP, Standing] = {}
@@ -162,9 +163,17 @@ class Progress:
 
         It is the broker that gives the partitions of a silent worker to another one. Not the last look: a single topic that
         fails, as while one of its partitions has no leader, makes every look of every worker fail, and nobody's partitions
-        move.
+        move. Such a look waits for the topic, and only the next one asks the coordinator again.
         """
-        return self._heard_at is None or time.monotonic() - self._heard_at < seconds
+        return self._within(seconds, self._heard_at)
+
+    def looked_within(self, seconds: float) -> bool:
+        """Return whether the last whole look, if there was one, is no longer ago: what it found is no old story."""
+        return self._within(seconds, self._looked_at)
+
+    def _within(self, seconds: float, since: float | None) -> bool:
+        """Compare with ``seconds``, or with what a look in vain takes if that is longer, and something to spare."""
+        return since is None or time.monotonic() - since < max(seconds, self._request_timeout_s * 1.5)
 
     async def run(self) -> None:
         """Look once a second, for ever. While the broker does not answer, the last look grows stale, nothing else."""

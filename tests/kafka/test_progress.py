@@ -589,6 +589,20 @@ async def test_while_the_coordinator_does_not_answer_it_is_not_heard(
     assert not progress.heard_within(30)
 
 
+def test_a_request_that_gets_no_answer_is_not_yet_silence_however_short_the_session_is(clock: list[float]) -> None:
+    """A look at a topic without a leader waits that long, and only the next one hears the coordinator again."""
+    progress = Progress(
+        client_options={}, group_id="group", upstream_topics=UPSTREAM, shared_topics=SHARED, request_timeout_s=10
+    )
+    progress._heard_at = progress._looked_at = clock[0]
+    clock[0] += 14
+    assert progress.heard_within(6)
+    assert progress.looked_within(6)
+    clock[0] += 1
+    assert not progress.heard_within(6)
+    assert not progress.looked_within(6)
+
+
 def test_before_the_first_look_there_is_no_time() -> None:
     progress = Progress(client_options={}, group_id="group", upstream_topics=UPSTREAM, shared_topics=SHARED)
     assert not progress.fresh
