@@ -26,6 +26,11 @@ WORKER = 'job="mailstreams-worker"'
 INGRESS = 'job="mailstreams-ingress"'
 HANDLED = 'provider!="unknown"'
 """Without the paths of no account, which anybody on the internet tries."""
+STOPPED = (
+    "max by (topic, partition) (mailstreams_partition_stopped) > 0 unless on (topic, partition) "
+    "(mailstreams_consumer_lag_records unless on (job, instance, topic, partition) mailstreams_partition_stopped > 0)"
+)
+"""As in MailPartitionStopped: not what only a worker says that is cut off, while another one has the partition."""
 
 
 def dashboard() -> Dashboard:
@@ -55,7 +60,7 @@ def dashboard() -> Dashboard:
                     number(
                         "Partitions that stand",
                         "Too many of their records are bad. `mailstreams resume` lists them and lets them go on.",
-                        known("sum(max by (topic, partition) (mailstreams_partition_stopped))"),
+                        known(f"count({STOPPED})"),
                         steps=((None, GOOD), (1, ACT)),
                         alerts=("MailPartitionStopped",),
                         absent="unknown",
@@ -220,7 +225,7 @@ def dashboard() -> Dashboard:
                     table(
                         "Which partitions stand",
                         "Mend the cause, then `mailstreams resume TOPIC PARTITION`.",
-                        {"stopped": "max by (topic, partition) (mailstreams_partition_stopped) > 0"},
+                        {"stopped": STOPPED},
                         steps=((None, GOOD), (1, ACT)),
                         alerts=("MailPartitionStopped",),
                         width=12,

@@ -234,6 +234,7 @@ def test_a_panel_shows_neither_a_time_that_was_never_set_nor_a_worker_that_stand
 
 
 LAG = 'mailstreams_consumer_lag_records{topic="mail.events", partition="3", instance="a"}'
+LAG_ELSEWHERE = LAG.replace('"a"', '"b"')
 OF_GMAIL = 'provider="mailgun", destination="gmail"'
 WAITS = f"mailstreams_deferred_age_seconds_gcount{{{OF_GMAIL}}}"
 OVERDUE, RAISED = (f'mailstreams_deferred_stuck{{{OF_GMAIL}, level="{level}"}}' for level in ("overdue", "raised"))
@@ -256,6 +257,8 @@ WAITING = ("Deferred now", "Stuck now", "Deferred", "Stuck, by level", "Oldest",
         ("Oldest", {LAG: 0, WAITS: 7, OVERDUE: 7}, {"{}": 0}),
         ("Partitions that stand", {LAG: 0, STANDS: 1}, {"{}": 1}),
         ("Partitions that stand", {STANDS: 1}, {"{}": 1}),
+        ("Partitions that stand", {STANDS: 0}, {}),  # it was resumed, before this worker was cut off
+        ("Partitions that stand", {STANDS: 1, LAG_ELSEWHERE: 0}, {"{}": 0}),  # it was resumed after that
     ],
 )
 def test_nothing_that_waits_is_0_and_a_panel_says_so_only_while_a_worker_reports(
@@ -267,6 +270,13 @@ def test_nothing_that_waits_is_0_and_a_panel_says_so_only_while_a_worker_reports
     tested = answered(tmp_path, expr, series, shown)
 
     assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+def test_the_table_of_stopped_partitions_shows_those_of_which_the_alert_tells() -> None:
+    (shown,) = {query.expr for query in QUERIES if query.panel == "Which partitions stand"}
+    (told,) = {rule["expr"] for rule in RULE_LIST if rule.get("alert") == "MailPartitionStopped"}
+
+    assert re.sub(r"\s", "", shown) == re.sub(r"\s", "", told)
 
 
 def test_such_a_panel_says_that_nothing_is_known() -> None:
