@@ -76,8 +76,8 @@ def dashboard() -> Dashboard:
                     ),
                     number(
                         "Oldest",
-                        "How long the oldest one waits that its provider still tries; unknown while a partition that may "
-                        "hold its end is stopped.",
+                        "How long the oldest one waits that its provider still tries, of those whose age is known: not of "
+                        "one whose end may be in a stopped partition. Unknown where that is all of them.",
                         f"{known(f'max({OLDEST})')} unless on () {WAITING} > {OVERDUE}",
                         unit="s",
                         steps=((None, GOOD), (OLD / 4, LOOK), (OLD, ACT)),

@@ -236,6 +236,7 @@ def test_a_panel_shows_neither_a_time_that_was_never_set_nor_a_worker_that_stand
 LAG = 'mailstreams_consumer_lag_records{topic="mail.events", partition="3", instance="a"}'
 LAG_ELSEWHERE = LAG.replace('"a"', '"b"')
 OF_GMAIL = 'provider="mailgun", destination="gmail"'
+ON_HOLD = 'mailstreams_deferred_age_seconds_gcount{provider="postmark", destination="gmail"}'
 WAITS = f"mailstreams_deferred_age_seconds_gcount{{{OF_GMAIL}}}"
 OVERDUE, RAISED = (f'mailstreams_deferred_stuck{{{OF_GMAIL}, level="{level}"}}' for level in ("overdue", "raised"))
 AGE = f"provider_destination:mailstreams_deferred_oldest:age_seconds{{{OF_GMAIL}}}"
@@ -254,6 +255,7 @@ WAITING = ("Deferred now", "Stuck now", "Deferred", "Stuck, by level", "Oldest",
         ("Stuck, by level", {LAG: 0, RAISED: 3, OVERDUE: 2}, {'{level="overdue"}': 2, '{level="raised"}': 3}),
         ("Oldest", {LAG: 0, WAITS: 7, OVERDUE: 2, AGE: 900}, {"{}": 900}),
         ("Oldest", {LAG: 0, WAITS: 7, OVERDUE: 2}, {}),  # the provider is on hold: nobody knows
+        ("Oldest", {LAG: 0, WAITS: 7, ON_HOLD: 1, OVERDUE: 2, AGE: 900}, {"{}": 900}),  # of those whose age is known
         ("Oldest", {LAG: 0, WAITS: 7, OVERDUE: 7}, {"{}": 0}),
         ("Partitions that stand", {LAG: 0, STANDS: 1}, {"{}": 1}),
         ("Partitions that stand", {STANDS: 1}, {"{}": 1}),
@@ -277,6 +279,12 @@ def test_the_table_of_stopped_partitions_shows_those_of_which_the_alert_tells() 
     (told,) = {rule["expr"] for rule in RULE_LIST if rule.get("alert") == "MailPartitionStopped"}
 
     assert re.sub(r"\s", "", shown) == re.sub(r"\s", "", told)
+
+
+def test_the_oldest_is_said_to_be_that_of_those_whose_age_is_known() -> None:
+    (said,) = {query.description for query in QUERIES if query.panel == "Oldest"}
+
+    assert "of those whose age is known" in said
 
 
 def test_such_a_panel_says_that_nothing_is_known() -> None:
