@@ -29,7 +29,7 @@ def _words_of(text: str) -> str:
     words = without_names(text).lower()
     for preface in _PREFACES:
         words = words.replace(preface, "")
-    return words
+    return _PASSED.sub("", words) if "=pass" in words else words
 
 
 _PREFACES = (
@@ -37,6 +37,8 @@ _PREFACES = (
     "remote server returned unknown recipient or mailbox unavailable",  # Exchange Online, 5.1.351
 )
 """What a relay says itself before whatever a server said of the recipient, such as that the message is too large."""
+_PASSED = re.compile(r"(?<![a-z])(?:spf|dkim|dmarc)=pass(?![a-z])", re.ASCII)
+"""What was verified is no reason: "account does not exist [spf=pass dkim=pass]"."""
 
 
 # An address, a link, a host name. Each begins where a word begins, and its parts cannot contain what ends them: a
@@ -174,13 +176,26 @@ _NO_SUCH_MAILBOX = (
     "邮箱不存在",
 )
 _DOES_NOT_EXIST = ("does not exist", "doesn't exist", "existiert nicht", "n'existe pas", "no existe")
-# What does not exist may be ours: our address, or what the DNS says of our names. It stands near the verb.
-_OUR_ADDRESS = r"(?:sender|exp[eé]diteur|[eé]metteur|remitente|(?<![a-z])from address)"  # "Absender" among them
-_OUR_RECORD = r"(?<![a-z])(?:ptr|spf|dkim|dmarc|helo|reverse dns|rdns)(?![a-z])"
-_NEAR = r"(?:[^.:;,(]|\.\d){0,30}"
+# What does not exist may be ours: our address, or what the DNS says of our names. It stands near the verb, and nothing
+# that a recipient has stands between them: "returned to sender because the user does not exist" is said of the user.
+_OUR_ADDRESS = (  # "Absenderadresse" among them
+    r"(?:sender|(?<!par l')exp[eé]diteur|[eé]metteur|(?<!por el )remitente|(?<![a-z])from address)(?:'s)?"
+    r"(?:[ -]?(?:e-?mail[ -]?)?(?:address|adresse|mailbox|account|konto|postfach|compte))?"
+)
+_OUR_RECORD = r"(?<![a-z])(?:ptr|spf|dkim|dmarc|helo|reverse dns|rdns)(?![a-z=])"
+_THEIRS = (
+    r"(?:(?<![a-z])(?:user|recipient|mailbox|account|contact|empf|postfach|konto|destinata|compte|cuenta|usuario|buz)"
+    r"|add?ress)"
+)
+_NEAR = rf"(?:(?!{_THEIRS}| - )[^.:;,()!/=\n]|\.\d){{0,30}}"
 _VERB = f"(?:{'|'.join(_DOES_NOT_EXIST)})"
+_VERB_FIRST = (  # "no existe registro SPF para su dominio"; "an A record does not exist for the HELO name"
+    r"(?:(?:no existe|n'existe pas) "
+    r"(?:(?:el|la|un|una|ning[uú]n|registros?|direcci[oó]n|cuenta|del?|d'enregistrement) ){0,4}"
+    r"|does(?: not|n't) exist for (?:the|your) )"
+)
 _OURS_DOES_NOT_EXIST = re.compile(
-    f"(?:{_OUR_ADDRESS}|{_OUR_RECORD}){_NEAR}{_VERB}|{_VERB}{_NEAR}(?:remitente|{_OUR_RECORD})", re.ASCII
+    f"(?:{_OUR_ADDRESS}|{_OUR_RECORD}){_NEAR}{_VERB}|{_VERB_FIRST}(?:remitente|{_OUR_RECORD})", re.ASCII
 )
 _COMMAND_DOES_NOT_EXIST = re.compile(f"command ?{_VERB}", re.ASCII)  # 502 5.5.1
 _A_DOMAIN = ("domain", "domäne", "dominio")  # "domaine" among them
