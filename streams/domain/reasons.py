@@ -3,7 +3,8 @@
 The receiving server's answer is examined in this order: words that name one
 cause (servers put more into their text than into their codes, and Gmail, Yahoo
 and Microsoft use ``4.7.0`` for everything); enhanced codes that name one cause;
-words that only suggest one; the subject of the enhanced code; the reply code.
+words that only suggest one; a link about greylisting; the subject of the enhanced
+code; the reply code.
 Within the words the order of the rows decides: a server that limits our rate
 *because* the message is not authenticated is an authentication problem.
 
@@ -121,16 +122,18 @@ _ABOUT_US = frozenset({ReasonClass.REPUTATION, ReasonClass.CONTENT, ReasonClass.
 
 @lru_cache(maxsize=1_024)  # many messages get the same answer, word for word
 def _classify(reason: str, smtp_code: int | None, enhanced_code: str | None) -> ReasonClass:
-    return _cause(_plain(wording.without_names(reason)), smtp_code, enhanced_code)  # content@example.com is no content
+    words = _plain(wording.without_names(reason))  # content@example.com is no content
+    return _cause(words, smtp_code, enhanced_code, greylisting=wording.links_to_greylisting(reason))
 
 
-def _cause(words: str, smtp_code: int | None, enhanced_code: str | None) -> ReasonClass:
+def _cause(words: str, smtp_code: int | None, enhanced_code: str | None, *, greylisting: bool = False) -> ReasonClass:
     starts = _starts(words)
     cause = (enhanced_code or "").partition(".")[2]  # "4.7.28" -> "7.28"
     return (
         _by_words(words, starts, _TELLING)
         or _BY_DETAIL.get(cause)
         or _by_words(words, starts, _LIKELY)
+        or (ReasonClass.GREYLISTED if greylisting else None)
         or _BY_SUBJECT.get(cause.partition(".")[0])
         or _BY_REPLY.get(smtp_code)
         or ReasonClass.UNKNOWN

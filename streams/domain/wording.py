@@ -50,13 +50,13 @@ _NAMES = re.compile(
     re.ASCII,
 )
 _BLOCK_LISTS = ("spamhaus", "spamcop", "barracudacentral", "dnsbl", "surbl", "uribl", "blacklist", "blocklist")
-_GREYLISTS = ("greylist", "postgrey")  # "see http://postgrey.schweikert.ch/help/example.com.html"
+_GREYLIST = re.compile(r"gr[ae]y-?list(?:ing|ed)?|postgrey", re.ASCII)
 
 
 def without_names(text: str) -> str:
     """Return what is read of an answer without the addresses, links and hosts that it names: they are nobody's reason.
 
-    The name of a block list is one, and stays. Of a name with "greylist" in it, that word stays.
+    The name of a block list is one, and stays, though not the word "greylist" in it.
     """
     return _NAMES.sub(_reason_in, text[:LOOKED_AT])
 
@@ -68,9 +68,24 @@ def _reason_in(found: re.Match[str]) -> str:
     if _NO_HOST.fullmatch(name):
         return name
     lowered = name.lower()
-    if any(known in lowered for known in _GREYLISTS):
-        return "greylisting"
-    return name if _LIST_LABELS.search(lowered) or any(known in lowered for known in _BLOCK_LISTS) else ""
+    if _LIST_LABELS.search(lowered) is None and not any(known in lowered for known in _BLOCK_LISTS):
+        return ""
+    return _GREYLIST.sub("", lowered)
+
+
+def links_to_greylisting(text: str) -> bool:
+    """Tell whether an answer has a link about greylisting, such as "see http://postgrey.schweikert.ch/help/x.html".
+
+    That may be why, if nothing else is said. The name of a block list comes first.
+    """
+    if "://" not in text[:LOOKED_AT]:
+        return False
+    return any(
+        name.startswith("http")
+        and _GREYLIST.search(name) is not None
+        and not any(known in name for known in _BLOCK_LISTS)
+        for name in ((found["name"] or "").lower() for found in _NAMES.finditer(text[:LOOKED_AT]))
+    )
 
 
 # Of the top-level domains only such as are no word that may begin a sentence.
