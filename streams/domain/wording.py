@@ -362,12 +362,6 @@ _BLOCKS_US = (  # unless it is the mailbox that is closed
     "ptr record",
     "ptr resource record",  # GMX
     "invalid dns mx",  # GMX, of our domain
-    "invalid helo",  # not "helo" alone, as in "send HELO first" and "Bachelor"
-    "bad helo",
-    "forged helo",
-    "helo name",
-    "helo command rejected",
-    "helo argument",
     "ehlo argument",  # Gmail: "HELO/EHLO argument is invalid"
     "dt:spm",  # NetEase
     "a problem occurred. (ask your postmaster",  # T-Online
@@ -389,6 +383,11 @@ _BLOCKS_US = (  # unless it is the mailbox that is closed
     "virus",
     "垃圾邮件",  # spam
 )
+_OUR_HELO = re.compile(
+    r"(?<![a-z])(?<!send )(?<!send a )(?<!say )(?<!ehlo or )helo(?![a-z]|(?:[/ ]| or )ehlo first| first| is required)",
+    re.ASCII,
+)
+"""The name that we give is refused, however that is said. Not "send HELO first", which is about the order of commands."""
 _PLAINLY_BLOCKS_US = (  # "policy" and "relay" alone are also said of a recipient
     "block",
     "relay not permitted",
@@ -437,4 +436,6 @@ def kind_of_words(words: str) -> BounceKind:
         return BounceKind.BLOCK
     if says_closed(words):
         return BounceKind.UNDETERMINED
-    return BounceKind.BLOCK if any(phrase in words for phrase in _BLOCKS_US) else BounceKind.UNDETERMINED
+    if any(phrase in words for phrase in _BLOCKS_US) or ("helo" in words and _OUR_HELO.search(words) is not None):
+        return BounceKind.BLOCK
+    return BounceKind.UNDETERMINED
