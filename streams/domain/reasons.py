@@ -97,21 +97,28 @@ def refuses_us(kind: BounceKind, reason: str | None, smtp_code: int | None, enha
     return classify_words(words) in _ABOUT_US
 
 
-def refuses_address(kind: BounceKind, reason: str | None) -> bool:
+def refuses_address(kind: BounceKind, reason: str | None, smtp_code: int | None, enhanced_code: str | None) -> bool:
     """Tell whether a refusal for good is plainly about the address, even if the provider blames the sender.
 
-    Beside words about the sender or the content a code about the address is too little for that; the words for a mailbox
-    that does not exist are enough.
+    So it is if the answer says that there is no such mailbox, or if its code names the address and no word is about us. An
+    undefined code (5.1.0), a reply code alone (521, 551) or "does not exist" is too little: it may be said of us.
 
     Args:
         kind: What codes and words make of it (``smtp.bounce_kind_of``).
         reason: The text of the answer.
+        smtp_code: The RFC 5321 reply code.
+        enhanced_code: The RFC 3463 status code.
     """
-    if kind is not BounceKind.HARD:
+    if kind is not BounceKind.HARD or wording.quotes_refusal_of_sender(reason):
         return False
     words = wording.words_of(reason)
-    return wording.names_no_mailbox(words) or not (
-        wording.plainly_blocks_us(words) or classify_words(words) in _ABOUT_US
+    if wording.names_no_mailbox(words) or smtp.meant_otherwise(enhanced_code, reason) is BounceKind.HARD:
+        return True
+    return smtp.names_address(enhanced_code, smtp_code) and not (
+        "your ip" in words
+        or wording.kind_of_words(words) is BounceKind.BLOCK
+        or wording.plainly_blocks_us(words)
+        or classify_words(words) in _ABOUT_US
     )
 
 

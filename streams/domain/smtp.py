@@ -300,6 +300,16 @@ def blocks_by_code(enhanced_code: str | None, smtp_code: int | None) -> bool:
     return _BLOCK in {kind, _BY_REPLY.get(smtp_code or 0)}
 
 
+def names_address(enhanced_code: str | None, smtp_code: int | None) -> bool:
+    """Tell whether the codes of a refusal for good say what is wrong with the recipient's address or domain."""
+    return (enhanced_code or "").partition(".")[2] in _NAMES_ADDRESS and smtp_code not in _SAID_OF_ANYBODY
+
+
+_NAMES_ADDRESS = frozenset({"1.1", "1.2", "1.3", "1.6", "1.10", "4.4", "4.310", "7.17", "7.18"})
+_SAID_OF_ANYBODY = frozenset({521, 551})
+"""Also sent where our own address is blocked, or is not one of the server's own network."""
+
+
 def is_transient(enhanced_code: str | None, smtp_code: int | None) -> bool:
     """Tell whether an answer says that another attempt may succeed; the enhanced code decides, if there is one."""
     if enhanced_code:

@@ -241,8 +241,8 @@ def _kind(
 ) -> BounceKind:
     """Return why it bounced: the error decides, and the server's answer where Mailjet names none.
 
-    What Mailjet calls permanent and about the sender is about the address if the answer plainly says so: Microsoft's
-    "550 5.4.1 Recipient address rejected: Access denied" means that there is no such mailbox.
+    What Mailjet calls permanent and about the sender is about the address only if the answer says that there is no such
+    mailbox, or has a code for that and no word about us: Microsoft's "550 5.4.1 Recipient address rejected: Access denied".
 
     Args:
         cause: What the error means; None: none that we know.
@@ -253,7 +253,7 @@ def _kind(
     if cause is _DEFERRED:
         return _SOFT  # it was greylisted until nobody tried any more
     answered = smtp.bounce_kind_of(reply.enhanced_code, reply.smtp_code, reason)
-    if cause is _BLOCK and permanent and reasons.refuses_address(answered, reason):
+    if cause is _BLOCK and permanent and reasons.refuses_address(answered, reason, *reply):
         return _HARD
     if isinstance(cause, BounceKind) and cause is not _HARD:
         return cause

@@ -168,11 +168,19 @@ def test_a_refusal_is_plainly_about_us_where_a_word_says_more_than_policy(answer
         ("550 5.1.1 Recipient address rejected: Relay access denied", False),
         ("550 5.1.1 Rejected as spam", False),
         ("550 5.7.1 Access denied", False),
+        ("550 5.1.2 Host unknown", True),
         ("450 4.1.1 User unknown", False),
         ("550 rejected", False),
+        ("550 5.1.0 Your IP is not welcome here", False),
+        ("550 5.4.4 Unable to route: your IP is refused", False),
+        ("521 Your IP is not allowed to send here", False),
+        ("551 Your IP is not local", False),
+        ("550 MAIL FROM domain does not exist", False),
     ],
 )
-def test_a_refusal_is_plainly_about_the_address_unless_its_words_are_about_us(answer: str, plainly: bool) -> None:
+def test_a_refusal_is_plainly_about_the_address_by_its_words_or_by_a_code_without_words_about_us(
+    answer: str, plainly: bool
+) -> None:
     reply = parse_reply(answer)
     kind = bounce_kind_of(reply.enhanced_code, reply.smtp_code, answer)
-    assert refuses_address(kind, answer) is plainly
+    assert refuses_address(kind, answer, *reply) is plainly
