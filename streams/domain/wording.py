@@ -104,15 +104,18 @@ _SENDER_PLAINLY_REFUSED = (
     "sender verify",
     "sender does not exist",
     "sender address does not exist",
-    "sender address unknown",
-    "sender mailbox not found",
     "sender's domain does not exist",
     "domain of sender",
     "domain of the sender",
-    "absenderpostfach",
+    "absenderpostfach gesperrt",
+    "absenderpostfach ist gesperrt",
+    "absenderpostfach existiert",
 )
-_SENDER_UNKNOWN = (  # also said in passing: "user unknown (we do not accept mail from unknown senders)"
+_SENDER_UNKNOWN = (  # after words for the mailbox only in passing: "user unknown (we do not accept unknown senders)"
     "sender unknown",
+    "sender address unknown",
+    "sender mailbox not found",
+    "sender not found",
     "unknown sender",
     "invalid sender",  # Orange, of our domain
 )
@@ -127,11 +130,16 @@ def refuses_sender(text: str | None) -> bool:
 def quotes_refusal_of_sender(text: str | None) -> bool:
     """Tell whether an enhanced code about an address is quoted from what our own server said of our own, as Exim does.
 
-    "User unknown; sender domain ours.example" only names us.
+    "User unknown; sender domain ours.example" only names us. A sender that is unknown is the cause unless words for the
+    mailbox stand before: "unknown sender: no such user" is all about ours.
     """
     if _says_of_sender(text, _SENDER_PLAINLY_REFUSED):
         return True
-    return _says_of_sender(text, _SENDER_UNKNOWN) and not names_no_mailbox(words_of(text))
+    if not _says_of_sender(text, _SENDER_UNKNOWN):
+        return False
+    words = words_of(text)
+    sender = _first(words, _SENDER_UNKNOWN)
+    return not (names_no_mailbox(words[:sender]) or any(verb in words[:sender] for verb in _DOES_NOT_EXIST))
 
 
 def _says_of_sender(text: str | None, phrases: tuple[str, ...]) -> bool:
@@ -139,6 +147,10 @@ def _says_of_sender(text: str | None, phrases: tuple[str, ...]) -> bool:
         return False
     words = words_of(text)
     return any(phrase in words for phrase in phrases)
+
+
+def _first(words: str, phrases: tuple[str, ...]) -> int:
+    return min(words.index(phrase) for phrase in phrases if phrase in words)
 
 
 _TOO_MANY_WRONG = ("too many invalid recipients", "too many unknown recipients")
