@@ -152,8 +152,8 @@ _CODES = re.compile(r" [245][0-7]\d[ -](?:[245]\.\d{1,3}\.\d{1,3} )?", re.ASCII)
 
 
 def _plain(reason: str) -> str:
-    """Return the text in lower case, on one line, without codes."""
-    return _CODES.sub(" ", " ".join(reason.lower().split()))
+    """Return the text in lower case, on one line, without codes and without what is said of a server's disk."""
+    return wording.without_space_of_server(_CODES.sub(" ", " ".join(reason.lower().split())))
 
 
 _WORD = re.compile("[a-z0-9]+|[^\x00-\x7f]")  # beyond ASCII each character is a word: Chinese has no blanks

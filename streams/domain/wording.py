@@ -29,7 +29,9 @@ def _words_of(text: str) -> str:
     words = without_names(text).lower()
     for preface in _PREFACES:
         words = words.replace(preface, "")
-    return _PASSED.sub("", words) if "=pass" in words else words
+    if "=pass" in words:
+        words = _PASSED.sub("", words)
+    return without_space_of_server(words)
 
 
 _PREFACES = (
@@ -285,9 +287,7 @@ FULL_IN_OTHER_LANGUAGES = (
     "postfach ist voll",
     "empfängers ist voll",
     "empfaengers ist voll",
-    "speicherplatz des konto",  # Kontos ueberschritten; "des Servers" is no mailbox
-    "speicherplatz des empf",
-    "speicherplatz des postfach",
+    "speicherplatz des",  # Kontos, Benutzers ueberschritten; "des Servers" is left out before
     "boîte pleine",
     "boite pleine",
     "destinataire pleine",  # Orange, 417
@@ -301,9 +301,19 @@ FULL_IN_OTHER_LANGUAGES = (
     "buzon esta lleno",
     "cuota excedida",
     "邮箱已满",
-    "邮箱空间不足",
+    "空间不足",
 )
 """Words for a full mailbox, for ``reasons`` as well: German, French, Spanish and Chinese."""
+_SPACE_OF_SERVER = re.compile(
+    r"speicherplatz des [\w-]{0,40}(?:server|system)|(?:系统|磁盘|服务器|附件)(?:存储|剩余)?空间不足"
+)
+
+
+def without_space_of_server(words: str) -> str:
+    """Return the words without those for a server or a disk that is full: it is nobody's mailbox."""
+    return _SPACE_OF_SERVER.sub("", words) if "speicherplatz" in words or "空间不足" in words else words
+
+
 _FULL = (
     "mailbox full",
     "mailbox is full",
