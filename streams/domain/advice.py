@@ -604,7 +604,7 @@ def _by_answer(answer: Fact) -> str | None:
         code is None
         or words_say_more
         or code in _ABOUT_THE_ADDRESS
-        or (two_meanings and not wording.says_closed(wording.words_of(reason)))
+        or (two_meanings and not _says_closed(wording.words_of(reason)))
     )
     if gave_up or two_meanings:
         why = classify(reason, answer.smtp_code, answer.enhanced_code)
@@ -614,6 +614,10 @@ def _by_answer(answer: Fact) -> str | None:
     if not told and _has_no_code(answer) and classify_words(words) in _NOBODY_ANSWERED:
         return "unreachable"
     return told or code
+
+
+def _says_closed(words: str) -> bool:
+    return wording.says_closed(words) or wording.says_disabled(words)
 
 
 def _has_no_code(answer: Fact) -> bool:

@@ -258,8 +258,8 @@ def says_no_such_mailbox(words: str) -> bool:
 # "blocked" is said of the mailbox, not of us; whether for good, the code says. Our own account may be blocked, too.
 _CLOSED = re.compile(
     r"(?<!your )(?<!sender )(?<!sender's )(?<!sending )(?<!absender)"
-    r"(?:(?:mailbox|account) (?:is ?|has been )?(?:temporarily )?(?:blocked|closed)"
-    r"|(?:mailbox|account|user|recipient) (?:that you tried to reach )?(?:is ?|has been )?(?:temporarily )?"
+    r"(?:(?:mailbox|account) (?:is ?|has been )?(?:temporarily |currently )?(?:blocked|closed)"
+    r"|(?:mailbox|account|user|recipient) (?:that you tried to reach )?(?:is ?|has been )?(?:temporarily |currently )?"
     r"(?:disabled|suspended)"
     r"|archived recipient"  # Orange
     r"|postfach (?:ist )?(?:gesperrt|deaktiviert)|lettres (?:est )?d[eé]sactiv[eé]e"
@@ -278,6 +278,17 @@ def says_closed(words: str) -> bool:
     if "inactiv" in words and "your account" not in words:
         return any(who in words for who in _WHO_IS_INACTIVE)
     return any(word in words for word in _MAY_BE_CLOSED) and _CLOSED.search(words) is not None
+
+
+_DISABLED = re.compile(
+    r"(?<![a-z])(?:disabled|locked|closed|suspended|gesperrt)|d[eé]sactiv|deactiv|deaktiv|停用", re.ASCII
+)
+_SOMETHING_ELSE_IS = ("sender", "sending", "your account", "your ip", "your domain", "relay", "connection")
+
+
+def says_disabled(words: str) -> bool:
+    """Tell the same where the code says that it is about the mailbox and leaves open only what: one word is enough then."""
+    return _DISABLED.search(words) is not None and not any(other in words for other in _SOMETHING_ELSE_IS)
 
 
 # --- the mailbox is full, the message is too large or goes in a circle ---
