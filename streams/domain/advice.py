@@ -12,6 +12,7 @@ meaning. The prose may change. Everything here is shown to people who send
 invoices, not to mail administrators.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from streams.domain import smtp, wording
@@ -579,6 +580,16 @@ def _bounced(delivery: Delivery) -> str:
 
 def _by_answer(answer: Fact) -> str | None:
     """Return the code for why a server refused, or the provider gave up; None: the answer does not say it."""
+    quoted = smtp.quoted_refusal(answer.enhanced_code, answer.reason)
+    if quoted is not None:
+        code, enhanced = quoted.reply
+        told = _by_server(replace(answer, reason=quoted.text, smtp_code=code, enhanced_code=enhanced))
+        if told is not None:
+            return told
+    return _by_server(answer)
+
+
+def _by_server(answer: Fact) -> str | None:
     transient = smtp.is_transient(answer.enhanced_code, answer.smtp_code)
     meant = smtp.meant_otherwise(answer.enhanced_code, answer.reason)
     if meant is not None:  # not what the code says; of a temporary answer that became final only the class is left

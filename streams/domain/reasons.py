@@ -80,6 +80,9 @@ def refuses_us(kind: BounceKind, reason: str | None, smtp_code: int | None, enha
     """
     if kind is not BounceKind.BLOCK and kind is not BounceKind.UNDETERMINED:
         return False
+    quoted = smtp.quoted_refusal(enhanced_code, reason)
+    if quoted is not None:
+        reason, (smtp_code, enhanced_code) = quoted
     words = wording.words_of(reason)
     if kind is BounceKind.BLOCK:
         if wording.refuses_sender(reason):
@@ -111,6 +114,9 @@ def refuses_address(kind: BounceKind, reason: str | None, smtp_code: int | None,
     """
     if kind is not BounceKind.HARD or wording.quotes_refusal_of_sender(reason):
         return False
+    quoted = smtp.quoted_refusal(enhanced_code, reason)
+    if quoted is not None:
+        reason, (smtp_code, enhanced_code) = quoted
     words = wording.words_of(reason)
     if wording.names_no_mailbox(words) or smtp.meant_otherwise(enhanced_code, reason) is BounceKind.HARD:
         return True

@@ -91,6 +91,24 @@ def quoted_answer(text: str) -> str | None:
     return None if found is None else found["answer"]
 
 
+class Refusal(NamedTuple):
+    """What a server said for good, quoted by a relay."""
+
+    text: str
+    reply: Reply
+
+
+def quoted_refusal(enhanced_code: str | None, text: str | None) -> Refusal | None:
+    """Return what a server said where Exchange Online quotes it, with its codes, behind one that says nothing; else None."""
+    if text is None or (enhanced_code or "").partition(".")[2] != _QUOTES_A_REFUSAL:
+        return None
+    answer = quoted_answer(text)
+    reply = parse_reply(answer)
+    if answer is None or reply.enhanced_code is None or reply.enhanced_code[0] != (enhanced_code or "")[0]:
+        return None
+    return None if reply.enhanced_code.endswith(_QUOTES_A_REFUSAL) else Refusal(answer, reply)
+
+
 def reply_code(value: object) -> int | None:
     """Return a number (or its digits) as an RFC 5321 reply code; ``None`` for anything else, such as a provider's own 605."""
     if isinstance(value, bool):
@@ -218,6 +236,15 @@ def bounce_kind_of(enhanced_code: str | None, smtp_code: int | None, text: str |
     For the cases in which a provider says nothing better. A 4yz answer that
     became final (retries ran out) is never ``HARD``: it said nothing permanent.
     """
+    quoted = quoted_refusal(enhanced_code, text)
+    if quoted is not None:
+        kind = _kind_of(quoted.reply.enhanced_code, quoted.reply.smtp_code, quoted.text)
+        if kind is not _UNDETERMINED:
+            return kind
+    return _kind_of(enhanced_code, smtp_code, text)
+
+
+def _kind_of(enhanced_code: str | None, smtp_code: int | None, text: str | None) -> BounceKind:
     rest = (enhanced_code or "").partition(".")[2]
     transient = is_transient(enhanced_code, smtp_code)
     meant = None if transient else meant_otherwise(enhanced_code, text) or _no_such_user(rest, text)

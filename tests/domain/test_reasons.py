@@ -144,6 +144,7 @@ def test_what_is_remembered_is_bounded() -> None:
         ("550 Mail is rejected by recipients", True),
         ("550 Die Absenderadresse existiert nicht", True),
         ("550 Access denied, rejected by recipient", True),
+        ("550 5.1.351 Remote server returned unknown recipient -> 550 5.7.1 Message refused", True),
         ("554 mx.example ESMTP not accepting connections", False),
         ("554 mx.example.com not accepting connections, out of disk space", False),
         ("550 Message rejected by recipient mail server: mailbox unavailable", False),
@@ -154,8 +155,9 @@ def test_what_is_remembered_is_bounded() -> None:
     ],
 )
 def test_a_refusal_is_plainly_about_us_where_a_word_says_more_than_policy(answer: str, plainly: bool) -> None:
-    kind = bounce_kind_of(None, int(answer[:3]), answer)
-    assert refuses_us(kind, answer, int(answer[:3]), None) is plainly
+    reply = parse_reply(answer)
+    kind = bounce_kind_of(reply.enhanced_code, reply.smtp_code, answer)
+    assert refuses_us(kind, answer, *reply) is plainly
 
 
 @pytest.mark.parametrize(
@@ -169,6 +171,7 @@ def test_a_refusal_is_plainly_about_us_where_a_word_says_more_than_policy(answer
         ("550 5.1.1 Rejected as spam", False),
         ("550 5.7.1 Access denied", False),
         ("550 5.1.2 Host unknown", True),
+        ("550 5.1.351 Remote server returned unknown recipient -> 550 5.1.1 rejected", True),
         ("450 4.1.1 User unknown", False),
         ("550 rejected", False),
         ("550 5.1.0 Your IP is not welcome here", False),
