@@ -25,7 +25,7 @@ from functools import lru_cache
 from streams.domain import smtp, wording
 from streams.domain.events import BounceKind
 from streams.domain.smtp import AUTHENTICATION
-from streams.domain.wording import FULL_IN_OTHER_LANGUAGES, LOOKED_AT
+from streams.domain.wording import FULL_IN_OTHER_LANGUAGES, LOOKED_AT, TOO_MANY_WRONG
 
 
 class ReasonClass(StrEnum):
@@ -405,8 +405,7 @@ _TELLING_WORDS: _Table = (
             "barracudacentral",
             "namespace mining",  # Microsoft: guessing addresses
             "directory harvest",
-            "too many invalid recipients",
-            "too many unknown recipients",
+            *TOO_MANY_WRONG,
             "hl:rep",  # NetEase: many recipients that do not exist
             "hl:mep",  # NetEase: forged sender domains
             "bl000",  # Comcast

@@ -155,7 +155,12 @@ def _first(words: str, phrases: tuple[str, ...]) -> int:
     return min(words.index(phrase) for phrase in phrases if phrase in words)
 
 
-_TOO_MANY_WRONG = ("too many invalid recipients", "too many unknown recipients")
+TOO_MANY_WRONG = tuple(
+    f"{much} {wrong} {whom}"
+    for much in ("too many", "excessive", "rate of", "number of")
+    for wrong in ("invalid", "unknown")
+    for whom in ("recipient", "user")
+)
 """We wrote to too many addresses that do not exist: GoDaddy and others block us then. It says nothing of this one."""
 
 
@@ -233,9 +238,7 @@ _A_DOMAIN = ("domain", "domäne", "dominio")  # "domaine" among them
 @lru_cache(maxsize=64)  # its kind and its advice ask the same
 def names_no_mailbox(words: str) -> bool:
     """Tell whether the words are those for a mailbox that does not exist, whatever else they say."""
-    return any(phrase in words for phrase in _NO_SUCH_MAILBOX) and not any(
-        phrase in words for phrase in _TOO_MANY_WRONG
-    )
+    return any(phrase in words for phrase in _NO_SUCH_MAILBOX) and not any(phrase in words for phrase in TOO_MANY_WRONG)
 
 
 def _says_something_does_not_exist(words: str) -> bool:
@@ -451,7 +454,7 @@ def plainly_blocks_us(words: str) -> bool:
 _BY_WORDS = (
     # Why our own address is not accepted may read like a refusal of the recipient's. Postfix, 5.1.0: "Sender address
     # rejected: User unknown"; Exim puts the answer of our own server before "Sender verify failed".
-    (BounceKind.BLOCK, (*_SENDER_REFUSED, *_TOO_MANY_WRONG)),
+    (BounceKind.BLOCK, (*_SENDER_REFUSED, *TOO_MANY_WRONG)),
     (BounceKind.SOFT, ("mx info", *_FULL, *_LOOP, *_TOO_LARGE)),  # SendGrid: "unable to get mx info"
     (BounceKind.HARD, _NO_SUCH_MAILBOX),
 )
