@@ -231,7 +231,7 @@ _VERB_FIRST = (  # "no existe registro SPF para su dominio"; "an A record does n
 _OURS_DOES_NOT_EXIST = re.compile(
     f"(?:{_OUR_ADDRESS}|{_OUR_RECORD}){_NEAR}{_VERB}|{_VERB_FIRST}(?:remitente|{_OUR_RECORD})", re.ASCII
 )
-_COMMAND_DOES_NOT_EXIST = re.compile(f"command ?{_VERB}", re.ASCII)  # 502 5.5.1
+_COMMAND_DOES_NOT_EXIST = re.compile(f"(?:command|verb|befehl|commande|comando) ?{_VERB}", re.ASCII)  # 502 5.5.1
 _A_DOMAIN = ("domain", "domäne", "dominio")  # "domaine" among them
 
 
