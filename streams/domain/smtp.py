@@ -226,8 +226,9 @@ _BY_REPLY_ALONE: dict[int, BounceKind] = {
 
 
 _NOT_LOCAL = 551
-_ELSEWHERE = ("not local", " moved", "please try <")
+_ELSEWHERE = ("not local", "not hosted here", " moved", "please try <")
 """RFC 5321, 3.4: the user is not here, "please try <another address>". Servers use 551 for anything else as well."""
+_WE_ARE_NOT_LOCAL = ("your ip", "you are", "sender")
 
 
 def bounce_kind_of(enhanced_code: str | None, smtp_code: int | None, text: str | None) -> BounceKind:
@@ -262,7 +263,9 @@ def _kind_of(enhanced_code: str | None, smtp_code: int | None, text: str | None)
     said = _BY_REPLY.get(smtp_code or 0) or wording.kind_of_words(words)
     if said is not _UNDETERMINED:
         return said
-    not_here = (_NO_MAILBOX,) if rest == "5.0" else _ELSEWHERE if kind is None and smtp_code == _NOT_LOCAL else ()
+    not_here = (_NO_MAILBOX,) if rest == "5.0" else ()
+    if kind is None and smtp_code == _NOT_LOCAL and not any(phrase in words for phrase in _WE_ARE_NOT_LOCAL):
+        not_here = _ELSEWHERE
     if any(phrase in words for phrase in not_here):
         return _HARD
     return kind or _BY_REPLY_ALONE.get(smtp_code or 0, _UNDETERMINED)
