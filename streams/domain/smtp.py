@@ -92,7 +92,7 @@ def quoted_answer(text: str) -> str | None:
 
 
 class Refusal(NamedTuple):
-    """What a server said for good, quoted by a relay."""
+    """What a server said, quoted by a relay, and its codes."""
 
     text: str
     reply: Reply
@@ -263,7 +263,7 @@ def _kind_of(enhanced_code: str | None, smtp_code: int | None, text: str | None)
     said = _BY_REPLY.get(smtp_code or 0) or wording.kind_of_words(words)
     if said is not _UNDETERMINED:
         return said
-    not_here = (_NO_MAILBOX,) if rest == "5.0" else ()
+    not_here: tuple[str, ...] = (_NO_MAILBOX,) if rest == "5.0" else ()
     if kind is None and smtp_code == _NOT_LOCAL and not any(phrase in words for phrase in _WE_ARE_NOT_LOCAL):
         not_here = _ELSEWHERE
     if any(phrase in words for phrase in not_here):

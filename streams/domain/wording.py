@@ -214,12 +214,12 @@ _DOES_NOT_EXIST = ("does not exist", "doesn't exist", "existiert nicht", "n'exis
 # that a recipient has stands between them: "returned to sender because the user does not exist" is said of the user.
 _OUR_ADDRESS = (  # "Absenderadresse" among them
     r"(?:sender|(?<!par l')exp[eé]diteur|[eé]metteur|(?<!por el )remitente|(?<![a-z])from address)(?:'s)?"
-    r"(?:[ -]?(?:e-?mail[ -]?)?(?:address|adresse|mailbox|account|konto|postfach|compte))?"
+    r"(?:[ -]?(?:(?:e-?)?mail[ -]?)?(?:address|adresse|mailbox|account|konto|postfach|compte))?"
 )
 _OUR_RECORD = r"(?<![a-z])(?:ptr|spf|dkim|dmarc|helo|reverse dns|rdns)(?![a-z=])"
 _THEIRS = (
     r"(?:(?<![a-z])(?:user|recipient|mailbox|account|contact|empf|postfach|konto|destinata|compte|cuenta|usuario|buz)"
-    r"|add?ress)"
+    r"|(?<!ip )(?<!ip-)add?ress)"
 )
 _NEAR = rf"(?:(?!{_THEIRS}| - )[^.:;,()!/=\n]|\.\d){{0,30}}"
 _VERB = f"(?:{'|'.join(_DOES_NOT_EXIST)})"
