@@ -46,6 +46,8 @@ _LOOKS: Final = 2
 """Times ``timeout_s``: the longest that asking may take, because the first broker that is asked may be a silent one."""
 _DOUBT: Final = 2
 """Times ``timeout_s``: this long after an unacknowledged webhook, only another one's acknowledgement shows that the broker works."""
+_LATELY: Final = 0.5
+"""Times ``timeout_s``: an acknowledgement of that age still shows that the broker takes some webhooks."""
 _COMPLAIN_S: Final = 60.0
 """The same complaint is logged at most once in this time, unless it had ended."""
 _OVERHEAD_BYTES: Final = 1500
@@ -305,7 +307,7 @@ class RecordWriter:
     def _late(self, entry: _Entry) -> None:
         """Doubt and replace a producer that had the whole timeout for this record."""
         if self._producer is None or entry.since >= self._producer_since:
-            self._doubt(entry.queue, entry.since, f"nothing after {self._timeout_s:g} s")
+            self._doubt(entry.queue, f"nothing after {self._timeout_s:g} s")
             self._retire(self._producer)
 
     async def _send(self, queue: _Queue) -> None:
@@ -339,7 +341,7 @@ class RecordWriter:
             async with asyncio.timeout(self._timeout_s):  # nobody waits for longer, and the next batch needs its turn
                 await self._produce(producer, queue, entries)
         except Exception as error:  # noqa: BLE001 - whatever it is, these records are not known to be written
-            self._failed(producer, queue, begun, error)
+            self._failed(producer, queue, error)
             for entry in entries:
                 if not entry.done.done():
                     entry.done.set_exception(NotWrittenError())
@@ -384,19 +386,24 @@ class RecordWriter:
         chosen = free or partitions
         return chosen[self._turn % len(chosen)]
 
-    def _failed(self, producer: Any, queue: _Queue, since: float, error: Exception) -> None:
+    def _failed(self, producer: Any, queue: _Queue, error: Exception) -> None:
         self._hooks.failed(queue.topic)
         if producer is self._producer:
             if isinstance(error, TimeoutError | KafkaTimeoutError):
-                self._doubt(queue, since, type(error).__name__)
+                self._doubt(queue, type(error).__name__)
             else:  # this batch was refused, which says nothing about the next one
                 self._complain(type(error).__name__, queue.topic)
             self._retire(producer)
 
-    def _doubt(self, queue: _Queue, since: float, why: str) -> None:
-        """Note that a record was not acknowledged since then; doubt the broker if that may be so for all webhooks."""
-        if queue.partition is None and self._acknowledged_at < since:
-            self._doubted_until = time.monotonic() + _DOUBT * self._timeout_s
+    def _doubt(self, queue: _Queue, why: str) -> None:
+        """Note that a record was not acknowledged in time; doubt the broker if that may be so for all webhooks.
+
+        It is if none was acknowledged lately. Not "since that record came": it may have waited for its turn while the
+        batch before, the last one, was acknowledged.
+        """
+        now = time.monotonic()
+        if queue.partition is None and now - self._acknowledged_at >= _LATELY * self._timeout_s:
+            self._doubted_until = now + _DOUBT * self._timeout_s
         self._complain(why, queue.topic)
 
     def _complain(self, why: str, topic: str = "") -> None:
