@@ -4,7 +4,8 @@ First the words are taken from an answer (``words_of``), without the names in it
 Then each question has its phrases beside it, and ``kind_of_words`` at the end
 says in which order they count. Rule of this file: it knows no code, it never
 raises, and its time is bounded for any text, because only the first
-``LOOKED_AT`` characters are read and phrases are plain substrings.
+``LOOKED_AT`` characters are read: phrases are plain substrings, and patterns look
+only a bounded distance around one.
 
 To add an answer: put it into a file of ``tests/domain/answers`` first, then the
 shortest phrase of it that names the cause into the right row below.

@@ -12,10 +12,9 @@ import resource
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
@@ -152,29 +151,29 @@ class Stores:
         for changelog, each in behind.items():
             consumer.seek(changelog, each.end - each.left)
         told = time.monotonic()
-        async with _WriteBehind() as writing:
-            while left:
-                fetched = await consumer.getmany(timeout_ms=200, max_records=ROWS_AT_ONCE)
-                for changelog, records in fetched.items():
-                    each = behind[changelog]
-                    await writing.write(each.store, changes_of(each.table, each.store, records), logged=each.logged)
-                    self._hooks.restored(len(records))
-                for changelog, each in behind.items():
-                    if not each.left:
-                        continue
-                    # the position, not the last record: the log may end with commit markers
-                    reached = await consumer.position(changelog)
-                    each.left = max(each.end - reached, 0)
-                    if not each.left:
-                        # after unlogged writes it forces a flush first
-                        await writing.write(each.store, Changes(changelog_offset=reached))
-                        consumer.pause(changelog)
-                left_before, left = left, sum(each.left for each in behind.values())
-                self.steps += left != left_before
-                self._hooks.remaining(left)
-                if time.monotonic() - told > PROGRESS_EVERY_S:
-                    told = time.monotonic()
-                    logger.info("restored %d %%, %d offsets left", 100 - 100 * left // total, left)
+        while left:
+            fetched = await consumer.getmany(timeout_ms=200, max_records=ROWS_AT_ONCE)
+            for changelog, records in fetched.items():
+                each = behind[changelog]
+                self._apply(each.table, each.store, records, logged=each.logged)
+                self._hooks.restored(len(records))
+                await asyncio.sleep(0)
+            for changelog, each in behind.items():
+                if not each.left:
+                    continue
+                # the position, not the last record: the log may end with commit markers
+                reached = await consumer.position(changelog)
+                each.left = max(each.end - reached, 0)
+                if not each.left:
+                    each.store.write(Changes(changelog_offset=reached))  # after unlogged writes it forces a flush first
+                    await asyncio.sleep(0)  # many may end at the same time
+                    consumer.pause(changelog)
+            left_before, left = left, sum(each.left for each in behind.values())
+            self.steps += left != left_before
+            self._hooks.remaining(left)
+            if time.monotonic() - told > PROGRESS_EVERY_S:
+                told = time.monotonic()
+                logger.info("restored %d %%, %d offsets left", 100 - 100 * left // total, left)
 
     async def _open(self, tables: Mapping[TP, Table]) -> None:
         """Open all stores; if one of this worker's was found corrupt, read the others through before they are used."""
@@ -248,62 +247,29 @@ class Stores:
                 shutil.rmtree(store.path)
                 self.by_source[tp] = self._open_one(tables[tp], tp)
 
-
-class _WriteBehind:
-    """Writes to stores in a thread, one write at a time, while the event loop fetches and unpacks what comes next.
-
-    A write takes about as long as that, and hardly needs the interpreter. However the context is left, no write is in
-    work any more: the stores may be closed then.
-    """
-
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "restore")
-        self._last: Future[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, kind: object, *_: object) -> None:
-        try:
-            if kind is None:
-                await self._written()
-        finally:
-            self._thread.shutdown()  # blocks the loop while a write is in work, which no second cancel can cut short
-
-    async def write(self, store: Store, changes: Changes, *, logged: bool = True) -> None:
-        """Begin a write, as soon as the one before is done.
-
-        Raises:
-            StoreCorruptError: RocksDB refused the one before.
-        """
-        await self._written()
-        self._last = self._thread.submit(store.write, changes, logged=logged)
-
-    async def _written(self) -> None:
-        last, self._last = self._last, None
-        if last is not None:
-            await asyncio.wrap_future(last)
-
-
-def changes_of(table: Table, store: Store, records: Sequence[Record]) -> Changes:
-    """Return what a piece of the changelog changes in the store."""
-    rows: dict[bytes, bytes | None] = {}
-    position = None
-    for record in records:
-        if record.key == POSITION_KEY:
-            position = record.value
-        elif record.key is not None:  # a compacted topic has none without
-            rows[record.key] = record.value
-    due = [(at, key) for key, row in rows.items() if row is not None and (at := table.due_of(row)) is not None]
-    watch = [(at, key) for key, row in rows.items() if row is not None and (at := table.watch_of(row)) is not None]
-    return Changes(
-        rows=rows,
-        due_added=due,
-        watch_added=watch,
-        position=position,
-        changelog_offset=records[-1].offset + 1,
-        policy=_policy_after(table, store),
-    )
+    @staticmethod
+    def _apply(table: Table, store: Store, records: Sequence[Record], *, logged: bool) -> None:
+        """Write a piece of the changelog to the store."""
+        rows: dict[bytes, bytes | None] = {}
+        position = None
+        for record in records:
+            if record.key == POSITION_KEY:
+                position = record.value
+            elif record.key is not None:  # a compacted topic has none without
+                rows[record.key] = record.value
+        due = [(at, key) for key, row in rows.items() if row is not None and (at := table.due_of(row)) is not None]
+        watch = [(at, key) for key, row in rows.items() if row is not None and (at := table.watch_of(row)) is not None]
+        store.write(
+            Changes(
+                rows=rows,
+                due_added=due,
+                watch_added=watch,
+                position=position,
+                changelog_offset=records[-1].offset + 1,
+                policy=_policy_after(table, store),
+            ),
+            logged=logged,
+        )
 
 
 def _start_of(store: Store, changelog: TP, *, begin: int, end: int, committed: OffsetAndMetadata | None) -> int:
@@ -345,11 +311,6 @@ def _warn_of_few_files(stores: int) -> None:
 
 def _policy_after(table: Table, store: Store) -> bytes | None:
     """Return the policy to note when entries by the table's policy join the index; None: the noted one stays."""
-    if table.policy is None:
+    if table.policy is None or store.policy == table.policy:
         return None
-    # The piece before may be written by the thread in between. Read the other way round, the store would seem to hold
-    # rows and no policy, and all times would be computed again.
-    empty = store.changelog_offset is None
-    if store.policy == table.policy:
-        return None
-    return table.policy if empty else UNKNOWN_POLICY
+    return table.policy if store.changelog_offset is None else UNKNOWN_POLICY

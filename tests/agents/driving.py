@@ -20,7 +20,7 @@ from streams.domain.events import DeliveryEvent
 from streams.kafka.batches import Record, Row
 from streams.kafka.lanes import Count, Effects
 from streams.kafka.store import Budget, Changes, Store, open_store
-from streams.kafka.stores import Table, changes_of
+from streams.kafka.stores import Stores, Table
 from streams.policies import Policies
 from streams.providers import PROVIDERS
 from tests.domain.deferrals import POLICY
@@ -104,8 +104,12 @@ class Partition:
         )
         lacking = range(self.store.changelog_offset or 0, len(self.changelog))
         for piece in (lacking[n : n + 3] for n in range(0, len(lacking), 3)):
-            records = [record(n, self.changelog[n][1], key=self.changelog[n][0]) for n in piece]
-            self.store.write(changes_of(table, self.store, records))
+            Stores._apply(
+                table,
+                self.store,
+                [record(n, self.changelog[n][1], key=self.changelog[n][0]) for n in piece],
+                logged=True,
+            )
 
     def restart(self, policies: Policies | None = None) -> None:
         """End the process and start another on the same store."""

@@ -162,16 +162,16 @@ def restore_unlogged(killed_after: int) -> None:
 
     store.MAX_WRITE_BUFFER = 64 << 10
     stores.ROWS_AT_ONCE, stores.UNLOGGED_OFFSETS = 50, 0
-    write, written = store.Store.write, Counter[str]()
+    apply, applied = stores.Stores._apply, Counter[str]()
 
-    def write_or_die(into: store.Store, changes: store.Changes, *, logged: bool = True) -> None:
-        write(into, changes, logged=logged)
-        written["pieces"] += not logged
-        if written["pieces"] == killed_after:
+    def apply_or_die(*piece: Any, logged: bool) -> None:
+        apply(*piece, logged=logged)
+        applied["pieces"] += 1
+        if applied["pieces"] == killed_after:
             print(f"fault: kill after {killed_after} pieces of the restore", file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
 
-    store.Store.write = write_or_die  # type: ignore[method-assign,assignment]
+    stores.Stores._apply = staticmethod(apply_or_die)  # type: ignore[method-assign,assignment]
 
 
 def main() -> int:

@@ -5,7 +5,6 @@ import re
 import resource
 import shutil
 import struct
-import threading
 import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -34,17 +33,8 @@ from streams.kafka.offsets import committed_offsets
 from streams.kafka.poison import Poison, PoisonLimit
 from streams.kafka.positions import Position
 from streams.kafka.restore import LaneTableManager, Restoring, StatefulStage, StatelessStage
-from streams.kafka.store import (
-    CHANGELOG_OFFSET,
-    CONDEMNED,
-    SUSPECT,
-    Budget,
-    Changes,
-    Store,
-    StoreCorruptError,
-    open_store,
-)
-from streams.kafka.stores import STALE_AFTER_S, RestoreError, Table, changes_of
+from streams.kafka.store import CHANGELOG_OFFSET, CONDEMNED, SUSPECT, Budget, Changes, Store, open_store
+from streams.kafka.stores import STALE_AFTER_S, RestoreError, Table
 from streams.kafka.transactions import TransactionalWriter
 from tests.contracts.clients import (
     NOW_MS,
@@ -57,7 +47,7 @@ from tests.contracts.clients import (
     rows,
     unique,
 )
-from tests.kafka.fakes import Commands, Fakes, record
+from tests.kafka.fakes import Commands, Fakes
 
 
 def due_of(row: bytes) -> int:
@@ -493,47 +483,6 @@ async def test_a_kill_after_a_restore_takes_nothing_back_though_a_long_one_wrote
     left.close()
 
 
-async def test_a_store_that_refuses_the_last_write_of_a_restore_ends_it(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await world.fill_sources()
-    await world.work(3, (b"a", row(1)))
-
-    def refuse(store: Store, changes: Changes, *, logged: bool = True) -> None:  # noqa: ARG001 - its signature
-        raise StoreCorruptError("no space left")
-
-    monkeypatch.setattr(Store, "write", refuse)
-    with pytest.raises(StoreCorruptError, match="no space left"):
-        await world.restore()
-
-
-async def test_a_restore_that_is_given_up_while_it_writes_ends_when_that_is_written(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await world.fill_sources()
-    await world.work(3, (b"a", row(1)))
-    loop, writing = asyncio.get_running_loop(), asyncio.Event()
-    write, slow_disk = Store.write, threading.Event()
-    written: list[bool] = []
-
-    def slow(store: Store, changes: Changes, *, logged: bool = True) -> None:
-        loop.call_soon_threadsafe(writing.set)
-        slow_disk.wait(10)
-        write(store, changes, logged=logged)
-        written.append(True)
-
-    monkeypatch.setattr(Store, "write", slow)
-    manager = world.manager()
-    App(world, manager)
-    manager._task = asyncio.create_task(manager._restore(frozenset({world.source}), 5))
-    async with asyncio.timeout(20):
-        await writing.wait()
-        threading.Timer(0.2, slow_disk.set).start()
-        await manager._cancel()
-    assert written == [True], "no thread writes to a store that is closed next"
-    manager.stores.close_but(set())
-
-
 async def test_a_store_that_is_up_to_date_reads_nothing(world: World) -> None:
     await world.fill_sources()
     await world.work(3, (b"a", row(1)))
@@ -865,34 +814,6 @@ async def test_a_group_whose_positions_are_never_told_is_no_new_one(
     App(world, manager)
     await restored(manager, {world.source, world.plain}, 5)
     assert world.hooks.crashes == [error]
-
-
-@pytest.mark.parametrize("lands_after", ["changelog_offset", "policy"])
-def test_a_piece_that_is_written_while_the_next_is_unpacked_leaves_the_policy_known(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lands_after: str
-) -> None:
-    """The thread's write may land between any two things that are read of the store."""
-    table = Table(
-        name="open-deferrals",
-        changelog_topic="changelog",
-        due_of=lambda _: None,
-        watch_of=lambda _: None,
-        policy=b"the policy",
-    )
-    store = open_store(tmp_path / "s", Budget(cache_bytes=1 << 20, write_buffer_bytes=1 << 20), on_rebuild=pytest.fail)
-    first = changes_of(table, store, [record(0, b"row", key=b"one")])
-    read = getattr(Store, lands_after).fget
-
-    def lands(opened: Store) -> object:
-        value = read(opened)
-        monkeypatch.undo()
-        opened.write(first)
-        return value
-
-    monkeypatch.setattr(Store, lands_after, property(lands))
-    store.write(changes_of(table, store, [record(1, b"row", key=b"two")]))
-    assert store.policy == table.policy
-    store.close()
 
 
 async def test_a_closed_table_manager_begins_no_restore(world: World) -> None:
