@@ -47,6 +47,7 @@ CODEC = "mailstreams-batch"
 POLL_S = 0.5
 MEMBERSHIP_CHECK_S = 1.0
 SETTLE_S = 1.0  # a position that stays this long beyond the last record is delivered without records
+POSITIONS_S = 0.25  # how often all positions are read; doing it at each fetch costs as much as a small batch
 LEAVE_AGAIN_S = 0.2  # a healthy member leaves sooner
 FETCH_MAX_WAIT_MS = 100  # how long a paused and resumed partition may wait for a fetch that was sent without it
 METADATA_MAX_AGE_MS = (
@@ -163,6 +164,8 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
 
     consumer: "BatchConsumer"
     _taking: asyncio.Task[dict[TopicPartition, list[Record]]] | None = None
+    _all_read_at = float("-inf")
+    """When every position was read last, by the monotonic clock."""
 
     def _create_worker_consumer(
         self,
@@ -191,7 +194,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         )
 
     async def take(self, tps: set[TP], timeout_s: float) -> tuple[dict[TP, list[Record]], dict[TP, int]]:
-        """Return what was fetched of ``tps``, and every partition's position: both of the same moment."""
+        """Return what was fetched of ``tps``, and those partitions' positions, at times all: both of the same moment."""
         taken = await self.call_thread(self._take, tps, timeout_s)
         return cast("tuple[dict[TP, list[Record]], dict[TP, int]]", taken)
 
@@ -206,14 +209,18 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         if taking.cancelled():
             return {}, {}  # of an assignment that is gone
         records = taking.result()
-        positions = {}
+        return {TP(*tp): found for tp, found in records.items()}, self._positions_after(records)
+
+    def _positions_after(self, records: Iterable[TopicPartition]) -> dict[TP, int]:
         assignment = self._assignment()
-        if assignment is not None:
-            for tp in assignment.tps:
-                state = assignment.state_value(tp)
-                if state.has_valid_position:
-                    positions[TP(tp.topic, tp.partition)] = state.position
-        return {TP(tp.topic, tp.partition): found for tp, found in records.items()}, positions
+        if assignment is None:
+            return {}
+        asked: Iterable[TopicPartition] = records
+        if time.monotonic() - self._all_read_at >= POSITIONS_S:
+            self._all_read_at = time.monotonic()
+            asked = assignment.tps
+        states = ((TP(*tp), assignment.state_value(tp)) for tp in asked)
+        return {tp: state.position for tp, state in states if state is not None and state.has_valid_position}
 
     async def start_at(self, offsets: Mapping[TP, int]) -> None:
         """Seek each partition to its offset, drop what was fetched before, and fetch."""
@@ -414,13 +421,13 @@ class BatchConsumer(driver.Consumer):
                 continue  # of an assignment that is gone, or of the next one before its positions are known
             if epoch != self._epoch:
                 continue
-            for tp, backlog in self._backlogs.items():
-                found = records.get(tp)
-                if found:
-                    backlog.add(found)
-                backlog.position = max(backlog.position, positions.get(tp, -1))
-                self._pause_when_full(tp, backlog)
-                self._offer(tp, backlog)
+            for tp in records.keys() | positions.keys():
+                backlog = self._backlogs.get(tp)
+                if backlog is not None:
+                    backlog.add(records.get(tp, []))
+                    backlog.position = max(backlog.position, positions.get(tp, -1))
+                    self._pause_when_full(tp, backlog)
+                    self._offer(tp, backlog)
 
     def _pause_when_full(self, tp: TP, backlog: _Backlog) -> None:
         full = (

@@ -17,6 +17,7 @@ from faust.types import TP
 
 from deploy.local.broker import Broker
 from streams import topics
+from streams.kafka import transport
 from streams.kafka.offsets import bounds, committed_offsets
 from streams.kafka.producer import Producer
 from streams.kafka.publishing import Publisher
@@ -423,6 +424,25 @@ async def test_whoever_waited_for_records_before_a_seek_takes_none_that_are_read
         found, positions = await thread._take({tp}, 5)
         assert [record.offset for record in found[tp]] == [0]
         assert positions == {tp: 1}
+
+
+async def test_a_fetch_tells_the_positions_of_what_it_found_and_four_times_a_second_all(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found_in, quiet = TP(await new_topic(broker), 0), TP(await new_topic(broker), 0)
+    async with (
+        consumer_of(broker) as consumer,
+        AIOKafkaProducer(bootstrap_servers=broker.bootstrap) as producer,
+    ):
+        consumer.assign([TopicPartition(*found_in), TopicPartition(*quiet)])
+        thread = Assigned(consumer)
+        await thread._start_at({found_in: 0, quiet: 0})
+        told = []
+        for interval_s in (3600.0, 3600.0, 0.0):  # nothing was told before the first
+            monkeypatch.setattr(transport, "POSITIONS_S", interval_s)
+            await producer.send_and_wait(found_in.topic, b"a", partition=0)
+            told.append((await thread._take({found_in, quiet}, 5))[1])
+    assert told == [{found_in: 1, quiet: 0}, {found_in: 2}, {found_in: 3, quiet: 0}]
 
 
 async def test_the_bounds_of_many_topics_cost_no_wait_for_each(broker: Broker) -> None:
