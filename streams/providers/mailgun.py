@@ -8,6 +8,10 @@
 **Event id.** ``event-data.id`` is unique only within a day, so the UTC day of the event is added. The signature's
 token is not used: it is not documented that a retry keeps it. A form has no id, so its fingerprint is used.
 
+**A delayed bounce**, one that comes by mail after the delivery, has an empty ``envelope``, and where that mail does not quote
+ours an empty ``message.headers`` as well. Then nothing says which message bounced: such a bounce is a delivery of its
+own, whose message id is its ``id``.
+
 **Codes.** ``delivery-status.code`` is the server's reply code or one of Mailgun's own: 498 and 499 (no MX, time-out),
 605-607 (on a suppression list). Only the server's reply code is an SMTP code.
 
@@ -283,7 +287,7 @@ def _current(body: Any) -> _Report | None:
     if word in _NO_DELIVERY:
         return None
     headers = fields.section(fields.section(data, "message"), "headers")
-    message_id = fields.required(_bare(headers.get("message-id")), "no message-id")
+    message_id = fields.required(_bare(headers.get("message-id")) or _of_no_message(data, word), "no message-id")
     recipients = fields.required(_recipients(data, headers) or None, "no recipient")
 
     status = fields.section(data, "delivery-status")
@@ -310,6 +314,12 @@ def _current(body: Any) -> _Report | None:
         url=fields.text(data.get("url"), fields.URL_LIMIT),
         user_agent=fields.text(client.get("user-agent"), fields.USER_AGENT_LIMIT),
     )
+
+
+def _of_no_message(data: dict[str, Any], word: str) -> str | None:
+    """Return the id of a delayed bounce, for one that does not say of which message; ``None`` for any other event."""
+    delayed = word == "failed" and fields.section(data, "flags").get("is-delayed-bounce") is True
+    return fields.identifier(data.get("id")) if delayed else None
 
 
 def _recipients(data: dict[str, Any], headers: dict[str, Any]) -> list[str]:

@@ -194,3 +194,22 @@ def test_a_rejected_message_without_recipients_is_of_those_of_its_envelope() -> 
     assert [event.recipient for event in outcome("mailgun", json.dumps(value).encode()).events] == [
         "bcc@customer.example"
     ]
+
+
+def test_a_delayed_bounce_that_names_no_message_is_a_delivery_of_its_own() -> None:
+    (event,) = outcome("mailgun", failed(id="B1", flags={"is-delayed-bounce": True}, envelope={}, message={})).events
+
+    assert (event.type, event.message_id, event.recipient) == (EventType.BOUNCE, "B1", "ann@customer.example")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"flags": {"is-delayed-bounce": False}},
+        {"flags": {}},
+        {"flags": {"is-delayed-bounce": True}, "event": "delivered"},
+        {"flags": {"is-delayed-bounce": True}, "id": None},
+    ],
+)
+def test_any_other_event_of_mailgun_has_to_name_its_message(data: dict[str, Any]) -> None:
+    assert outcome("mailgun", failed(**{"message": {"headers": {}}, **data})).poison == "no message-id"
