@@ -13,7 +13,8 @@ ours an empty ``message.headers`` as well. Then nothing says which message bounc
 own, whose message id is its ``id``.
 
 **Codes.** ``delivery-status.code`` is the server's reply code or one of Mailgun's own: 498 and 499 (no MX, time-out),
-605-607 (on a suppression list). Only the server's reply code is an SMTP code.
+605-607 (on a suppression list). Only the server's reply code is an SMTP code. The status code of RFC 3463 is in
+``enhanced-code``, of some delayed bounces only in ``bounce-code``, and of a form that bounced at times in ``code``.
 
 **Signature.** https://documentation.mailgun.com/docs/mailgun/user-manual/webhooks/securing-webhooks: HMAC-SHA256 of a
 stamp and a random token, in the body; a secret is the *HTTP webhook signing key*. **It does not cover the event**:
@@ -222,7 +223,8 @@ def _meaning(report: _Report) -> _Meaning:
     reply = smtp.parse_reply(report.reason)
     code = fields.count(report.status.get("code"))
     smtp_code = smtp.reply_code(code) if code is not None else reply.smtp_code
-    enhanced = smtp.more_specific(smtp.enhanced_code(report.status.get("enhanced-code")), reply.enhanced_code)
+    given = (smtp.enhanced_code(report.status.get(name)) for name in _ENHANCED_CODES)
+    enhanced = smtp.more_specific(next(filter(None, given), None), reply.enhanced_code)
     event_type = _EVENTS.get(word, EventType.UNKNOWN)
     if report.test:  # Mailgun took it; all else says nothing about a delivery
         said = event_type if event_type is EventType.SENT else EventType.OTHER
@@ -242,6 +244,9 @@ def _meaning(report: _Report) -> _Meaning:
         full = f"{word}/{cause}"
     kind = _bounce_kind(report, smtp_code, enhanced)
     return _Meaning(event_type, full, smtp_code, enhanced, kind, cause=why)
+
+
+_ENHANCED_CODES = ("enhanced-code", "bounce-code", "code")
 
 
 def _is_tried_again(report: _Report, code: int | None) -> bool:

@@ -213,3 +213,26 @@ def test_a_delayed_bounce_that_names_no_message_is_a_delivery_of_its_own() -> No
 )
 def test_any_other_event_of_mailgun_has_to_name_its_message(data: dict[str, Any]) -> None:
     assert outcome("mailgun", failed(**{"message": {"headers": {}}, **data})).poison == "no message-id"
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        ({"bounce-code": "5.4.14", "message": "smtp; 550 rejected"}, "5.4.14"),
+        ({"bounce-code": "5.0.0", "message": "smtp; 550 5.1.1 unknown"}, "5.1.1"),
+        ({"bounce-code": "5.0.0", "enhanced-code": "5.1.1", "message": "smtp; rejected"}, "5.1.1"),
+        ({"bounce-code": "", "message": "smtp; 550 rejected"}, None),
+    ],
+)
+def test_a_delayed_bounce_has_its_status_code_under_a_name_of_its_own(status: dict[str, str], code: str | None) -> None:
+    (event,) = outcome("mailgun", failed(reason="generic", **{"delivery-status": {"code": 550, **status}})).events
+
+    assert (event.smtp_code, event.enhanced_code) == (550, code)
+
+
+def test_the_code_of_a_form_that_bounced_may_be_the_status_code() -> None:
+    form = {**FORM, "event": "bounced", "code": "5.7.1", "error": "Rejected"}
+
+    (event,) = normalise(urlencode(form).encode(), "application/x-www-form-urlencoded")
+
+    assert (event.smtp_code, event.enhanced_code, event.bounce_kind) == (None, "5.7.1", BounceKind.BLOCK)
