@@ -14,7 +14,9 @@ own, whose message id is its ``id``.
 
 **Codes.** ``delivery-status.code`` is the server's reply code or one of Mailgun's own: 498 and 499 (no MX, time-out),
 605-607 (on a suppression list). Only the server's reply code is an SMTP code. The status code of RFC 3463 is in
-``enhanced-code``, of some delayed bounces only in ``bounce-code``, and of a form that bounced at times in ``code``.
+``enhanced-code``, of some delayed bounces only in ``bounce-code``, and of a form that bounced at times in ``code``. Of a
+message that became too old (602), Mailgun's libraries (mailgun-go and mailgun-java) have the server's last answer, too:
+``last-code`` and ``last-message``.
 
 **Signature.** https://documentation.mailgun.com/docs/mailgun/user-manual/webhooks/securing-webhooks: HMAC-SHA256 of a
 stamp and a random token, in the body; a secret is the *HTTP webhook signing key*. **It does not cover the event**:
@@ -256,8 +258,10 @@ def _is_tried_again(report: _Report, code: int | None) -> bool:
     saw of a domain without an MX (https://feedback.mailgun.com/forums/914635-general-feedback/suggestions/37219720).
     Should it be delivered after all, then that wins over a soft bounce.
     """
+    if report.cause == _TOO_OLD:
+        return report.severity == "temporary" and bool(fields.count(report.status.get("retry-seconds")))
     if report.severity == "temporary":
-        return report.cause != _TOO_OLD or bool(fields.count(report.status.get("retry-seconds")))
+        return True
     return report.severity is None and report.word == "failed" and _transient(code)
 
 
@@ -298,6 +302,8 @@ def _current(body: Any) -> _Report | None:
     status = fields.section(data, "delivery-status")
     client = fields.section(data, "client-info")
     cause = fields.text(data.get("reason"))
+    if cause == _TOO_OLD:
+        status = _with_last_answer(status)
     return _Report(
         word=word,
         message_id=message_id,
@@ -319,6 +325,12 @@ def _current(body: Any) -> _Report | None:
         url=fields.text(data.get("url"), fields.URL_LIMIT),
         user_agent=fields.text(client.get("user-agent"), fields.USER_AGENT_LIMIT),
     )
+
+
+def _with_last_answer(status: dict[str, Any]) -> dict[str, Any]:
+    """Return the status with the server's last answer, if it is there, in place of Mailgun's "Too old"."""
+    message = fields.text(status.get("last-message"), fields.REASON_LIMIT)
+    return status if message is None else {**status, "message": message, "code": status.get("last-code")}
 
 
 def _of_no_message(data: dict[str, Any], word: str) -> str | None:

@@ -200,6 +200,34 @@ def test_a_message_that_became_too_old_at_mailgun_was_given_up(
     assert event.bounce_kind is not HARD
 
 
+@pytest.mark.parametrize(
+    ("last_code", "last_message", "kind", "code"),
+    [
+        (452, "4.2.2 mailbox full", SOFT, "mailbox_full"),
+        (421, "4.7.0 [TSS04] temporarily deferred due to user complaints", BLOCK, "blocked"),
+        (451, "try again later", SOFT, "put_off_too_long"),
+        (None, "", SOFT, "put_off_too_long"),
+    ],
+)
+def test_a_message_that_became_too_old_at_mailgun_has_the_advice_of_the_last_answer_beside_it(
+    last_code: int | None, last_message: str, kind: BounceKind, code: str
+) -> None:
+    last = {"last-code": last_code, "last-message": last_message}
+
+    event, advice = told("mailgun", mailgun_failure("permanent", "old", code=602, message="Too old", **last))
+
+    assert (event.type, event.bounce_kind, event.smtp_code, advice) == (BOUNCE, kind, last_code, code)
+    assert event.reason == f"old: {last_message or 'Too old'}"
+
+
+def test_a_message_that_became_too_old_is_tried_no_more_whatever_the_last_answer_was() -> None:
+    last = {"last-code": 451, "last-message": "try again later"}
+
+    event, _ = told("mailgun", mailgun_failure("", "old", code=602, message="Too old", **last))
+
+    assert event.type is BOUNCE
+
+
 def test_a_message_that_mailgun_will_try_again_is_not_given_up() -> None:
     event, _ = told("mailgun", mailgun_failure("temporary", "old", code=498, message="", **{"retry-seconds": 600}))
 
