@@ -2,7 +2,8 @@
 
 https://resend.com/docs/webhooks/event-types, and a page for each event under https://resend.com/docs/webhooks/emails/:
 ``bounced``, ``clicked``, ``delivery-delayed``, ``failed``, ``suppressed`` and so on. The types of bounce:
-https://resend.com/docs/dashboard/emails/email-bounces
+https://resend.com/docs/dashboard/emails/email-bounces. What the pages do not show is in the OpenAPI document,
+https://github.com/resend/resend-openapi, as ``WebhookEvent...``
 
 - **Message id.** ``data.email_id``, the ``id`` that the sending API returned. Not ``data.message_id``, which is the header.
 - **Event id.** The header ``svix-id``, "the same when the same webhook is being resent", also by hand. It is signed.
@@ -14,7 +15,7 @@ https://resend.com/docs/dashboard/emails/email-bounces
   status, unless the receiving server's answer names one of them.
 - **Copies** (cc, bcc) have such events as well, and these name the recipients in ``to`` only.
 - **Tags** are an object in the documentation's samples and a list of names and values in Resend's own ingester:
-  either is read. So are the message's custom ``headers``, which the pages do not show.
+  either is read. So are the message's custom ``headers``, which are missing if there are none.
 - **Bounces** have the words of Amazon SES, by which Resend sends. ``diagnosticCode`` is the server's answer and ``message``
   Resend's own text about the subtype. Of a type that it calls ``Temporary`` and a subtype ``MessageRejected`` one page gives
   nothing but the names.
@@ -78,6 +79,11 @@ _OF_THE_MESSAGE = frozenset({"email.sent", "email.failed"})
 _LISTS: dict[str, SuppressionList] = {  # a bounce's subtype, or the type of a suppression: Resend did not try
     "Suppressed": SuppressionList.BOUNCE,  # a recent history of producing hard bounces
     "OnAccountSuppressionList": SuppressionList.BOUNCE,  # it has bounced hard before; may hold complaints, too
+}
+
+_LISTED_FOR: dict[str, SuppressionList] = {  # the ``reason`` of a suppression; older ones have none
+    "previous_bounce": SuppressionList.BOUNCE,
+    "previous_complaint": SuppressionList.SPAM,
 }
 
 _BOUNCES: dict[str, BounceKind] = {
@@ -223,8 +229,9 @@ def _meaning(word: str, data: Mapping[str, Any]) -> _Meaning:
     if word == "email.suppressed":
         about = fields.section(data, "suppressed")
         why = fields.text(about.get("type"), _DETAIL_LIMIT) or ""
+        listed_for = _LISTED_FOR.get(fields.text(about.get("reason")) or "") or _LISTS.get(why)
         return _Meaning(
-            event_type, _joined(word, why), told=_explained(about.get("message")), suppression_list=_LISTS.get(why)
+            event_type, _joined(word, why), told=_explained(about.get("message")), suppression_list=listed_for
         )
     if word == "email.failed":
         return _Meaning(

@@ -365,6 +365,7 @@ def test_why_it_came_back_is_told_by_resends_word_where_it_has_no_answer(
         ("bounced_permanent_suppressed", DROPPED, "dropped_bounced_before"),
         ("bounced_permanent_on_account_suppression_list", DROPPED, "dropped_bounced_before"),
         ("suppressed", DROPPED, "dropped_bounced_before"),
+        ("suppressed_for_a_complaint", DROPPED, "dropped_spam_report"),
         ("failed", DROPPED, "dropped"),
         ("delivery_delayed", DEFERRED, "deferred"),
     ],
