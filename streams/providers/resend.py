@@ -12,7 +12,7 @@ https://github.com/resend/resend-openapi, as ``WebhookEvent...``
   sends an event for each of them, all with the whole list, and none says whose it is:
   https://github.com/resend/resend-python/issues/68, and django-anymail saw the same. What is about the message (sent,
   failed) is then an event for each of them; everything else is kept in each one's timeline (``OTHER``) and changes no
-  status, unless the receiving server's answer names one of them.
+  status, unless the receiving server's answer names one of them. A bounce may have an answer for each recipient.
 - **Copies** (cc, bcc) have such events as well, and these name the recipients in ``to`` only.
 - **Tags** are an object in the documentation's samples and a list of names and values in Resend's own ingester:
   either is read. So are the message's custom ``headers``, which are missing if there are none.
@@ -71,6 +71,7 @@ _EVENTS: dict[str, EventType] = {
     "email.complained": EventType.COMPLAINT,  # delivered, and marked as spam
 }
 
+_BOUNCED = "email.bounced"
 _NO_DELIVERY = frozenset({"email.received"})  # mail that Resend received for us
 
 _OF_THE_MESSAGE = frozenset({"email.sent", "email.failed"})
@@ -130,10 +131,7 @@ def _events(record: Any, request: WebhookRequest) -> list[DeliveryEvent]:
         message = "too many recipients"
         raise fields.ElementError(message)
 
-    meaning = _meaning(word, data)
-    recipients = _named(meaning.answer, recipients)
-    if len(recipients) > 1 and word in _EVENTS and word not in _OF_THE_MESSAGE:
-        meaning = meaning._replace(type=EventType.OTHER, kind=None, suppression_list=None)
+    meanings = _meanings(word, data, recipients)
     click = fields.section(data, "click")
     occurred_at = fields.iso_moment(click.get("timestamp")) or fields.iso_moment(record.get("created_at"))
     given_id = request.headers.get(f"{_prefix(request.headers)}-id", "")
@@ -170,7 +168,7 @@ def _events(record: Any, request: WebhookRequest) -> list[DeliveryEvent]:
             suppression_list=meaning.suppression_list,
             provider_event=meaning.word,
         )
-        for position, recipient in enumerate(recipients)
+        for position, (recipient, meaning) in enumerate(meanings)
     ]
 
 
@@ -220,6 +218,28 @@ class _Meaning(NamedTuple):
     reply: smtp.Reply = smtp.NO_REPLY
     kind: BounceKind | None = None
     suppression_list: SuppressionList | None = None
+
+
+def _meanings(word: str, data: Mapping[str, Any], recipients: list[str]) -> list[tuple[str, _Meaning]]:
+    """Return whom an event is about, and what it means for each of them.
+
+    A bounce of several recipients has an answer for each; one that names its recipient is that recipient's bounce.
+    """
+    about = fields.section(data, "bounce")
+    answers = about.get("diagnosticCode")
+    if len(recipients) > 1 and word == _BOUNCED and isinstance(answers, list):
+        own: dict[str, _Meaning] = {}
+        for answer in answers[:_MOST_RECIPIENTS]:
+            named = _named(fields.text(answer, fields.REASON_LIMIT), recipients)
+            if len(named) == 1:
+                own.setdefault(named[0], _bounce(word, {**about, "diagnosticCode": answer}))
+        if own:
+            return list(own.items())
+    meaning = _meaning(word, data)
+    recipients = _named(meaning.answer, recipients)
+    if len(recipients) > 1 and word in _EVENTS and word not in _OF_THE_MESSAGE:
+        meaning = meaning._replace(type=EventType.OTHER, kind=None, suppression_list=None)
+    return [(recipient, meaning) for recipient in recipients]
 
 
 def _meaning(word: str, data: Mapping[str, Any]) -> _Meaning:

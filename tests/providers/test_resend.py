@@ -90,6 +90,25 @@ def test_the_recipient_whom_the_answer_names_is_the_one_that_is_meant(answer: st
     assert {event.type for event in events} == {EventType.BOUNCE if len(recipients) == 1 else EventType.OTHER}
 
 
+def test_of_several_answers_each_that_names_one_recipient_is_the_bounce_of_that_one() -> None:
+    answers = [
+        "smtp; 550 user unknown",
+        "smtp; 550 5.1.1 <bob@customer.example>: user unknown",
+        None,
+        "smtp; 552 5.2.2 <ann@customer.example>: mailbox full",
+        "smtp; 550 5.7.1 <bob@customer.example>: refused",
+    ]
+    about = {"type": "Permanent", "subType": "General", "diagnosticCode": answers}
+
+    events = normalised(record("bounced_permanent_general", bounce=about, to=[*SEVERAL, "cy@customer.example"]))
+
+    assert [(event.recipient, event.type, event.enhanced_code) for event in events] == [
+        ("bob@customer.example", EventType.BOUNCE, "5.1.1"),
+        ("ann@customer.example", EventType.BOUNCE, "5.2.2"),
+    ]
+    assert len({event.event_id for event in events}) == len(events)
+
+
 def test_a_scheduled_message_is_not_sent_before_resend_sends_it() -> None:
     """That is up to 30 days later, or never if it is cancelled: it would be judged late, and count as without word."""
     scheduled, sent, delivered = (
