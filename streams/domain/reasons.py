@@ -237,6 +237,7 @@ _TELLING_WORDS: _Table = (
         ReasonClass.MAILBOX_FULL,
         (
             "mailbox full",
+            "destinationmailboxfull",  # Azure
             "mailboxfull",  # SES
             "mailbox is full",
             "mailbox temporarily full",

@@ -31,7 +31,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from streams import codecs
-from streams.domain import smtp
+from streams.domain import reasons, smtp
 from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
 from streams.providers import _fields as fields
 from streams.providers import _proof as proof
@@ -100,6 +100,8 @@ def _event(element: Any, request: WebhookRequest) -> DeliveryEvent | None:
     occurred_at = next((moment for moment in moments if moment is not None), None)
     reason = fields.text(fields.section(data, "deliveryStatusDetails").get("statusMessage"), fields.REASON_LIMIT)
     reply = smtp.parse_reply(reason)
+    if kind is BounceKind.SOFT and _refuses_us(reason, reply):
+        kind = BounceKind.BLOCK  # "Failed" says only that it was given up
     provider_event = f"{word}/{detail}".rstrip("/")
     return DeliveryEvent(
         event_id=fields.identifier(element.get("id"))
@@ -141,6 +143,11 @@ def _meaning(word: str, data: Mapping[str, Any]) -> tuple[EventType, str, Bounce
     if isinstance(cause, BounceKind):
         return event_type, detail, cause, None
     return event_type, detail, None, cause
+
+
+def _refuses_us(reason: str | None, reply: smtp.Reply) -> bool:
+    answered = smtp.bounce_kind_of(reply.enhanced_code, reply.smtp_code, reason)
+    return reasons.refuses_us(answered, reason, reply.smtp_code, reply.enhanced_code)
 
 
 # --- proof ---

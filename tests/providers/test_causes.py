@@ -52,6 +52,12 @@ def postmark_bounce(bounce_type: str, details: str, description: str) -> Any:
     }  # fmt: skip
 
 
+def azure_report(status: str, message: str) -> Any:
+    (report,) = payload("azure_communication/report_failed")
+    report["data"] |= {"status": status, "deliveryStatusDetails": {"statusMessage": message}}
+    return [report]
+
+
 def resend_bounce(bounce_type: str, subtype: str, *answers: str) -> Any:
     record = payload("resend/bounced_permanent_general")
     record["data"]["bounce"] |= {"type": bounce_type, "subType": subtype, "diagnosticCode": list(answers)}
@@ -432,9 +438,10 @@ _BLOCKED = "550 5.7.1 Service unavailable, Client host [192.0.2.1] blocked using
         ("mailgun", mailgun_failure("permanent", "bounce", code=550, message=_BLOCKED, **{"bounce-type": "hard"})),
         ("mailgun", mailgun_failure("permanent", "bounce", code=550, message=_BLOCKED, **{"bounce-type": "soft"})),
         ("resend", resend_bounce("Permanent", "General", f"smtp; {_BLOCKED}")),
+        ("azure_communication", azure_report("Failed", _BLOCKED)),
     ],
 )
-def test_a_class_that_says_only_permanent_yields_to_an_answer_that_is_about_the_sender(
+def test_a_class_that_says_only_permanent_or_given_up_yields_to_an_answer_that_is_about_the_sender(
     bounced: tuple[str, Any],
 ) -> None:
     event, advice = told(*bounced)
@@ -451,9 +458,26 @@ def test_a_class_that_says_only_permanent_yields_to_an_answer_that_is_about_the_
         ("resend", resend_bounce("Permanent", "General", "smtp; 552 5.2.2 mailbox full")),
         ("mailgun", mailgun_failure("permanent", "bounce", code=552, message="5.2.2 full", **{"bounce-type": "hard"})),
         ("postmark", postmark_bounce("HardBounce", f"smtp;{_BLOCKED}", "")),
+        ("azure_communication", azure_report("Bounced", _BLOCKED)),
     ],
 )
 def test_any_other_class_of_hard_bounces_stays_hard(bounced: tuple[str, Any]) -> None:
     event, _ = told(*bounced)
 
     assert (event.type, event.bounce_kind) == (BOUNCE, HARD)
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ("550 5.1.1 Mailbox does not exist", "no_such_address"),
+        ("DestinationMailboxFull", "mailbox_full"),
+        ("", "refused_this_message"),
+    ],
+)
+def test_what_azure_calls_failed_is_a_soft_bounce_where_nothing_says_that_we_are_refused(
+    message: str, code: str
+) -> None:
+    event, advice = told("azure_communication", azure_report("Failed", message))
+
+    assert (event.bounce_kind, advice) == (SOFT, code)
