@@ -225,8 +225,7 @@ def _meaning(report: _Report) -> _Meaning:
     reply = smtp.parse_reply(report.reason)
     code = fields.count(report.status.get("code"))
     smtp_code = smtp.reply_code(code) if code is not None else reply.smtp_code
-    given = (smtp.enhanced_code(report.status.get(name)) for name in _ENHANCED_CODES)
-    enhanced = smtp.more_specific(next(filter(None, given), None), reply.enhanced_code)
+    enhanced = _enhanced_code(report, smtp_code, reply)
     event_type = _EVENTS.get(word, EventType.UNKNOWN)
     if report.test:  # Mailgun took it; all else says nothing about a delivery
         said = event_type if event_type is EventType.SENT else EventType.OTHER
@@ -248,7 +247,28 @@ def _meaning(report: _Report) -> _Meaning:
     return _Meaning(event_type, full, smtp_code, enhanced, kind, cause=why)
 
 
-_ENHANCED_CODES = ("enhanced-code", "bounce-code", "code")
+def _enhanced_code(report: _Report, smtp_code: int | None, reply: smtp.Reply) -> str | None:
+    """Return the answer's own status code, else that of the report that came back, unless the answer says otherwise.
+
+    Who reports a bounce may make its code of the reply code alone: Sendmail has 5.1.3 for any 553 and 5.2.0 for any 550.
+    """
+    own = smtp.more_specific(smtp.enhanced_code(report.status.get("enhanced-code")), reply.enhanced_code)
+    given = (smtp.enhanced_code(report.status.get(name)) for name in _REPORTED_CODES)
+    reported = next(filter(None, given), None)
+    if reported is None or (own is not None and not own.endswith(".0.0")):
+        return own
+    answered = smtp.bounce_kind_of(own, smtp_code, report.reason)
+    if reasons.refuses_us(answered, report.reason, smtp_code, own):
+        answered = BounceKind.BLOCK
+    told = smtp.bounce_kind_of(reported, smtp_code, report.reason)
+    if told is BounceKind.SOFT:  # softer than what nothing explains, so the code has to name a cause
+        agrees = answered is BounceKind.UNDETERMINED and not smtp.leaves_cause_to_words(reported, smtp_code)
+    else:
+        agrees = answered in {told, BounceKind.UNDETERMINED}
+    return reported if agrees else own
+
+
+_REPORTED_CODES = ("bounce-code", "code")
 
 
 def _is_tried_again(report: _Report, code: int | None) -> bool:

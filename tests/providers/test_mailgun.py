@@ -230,6 +230,30 @@ def test_a_delayed_bounce_has_its_status_code_under_a_name_of_its_own(status: di
     assert (event.smtp_code, event.enhanced_code) == (550, code)
 
 
+@pytest.mark.parametrize(
+    ("reported", "answer", "code", "kind"),
+    [
+        ("5.1.1", "550 5.7.1 rejected", "5.7.1", BounceKind.BLOCK),
+        ("5.1.0", "5.1.0 - Unknown address error 550-'5.7.1 rejected'", "5.7.1", BounceKind.BLOCK),
+        ("5.1.3", "553 192.0.2.1 is listed at zen.spamhaus.org", None, BounceKind.BLOCK),
+        ("5.2.0", "550 192.0.2.1 is listed at zen.spamhaus.org", "5.2.0", BounceKind.BLOCK),
+        ("5.2.2", "552 message exceeds fixed maximum message size", None, BounceKind.SOFT),
+        ("5.2.0", "550 rejected", None, BounceKind.HARD),
+        ("5.7.0", "550 rejected", "5.7.0", BounceKind.BLOCK),
+        ("4.4.7", "550 rejected", "4.4.7", BounceKind.SOFT),
+    ],
+)
+def test_the_answer_of_a_delayed_bounce_outweighs_the_status_code_of_who_reports_it(
+    reported: str, answer: str, code: str | None, kind: BounceKind
+) -> None:
+    """Sendmail makes its own code of the reply code alone: 5.1.3 of any 553, 5.2.0 of any 550, 5.2.2 of any 552."""
+    status = {"bounce-code": reported, "message": f"smtp; {answer}"}
+
+    (event,) = outcome("mailgun", failed(reason="generic", **{"delivery-status": status})).events
+
+    assert (event.enhanced_code, event.bounce_kind) == (code, kind)
+
+
 def test_the_code_of_a_form_that_bounced_may_be_the_status_code() -> None:
     form = {**FORM, "event": "bounced", "code": "5.7.1", "error": "Rejected"}
 
