@@ -354,8 +354,12 @@ def _with_last_answer(status: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_no_message(data: dict[str, Any], word: str) -> str | None:
-    """Return the id of a delayed bounce, for one that does not say of which message; ``None`` for any other event."""
-    delayed = word == "failed" and fields.section(data, "flags").get("is-delayed-bounce") is True
+    """Return the id of a delayed bounce, for one that does not say of which message; ``None`` for any other event.
+
+    Only of a permanent one: nothing would ever end a deferral of a message that nobody knows, nor its alerts.
+    """
+    permanent = word == "failed" and data.get("severity") == "permanent"
+    delayed = permanent and fields.section(data, "flags").get("is-delayed-bounce") is True
     return fields.identifier(data.get("id")) if delayed else None
 
 

@@ -209,6 +209,7 @@ def test_a_delayed_bounce_that_names_no_message_is_a_delivery_of_its_own() -> No
         {"flags": {}},
         {"flags": {"is-delayed-bounce": True}, "event": "delivered"},
         {"flags": {"is-delayed-bounce": True}, "id": None},
+        {"flags": {"is-delayed-bounce": True}, "severity": "temporary"},
     ],
 )
 def test_any_other_event_of_mailgun_has_to_name_its_message(data: dict[str, Any]) -> None:
