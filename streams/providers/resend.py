@@ -223,23 +223,34 @@ class _Meaning(NamedTuple):
 def _meanings(word: str, data: Mapping[str, Any], recipients: list[str]) -> list[tuple[str, _Meaning]]:
     """Return whom an event is about, and what it means for each of them.
 
-    A bounce of several recipients has an answer for each; one that names its recipient is that recipient's bounce.
+    A bounce of several recipients has an answer for each; one that names its recipient is that recipient's bounce. One
+    that names nobody may be that of any other, so it is in the timelines of these.
     """
     about = fields.section(data, "bounce")
     answers = about.get("diagnosticCode")
     if len(recipients) > 1 and word == _BOUNCED and isinstance(answers, list):
         own: dict[str, _Meaning] = {}
+        of_nobody: _Meaning | None = None
         for answer in answers[:_MOST_RECIPIENTS]:
-            named = _named(fields.text(answer, fields.REASON_LIMIT), recipients)
-            if len(named) == 1:
-                own.setdefault(named[0], _bounce(word, {**about, "diagnosticCode": answer}))
+            if (said := fields.text(answer, fields.REASON_LIMIT)) is None:
+                continue
+            named = _named(said, recipients)
+            if len(named) > 1:
+                of_nobody = of_nobody or _for_timeline(_bounce(word, {**about, "diagnosticCode": said}))
+            elif named[0] not in own:
+                own[named[0]] = _bounce(word, {**about, "diagnosticCode": said})
         if own:
-            return list(own.items())
+            others = [] if of_nobody is None else [(other, of_nobody) for other in recipients if other not in own]
+            return [*own.items(), *others]
     meaning = _meaning(word, data)
     recipients = _named(meaning.answer, recipients)
     if len(recipients) > 1 and word in _EVENTS and word not in _OF_THE_MESSAGE:
-        meaning = meaning._replace(type=EventType.OTHER, kind=None, suppression_list=None)
+        meaning = _for_timeline(meaning)
     return [(recipient, meaning) for recipient in recipients]
+
+
+def _for_timeline(meaning: _Meaning) -> _Meaning:
+    return meaning._replace(type=EventType.OTHER, kind=None, suppression_list=None)
 
 
 def _meaning(word: str, data: Mapping[str, Any]) -> _Meaning:

@@ -90,7 +90,7 @@ def test_the_recipient_whom_the_answer_names_is_the_one_that_is_meant(answer: st
     assert {event.type for event in events} == {EventType.BOUNCE if len(recipients) == 1 else EventType.OTHER}
 
 
-def test_of_several_answers_each_that_names_one_recipient_is_the_bounce_of_that_one() -> None:
+def test_of_several_answers_each_that_names_one_recipient_is_its_bounce_and_the_rest_is_in_the_timelines() -> None:
     answers = [
         "smtp; 550 user unknown",
         "smtp; 550 5.1.1 <bob@customer.example>: user unknown",
@@ -105,7 +105,9 @@ def test_of_several_answers_each_that_names_one_recipient_is_the_bounce_of_that_
     assert [(event.recipient, event.type, event.enhanced_code) for event in events] == [
         ("bob@customer.example", EventType.BOUNCE, "5.1.1"),
         ("ann@customer.example", EventType.BOUNCE, "5.2.2"),
+        ("cy@customer.example", EventType.OTHER, None),
     ]
+    assert events[2].reason == "smtp; 550 user unknown"
     assert len({event.event_id for event in events}) == len(events)
 
 
