@@ -362,7 +362,10 @@ def _event(facts: _Facts, entry: Any, *, alone: bool, named: bool) -> DeliveryEv
     else:
         told = fields.answer(reason, _cause(word.type, event_type, detail, enhanced), code, enhanced)
 
-    occurred_at = fields.iso_moment(about.get("timestamp")) or fields.iso_moment(mail.get("timestamp"))
+    sent_at = fields.iso_moment(mail.get("timestamp"))
+    occurred_at = fields.iso_moment(about.get("timestamp")) or sent_at
+    # A bounce has the time of the server that sent it back. If that is before the message was sent, its clock is wrong.
+    unbelievable = word.type is EventType.BOUNCE and occurred_at and sent_at and occurred_at < sent_at
     feedback_id = fields.identifier(about.get("feedbackId"))
     return DeliveryEvent(
         event_id=fields.fingerprint(
@@ -380,7 +383,7 @@ def _event(facts: _Facts, entry: Any, *, alone: bool, named: bool) -> DeliveryEv
         recipient=recipient,
         type=event_type,
         received_at=request.received_at,
-        occurred_at=occurred_at,
+        occurred_at=None if unbelievable else occurred_at,
         reference=reference,
         bounce_kind=kind,
         reason=told,

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from streams.domain.events import BounceKind, EventType
+from streams.domain.status import Status
+from tests.domain.deliveries import fold_all
 from tests.providers.cases import PAYLOADS, outcome
 
 FOLDER = PAYLOADS / "amazon_ses"
@@ -59,6 +61,30 @@ def test_a_bounce_of_one_of_several_recipients_keeps_the_address_of_the_report()
     record["mail"]["destination"].append("bob@customer.example")
 
     assert outcome("amazon_ses", json.dumps(record).encode()).events[0].recipient == "ann.private@elsewhere.example"
+
+
+def test_a_bounce_from_before_its_message_was_sent_has_no_time_so_no_delivery_is_later() -> None:
+    """Its time is that of the server that sent it back, and so is the fault of a slow clock."""
+    delivered, bounced = payload("delivery.json"), payload("bounce_permanent_general.json")
+    delivered["delivery"]["timestamp"] = "2026-11-03T10:00:02.000Z"
+    bounced["bounce"]["timestamp"] = "2026-11-03T09:57:30.000Z"
+
+    found = [outcome("amazon_ses", json.dumps(record).encode()).events[0] for record in (delivered, bounced)]
+
+    assert [each.occurred_at is None for each in found] == [False, True]
+    assert fold_all(found).status is Status.BOUNCED
+
+
+def test_a_time_of_a_bounce_that_is_not_believed_tells_two_bounces_apart_nevertheless() -> None:
+    first, second = payload("bounce_permanent_general.json"), payload("bounce_permanent_general.json")
+    first["bounce"]["timestamp"] = "2026-11-03T09:57:30.000Z"
+    second["bounce"]["timestamp"] = "2026-11-03T09:57:31.000Z"
+    for record in (first, second):
+        del record["bounce"]["feedbackId"]
+
+    assert (
+        len({outcome("amazon_ses", json.dumps(record).encode()).events[0].event_id for record in (first, second)}) == 2
+    )
 
 
 def test_the_data_of_a_bad_recipient_is_the_whole_record() -> None:
