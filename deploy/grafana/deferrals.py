@@ -66,8 +66,8 @@ def dashboard() -> Dashboard:
                     ),
                     number(
                         "Stuck, by level",
-                        "The highest level that was told of each: raised (too old), escalated (near the end of the "
-                        "retry window), overdue (past it, without a final word).",
+                        "The highest level that was told of each: raised (too old), escalated (for half a day, or near "
+                        "the end of the retry window), overdue (past it, without a final word).",
                         Query(known(f"sum by (level) ({STUCK})"), "{{level}}"),
                         steps=((None, GOOD), (1, LOOK), (MANY, ACT)),
                         alerts=("MailDeferralsStuck", "MailDeferralsOverdue"),

@@ -313,11 +313,11 @@ _ALERT_TABLE = (
         "has refused it.",
         "Wait. If many messages are held back like this, tell {support} that we send too much at once.",
     ),
-    # escalated: the end of the retry window comes near
+    # escalated: half a day is lost, or the end of the retry window is near
     Advice(
         "send_by_another_way",
-        "The message is still put off, and our e-mail provider will soon give up. This is the last chance to act "
-        "before it does.",
+        "The message has been put off for so long that it may come too late or not at all: our e-mail provider tries for "
+        "a limited time only.",
         "Do not wait any longer: send it by another way, such as another address, post or a portal, and tell the "
         "recipient. The message may still arrive as well.",
     ),

@@ -6,7 +6,7 @@ alerts fall due by age, at most one of each level:
 
 =========  ==========================================================================
 raised     it waits for longer than the policy's warn age
-escalated  the end of the provider's retry window is near: the last chance to act
+escalated  half a day is lost, or the end of the provider's retry window is near: time for another way
 overdue    the window is over, and no final event has come
 resolved   it ended, after at least one of the other alerts
 =========  ==========================================================================

@@ -42,7 +42,7 @@ BOUNCE_KINDS: Final = {
 
 LEVELS: Final = {
     "raised": "Alert: it has been deferred for long",
-    "escalated": "Alert: the provider will soon give up",
+    "escalated": "Alert: it has been deferred for too long to go on waiting",
     "overdue": "Alert: the time to try again is over, and no final word came",
     "resolved": "The deferral ended",
 }

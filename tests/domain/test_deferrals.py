@@ -199,7 +199,7 @@ def test_a_provider_that_gives_up_within_the_warn_age_is_escalated_as_soon_as_it
 
 
 def test_it_is_never_escalated_after_the_end_of_the_window() -> None:
-    """Nobody is told that the end comes near when it has passed."""
+    """What is over is told by another level."""
     policy = replace(POLICY, escalate_after=30 * HOUR * SECOND)
 
     _, told = at(opened(deferred(retry_until=4 * HOUR)), 100 * HOUR, policy)
@@ -222,7 +222,7 @@ def test_throttling_that_turns_into_an_answer_of_the_receiving_server_is_escalat
 
 
 def test_nothing_is_escalated_once_the_provider_should_have_given_up() -> None:
-    """An answer of the receiving server that comes late would else say that there is a last chance to act."""
+    """An answer of the receiving server that comes late would else say that the provider still tries."""
     episode, _ = at(opened(deferred(**THROTTLED)), 80 * HOUR)
 
     late = after(episode, deferred(0, 40 * HOUR, attempts=2, **GREYLISTED))
