@@ -465,6 +465,8 @@ _DEFERRED_BY_REASON = {  # the monitor's alerts use the same class, so that the 
 }
 _SERVER_TROUBLE = frozenset({"3", "4", "7"})
 """If the class is unknown, these subjects mean server trouble: the system; network and policy if the text says so."""
+_SERVER_TROUBLE_BY_WORD = frozenset({"RecipientServerError"})
+"""So do these words of the provider, here SES: "A temporary issue with the recipient's email server"."""
 _DROPPED_BY_LIST = {
     SuppressionList.BOUNCE: "dropped_bounced_before",
     SuppressionList.SPAM: "dropped_spam_report",
@@ -675,7 +677,10 @@ def _given_up(why: ReasonClass) -> str:
 def _deferred(delivery: Delivery) -> str:
     answer = delivery.facts[Kind.DEFERRED]
     why = classify(answer.reason, answer.smtp_code, answer.enhanced_code)
-    if why is ReasonClass.UNKNOWN and (answer.enhanced_code or "")[2:3] in _SERVER_TROUBLE:
+    if why is ReasonClass.UNKNOWN and (
+        (answer.enhanced_code or "")[2:3] in _SERVER_TROUBLE
+        or (answer.reason or "").partition(": ")[0] in _SERVER_TROUBLE_BY_WORD
+    ):
         return "deferred_server_trouble"
     return _DEFERRED_BY_REASON[why]
 
