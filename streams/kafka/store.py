@@ -54,6 +54,8 @@ MAX_OPEN_FILES = 256  # of one store; RocksDB's own default is unlimited, Faust'
 CONNECTIONS = 4  # that come with one store: its lane's producer, to several brokers
 OTHER_FILES = 128  # that a worker has open whatever it owns
 
+_BEHIND_ALL = b"\xff" * 9  # where an index without entries begins
+
 _pack_u64 = struct.Struct(">Q").pack
 _unpack_u64 = struct.Struct(">Q").unpack
 
@@ -154,6 +156,9 @@ class Store:
         self._write_buffer_size = write_buffer_size
         self._condemned = False
         self._has_unlogged = False
+        self._begins = {DUE: b"", WATCH: b""}
+        """No entry of the index is before this. What was removed there stays in RocksDB's files for a while: a look that had
+        to pass all of it would take the longer, the more was removed."""
 
     @property
     def changelog_offset(self) -> int | None:
@@ -207,12 +212,18 @@ class Store:
 
     def _until(self, index: bytes, until: int, limit: int, after: tuple[int, bytes] | None) -> list[tuple[int, bytes]]:
         found: list[tuple[int, bytes]] = []
-        begin = b"" if after is None else _pack_u64(after[0]) + after[1] + b"\0"  # no key is between
+        begin = self._begins[index]
+        if after is not None:
+            begin = max(begin, _pack_u64(after[0]) + after[1] + b"\0")  # no key is between
+        first = b""
         for entry, _ in self._entries(index, begin):
+            first = first or entry[1:]
             due = int(_unpack_u64(entry[1:9])[0])
             if due > until or len(found) >= limit:
                 break
             found.append((due, entry[9:]))
+        if after is None:
+            self._begins[index] = first or _BEHIND_ALL
         return found
 
     def rows(self) -> Iterator[tuple[bytes, bytes]]:
@@ -263,7 +274,9 @@ class Store:
             for at, key in removed:
                 batch.delete(index + _pack_u64(at) + key)
             for at, key in added:
-                batch.put(index + _pack_u64(at) + key, b"")
+                entry = _pack_u64(at) + key
+                batch.put(index + entry, b"")
+                self._begins[index] = min(self._begins[index], entry)
         self._put_meta(batch, changes)
         options = WriteOptions()
         options.disable_wal = not logged  # type: ignore[method-assign,assignment] # a property; rocksdict's stub is wrong

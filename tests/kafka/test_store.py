@@ -5,8 +5,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -182,6 +183,62 @@ def test_the_due_index_gives_the_earliest_first_up_to_the_time_and_the_limit(
     store.write(Changes(due_removed=entries))
     assert store.due(2**63, 100) == []
     store.close()
+
+
+ENTRIES = st.tuples(
+    st.sampled_from([0, 1, 2, 255, 256, 2**40, 2**63]), st.sampled_from([b"", b"\0", b"a", b"b", b"\xff" * 9])
+)
+INDEX_STEPS = st.lists(
+    st.tuples(st.sampled_from(["add", "remove"]), st.lists(ENTRIES, max_size=4))
+    | st.tuples(
+        st.just("look"), st.tuples(st.sampled_from([0, 2, 300, 2**63]), st.integers(1, 5), st.none() | ENTRIES)
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=60)
+@given(st.booleans(), INDEX_STEPS)
+def test_a_look_at_an_index_sees_what_is_there_whatever_was_removed_and_added_before(
+    tmp_path_factory: pytest.TempPathFactory,
+    watch: bool,
+    steps: list[tuple[str, Any]],
+) -> None:
+    store = open_store(tmp_path_factory.mktemp("index") / "s", BUDGET, on_rebuild=refuse)
+    there: set[tuple[int, bytes]] = set()
+    for step, what in steps:
+        if step == "add":
+            there |= set(what)
+            store.write(Changes(watch_added=what) if watch else Changes(due_added=what))
+        elif step == "remove":
+            there -= set(what)
+            store.write(Changes(watch_removed=what) if watch else Changes(due_removed=what))
+        else:
+            until, limit, after = what
+            look = store.watched if watch else store.due
+            behind = sorted(each for each in there if each[0] <= until and (after is None or each > after))
+            assert look(until, limit, after) == behind[:limit]
+    store.close()
+
+
+def test_a_look_at_an_index_does_not_pass_again_what_was_removed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RocksDB keeps what was removed for a while, so looks became slower and slower: after 300,000, 40 ms each."""
+    entries = [(number, b"key") for number in range(100)]
+    store.write(Changes(due_added=entries))
+    store.write(Changes(due_removed=entries[:90]))
+    assert store.due(89, 10) == []
+
+    begins: list[bytes] = []
+    read = Store._entries
+
+    def recording(self: Store, kind: bytes, begin: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        begins.append(begin)
+        return read(self, kind, begin)
+
+    monkeypatch.setattr(Store, "_entries", recording)
+    assert store.due(89, 10) == []
+    assert store.due(95, 10) == entries[90:96]
+    assert set(begins) == {(90).to_bytes(8, "big") + b"key"}
 
 
 @settings(max_examples=25)
