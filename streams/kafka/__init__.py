@@ -4,6 +4,7 @@ Read in this order:
 
 - ``batches``       what a Faust event is here: a batch of records of one partition
 - ``application``   the Faust app: it serves a stage by handing batches to lanes
+- ``assignor``      Faust's, for members that come back under their name from another host, too
 - ``transport``     the consumer that yields batches, and ticks
 - ``lanes``         one task per owned partition: the steps of a batch, in order
 - ``producer``      aiokafka's, with a compression chosen for each batch by its size

@@ -29,6 +29,8 @@ from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, RecordMetadata
 from faust.app.base import App
+from faust.assignor import PartitionAssignor
+from faust.assignor.client_assignment import ClientMetadata
 from faust.serializers import codecs
 from faust.streams import Stream
 from faust.tables.manager import TableManager
@@ -241,6 +243,9 @@ PROPERTIES: list[tuple[type, str, str]] = [
     (App, "consumer", "BatchedApp.batch_consumer"),
     (App, "tables", "the worker's health asks it"),
     (App, "assignor", "the consumer's assignment strategy"),
+    (PartitionAssignor, "_url", "Assignor takes the URL that an earlier process of its name had"),
+    (PartitionAssignor, "_decompress", "Assignor reads that URL"),
+    (ClientMetadata, "url", "Assignor reads that URL"),
     (SubscriptionState, "subscription", "the positions of all partitions"),
     (Subscription, "assignment", "the positions of all partitions"),
     (Assignment, "tps", "the positions of all partitions"),
@@ -279,6 +284,7 @@ def test_an_attribute_that_is_read_exists(owner: type, name: str, who: str) -> N
         "broker_client_id",
         "id",
         "consumer_group_instance_id",
+        "PartitionAssignor",
         "broker_max_poll_interval",
         "consumer_max_fetch_size",
         "broker_request_timeout",
