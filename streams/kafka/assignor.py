@@ -23,5 +23,10 @@ class Assignor(PartitionAssignor):
         super().on_assignment(assignment)
 
     @property
+    def divided(self) -> frozenset[str]:
+        """The topics whose partitions were divided among the members for this assignment; none before the first."""
+        return frozenset(self._topic_groups)
+
+    @property
     def _url(self) -> URL:
         return self._given_url or URL(super()._url)

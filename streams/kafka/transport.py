@@ -19,7 +19,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Collection, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -35,6 +35,7 @@ from faust.types.tuples import ConsumerMessage, Message
 from mode import Service
 
 from streams.kafka.application import BatchedApp
+from streams.kafka.assignor import Assignor
 from streams.kafka.batches import Batch, Record
 from streams.kafka.closing import end, stop_consumer
 
@@ -166,6 +167,8 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
     _taking: asyncio.Task[dict[TopicPartition, list[Record]]] | None = None
     _all_read_at = float("-inf")
     """When every position was read last, by the monotonic clock."""
+    _asked_for: frozenset[str] = frozenset()
+    """Topics that this member has asked the group to divide."""
 
     def _create_worker_consumer(
         self,
@@ -270,7 +273,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         return {TP(*tp) for tp in await self.call_thread(commit_known_topics, consumer, offsets)}
 
     async def check_membership(self) -> None:
-        """Do nothing while aiokafka maintains the membership in the group, and knows every topic.
+        """Do nothing while aiokafka maintains the membership in the group, and knows and watches every topic.
 
         Raises:
             KafkaError: aiokafka's task has ended: this process will never be assigned anything again.
@@ -278,6 +281,11 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         consumer = self._consumer
         if consumer is not None:
             await self.call_thread(check_membership, consumer)
+            await self.call_thread(self._watch_topics)
+
+    async def _watch_topics(self) -> None:
+        divided = cast("Assignor", self.app.assignor).divided
+        self._asked_for |= watch_topics(self._ensure_consumer(), divided | self._asked_for)
 
     async def leave_group(self) -> None:
         """Tell the group that this member is gone, so that its partitions move at once."""
@@ -353,6 +361,32 @@ async def check_membership(consumer: aiokafka.AIOKafkaConsumer) -> None:
         coordinator.check_errors()
     if not all(map(client.cluster.partitions_for_topic, consumer.subscription())):
         client.force_metadata_update()  # done in the background; with other metadata the leader assigns again
+
+
+def watch_topics(consumer: aiokafka.AIOKafkaConsumer, divided: Collection[str]) -> frozenset[str]:
+    """Let a static member join anew when a topic is new to the group, or gets more partitions; return the new topics.
+
+    aiokafka watches the topics in that member only which divided them last. A static one that comes back divides nothing:
+    it gets the assignment that it had, though it may read more topics now. When all have come back, nobody watches.
+
+    Args:
+        consumer: The member; this is called in its thread.
+        divided: The topics that were divided for its assignment, or were asked for before.
+    """
+    group: Any = consumer._coordinator  # noqa: SLF001 - no public way to watch topics as the one that divides does
+    if group is None or group._group_instance_id is None or group._group_subscription is not None:  # noqa: SLF001
+        return frozenset()
+    if consumer._subscription.reassignment_in_progress:  # noqa: SLF001
+        return frozenset()
+    cluster = consumer._client.cluster  # noqa: SLF001
+    counts = {topic: len(cluster.partitions_for_topic(topic) or ()) for topic in consumer.subscription()}
+    new = frozenset(topic for topic, count in counts.items() if count and topic not in divided)
+    group._group_subscription = consumer.subscription()  # noqa: SLF001
+    group._metadata_snapshot = counts  # noqa: SLF001 - with other counts aiokafka joins anew, from now on
+    if new:
+        logger.info("%s: nobody reads it yet; the group is asked to divide its partitions anew", ", ".join(sorted(new)))
+        group.request_rejoin()
+    return new
 
 
 class BatchConsumer(driver.Consumer):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from streams import topics
+from streams.settings import load
 from tests.broker import harness
 from tests.broker.conftest import Make, World
 from tests.faults import oracle
@@ -104,6 +106,29 @@ async def test_a_static_member_comes_back_under_its_name_though_its_host_has_ano
     assert world.worker.stop() == 0
     world.worker.start(WEB_HOST="another-container")
     world.worker.wait_ready()
+    assert world.worker.stop() == 0
+
+
+async def test_static_members_read_the_topic_of_a_provider_that_is_new_to_them(make_world: Make) -> None:
+    """The group gives each the assignment that it had before: without the new topic, which nobody would ever read."""
+    names = "sendgrid"
+    world = await make_world(
+        KAFKA__GROUP_INSTANCE_ID="one", KAFKA__SESSION_TIMEOUT_S=19, TOPICS__PARTITIONS=1, TOPICS__PROVIDERS=names
+    )
+    world.worker.start()
+    world.worker.wait_ready()
+    owned = world.worker.metric("mailstreams_partitions_owned")
+    assert world.worker.stop() == 0
+    more = {**world.worker.environment, "MAILSTREAMS_TOPICS__PROVIDERS": f"{names},mailgun"}
+    await topics.create(load(environment=more))
+    world.worker.start(**more)
+    world.worker.wait_for("mail.raw.mailgun: nobody reads it yet")
+    deadline = time.monotonic() + 30
+    while world.worker.metric("mailstreams_partitions_owned") != owned + 1:
+        assert time.monotonic() < deadline, world.worker.output
+        time.sleep(0.2)
+    time.sleep(3)  # three more looks: it asks once
+    assert world.worker.metric("mailstreams_rebalances_total") == 2
     assert world.worker.stop() == 0
 
 

@@ -246,6 +246,7 @@ PROPERTIES: list[tuple[type, str, str]] = [
     (PartitionAssignor, "_url", "Assignor takes the URL that an earlier process of its name had"),
     (PartitionAssignor, "_decompress", "Assignor reads that URL"),
     (ClientMetadata, "url", "Assignor reads that URL"),
+    (SubscriptionState, "reassignment_in_progress", "a static member watches topics once it has its assignment"),
     (SubscriptionState, "subscription", "the positions of all partitions"),
     (Subscription, "assignment", "the positions of all partitions"),
     (Assignment, "tps", "the positions of all partitions"),
@@ -402,6 +403,16 @@ def test_the_app_calls_the_table_manager_with_the_generation() -> None:
     assert "assigned, revoked, newly_assigned, generation_id" in source
     app = faust.App("contract-generation", store="memory://", autodiscover=False)
     assert app.consumer_generation_id == 0, "app.consumer_generation_id binds a restore to its generation"
+
+
+def test_a_member_that_divided_no_topics_watches_none_unless_it_is_told_which() -> None:
+    source = inspect.getsource(GroupCoordinator.__init__) + inspect.getsource(GroupCoordinator._on_join_prepare)
+    assert source.count("self._group_subscription = None") == 2, "watch_topics sets it where nothing was divided"
+    assert "self._group_instance_id = " in source, "watch_topics does so for static members only"
+    watching = inspect.getsource(GroupCoordinator._handle_metadata_update)
+    assert "self._metadata_snapshot != metadata_snapshot" in watching, "watch_topics sets what is compared"
+    assert parameters(GroupCoordinator.request_rejoin) == ["self"]
+    assert "_topic_groups" in inspect.getsource(PartitionAssignor.on_assignment), "Assignor.divided"
 
 
 def test_the_consumer_remembers_what_is_unacknowledged_and_who_waits_for_it() -> None:

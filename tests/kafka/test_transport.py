@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from streams.kafka import transport
 from streams.kafka.batches import Batch, Record
-from streams.kafka.transport import BACKLOG_BATCHES, BatchConsumer, _Backlog, _size_of
+from streams.kafka.transport import BACKLOG_BATCHES, BatchConsumer, _Backlog, _size_of, watch_topics
 from tests.kafka.fakes import SOURCE, Clock, consumer_of, faust_app, record, until
 
 # -- cutting a backlog ---------------------------------------------------------------------------------------------------
@@ -496,3 +497,47 @@ async def test_a_commit_for_a_partition_that_left_this_member_is_a_failed_commit
     world.thread.fails = IllegalStateError("not assigned")
     with pytest.raises(CommitFailedError):
         await world.consumer.commit_positions({SOURCE: (5, "")})
+
+
+# -- the topics of a static member -----------------------------------------------------------------------------------------
+
+
+def member(*, static: bool = True, watched: set[str] | None = None, rebalancing: bool = False) -> Any:
+    """Return what ``watch_topics`` reads of a consumer that knows ``old`` and ``new``, and not ``gone``."""
+    partitions = {"old": {0, 1}, "new": {0}}
+    asked: list[str] = []
+    return SimpleNamespace(
+        _coordinator=SimpleNamespace(
+            _group_instance_id="one" if static else None,
+            _group_subscription=watched,
+            _metadata_snapshot={},
+            request_rejoin=lambda: asked.append("rejoin"),
+        ),
+        _subscription=SimpleNamespace(reassignment_in_progress=rebalancing),
+        _client=SimpleNamespace(cluster=SimpleNamespace(partitions_for_topic=partitions.get)),
+        subscription=lambda: {"old", "new", "gone"},
+        asked=asked,
+    )
+
+
+def test_a_static_member_watches_its_topics_and_asks_for_those_that_nobody_reads() -> None:
+    consumer = member()
+    assert watch_topics(consumer, {"old"}) == {"new"}
+    assert consumer.asked == ["rejoin"]
+    assert consumer._coordinator._group_subscription == {"old", "new", "gone"}
+    assert consumer._coordinator._metadata_snapshot == {"old": 2, "new": 1, "gone": 0}
+
+
+def test_a_static_member_whose_topics_are_all_divided_only_watches_them() -> None:
+    consumer = member()
+    assert watch_topics(consumer, {"old", "new"}) == set()
+    assert consumer.asked == []
+    assert consumer._coordinator._group_subscription == {"old", "new", "gone"}
+
+
+@pytest.mark.parametrize("other", [{"static": False}, {"watched": {"old"}}, {"rebalancing": True}])
+def test_another_member_is_left_to_aiokafka(other: dict[str, Any]) -> None:
+    consumer = member(**other)
+    assert watch_topics(consumer, set()) == set()
+    assert consumer.asked == []
+    assert consumer._coordinator._group_subscription == other.get("watched")
