@@ -384,10 +384,13 @@ def open_store(path: Path, budget: Budget, *, on_rebuild: Callable[[str], None])
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # it will hold addresses
     if (path / CONDEMNED).exists():
         _move_aside(path, "was found corrupt in the last run", on_rebuild)
+    database = None
     try:
         database = _open_database(path, budget)
         database.get(CHANGELOG_OFFSET)
     except Exception as error:
+        if database is not None:
+            database.close()  # else its lock, which goes by the path, would refuse the empty one, too
         if not _is_corruption(error):
             message = f"store {path.name} cannot be opened: {error}"
             raise StoreCorruptError(message) from error

@@ -414,6 +414,19 @@ def test_a_store_that_cannot_be_opened_is_moved_aside_and_an_empty_one_returned(
     again.close()
 
 
+def test_a_store_whose_own_notes_are_damaged_is_moved_aside_at_the_same_start(path: Path, rebuilds: Rebuilds) -> None:
+    """It opens, and only then it is seen: its lock must not refuse the empty one."""
+    filled(path)
+    for table in tables(path):
+        damaged = bytearray(table.read_bytes())
+        damaged[20] ^= 1  # in the first block, which holds what the store knows about itself
+        table.write_bytes(damaged)
+    again = open_store(path, BUDGET, on_rebuild=rebuilds)
+    assert again.changelog_offset is None
+    assert len(rebuilds.reasons) == len(aside(path)) == 1
+    again.close()
+
+
 def test_a_truncated_manifest_opens_as_an_empty_store_that_says_so(path: Path, rebuilds: Rebuilds) -> None:
     filled(path)
     manifest = next(path.glob("MANIFEST-*"))
