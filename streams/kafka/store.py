@@ -42,6 +42,7 @@ ROW, DUE, WATCH, META = b"r", b"d", b"w", b"m"
 CHANGELOG_OFFSET = META + b"changelog-offset"
 POSITION = META + b"position"
 POLICY = META + b"policy"
+CHANGELOG = META + b"changelog"
 UNKNOWN_POLICY = b""  # the indexes' times were computed with several policies, or some are missing
 CONDEMNED = "CONDEMNED"  # a file beside the database's own: this copy was found corrupt while it was read
 SUSPECT = "SUSPECT"  # another such file: a store beside this one was corrupt, and this one was not checked since
@@ -80,6 +81,8 @@ class Changes:
     """The reserved row that holds the source position."""
     policy: bytes | None = None
     """The policy that the times in the indexes were computed with, so that a change of it is noticed."""
+    changelog: bytes | None = None
+    """The name of the changelog that the store is a copy of."""
 
 
 class Budget:
@@ -175,6 +178,11 @@ class Store:
     def policy(self) -> bytes | None:
         """The policy that the times in the indexes were computed with, or None if none was noted."""
         return self._read(POLICY)
+
+    @property
+    def changelog(self) -> bytes | None:
+        """The name of the changelog that this is a copy of, or None if none was noted."""
+        return self._read(CHANGELOG)
 
     def get(self, key: bytes) -> bytes | None:
         """Return the row of ``key``."""
@@ -292,6 +300,8 @@ class Store:
     def _put_meta(self, batch: WriteBatch, changes: Changes) -> None:
         if changes.policy is not None:
             batch.put(POLICY, changes.policy)
+        if changes.changelog is not None:
+            batch.put(CHANGELOG, changes.changelog)
         if changes.position is not None:
             batch.put(POSITION, changes.position)
         if changes.changelog_offset is not None:

@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -194,7 +195,14 @@ class Stores:
         def rebuilt(reason: str) -> None:
             self._hooks.rebuilt(path.name, reason)
 
-        return open_store(path, self._budget, on_rebuild=rebuilt)
+        store = open_store(path, self._budget, on_rebuild=rebuilt)
+        changelog = table.changelog_topic.encode()
+        if store.changelog not in {changelog, None}:  # an older version noted none
+            logger.warning("store %s is a copy of another worker.app_id's changelog, and is rebuilt", path.name)
+            return _emptied(store, partial(self._open_one, table, tp))
+        if store.changelog is None:
+            store.write(Changes(changelog=changelog))
+        return store
 
     async def _check(self, table: Table, tp: TP) -> None:
         """Read a store through; if it is corrupt, replace it by an empty one."""
@@ -243,9 +251,7 @@ class Stores:
                 logger.warning(
                     "store %s is older than %.1f days and is rebuilt", store.path.name, STALE_AFTER_S / 86_400
                 )
-                store.close()
-                shutil.rmtree(store.path)
-                self.by_source[tp] = self._open_one(tables[tp], tp)
+                self.by_source[tp] = _emptied(store, partial(self._open_one, tables[tp], tp))
 
     @staticmethod
     def _apply(table: Table, store: Store, records: Sequence[Record], *, logged: bool) -> None:
@@ -270,6 +276,12 @@ class Stores:
             ),
             logged=logged,
         )
+
+
+def _emptied(store: Store, opened: Callable[[], Store]) -> Store:
+    store.close()
+    shutil.rmtree(store.path)
+    return opened()
 
 
 def _start_of(store: Store, changelog: TP, *, begin: int, end: int, committed: OffsetAndMetadata | None) -> int:

@@ -33,7 +33,7 @@ from streams.kafka.offsets import committed_offsets
 from streams.kafka.poison import Poison, PoisonLimit
 from streams.kafka.positions import Position
 from streams.kafka.restore import LaneTableManager, Restoring, StatefulStage, StatelessStage
-from streams.kafka.store import CHANGELOG_OFFSET, CONDEMNED, SUSPECT, Budget, Changes, Store, open_store
+from streams.kafka.store import CHANGELOG, CHANGELOG_OFFSET, CONDEMNED, SUSPECT, Budget, Changes, Store, open_store
 from streams.kafka.stores import STALE_AFTER_S, RestoreError, Table
 from streams.kafka.transactions import TransactionalWriter
 from tests.contracts.clients import (
@@ -551,11 +551,43 @@ async def test_a_changelog_that_lost_its_beginning_is_refused(world: World) -> N
 async def test_a_changelog_that_is_shorter_than_the_store_is_refused(world: World) -> None:
     await world.fill_sources()
     await world.work(3, (b"a", row(1)))
+    _, _, store = await world.restore()
+    store.write(Changes(changelog_offset=99))
+    await world.crash()
+    with pytest.raises(RestoreError, match="ends at 3, but the store deliveries-0 is at 99"):
+        await world.restore()
+
+
+async def test_a_store_of_another_app_id_is_rebuilt_and_nothing_of_it_is_left(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    await world.fill_sources()
+    await world.work(3, (b"a", row(1)))
     await world.restore()
     await world.crash()
-    world.changelog = await new_topic(world.broker, "changelog-made-anew", config={"cleanup.policy": "compact"})
-    with pytest.raises(RestoreError, match=r"ends at 0, but the store deliveries-0 is at 3|is empty, although"):
-        await world.restore()
+    world.changelog = await new_topic(world.broker, "another-changelog", config={"cleanup.policy": "compact"})
+    await world.work(4, (b"b", row(1)), (b"c", row(1)), (b"d", row(1)))  # it has more than the store was at
+    for _ in range(2):
+        stateful, _, store = await world.restore()
+        assert dict(store.rows()) == {b"b": row(1), b"c": row(1), b"d": row(1)}
+        assert stateful.position.offset == 4
+        await world.crash()
+    assert caplog.text.count("store deliveries-0 is a copy of another worker.app_id's changelog, and is rebuilt") == 1
+
+
+async def test_a_store_of_an_older_version_is_kept_and_notes_its_changelog(world: World) -> None:
+    await world.fill_sources()
+    await world.work(3, (b"a", row(1)))
+    _, _, store = await world.restore()
+    path = store.path
+    await world.crash()
+    older = open_store(path, Budget(cache_bytes=1 << 20, write_buffer_bytes=1 << 20), on_rebuild=pytest.fail)
+    older._database.delete(CHANGELOG)
+    older.close()
+    world.hooks.restored_rows = 0
+    _, _, store = await world.restore()
+    assert world.hooks.restored_rows == 0
+    assert store.changelog == world.changelog.encode()
 
 
 async def test_a_restore_that_fails_lets_go_of_its_producers(world: World) -> None:
