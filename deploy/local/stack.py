@@ -232,8 +232,10 @@ class Stack:
             process.kill()  # nothing if it has ended
             self._forget(process)
         if child.returncode:
-            said = errors.decode(errors="replace").strip() or f"exit code {child.returncode}"
-            message = f"`mailstreams {shlex.join(map(str, arguments))}` failed: {said}"
+            # `topics create` says what does not fit as its result, and only how much of it as an error
+            said = [text for part in (output, errors) if (text := part.decode(errors="replace").strip())]
+            reason = "\n".join(said) or f"exit code {child.returncode}"
+            message = f"`mailstreams {shlex.join(map(str, arguments))}` failed: {reason}"
             raise LocalError(message)
         return output.decode()
 

@@ -28,10 +28,14 @@ command, fake = sys.argv[1], os.environ["FAKE"]
 if command == "simulate" and "--show-settings" in sys.argv:
     print('accounts.demo.webhooks.postmark.secrets.simulated = "basic:a:b"')
     sys.exit()
-print(*sys.argv[1:], flush=True)
+if command != "topics":
+    print(*sys.argv[1:], flush=True)
 pathlib.Path(os.environ["CALLS"]).open("a").write(" ".join(sys.argv[1:]) + "\\n")
 if command == "topics" and fake == "no cluster":
     sys.exit("mailstreams: the brokers do not answer")
+if command == "topics" and fake == "other topics":
+    print("topic mail.events has 8 partitions, 4 are needed")
+    sys.exit("1 problem")
 if command == "simulate" and fake == "simulation ends":
     sys.exit("mailstreams: no certificate")
 if command == "simulate" and fake == "simulation refused":
@@ -337,6 +341,14 @@ def test_what_the_command_line_complains_of_is_passed_on(place: Place) -> None:
 
     assert str(error.value) == "`mailstreams topics create` failed: mailstreams: the brokers do not answer"
     assert not place.running
+
+
+def test_what_does_not_fit_of_the_topics_is_passed_on_and_not_only_how_much_of_it(place: Place) -> None:
+    with pytest.raises(LocalError) as error:
+        place.stack("other topics").start()
+
+    said = "topic mail.events has 8 partitions, 4 are needed\n1 problem"
+    assert str(error.value) == f"`mailstreams topics create` failed: {said}"
 
 
 def test_a_worker_that_waits_for_nothing_but_a_persons_resume_has_started_and_it_is_said(place: Place) -> None:
