@@ -327,9 +327,9 @@ class Stack:
         own: Mapping[str, Any] = {}
         named = self._env.get("MAILSTREAMS_CONFIG")
         path = Path(named or "mailstreams.toml")
-        if named or path.is_file():
+        if named or os.path.lexists(path):  # a folder or a link to nothing is refused, as by the commands
             try:
-                own = tomllib.loads(path.read_text(encoding="utf-8"))
+                own = tomllib.loads(path.read_text(encoding="utf-8-sig"))
             except OSError as error:
                 message = f"{path}: {error.strerror or error}"
                 raise LocalError(message) from None

@@ -247,6 +247,24 @@ def test_an_own_file_that_cannot_be_read_is_told_before_anything_starts(
     assert not place.calls
 
 
+def test_an_own_file_is_read_as_the_commands_read_it(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MAILSTREAMS_CONFIG", raising=False)
+    monkeypatch.chdir(tmp_path)
+    own = Path("mailstreams.toml")
+    own.symlink_to("nothing.toml")
+    with pytest.raises(LocalError, match=r"mailstreams.toml: No such file"):
+        place.stack().start()
+    place.stacks.pop().stop()
+
+    own.unlink()
+    own.write_text("[topics]\npartitions = 3\n", encoding="utf-8-sig")  # as some editors write it
+    place.stack().start()
+
+    assert read(place, "worker").topics.partitions == settings.load(own, {}).topics.partitions == 3
+
+
 def test_settings_survive_being_written_as_toml() -> None:
     whole = {
         "ingress": {"certificates_dir": 'a "b"\\c', "max_requests": 5, "reuse_port": True, "shutdown_s": 2.5},
