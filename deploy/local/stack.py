@@ -319,7 +319,7 @@ class Stack:
         thread.start()
 
     def _write_settings(self) -> None:
-        """Write the file: the user's own file overrides the demo's policy, and the broker's address overrides both.
+        """Write the file: the user's own file overrides the demo's policy, and where broker and ingress are overrides both.
 
         Raises:
             LocalError: the user's own file cannot be read.
@@ -336,11 +336,18 @@ class Stack:
             except ValueError as error:  # not TOML, or not even UTF-8
                 message = f"{path}: not TOML: {error}"
                 raise LocalError(message) from None
-        settings = _merged(_merged(self._demo_settings(), own), {"kafka": {"bootstrap_servers": self.bootstrap}})
+        settings = _merged(_merged(self._demo_settings(), own), self._addresses())
         lines = ["# Written at each start: what all processes of this run have in common.", *toml(settings)]
         self.settings.unlink(missing_ok=True)
         self.settings.touch(mode=0o600)  # the user's own file may hold secrets
         self.settings.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def _addresses(self) -> dict[str, Any]:
+        """Return where broker and ingress are, for commands in another terminal: those that send webhooks look for it."""
+        addresses: dict[str, Any] = {"kafka": {"bootstrap_servers": self.bootstrap}}
+        if self.edge:
+            addresses["ingress"] = {"host": ports.HOST, "port": self.edge.port}
+        return addresses
 
     def _demo_settings(self) -> dict[str, Any]:
         """Return the policy of the simulated account, with short times, so that alerts can be seen in a demo."""

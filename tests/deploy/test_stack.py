@@ -19,6 +19,7 @@ from deploy.local.stack import COMMAND as REAL
 from deploy.local.stack import Edge, Pages, Stack, environment, interrupts, toml, variables
 from deploy.local.watchers import Watchers
 from streams import settings
+from streams.cli._ingress import ingress_url
 from streams.providers import PROVIDERS
 
 # Stands for the package's command line; how it goes wrong is in FAKE.
@@ -198,12 +199,27 @@ def test_all_processes_of_a_simulation_have_one_file_with_the_demos_policy_and_t
     assert not found.accounts["demo"].webhooks
 
 
-def test_without_a_simulation_the_file_has_the_address_only(place: Place) -> None:
+def test_without_a_simulation_the_file_has_the_addresses_only(place: Place) -> None:
     stack = place.stack(edge=place.edge())
 
     stack.start()
 
-    assert tomllib.loads(stack.settings.read_text()) == {"kafka": {"bootstrap_servers": CLUSTER}}
+    assert tomllib.loads(stack.settings.read_text()) == {
+        "kafka": {"bootstrap_servers": CLUSTER},
+        "ingress": {"host": ports.HOST, "port": place.ingress_port},
+    }
+
+
+def test_a_command_in_another_terminal_finds_the_ingress(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.toml").write_text("[ingress]\nport = 8443\n")  # where it is to listen in production
+    monkeypatch.setenv("MAILSTREAMS_CONFIG", str(tmp_path / "own.toml"))
+    stack = place.stack(edge=place.edge())
+
+    stack.start()
+
+    assert ingress_url(settings.load(stack.settings, {})) == place.edge().url
 
 
 @pytest.mark.parametrize("by", ["file", "variable"])
