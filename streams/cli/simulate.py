@@ -51,7 +51,7 @@ _REFUSED: Final = frozenset({401, 403, 404})
     "providers",
     multiple=True,
     type=click.Choice(PROVIDERS),
-    help="Only this one; may be given several times. Default: all.",
+    help="Only this one; may be given several times. Default: those of topics.providers.",
 )
 @click.option(
     "--profile",
@@ -148,7 +148,8 @@ def command(
         url=target,
         secrets=secrets,
         account=account,
-        providers=tuple(providers) or PROVIDERS,
+        # of another one the ingress knows no address
+        providers=tuple(providers) or tuple(name for name in PROVIDERS if name in settings.topics.providers),
         profile=profile,
         rate=rate,
         seed=seed,

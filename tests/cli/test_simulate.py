@@ -195,6 +195,18 @@ def test_straight_to_kafka_it_is_as_from_the_ingress_but_not_verified(
     assert sum(statuses(events_of(found)).values()) <= 60
 
 
+def test_only_providers_that_are_served_are_simulated_unless_others_are_named(
+    invoke: Invoke, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAILSTREAMS_TOPICS__PROVIDERS", "postmark, mailgun")
+    where = ("--kafka", "--account", "served", "--secrets", tmp_path / "secrets")
+
+    assert invoke("simulate", *FAST, *where, "--messages", 30).exit_code == 0
+
+    told = {dict(one.headers)["provider"] for one in raw(cluster, "served")}
+    assert told == {b"postmark", b"mailgun"}
+
+
 def test_the_same_seed_at_another_time_is_about_new_messages(invoke: Invoke, cluster: Cluster, tmp_path: Path) -> None:
     where = ("--kafka", "--account", "twice", "--secrets", tmp_path / "secrets")
 
