@@ -21,7 +21,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from streams import topics
 from streams.brokers import NOT_ALLOWED, RefusedError
-from streams.cli import BROKER_UNAVAILABLE, Failure
+from streams.cli import BROKER_UNAVAILABLE, WRONG_USE, Failure
 from streams.kafka.closing import stop_consumer, stop_producer
 from streams.kafka.offsets import committed_offsets
 from streams.settings import Settings
@@ -103,6 +103,23 @@ async def partitions_of(settings: Settings, topic: str) -> int:
     if topic not in counts:
         raise Failure(topics.missing(settings, topic), exit_code=BROKER_UNAVAILABLE)
     return counts[topic]
+
+
+async def raw_topic_of(settings: Settings, provider: str) -> str:
+    """Return the topic of a provider's webhooks, to write to it.
+
+    Raises:
+        Failure: no worker reads it, or it does not exist: said at once, and not created by asking for it.
+        aiokafka.errors.LeaderNotAvailableError: as ``partitions_of``.
+    """
+    topic = topics.raw_topic(provider)
+    if provider not in settings.topics.providers:
+        message = (
+            f"no worker reads {topic}: topics.providers leaves {provider} out; to add it: docs/providers/README.md"
+        )
+        raise Failure(message, exit_code=WRONG_USE)
+    await partitions_of(settings, topic)
+    return topic
 
 
 async def committed(settings: Settings) -> dict[TopicPartition, OffsetAndMetadata]:

@@ -11,8 +11,9 @@ import click
 
 from streams import codecs, records, topics
 from streams.cli import WRONG_USE, Failure, Invocation, json_option, pass_invocation
+from streams.cli._account import ACCOUNT
 from streams.cli._fresh import freshened
-from streams.cli._kafka import acknowledged, partitions_of, producer, run
+from streams.cli._kafka import acknowledged, producer, raw_topic_of, run
 from streams.cli._numbers import RATE
 from streams.cli._output import json_line, note, plural
 from streams.providers import PROVIDERS
@@ -27,7 +28,9 @@ _WINDOW: Final = 500
 @click.argument(
     "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
 )
-@click.option("--account", default="default", show_default=True, help="Our name for the account at the provider.")
+@click.option(
+    "--account", type=ACCOUNT, default="default", show_default=True, help="Our name for the account at the provider."
+)
 @click.option("--as-now", is_flag=True, help="Make the messages new: fresh ids, and the newest event of each is now.")
 @click.option("--rate", type=RATE, metavar="N", help="Send at most N bodies a second.")
 @click.option("--repeat", type=click.IntRange(min=1), default=1, metavar="N", help="Send the files N times over.")
@@ -81,8 +84,7 @@ def _read(path: Path) -> bytes:
 
 
 async def _send(settings: Settings, provider: str, account: str, bodies: Sequence[bytes], rate: float | None) -> int:
-    topic = topics.raw_topic(provider)
-    await partitions_of(settings, topic)  # a missing topic is reported at once, and not created by asking for it
+    topic = await raw_topic_of(settings, provider)
     loop = asyncio.get_running_loop()
     async with producer(settings) as client:
         start = loop.time()

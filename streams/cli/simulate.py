@@ -1,7 +1,6 @@
 """``mailstreams simulate``: a made-up world of invoices, in every provider's own words and signatures."""
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
@@ -16,8 +15,9 @@ import click
 
 from streams import records, topics
 from streams.cli import INTERRUPTED, NOTHING_FOUND, WRONG_USE, Failure, Invocation, json_option, pass_invocation
+from streams.cli._account import ACCOUNT
 from streams.cli._ingress import NOBODY, SECRETS, ingress_url, settings_text, to_ingress
-from streams.cli._kafka import partitions_of, producer, run
+from streams.cli._kafka import partitions_of, producer, raw_topic_of, run
 from streams.cli._numbers import RATE, SECONDS
 from streams.cli._output import clean, json_line, note
 from streams.process import stop_by_signals
@@ -35,7 +35,7 @@ from streams.simulate.driving import (
 )
 from streams.simulate.story import PROFILES, PROVIDERS, SENDS, arrivals
 
-ACCOUNT: Final = "demo"
+DEMO: Final = "demo"
 _NEWS_EVERY_S: Final = 10.0
 _REFUSED: Final = frozenset({401, 403, 404})
 
@@ -44,7 +44,11 @@ _REFUSED: Final = frozenset({401, 403, 404})
 @click.option("--url", metavar="URL", help="The ingress. Default: the one that the settings describe, on this machine.")
 @click.option("--kafka", is_flag=True, help="Write to the raw topics, past the ingress; nothing is verified.")
 @click.option(
-    "--account", default=ACCOUNT, show_default=True, help="Our name for the account; use it for nothing else."
+    "--account",
+    type=ACCOUNT,
+    default=DEMO,
+    show_default=True,
+    help="Our name for the account; use it for nothing else.",
 )
 @click.option(
     "--provider",
@@ -129,9 +133,6 @@ def command(
     if url is not None and kafka:
         message = "--url and --kafka exclude each other"
         raise click.UsageError(message)
-    if not _is_name(account):
-        message = "--account: letters, digits, . _ -"
-        raise click.UsageError(message)
     try:
         secrets = signing.load(folder)
     except (OSError, ValueError) as error:
@@ -170,11 +171,6 @@ def command(
         raise SystemExit(INTERRUPTED)
     if summary.refused:
         raise Failure(*_advice(summary, target, folder, account), exit_code=NOTHING_FOUND)
-
-
-def _is_name(account: str) -> bool:
-    """Tell whether a name can be an account's, in a URL and in the settings."""
-    return re.fullmatch(r"[A-Za-z0-9._-]{1,64}", account) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,8 +264,9 @@ async def _to_kafka(settings: Settings, providers: Sequence[str]) -> AsyncIterat
     """Yield a function that writes requests to their topics as the ingress would, unverified."""
     from aiokafka.errors import KafkaError  # noqa: PLC0415 - for this way only
 
-    for topic in (topics.SENDS, *map(topics.raw_topic, providers)):
-        await partitions_of(settings, topic)  # a missing topic is reported at once, and not created by asking for it
+    await partitions_of(settings, topics.SENDS)  # a missing topic is reported at once, and not created by asking for it
+    for provider in providers:
+        await raw_topic_of(settings, provider)
     async with producer(settings) as client:
 
         async def deliver(request: Outgoing) -> Answer:

@@ -138,6 +138,28 @@ def test_a_topic_that_is_missing_is_said_with_the_command_that_creates_it(
     assert cluster.settings
 
 
+def test_nothing_is_fed_to_a_topic_that_no_worker_reads(
+    invoke: Invoke, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAILSTREAMS_TOPICS__PROVIDERS", "postmark")
+
+    refused = invoke("feed", "brevo", "-", stdin=b'{"event": "no worker reads it"}')
+
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith("mailstreams: no worker reads mail.raw.brevo: topics.providers leaves brevo out")
+    assert not any(b"no worker reads it" in one.value for one in cluster.consume("mail.raw.brevo"))
+
+
+@pytest.mark.parametrize("account", ["", "billing shop", "ä", "x" * 65])
+def test_a_name_that_no_account_can_have_is_refused_before_every_body_becomes_a_dead_letter(
+    invoke: Invoke, account: str
+) -> None:
+    result = invoke("feed", "postmark", "-", "--account", account, stdin=b"{}")
+
+    assert result.exit_code == 2
+    assert "Invalid value for '--account'" in result.stderr
+
+
 def test_every_provider_can_be_fed(invoke: Invoke) -> None:
     usage = invoke("feed", "--help").stdout
 
