@@ -234,7 +234,8 @@ async def create(settings: Settings) -> list[TopicSpec]:
     An existing topic is left as it is: ``check`` says what does not fit.
 
     Raises:
-        TopicsError: the brokers refuse a topic, or do not show it in time.
+        TopicsError: the brokers refuse a topic, or do not show it in time; or keyed topics that exist have another
+            partition count than the settings say: one that is created with it could never be changed.
         aiokafka.errors.KafkaError, TimeoutError: the brokers cannot be reached.
     """
     specs = all_topics(settings)
@@ -242,6 +243,7 @@ async def create(settings: Settings) -> list[TopicSpec]:
         there = await _partition_counts(admin)
         missing = [spec for spec in specs if spec.name not in there]
         if missing:
+            _check_partitions_of_keyed(specs, there, settings)
             await _create_missing(admin, missing, settings.topics.replication_factor)
             await _wait_until_visible(admin, missing)
     return missing
@@ -454,6 +456,15 @@ async def _partitions(
         elif topic["topic"] in led:
             raise LeaderNotAvailableError(topic["topic"])
     return found
+
+
+def _check_partitions_of_keyed(specs: Sequence[TopicSpec], there: Mapping[str, int], settings: Settings) -> None:
+    for spec in specs:
+        found = there.get(spec.name, spec.partitions)
+        if spec.fixed_partitions and spec.name != CONTROL and found != spec.partitions:
+            problem = _partitions_problem(spec, found, settings.kafka.bootstrap_servers)
+            text = f"nothing is created: {problem}"
+            raise TopicsError(text)
 
 
 async def _create_missing(admin: Any, specs: Sequence[TopicSpec], replication_factor: int) -> None:

@@ -179,6 +179,26 @@ def test_another_partition_count_is_refused_where_a_key_would_move(chosen: Setti
     assert not any(topics.RAW_PREFIX in problem.text for problem in problems)
 
 
+def test_no_topic_is_created_beside_keyed_ones_with_another_partition_count(chosen: Settings) -> None:
+    """As at an upgrade in a shell without the settings: with the wrong count it could never be changed."""
+    asyncio.run(topics.create(chosen))
+
+    async def delete() -> None:
+        async with topics.admin_client(chosen) as admin:
+            await admin.delete_topics([topics.DEFERRAL_ALERTS])
+        while topics.DEFERRAL_ALERTS in await topics.partition_counts(chosen):
+            await asyncio.sleep(0.1)
+
+    asyncio.run(delete())
+    other = chosen.model_copy(update={"topics": Topics(partitions=2)})
+
+    with pytest.raises(topics.TopicsError, match=r"nothing is created: .* set it: MAILSTREAMS_TOPICS__PARTITIONS=3$"):
+        asyncio.run(topics.create(other))
+
+    assert topics.DEFERRAL_ALERTS not in asyncio.run(topics.partition_counts(chosen))
+    assert [spec.name for spec in asyncio.run(topics.create(chosen))] == [topics.DEFERRAL_ALERTS]
+
+
 def test_partitions_that_are_too_few_for_an_unkeyed_topic_can_be_added(chosen: Settings) -> None:
     asyncio.run(topics.create(chosen))
     other = chosen.model_copy(update={"topics": Topics(partitions=4)})
