@@ -1,11 +1,14 @@
 """What ``lookup`` looks for, and whether a record holds it.
 
 The rule: texts are compared in the form that the Sending History compares; a part of
-a name is not the name. The bytes of a record tell whether it is worth decoding, so
+a name is not the name. What is looked for may be written in other ways than in the
+records: an address as a mail program shows it, or its domain in letters where the
+provider reports it in ASCII. The bytes of a record tell whether it is worth decoding, so
 that millions are passed over in seconds.
 """
 
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -18,6 +21,12 @@ from streams.providers import PROVIDERS
 _PLACES: Final = ("reference", "recipient", "message_id", "delivery_id")
 _ASCII: Final = re.compile(rb"[\x20-\x7e]+(?![\x80-\xff])")
 """Without a letter before one that is not ASCII: in the record the two may be one character."""
+
+
+_SHOWN: Final = re.compile(r".*<([^<>]+)>")
+"""An address as mail programs show it: ``Ann Berg <ann@customer.example>``."""
+_ASCII_LABEL: Final = "xn--"
+"""What the part of a domain begins with that stands for one with other letters (RFC 5890)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +83,42 @@ def _plain(name: str, value: str) -> str:
 
 
 def _forms(name: str, value: str) -> frozenset[str]:
-    """Return a plain value and, of a message id, what each provider's webhooks would hold of it."""
-    others = {provider.message_id(value) for provider in PROVIDERS.values()} if name == "message_id" else set()
+    """Return a plain value, and in which other forms a record may hold it.
+
+    Of a message id, what each provider's webhooks would hold of it; of a recipient, the address that is in it.
+    """
+    others: set[str] = set()
+    if name == "message_id":
+        others = {provider.message_id(value) for provider in PROVIDERS.values()}
+    elif name == "recipient":
+        others = _addresses(value)
     return frozenset({value, *others} - {""})
+
+
+def _addresses(value: str) -> set[str]:
+    """Return the address that a text shows, with its domain in ASCII and in letters."""
+    shown = _SHOWN.fullmatch(value)
+    address = shown[1].strip() if shown else value
+    local, at, domain = address.rpartition("@")
+    labels = unicodedata.normalize("NFC", domain).split(".")
+    domains = (domain, ".".join(map(_in_ascii, labels)), ".".join(map(_in_letters, labels)))
+    return {f"{local}{at}{each}" for each in domains}
+
+
+def _in_ascii(label: str) -> str:
+    return label if label.isascii() else f"{_ASCII_LABEL}{label.encode('punycode').decode()}"
+
+
+def _in_letters(label: str) -> str:
+    """Return the part of a domain in letters; itself if it stands for none."""
+    if not label.startswith(_ASCII_LABEL):
+        return label
+    try:
+        letters = label.removeprefix(_ASCII_LABEL).encode("ascii").decode("punycode")
+        letters.encode()  # half a surrogate pair is no letter
+    except UnicodeError:
+        return label
+    return letters
 
 
 def _needle(value: str) -> bytes:

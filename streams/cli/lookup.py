@@ -22,7 +22,11 @@ from streams.cli._output import clean, console, json_line, note
     metavar="TEXT",
     help="The application's reference, such as the invoice's number; in any case of letters.",
 )
-@click.option("--recipient", metavar="ADDRESS", help="The recipient's address, in any case of letters.")
+@click.option(
+    "--recipient",
+    metavar="ADDRESS",
+    help="The recipient's address, in any case of letters; or as in: Ann Berg <ann@customer.example>.",
+)
 @click.option(
     "--message-id", metavar="ID", help="The provider's id of the message, in any form that docs/sends.md names."
 )
@@ -55,7 +59,8 @@ def command(
     if not found:
         lines = [f"nothing found for {clean(question)}"]
         lines.append(
-            "an event shows up once the worker has read it (mailstreams worker); "
+            "an event shows up once the worker has read it (mailstreams worker), unless its partition is stopped "
+            "(mailstreams resume) or it could not be understood (mailstreams dead-letters list); "
             f"the timeline goes back {settings.topics.events_retention_days:g} days, "
             f"the status {settings.delivery.expire_after_days:g} days"
         )

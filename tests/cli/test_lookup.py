@@ -11,6 +11,7 @@ import pytest
 from streams import codecs, records, topics
 from streams.cli import _lookup_search
 from streams.cli._kafka import TellProgress, read_to_end
+from streams.cli._lookup_question import Question
 from streams.domain.deferrals import Alert, Ending, Episode, Level
 from streams.domain.events import BounceKind, DeliveryEvent, EventType
 from streams.domain.reasons import ReasonClass
@@ -94,6 +95,36 @@ def test_a_delivery_is_found_by_each_of_its_names(invoke: Invoke, cluster: Clust
     assert found["delivery_id"] == event("found").delivery_id
     assert found["status"]["status"] == "bounced"
     assert [one["type"] for one in found["timeline"]] == ["sent", "bounce"]
+
+
+@pytest.mark.parametrize(
+    ("written", "recipient"),
+    [
+        ("<shown@customer.example>", "shown@customer.example"),
+        ("Ann Berg <Shown@Customer.example>", "shown@customer.example"),
+        ('"Berg, Ann" <shown@customer.example>', "shown@customer.example"),
+        ("letters@bücher.example", "letters@xn--bcher-kva.example"),
+        ("Ann <LETTERS@BÜCHER.example>", "letters@xn--bcher-kva.example"),
+        ("letters@bu\u0308cher.example", "letters@xn--bcher-kva.example"),
+        ("ascii@xn--strae-oqa.example", "ascii@straße.example"),
+    ],
+)
+@pytest.mark.parametrize("option", [(), ("--recipient",)])
+def test_an_address_is_found_as_a_person_has_it(
+    invoke: Invoke, cluster: Cluster, written: str, recipient: str, option: tuple[str, ...]
+) -> None:
+    """A mail program shows a name, and a customer's domain has letters that the provider reports in ASCII."""
+    one = event("as-a-person-has-it", recipient=recipient)
+    known(cluster, one)
+
+    result = invoke("lookup", *option, written, "--json")
+
+    assert [codecs.decode(line)["delivery_id"] for line in result.stdout.splitlines()] == [one.delivery_id]
+
+
+@pytest.mark.parametrize("domain", ["xn--", "xn--ü.example", "xn--99999999.example", "xn--ib9b.example", "", "@"])
+def test_a_domain_that_stands_for_no_letters_is_looked_for_as_it_is(domain: str) -> None:
+    assert Question.of(f"nobody@{domain}", {}).forms["recipient"] >= {f"nobody@{domain}"}
 
 
 def test_status_advice_and_timeline_are_shown_to_people(invoke: Invoke, cluster: Cluster) -> None:
