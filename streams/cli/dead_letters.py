@@ -16,7 +16,7 @@ import click
 
 from streams import topics
 from streams.cli import NOTHING_FOUND, WRONG_USE, Failure, Invocation, json_option, pass_invocation
-from streams.cli._kafka import acknowledged, producer, read_to_end, run
+from streams.cli._kafka import acknowledged, partitions_of, producer, read_to_end, run
 from streams.cli._output import clean, json_line, note, plural, progress, time_of_ms
 from streams.domain.status import Status, to_micros
 from streams.records import DeadLetter, RecordError, decode_dead_letter, decode_deferral, decode_status
@@ -74,7 +74,7 @@ def list_(invocation: Invocation, *, topic: str | None, as_json: bool) -> None:
     """List the dead letters that are kept, oldest first. Exit code 1: there are none."""
     letters = _read(invocation.settings(), lambda letter: topic in {None, letter.topic}, _facts)
     if not letters:
-        message = "no dead letters"
+        message = "no dead letters" if topic is None else f"no dead letters from {clean(topic)}"
         raise Failure(message, exit_code=NOTHING_FOUND)
     for letter in letters:
         if as_json:
@@ -146,7 +146,8 @@ def replay(
     letters = _read(settings, is_meant, _whole)
     absent = [_text(origin) for origin in origins if not any(origin.fits(letter) for letter in letters)]
     if absent or not letters:
-        raise Failure(*(f"no dead letter {name}" for name in absent or ["to replay"]))
+        nothing = "to replay" if topic is None else f"from {clean(topic)} to replay"
+        raise Failure(*(f"no dead letter {name}" for name in absent or [nothing]))
     ours = {spec.name for spec in topics.all_topics(settings)}
     refused = {_identity(letter): why for letter in letters if (why := _refusal(letter, ours))}
     said = [letter for letter in letters if letter.topic == topics.DEFERRALS and _identity(letter) not in refused]
@@ -267,6 +268,8 @@ def _superseded(letter: DeadLetter, newest: Mapping[bytes | None, _Newest]) -> s
 
 
 async def _send(settings: Settings, letters: Sequence[DeadLetter]) -> None:
+    for topic in sorted({letter.topic for letter in letters}):
+        await partitions_of(settings, topic)  # a missing topic is reported at once, and not created by asking for it
     async with producer(settings) as client:
         waiting = [
             await client.send(letter.topic, letter.value, key=letter.key, headers=list(letter.headers))

@@ -67,7 +67,7 @@ def test_the_list_can_be_read_by_a_program_and_narrowed_to_a_topic(invoke: Invok
 def test_an_empty_list_is_exit_code_1(invoke: Invoke, cluster: Cluster) -> None:
     result = invoke("dead-letters", "list", "--topic", "mail.raw.never")
 
-    assert (result.exit_code, result.stderr) == (1, "mailstreams: no dead letters\n")
+    assert (result.exit_code, result.stderr) == (1, "mailstreams: no dead letters from mail.raw.never\n")
     assert cluster.settings
 
 
@@ -106,6 +106,22 @@ def test_a_replayed_one_is_the_original_record_again(invoke: Invoke, cluster: Cl
     (record,) = replayed(cluster, value)
     assert (record.key, list(record.headers)) == (b"its-key", list(letter.headers))
     assert replayed(cluster, value + b" not this one") == []
+
+
+def test_a_topic_that_is_missing_is_said_with_the_command_that_creates_it(
+    invoke: Invoke, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the producer asks for it, which creates it with one partition where a broker does so, or waits for half a minute."""
+    gone = "mail.raw.gone"
+    monkeypatch.setattr(topics, "SENDS", gone)  # one of ours
+    letter = write(cluster, b"{}", topic=gone)
+
+    result = invoke("dead-letters", "replay", name_of(letter))
+
+    assert (result.exit_code, result.stderr) == (
+        3,
+        f"mailstreams: topic {gone} is missing; create it: mailstreams topics create\n",
+    )
 
 
 def test_one_element_can_be_replayed_without_the_others_of_its_body(invoke: Invoke, cluster: Cluster) -> None:
