@@ -1,10 +1,13 @@
 """The ingress for commands: where it is, the settings with which it accepts simulated webhooks, and sending to it."""
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import click
 
 from streams import codecs
 from streams.cli import WRONG_USE, Failure
@@ -21,6 +24,21 @@ TIMEOUT_S: Final = 15.0
 NOBODY: Final = "no answer from {}: is the ingress running there? (mailstreams ingress)"
 _CONNECTIONS: Final = 200
 _SENDS_PATH: Final = "/sends"
+
+
+class _Url(click.ParamType):
+    """Where an ingress is: what is no such URL would be taken for one at which nothing answers."""
+
+    name = "url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        # not said back: it may hold a password
+        if re.fullmatch(r"(?i:https?)://[^\s/?#@]+(/[^\s?#]*)?", str(value)) is None:
+            self.fail("no URL such as https://hooks.example.net, without user, password and query", param, ctx)
+        return str(value).rstrip("/")
+
+
+URL: Final = _Url()
 
 
 def ingress_url(settings: Settings) -> str:

@@ -19,7 +19,7 @@ from typing import Final
 import click
 
 from streams.cli import NOTHING_FOUND, Failure, Invocation, json_option, pass_invocation
-from streams.cli._ingress import SECRETS, TIMEOUT_S, ingress_url
+from streams.cli._ingress import SECRETS, TIMEOUT_S, URL, ingress_url
 from streams.cli._output import clean, json_line, shortened
 from streams.domain.events import EventType
 from streams.providers import Refusal
@@ -116,7 +116,10 @@ class _Attempt:
 @click.argument("provider", type=click.Choice(PROVIDERS), metavar="PROVIDER")
 @click.option("--account", default="default", show_default=True, help="The account in the path of the webhook's URL.")
 @click.option(
-    "--url", metavar="URL", help="The ingress, up to the path; try the public one. Default: that of the settings."
+    "--url",
+    type=URL,
+    metavar="URL",
+    help="The ingress, up to the path, or what the provider calls; try the public one. Default: that of the settings.",
 )
 @click.option(
     "--secrets",
@@ -139,14 +142,15 @@ def test(invocation: Invocation, provider: str, *, account: str, url: str | None
     settings = invocation.settings()
     attempt = _attempt(settings, provider, account, folder)
     happening = _happening(provider, account)
-    base = (url or settings.ingress.public_url or ingress_url(settings)).rstrip("/")
+    path = f"/webhooks/{provider}/{account}"
+    base = (url or settings.ingress.public_url or ingress_url(settings)).removesuffix(path)
     signed = attempt.sign(payload(provider, [happening]), at=datetime.now(UTC))
-    status, answer = asyncio.run(_post(f"{base}/webhooks/{provider}/{account}", signed))
+    status, answer = asyncio.run(_post(f"{base}{path}", signed))
     good, said = _verdict(status, answer, attempt, happening.message)
     if as_json:
         json_line({"url": base, "status": status or None, "answer": answer, "good": good, "said": said})
     else:
-        click.echo(f"POST {clean(base)}/webhooks/{provider}/{clean(account)}, {attempt.proof}")
+        click.echo(f"POST {clean(base)}{clean(path)}, {attempt.proof}")
         click.echo(f"  -> {status or 'no answer'}{f' {answer}' if answer else ''}")
         for line in said:
             click.echo(line)

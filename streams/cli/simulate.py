@@ -16,7 +16,7 @@ import click
 from streams import records, topics
 from streams.cli import INTERRUPTED, NOTHING_FOUND, WRONG_USE, Failure, Invocation, json_option, pass_invocation
 from streams.cli._account import ACCOUNT
-from streams.cli._ingress import NOBODY, SECRETS, ingress_url, settings_text, to_ingress
+from streams.cli._ingress import NOBODY, SECRETS, URL, ingress_url, settings_text, to_ingress
 from streams.cli._kafka import partitions_of, producer, raw_topic_of, run
 from streams.cli._numbers import RATE, SECONDS
 from streams.cli._output import clean, json_line, note
@@ -41,7 +41,9 @@ _REFUSED: Final = frozenset({401, 403, 404})
 
 
 @click.command("simulate")
-@click.option("--url", metavar="URL", help="The ingress. Default: the one that the settings describe, on this machine.")
+@click.option(
+    "--url", type=URL, metavar="URL", help="The ingress. Default: the one that the settings describe, on this machine."
+)
 @click.option("--kafka", is_flag=True, help="Write to the raw topics, past the ingress; nothing is verified.")
 @click.option(
     "--account",
@@ -142,7 +144,7 @@ def command(
         click.echo(settings_text(secrets, folder, account), nl=False)
         return
     settings = invocation.settings()
-    target = None if kafka else (url or ingress_url(settings)).rstrip("/")
+    target = None if kafka else url or ingress_url(settings)
     summary = Summary()
     world = _World(
         settings=settings,

@@ -326,6 +326,29 @@ def test_a_test_is_no_sign_that_the_provider_calls_so_it_ends_no_alert(invoke: I
     assert (counted("accepted"), counted("tests")) == (before[0], before[1] + 1)
 
 
+def test_the_address_that_the_provider_calls_can_be_tried_as_it_is(invoke: Invoke, ingress: Running) -> None:
+    where = ("mailgun", "--account", "demo", "--secrets", ingress.secrets)
+
+    result = try_webhook(invoke, ingress.config, *where, "--url", f"{ingress.url}/webhooks/mailgun/demo/")
+
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith(f"POST {ingress.url}/webhooks/mailgun/demo, ")
+
+
+@pytest.mark.parametrize(
+    "url", ["hooks.example.net", "localhost:19101", "ftp://x", "http://", "https://me:secret@x", "http://x?2"]
+)
+@pytest.mark.parametrize("command", [("simulate",), ("webhook", "test", "postmark")])
+def test_what_is_no_url_is_not_taken_for_one_at_which_nothing_answers(
+    invoke: Invoke, tmp_path: Path, command: tuple[str, ...], url: str
+) -> None:
+    result = invoke(*command, "--secrets", tmp_path, "--url", url)
+
+    assert result.exit_code == 2
+    assert "Invalid value for '--url': no URL such as https://hooks.example.net" in result.stderr
+    assert "secret@" not in result.output
+
+
 @pytest.mark.parametrize("provider", ["sendgrid", "amazon_ses"])
 def test_what_only_the_provider_can_sign_is_forged_and_must_be_refused(
     invoke: Invoke, ingress: Running, tmp_path: Path, provider: str
