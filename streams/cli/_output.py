@@ -6,7 +6,6 @@ operator's terminal, or line breaks that would forge lines.
 """
 
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -39,8 +38,9 @@ def json_line(value: Any) -> None:
     In UTF-8 whatever the terminal's encoding is, as RFC 8259 has it: a program is to read it.
     """
     text = codecs.encode(value).decode("utf-8")
-    click.echo(_HIDDEN_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text).encode())
-    sys.stdout.flush()
+    click.echo(
+        _HIDDEN_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text).encode()
+    )  # which flushes, if it is open
 
 
 def console() -> Console:

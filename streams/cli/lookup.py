@@ -31,7 +31,9 @@ from streams.cli._output import clean, console, json_line, note
     "--message-id", metavar="ID", help="The provider's id of the message, in any form that docs/sends.md names."
 )
 @click.option("--delivery-id", metavar="ID", help="Our id of one message to one recipient.")
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Show the newest N in full.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Show the newest N; --json prints all."
+)
 @json_option
 @pass_invocation
 def command(

@@ -49,7 +49,7 @@ def command(
     if as_json:
         json_line({"resumed": topic, "partition": partition, "dead_letter_through": through})
     else:
-        note(f"{topic}/{partition}: told to go on; its worker does so within seconds")
+        note(f"{topic}/{partition}: told to go on; its worker does so within seconds, or once one runs")
 
 
 def _list(settings: Settings, *, as_json: bool) -> None:

@@ -299,6 +299,15 @@ def test_what_the_terminals_encoding_lacks_is_escaped_and_json_is_utf_8(
     assert codecs.decode(written[3])["accounts"]["a"]["support_contact"] == "użytkownik ü 😀"
 
 
+@pytest.mark.parametrize("arguments", ["config show", "config show --json"])
+def test_an_output_that_is_closed_is_no_error(arguments: str) -> None:
+    child = subprocess.run(
+        f"{sys.executable} -m streams {arguments} >&-", shell=True, stderr=subprocess.PIPE, check=False, timeout=60
+    )
+
+    assert (child.returncode, child.stderr) == (0, b"")
+
+
 def test_a_rebuild_whose_disk_is_full_ends_with_a_line(
     invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -77,6 +77,7 @@ def test_a_stopped_partition_is_told_to_go_on(invoke: Invoke, cluster: Cluster) 
     result = invoke("resume", TOPIC, 0)
 
     assert (result.exit_code, "told to go on" in result.stderr) == (0, True)
+    assert "or once one runs" in result.stderr, "nobody looked whether one does"
     (key, order) = orders(cluster)[-1]
     assert (key, order.dead_letter_through) == (f"{TOPIC}/0", None)
     assert (order.app_id, order.offset) == (cluster.settings.worker.app_id, 100), "it is for this stand alone"
