@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import pytest_asyncio
 import sqlalchemy as sa
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page, async_playwright, expect
@@ -26,7 +27,10 @@ INVOICE = f"/invoices/{projection.invoice_id('INV-2026-0042')}"
 
 _numbers = itertools.count(1)
 
-pytestmark = pytest.mark.skipif(absent(CHROMIUM), reason="Chromium is not installed: apt-get install chromium")
+pytestmark = [
+    pytest.mark.skipif(absent(CHROMIUM), reason="Chromium is not installed: apt-get install chromium"),
+    pytest.mark.asyncio(loop_scope="module"),  # as of the browser, which all tests share
+]
 
 
 def six(log: Log) -> Log:
@@ -80,14 +84,14 @@ def six(log: Log) -> Log:
     return log
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     async with served(sqlite_url(tmp_path), HISTORY__PAGE_SIZE="10") as world:
         world.tell(six(Log()))
         yield world
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser() -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
