@@ -1,8 +1,8 @@
-"""``/metrics``, ``/livez`` and ``/readyz`` of a worker. Bound to this machine by default; no login, no personal data.
+"""``/metrics``, ``/livez`` and ``/readyz`` of a worker, an ingress or a history: no login, no personal data.
 
-``/livez`` fails when the process is useless and should be restarted; ``/readyz``
-when it cannot work now and a restart would not help: no assignment yet, a
-restore, no broker, a stopped partition. Both give the reasons, one per line.
+They are bound to this machine by default. ``/livez`` fails when the process is useless and should be restarted;
+``/readyz`` when it cannot work now and a restart would not help: in a worker no assignment yet, a restore, no broker, a
+stopped partition. Both give the reasons, one per line.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,7 +15,7 @@ Reasons = Callable[[], Sequence[str]]
 
 
 class HealthServer:
-    """The worker's endpoints."""
+    """The endpoints of one process."""
 
     def __init__(
         self, *, host: str, port: int, registry: CollectorRegistry, not_live: Reasons, not_ready: Reasons
