@@ -280,9 +280,8 @@ def _advice(status: int, answer: str, place: str, provider: str) -> str:
         return f"Nothing answers there ({answer}). Is the ingress running (mailstreams ingress), and the port open?"
     if 300 <= status < 400:  # noqa: PLR2004 - redirects
         return "That is a redirect, which providers do not follow: give them the URL that it leads to."
-    advice = _ADVICE.get(answer) or _ADVICE_BY_STATUS.get(
-        status
-    )  # the word first: a refusal is 503 for Event Grid, 429 for Brevo
+    # The word first: a refusal is 503 for Event Grid, 429 for Brevo.
+    advice = _ADVICE.get(answer) or _ADVICE_BY_STATUS.get(status)
     if advice is not None:
         return advice.format(answer=answer, place=place, provider=provider)
     if status in {401, 403}:

@@ -41,8 +41,9 @@ def rebuild(invocation: Invocation, *, keep: bool, yes: bool) -> None:
     """Empty the database and read the topics anew, with progress.
 
     With --keep: for brokers that lost records, or topics that were created again, while the workers kept their state.
-    Without: for another cluster or worker.app_id, whose revisions began at 1 again. The history must not run meanwhile. Nothing is deleted before the broker has said where the topics begin and end. When
-    this is ended early, the history goes on from where it was.
+    Without: for another cluster or worker.app_id, whose revisions began at 1 again. The history must not run meanwhile.
+    Nothing is deleted before the broker has said where the topics begin and end. When this is ended early, the history
+    goes on from where it was.
 
     It does not repair a damaged file of SQLite: delete that, with its -wal and -shm, and start the history.
     """

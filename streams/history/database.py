@@ -126,9 +126,7 @@ class Database:
             DatabaseError: another process writes, the database cannot be reached, or a newer version made its tables.
         """
         try:
-            if (
-                self.path is not None
-            ):  # it holds every recipient's address: for our user alone, unless somebody says more
+            if self.path is not None:  # every recipient's address: for our user alone, unless somebody says more
                 self.path.parent.mkdir(0o700, parents=True, exist_ok=True)
                 self.path.touch(0o600)
             self._lock()

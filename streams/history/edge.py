@@ -206,9 +206,8 @@ async def _admit(request: web.Request, handler: Handler) -> web.StreamResponse:
     if access.is_bypassed(request):
         raise Refused(
             HTTPStatus.FORBIDDEN,
-            "the request came through a proxy (or by HTTP/1.0, as many proxies send it), but nobody has to prove who they "
-            "are; "
-            "whoever runs this: set history.trusted_proxies or accounts.NAME.history_keys",
+            "the request came through a proxy (or by HTTP/1.0, as many proxies send it), but nobody has to prove who "
+            "they are; whoever runs this: set history.trusted_proxies or accounts.NAME.history_keys",
         )
     viewer = access.viewer(request)
     if viewer is None:

@@ -51,9 +51,7 @@ SETTLE_S = 1.0  # a position that stays this long beyond the last record is deli
 POSITIONS_S = 0.25  # how often all positions are read; doing it at each fetch costs as much as a small batch
 LEAVE_AGAIN_S = 0.2  # a healthy member leaves sooner
 FETCH_MAX_WAIT_MS = 100  # how long a paused and resumed partition may wait for a fetch that was sent without it
-METADATA_MAX_AGE_MS = (
-    30_000  # a topic that was created again, or has more partitions, is not read until it is refreshed
-)
+METADATA_MAX_AGE_MS = 30_000  # so long a topic that was created again, or has more partitions, may be left unread
 COMMIT_LOOK_S = 1.0  # a commit that takes longer may be of a topic that is gone
 FETCH_BYTES = 256 * 1024
 """Compressed bytes of one partition in one fetch; a larger record batch comes alone (KIP-74).

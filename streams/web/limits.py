@@ -25,7 +25,6 @@ _ENCODINGS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "defla
 _DEFLATE = 8
 """The low four bits of a zlib stream's first byte (RFC 1950); some senders of "deflate" leave the zlib wrapper away."""
 
-
 UNPROVEN_BYTES = 1 << 20
 """A compressed body of an unproven sender may inflate to this size, or to 32 times the bytes received if that is more.
 Events compress to a tenth or a twentieth of their size, but zeroes to a thousandth: without this limit a stranger's

@@ -151,9 +151,8 @@ class Traffic:
 
     async def _run(self) -> None:
         while not self._stopping.is_set():
-            with contextlib.suppress(
-                KafkaError, OSError, TimeoutError
-            ):  # as the ingress: 503, and the provider comes again
+            # As at the ingress, which answers 503: the provider comes again.
+            with contextlib.suppress(KafkaError, OSError, TimeoutError):
                 await self._write()
             await asyncio.sleep(0.2)
 
