@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
 from urllib.parse import unquote_plus
 
 import pytest
@@ -95,9 +94,12 @@ def test_a_secret_of_another_provider_lets_nothing_in(provider: str, other: str)
 
 
 @every_provider
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.provider}/{case.name}")
-def test_no_payload_is_taken_without_its_proof(provider: str, case: Any) -> None:
-    assert replace(GENUINE[provider](), request=request(case.body)).refusal() is not None
+def test_no_payload_is_taken_without_its_proof(provider: str) -> None:
+    genuine = GENUINE[provider]()
+
+    taken = [case for case in CASES if replace(genuine, request=request(case.body)).refusal() is None]
+
+    assert [f"{case.provider}/{case.name}" for case in taken] == []
 
 
 @covered_provider
