@@ -15,6 +15,7 @@ from hypothesis import settings
 from deploy.local import jars
 from deploy.local.broker import Broker
 from tests import java, order
+from tests.brokers import Passing
 
 # No deadline anywhere: how long an example takes depends on who else uses the machine.
 settings.register_profile("default", deadline=None)
@@ -31,12 +32,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """Give a real broker on free ports with temporary data; tests keep apart by the names of their topics."""
-    broker = Broker(tmp_path_factory.mktemp("kafka"), properties=java.LASTING)
-    broker.start()
-    try:
+    with Passing(tmp_path_factory.mktemp("kafka"), properties=java.LASTING) as broker:
         yield broker
-    finally:
-        broker.stop()
 
 
 pytest_plugins = ["tests.reports"]

@@ -10,6 +10,7 @@ from deploy.local.broker import Broker
 from streams import topics
 from streams.settings import Settings
 from tests.broker import harness
+from tests.brokers import Passing
 from tests.faults import oracle
 
 
@@ -52,7 +53,7 @@ class Make:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.broker = Broker(folder / "kafka")
+        self.broker = Passing(folder / "kafka")
         self.workers: list[harness.WorkerProcess] = []
 
     async def __call__(self, **overrides: object) -> World:
@@ -68,7 +69,7 @@ class Make:
         for worker in self.workers:
             if worker.process is not None and worker.process.poll() is None:
                 worker.kill()
-        self.broker.stop()
+        self.broker.kill()
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from streams import topics
 from streams.cli import cli
 from streams.settings import Settings, load
 from tests import java
+from tests.brokers import Passing
 from tests.contracts.clients import settled
 
 _Producer: Any = AIOKafkaProducer
@@ -28,12 +29,8 @@ Invoke = Callable[..., Result]
 
 @pytest.fixture(scope="package")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    broker = Broker(tmp_path_factory.mktemp("kafka-cli"), heap_mib=256, properties=java.LASTING)
-    broker.start()
-    try:
+    with Passing(tmp_path_factory.mktemp("kafka-cli"), heap_mib=256, properties=java.LASTING) as broker:
         yield broker
-    finally:
-        broker.stop()
 
 
 def environment(bootstrap: str) -> dict[str, str]:

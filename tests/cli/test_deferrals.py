@@ -22,7 +22,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.local import demo
-from deploy.local.broker import Broker
 from deploy.local.stack import Edge, Stack
 from streams import codecs, records, topics
 from streams.cli import _kafka
@@ -32,6 +31,7 @@ from streams.domain.destinations import DESTINATIONS, destination_of
 from streams.domain.reasons import ReasonClass
 from streams.kafka.lanes import POSITION_KEY
 from streams.settings import load
+from tests.brokers import Passing
 from tests.cli.conftest import Cluster, Invoke, environment, spawn
 from tests.test_texts import HOSTILE
 
@@ -354,9 +354,7 @@ def test_a_broker_that_goes_while_it_is_watched_ends_it_with_one_line(
 ) -> None:
     monkeypatch.setattr(_kafka, "_PROOF_S", 0.5)
     monkeypatch.setattr(_kafka, "_REQUEST_TIMEOUT_MS", 3000)
-    mortal = Broker(tmp_path, heap_mib=256)
-    mortal.start()
-    try:
+    with Passing(tmp_path, heap_mib=256) as mortal:
         for name, value in environment(mortal.bootstrap).items():
             monkeypatch.setenv(name, value)
         asyncio.run(topics.create(load(None, environment(mortal.bootstrap))))
@@ -364,8 +362,6 @@ def test_a_broker_that_goes_while_it_is_watched_ends_it_with_one_line(
         ending.start()
         result = invoke("deferrals", "--watch")
         ending.join()
-    finally:
-        mortal.stop()
 
     assert result.exit_code == 3
     assert "nothing is deferred" in result.stderr.splitlines()[0]

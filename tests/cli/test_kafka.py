@@ -12,13 +12,14 @@ from streams import topics
 from streams.cli import BROKER_UNAVAILABLE, Failure
 from streams.cli import _kafka as module
 from streams.settings import Settings, load
+from tests.brokers import Passing
 from tests.cli.conftest import environment
 
 
 @pytest.fixture
 def own_broker(tmp_path: Path) -> Iterator[Broker]:
     """A broker that the test may stop."""
-    with Broker(tmp_path / "kafka") as broker:
+    with Passing(tmp_path / "kafka") as broker:
         yield broker
         broker.resume()
 

@@ -16,6 +16,7 @@ from deploy.local.broker import Broker
 from streams.kafka.batches import Row
 from streams.kafka.producer import Producer
 from streams.kafka.transactions import TransactionalWriter, TransactionInDoubtError
+from tests.brokers import Passing
 from tests.contracts.clients import (
     NOW_MS,
     end_of,
@@ -342,7 +343,7 @@ async def test_a_writer_fenced_in_the_middle_of_its_transaction_never_becomes_vi
 def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """A broker that may be stopped for a while without harm to other tests."""
     path: Path = tmp_path_factory.mktemp("paused")
-    with Broker(path) as broker:
+    with Passing(path) as broker:
         yield broker
 
 

@@ -19,6 +19,7 @@ from aiokafka.errors import KafkaError
 from deploy.local import processes
 from deploy.local.broker import Broker, new_cluster_id
 from deploy.local.ports import HOST, find
+from tests.brokers import Passing
 
 NODES = 3
 SETTINGS: dict[str, object] = {"TOPICS__REPLICATION_FACTOR": 3, "TOPICS__MIN_INSYNC_REPLICAS": 2}
@@ -35,7 +36,7 @@ class Cluster:
         voters = ",".join(f"{number}@{HOST}:{port}" for number, port in enumerate(found[NODES:], 1))
         cluster_id = new_cluster_id()
         self.nodes = [
-            Broker(
+            Passing(
                 folder / f"node-{number}",
                 port=port,
                 controller_port=controller_port,

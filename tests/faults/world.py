@@ -24,6 +24,7 @@ from streams.domain.events import Send
 from streams.kafka.partitioner import partition_of
 from streams.settings import Settings
 from tests.broker import harness
+from tests.brokers import Passing
 from tests.faults import oracle
 from tests.faults.cluster import Cluster
 from tests.faults.proxy import Proxy
@@ -107,7 +108,7 @@ class World:
         self.broker: Broker | Cluster = (
             Cluster(folder / "kafka", version=kafka)
             if cluster
-            else Broker(
+            else Passing(
                 folder / "kafka", port=port, controller_port=controller_port, properties=properties, version=kafka
             )
         )

@@ -14,6 +14,7 @@ from deploy.local.broker import Broker
 from streams.kafka.batches import Row
 from streams.kafka.closing import end, stop_consumer, stop_producer
 from streams.kafka.producer import Producer
+from tests.brokers import Passing
 from tests.contracts.clients import new_topic
 
 BATCHES = 12
@@ -26,7 +27,7 @@ def sockets() -> int:
 @pytest.fixture
 def own_broker(tmp_path: Path) -> Iterator[Broker]:
     """A broker that the test may stop."""
-    with Broker(tmp_path / "kafka") as broker:
+    with Passing(tmp_path / "kafka") as broker:
         yield broker
         broker.resume()
 

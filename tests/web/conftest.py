@@ -10,18 +10,15 @@ from deploy.local.broker import Broker
 from streams import topics
 from streams.settings import load
 from tests import java
+from tests.brokers import Passing
 from tests.web.edge import Edge, Listener, environment
 
 
 @pytest.fixture(scope="package")
 def edge_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    broker = Broker(tmp_path_factory.mktemp("edge-kafka"), properties=java.LASTING)
-    broker.start()
-    try:
+    with Passing(tmp_path_factory.mktemp("edge-kafka"), properties=java.LASTING) as broker:
         asyncio.run(topics.create(load(environment=environment(broker, tmp_path_factory.mktemp("edge-settings")))))
         yield broker
-    finally:
-        broker.stop()
 
 
 @pytest.fixture(scope="package")

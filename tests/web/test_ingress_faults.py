@@ -24,6 +24,7 @@ from streams import records, topics
 from streams.settings import load
 from streams.web import sends
 from tests.broker.harness import read_all
+from tests.brokers import Passing
 from tests.web import edge as world
 from tests.web.edge import Edge
 
@@ -179,14 +180,10 @@ def own(edge_broker: Broker, tmp_path: Path) -> Iterator[Edge]:
 
 @pytest.fixture(scope="module")
 def fragile_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    broker = Broker(tmp_path_factory.mktemp("fragile-kafka"))
-    broker.start()
-    try:
+    with Passing(tmp_path_factory.mktemp("fragile-kafka")) as broker:
         settings = load(environment=world.environment(broker, tmp_path_factory.mktemp("fragile-settings")))
         asyncio.run(topics.create(settings))
         yield broker
-    finally:
-        broker.stop()
 
 
 @pytest.fixture
