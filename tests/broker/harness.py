@@ -299,18 +299,13 @@ async def read_all(
 RAW_AND_EVENTS = (topics.raw_topic("sendgrid"), topics.EVENTS)
 
 
-async def delete_topic(broker: Brokers, topic: str) -> None:
-    """Delete a topic and wait until it is gone."""
+async def delete_topics(broker: Brokers, *names: str) -> None:
+    """Delete topics and wait until they are gone."""
     admin = AIOKafkaAdminClient(bootstrap_servers=broker.bootstrap)
     await admin.start()
     try:
-        await admin.delete_topics([topic])
-        while topic in await admin.list_topics():
+        await admin.delete_topics(list(names))
+        while not set(await admin.list_topics()).isdisjoint(names):
             await asyncio.sleep(0.1)
     finally:
         await admin.close()
-
-
-def inherited(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return this process's environment with more variables."""
-    return {**os.environ, **environment}

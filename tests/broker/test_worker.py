@@ -197,7 +197,7 @@ async def test_a_changelog_that_was_deleted_is_refused_and_not_taken_for_a_fresh
     await world.caught_up()
     assert world.worker.stop() == 0
     changelog = topics.changelog_topic(world.settings.worker.app_id)
-    await harness.delete_topic(world.broker, changelog)
+    await harness.delete_topics(world.broker, changelog)
     await topics.create(world.settings)
     world.worker.start()
     assert world.worker.wait() == 1
@@ -207,7 +207,7 @@ async def test_a_changelog_that_was_deleted_is_refused_and_not_taken_for_a_fresh
 
 async def test_a_worker_refuses_to_start_without_its_topics_and_says_which_command_mends_it(make_world: Make) -> None:
     world = await make_world()
-    await harness.delete_topic(world.broker, topics.STATUS)
+    await harness.delete_topics(world.broker, topics.STATUS)
     world.worker.start()
     assert world.worker.wait() == 2
     assert "mail.status is missing; create it: mailstreams topics create" in world.worker.output

@@ -15,6 +15,7 @@ from streams import codecs, records, topics
 from streams.domain.status import Status
 from streams.settings import Settings
 from tests.broker import harness
+from tests.brokers import Passing
 from tests.faults import oracle
 from tests.faults.mutants import MADE, MUTANTS
 from tests.faults.oracle import Kinds, Log, Stored, Written
@@ -32,7 +33,7 @@ MUTANT = [sys.executable, "-m", "tests.faults.mutants"]
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    with Broker(tmp_path_factory.mktemp("oracle")) as broker:
+    with Passing(tmp_path_factory.mktemp("oracle")) as broker:
         yield broker
 
 
@@ -47,9 +48,8 @@ async def run(broker: Broker, folder: Path, name: str) -> tuple[Written, Setting
         "KAFKA__GROUP_INSTANCE_ID": "worker-1",
     }
     settings, environment = harness.settings_for(broker, folder / name, overrides)
-    for spec in topics.all_topics(settings):
-        if spec.name in await topics.partition_counts(settings):
-            await harness.delete_topic(broker, spec.name)
+    names = {spec.name for spec in topics.all_topics(settings)}
+    await harness.delete_topics(broker, *(names & set(await topics.partition_counts(settings))))
     await topics.create(settings)
     await feed(broker, settings)
     worker = harness.WorkerProcess(environment, folder / f"{name}.log")

@@ -87,7 +87,7 @@ def _changelog_deleted(table: str) -> Play:
     async def changelog_deleted(world: Scene) -> None:
         worker, ticked_us = await _told_and_at_rest(world)
         changelog = topics.changelog_topic(world.settings.worker.app_id, table)
-        await harness.delete_topic(world.broker, changelog)
+        await harness.delete_topics(world.broker, changelog)
         await topics.create(world.settings)
         await _refuses(world, worker, changelog, "was deleted")
         shutil.rmtree(worker.datadir)
@@ -137,7 +137,7 @@ for _table in oracle.TABLES:
 def _made_anew(topic: str) -> Play:
     async def made_anew(world: Scene) -> None:
         worker = await _at_rest(world)
-        await harness.delete_topic(world.broker, topic)
+        await harness.delete_topics(world.broker, topic)
         await topics.create(world.settings)
         await _refuses(world, worker, topic, "was deleted and created again, or truncated")
 
@@ -155,7 +155,7 @@ async def _sources_made_anew(world: Scene) -> None:
     events = await harness.read_all(world.broker, topics.EVENTS, world.settings.topics.partitions)
     world.foreign += [record.value for found in events.values() for record in found]
     for topic in (topics.raw_topic("sendgrid"), topics.SENDS):
-        await harness.delete_topic(world.broker, topic)
+        await harness.delete_topics(world.broker, topic)
     await topics.create(world.settings)
 
 
@@ -189,7 +189,7 @@ async def source_deleted_in_work(world: Scene) -> None:
     await world.backlog(1_000)
     worker.start()
     await world.said(worker, f"fault: stop at published of {raw}/")
-    await harness.delete_topic(world.broker, raw)
+    await harness.delete_topics(world.broker, raw)
     await world.feed_sends(SENT)  # another topic has positions to commit, too
     worker.signal(signal.SIGCONT)  # now the lane tells the group how far it is
     async with asyncio.timeout(PATIENCE_S):
