@@ -52,6 +52,10 @@ run: $(RUNTIME) ## Run the whole system on this machine until Ctrl-C, with simul
 smoke: $(RUNTIME) ## The same on temporary data, compared with what must come out, and gone again.
 	@$(BIN)/python -m deploy.local.smoke --kafka $(KAFKA)
 
+# Tests start Python hundreds of times: where the environment forbids to keep what is compiled, each start would compile
+# all of it again.
+test test-broker: export PYTHONDONTWRITEBYTECODE =
+
 # File by file, because the tests of a file share what is dear to start; which comes when and where is in tests/order.py.
 # Three processes, on two cores too: two of them wait for brokers and clocks half of the time.
 test: $(TOOLS) jars ## Run all tests but those of e2e, side by side; those with a real broker start one of their own.
