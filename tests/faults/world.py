@@ -323,7 +323,9 @@ class World:
         tps = [TopicPartition(name, p) for name in names for p in range(self.settings.topics.partitions)]
         ends: list[int] = []
         for level in ("read_uncommitted", "read_committed"):
-            async with AIOKafkaConsumer(bootstrap_servers=self.broker.bootstrap, isolation_level=level) as consumer:
+            async with AIOKafkaConsumer(
+                *names, bootstrap_servers=self.broker.bootstrap, isolation_level=level
+            ) as consumer:
                 ends.append(sum((await consumer.end_offsets(tps)).values()))
         return ends[0] - ends[1]
 

@@ -197,7 +197,7 @@ async def ends_of(broker: Broker) -> dict[projection.Partition, int]:
     """Return where each partition ends, markers of transactions included; those that begin there are left out."""
     every = [TopicPartition(topic, number) for topic in projection.TOPICS for number in range(PARTITIONS)]
     async with AIOKafkaConsumer(
-        bootstrap_servers=broker.bootstrap, group_id=None, isolation_level="read_committed"
+        *projection.TOPICS, bootstrap_servers=broker.bootstrap, group_id=None, isolation_level="read_committed"
     ) as consumer:
         ends = await consumer.end_offsets(every)
     return {(each.topic, each.partition): end for each, end in ends.items() if end}
