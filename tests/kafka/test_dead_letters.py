@@ -14,10 +14,6 @@ ADDRESS = "anna@example.com"
 MAKER = DeadLetters(topic="mail.dead-letters", partitions=4, max_bytes=1_000)
 
 
-def letter_of(row: tuple[int, "records.Headers", bytes | None]) -> records.DeadLetter:
-    return records.decode_dead_letter(row[2], row[1])
-
-
 def test_a_dead_letter_holds_the_bytes_the_origin_and_the_reason() -> None:
     original = record(17, b"\xff{not json", key=b"k", headers=(("account", b"acme"), ("none", None)))
     partition, row = MAKER.of_record(original, "normalise", records.RecordError("the record is no JSON object"))
