@@ -96,6 +96,8 @@ class Database:
         """``INSERT ... ON CONFLICT``: both have it, each in its own dialect."""
         self._lock_file: IO[str] | None = None
         self._lock_connection: sa.Connection | None = None
+        self._begun: dict[object, float] = {}
+        """When each transaction in work began, by the steady clock."""
         try:
             self._writer = sa.create_engine(parsed, pool_size=1, max_overflow=0, hide_parameters=True)
             self._readers = sa.create_engine(
@@ -157,7 +159,7 @@ class Database:
     @contextlib.contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """Yield a connection within a transaction, which is committed at the end, or not at all after an exception."""
-        with self._writer.begin() as connection:
+        with self._in_work(), self._writer.begin() as connection:
             yield connection
 
     @contextlib.contextmanager
@@ -167,7 +169,7 @@ class Database:
         Raises:
             TooSlowError: a statement took longer than it may.
         """
-        with self._readers.connect() as connection:
+        with self._in_work(), self._readers.connect() as connection:
             dbapi: Any = connection.connection.dbapi_connection
             if self.is_sqlite:
                 deadline = time.monotonic() + self._query_timeout_s
@@ -181,6 +183,23 @@ class Database:
             finally:
                 if self.is_sqlite:
                     dbapi.set_progress_handler(None, 0)
+
+    def busy_s(self) -> float:
+        """Return how long the oldest of the transactions in work has taken; 0: none is in work.
+
+        PostgreSQL's own time limits do not help where it is frozen, or where a proxy before it keeps the connection.
+        """
+        begun = list(self._begun.values())  # at once: other threads change it
+        return time.monotonic() - min(begun) if begun else 0.0
+
+    @contextlib.contextmanager
+    def _in_work(self) -> Iterator[None]:
+        transaction = object()
+        self._begun[transaction] = time.monotonic()
+        try:
+            yield
+        finally:
+            del self._begun[transaction]
 
     def tidy(self) -> None:
         """Let the planner update its statistics about the rows. Cheap; to be done now and then."""

@@ -6,6 +6,7 @@ orderly stop finishes the requests and the transaction in work, and exits with 0
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -37,6 +38,9 @@ logger = logging.getLogger(__name__)
 FORGET_EVERY_S: Final = 3600.0
 STRAYS_EVERY: Final = 24
 """Once in this many times, events and alerts without a delivery are looked for, too: that reads all of them."""
+STUCK_S: Final = 300.0
+"""A transaction that takes longer has no end: the database is frozen, or a proxy before it has lost it and says nothing."""
+WATCH_S: Final = 5.0
 _DAY_S: Final = 24 * 3600
 _KEEPALIVE_S: Final = 75.0
 
@@ -192,12 +196,16 @@ async def _run(settings: Settings) -> int:
             ThreadPoolExecutor(1, thread_name_prefix="writer") as writer,
         ):
             built = build(settings, database, readers=readers, writer=writer)
-            return await _serve(built, stop, lambda: _forget(settings, database, writer, built.metrics))
+            status = await _serve(
+                built, stop, lambda: _forget(settings, database, writer, built.metrics), lambda: _watch(database)
+            )
+            await _end_if_stuck(database, max(settings.history.shutdown_s, settings.history.query_timeout_s))
+            return status
     finally:
         database.close()
 
 
-async def _serve(built: Built, stop: asyncio.Event, forget: Callable[[], Any]) -> int:
+async def _serve(built: Built, stop: asyncio.Event, *endless: Callable[[], Any]) -> int:
     own = built.settings.history
     runner = runner_of(built)
     place = (own.admin_host, own.admin_port)
@@ -215,7 +223,7 @@ async def _serve(built: Built, stop: asyncio.Event, forget: Callable[[], Any]) -
     logger.info("http://%s:%d/", own.host, runner.addresses[0][1])
     if Access(built.settings).is_open:
         logger.info("whoever is on this machine sees all accounts: no key and no proxy is set up")
-    tasks = [asyncio.create_task(work) for work in (stop.wait(), built.subscriber.run(), forget())]
+    tasks = [asyncio.create_task(work) for work in (stop.wait(), built.subscriber.run(), *(each() for each in endless))]
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     status = EXIT_OK if stop.is_set() else _reason(done)
     logger.info("stopping")
@@ -234,11 +242,41 @@ def _reason(done: "set[asyncio.Task[Any]]") -> int:
         if isinstance(error, SourceError | MovedError | RefusedError):
             logger.error("%s", error)
             return EXIT_CANNOT_START
+        if isinstance(error, DatabaseError):
+            logger.error("%s", error)
+            return EXIT_CRASHED
         if isinstance(error, DBAPIError):  # its own text has the values of the statement: addresses
             logger.error("the database cannot be written to: %s", cause(error))
         elif error is not None:
             logger.error("the history ends: %s", type(error).__name__, exc_info=error)
     return EXIT_CRASHED
+
+
+async def _watch(database: Database) -> None:
+    """Watch over the transactions for as long as each of them ends.
+
+    Raises:
+        DatabaseError: one does not.
+    """
+    was_stuck = False
+    while True:
+        is_stuck = (busy_s := database.busy_s()) > STUCK_S
+        if is_stuck and was_stuck:  # at one look only, it is this process that did not run
+            message = f"the database has not answered for {busy_s:.0f} s"
+            raise DatabaseError(message)
+        was_stuck = is_stuck
+        await asyncio.sleep(WATCH_S)
+
+
+async def _end_if_stuck(database: Database, patience_s: float) -> None:
+    """Wait for the transactions in work. If one does not end, end the process here: its thread ends in no other way."""
+    until = time.monotonic() + patience_s
+    while database.busy_s():
+        if time.monotonic() > until:
+            logger.error("the database does not answer: what it has not written is read again")
+            logging.shutdown()
+            os._exit(EXIT_CRASHED)
+        await asyncio.sleep(0.05)
 
 
 class Today:
