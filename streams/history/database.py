@@ -56,8 +56,8 @@ LOCK_PATIENCE_S: Final = 30.0
 """How long to wait for PostgreSQL's lock: a host that lost its power holds it until the server notices."""
 _DAMAGES: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _DAMAGED: Final = (
-    "the file is damaged: restore a backup, or delete the file with its -wal and -shm; then start the history, "
-    "and it reads what the topics have"
+    "the file is damaged: delete the file with its -wal and -shm, and put a backup in its place if there is one; "
+    "then start the history, and it reads what the topics have"
 )
 _LOCK_NOT_AVAILABLE: Final = "55P03"
 """PostgreSQL's lock_not_available."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from typing import Any, cast
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 
 from streams.history import database as module
 from streams.history.database import Database, DatabaseError
@@ -142,8 +144,46 @@ async def test_whoever_has_a_damaged_file_is_told_to_delete_it(
     Kept(database).apply(Log().tell(*(event("sent", message_id=f"m{number}") for number in range(50))).take())
     database.close()
     damage(tmp_path / "history.db")
-    with pytest.raises(DatabaseError, match="delete the file with its -wal and -shm; then start the history"):
+    with pytest.raises(DatabaseError, match="delete the file with its -wal and -shm, and put a backup in its place"):
         await rebuild(settings_for(sqlite_url(tmp_path)), lambda _done, _total: None)
+
+
+def read_all(database: Database) -> int:
+    """Return how many deliveries there are."""
+    database.open()
+    try:
+        with database.read() as connection:
+            return len(connection.exec_driver_sql("SELECT * FROM deliveries").all())
+    finally:
+        database.close()
+
+
+def test_a_backup_is_restored_where_the_old_wal_is_deleted_and_is_damaged_where_it_is_left(tmp_path: Path) -> None:
+    database = Database(sqlite_url(tmp_path))
+    database.open()
+    kept, log = Kept(database), Log()
+    told = [event("delivered", message_id=f"m{number}", reason="250 OK " * 50) for number in range(600)]
+    kept.apply(log.tell(*told[:200]).take())
+    copy = tmp_path / "copy.db"
+    with contextlib.closing(sqlite3.connect(tmp_path / "history.db")) as other:
+        other.execute("VACUUM INTO ?", (str(copy),))  # as the documentation says, while the history runs
+        kept.apply(log.tell(*told[200:400]).take())
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # as in a history that has run for long
+    for number in range(400, 600, 20):
+        kept.apply(log.tell(*told[number : number + 20]).take())
+
+    def restored(name: str, *, deletes_wal: bool) -> Database:
+        folder = tmp_path / name
+        folder.mkdir()
+        shutil.copy(copy, folder / "history.db")
+        if not deletes_wal:  # as kill -9 leaves it
+            shutil.copy(tmp_path / "history.db-wal", folder)
+        return Database(sqlite_url(folder))
+
+    assert read_all(restored("as documented", deletes_wal=True)) == 200
+    with pytest.raises((DatabaseError, sa.exc.DatabaseError), match="malformed"):
+        read_all(restored("beside the old -wal", deletes_wal=False))
+    database.close()
 
 
 def mode(path: Path) -> int:
