@@ -211,6 +211,7 @@ def _item(item: Item) -> dict[str, Any]:
     if item.entries is not None:
         found["timeline"] = [_entry(entry) for entry in item.entries]
         found["older_events"] = item.more_events
+        found["status_is_behind"] = item.unheeded_since is not None
     return found
 
 

@@ -41,6 +41,8 @@ from streams.texts import clean
 
 AWAY_S: Final = 20.0
 """After this long without an answer from the broker, a page says that it may be out of date."""
+UNHEEDED_S: Final = 60.0
+"""A status that lacks a final word for this long is called out of date; the worker needs much less."""
 CALM_S: Final = 0.5
 """Least time between two notices to a page to load again."""
 
@@ -308,6 +310,9 @@ def _html(request: web.Request, template: str, **values: Any) -> str:
         made=to_micros(now),
         relative=lambda at: words.relative(at, now),
         age=lambda at: words.duration(max(0.0, (now.timestamp() * 1_000_000 - at) / 1_000_000)),
+        is_out_of_date=lambda item: (
+            item.unheeded_since is not None and to_micros(now) - item.unheeded_since > UNHEEDED_S * 1_000_000
+        ),
         is_past=lambda at: at < now.timestamp() * 1_000_000,
         away=now.timestamp() - heard > AWAY_S,
         heard=round(heard * 1_000_000) if heard else None,

@@ -27,7 +27,15 @@ from streams.domain.status import Status, believable
 from streams.history import schema
 from streams.history.access import Viewer
 from streams.history.projection import DAY, event_key, invoice_id, key_of, recipient_key, reference_key
-from streams.history.timeline import Change, Entry, attempts_of, deferral_of, last_deferral, timeline
+from streams.history.timeline import (
+    Change,
+    Entry,
+    attempts_of,
+    deferral_of,
+    last_deferral,
+    timeline,
+    unheeded_since,
+)
 from streams.history.words import micros
 
 STATUSES: Final = tuple(status.value for status in Status)
@@ -97,6 +105,8 @@ class Item:
     """How many events the timeline has."""
     more_events: int = 0
     """How many events the timeline leaves out: opens and clicks first, and the oldest first."""
+    unheeded_since: int | None = None
+    """When we received a final word that the status lacks, if the events were read and there is one; µs."""
     machine_opened: bool = False
     """A machine loaded the tracking image: the record says so, or an event that came since."""
 
@@ -621,7 +631,9 @@ def _add_timelines(connection: sa.Connection, items: Sequence[Item], most: int) 
             alerts.get(item.delivery_id, ()),
         )
         item.machine_opened = item.machine_opened or by_machine
+        of_this_life = [(at, event) for at, event in received if at >= item.first_received_at]
+        item.unheeded_since = unheeded_since(item.record.get("status"), of_this_life)
         if item.deferred_since is not None or item.forgotten is not None:
-            present = [event for at, event in received if at >= item.first_received_at]
+            present = [event for _, event in of_this_life]
             item.attempts = attempts_of(present, item.attempts)
             item.answer = last_deferral(present)

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from streams.domain.deferrals import Ending, Level
 from streams.domain.events import EventType
-from streams.domain.status import believable, later, weight_of
+from streams.domain.status import Status, believable, later, weight_of
 from streams.history.words import micros
 
 
@@ -83,6 +83,34 @@ def last_deferral(events: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | No
     return (
         max(entries, key=lambda entry: (_weight(entry.event), entry.at, entry.received_at)).event if entries else None
     )
+
+
+_WAITING: Final = frozenset({Status.SENT.value, Status.DEFERRED.value, Status.DROPPED.value})
+_FINAL: Final = frozenset(
+    {
+        EventType.DELIVERED.value,
+        EventType.BOUNCE.value,
+        EventType.BOUNCE_OR_AUTO_REPLY.value,
+        EventType.OPEN.value,
+        EventType.MACHINE_OPEN.value,
+        EventType.CLICK.value,
+        EventType.COMPLAINT.value,
+        EventType.UNSUBSCRIBE.value,
+    }
+)
+"""Each makes by itself a status that is none of ``_WAITING`` (``domain.status``, rules 1 to 3)."""
+
+
+def unheeded_since(status: object, events: Iterable[tuple[int, Mapping[str, Any]]]) -> int | None:
+    """Return since when a final word is known here that the status lacks: the worker has not come to it; µs.
+
+    Args:
+        status: The newest.
+        events: When each was received, µs, and its record; those of the delivery's present life.
+    """
+    if status not in _WAITING:
+        return None
+    return min((at for at, event in events if event.get("type") in _FINAL), default=None)
 
 
 def _weight(event: Mapping[str, Any] | None) -> int:

@@ -6,7 +6,7 @@ import io
 import re
 import threading
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from streams import codecs, topics
+from streams import codecs, records, topics
 from streams.history import export, projection, queries, schema, words
 from streams.history.access import Access, Viewer
 from streams.history.database import TooSlowError
@@ -243,6 +243,29 @@ async def test_when_the_deferral_is_over_the_statuss_advice_counts_again(world: 
     text = await page(world, invoice_of("INV-1"))
     assert "Contact the recipient now." not in text
     assert "Alert: it has been deferred for long" in text
+
+
+@pytest.mark.parametrize("ago_s", [300, 5])
+async def test_a_status_that_lacks_a_final_word_is_called_out_of_date_when_the_worker_had_the_time_for_it(
+    world: World, ago_s: int
+) -> None:
+    start = datetime.now(UTC) - timedelta(seconds=4000)  # not NOW: other tests ran since
+    log = Log().tell(event("sent", start=start), event("deferred", at=10, start=start))
+    (name,) = log.known
+    log.alert(name, "raised")
+    last = event("delivered", start=start, at=4000 - ago_s)
+    log.add(topics.EVENTS, records.encode_event(last, "mail.raw.x/0/0"))  # and no status, as of a stopped partition
+    world.tell(log)
+    for path in (f"/deliveries/{name}", invoice_of("INV-1")):
+        text = await page(world, path)
+        assert ("The status is out of date" in text) is (ago_s > 60)
+        assert ("Contact the recipient now." in text) is (ago_s < 60)
+    found = await (await world.client.get(f"/api/v1/deliveries/{name}")).json()
+    assert found["status_is_behind"]
+    world.tell(log.tell(last))
+    assert "The status is out of date" not in await page(world, f"/deliveries/{name}")
+    found = await (await world.client.get(f"/api/v1/deliveries/{name}")).json()
+    assert not found["status_is_behind"]
 
 
 async def test_a_deferral_that_expired_says_so_and_is_not_deferred_now(world: World) -> None:

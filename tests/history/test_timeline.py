@@ -4,12 +4,24 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.domain.status import SKEW, to_micros
-from streams.history.timeline import Change, Deferral, attempts_of, deferral_of, last_deferral, timeline
+from streams import codecs, records
+from streams.domain.events import EventType
+from streams.domain.status import SKEW, Status, fold, to_micros
+from streams.history.timeline import (
+    Change,
+    Deferral,
+    attempts_of,
+    deferral_of,
+    last_deferral,
+    timeline,
+    unheeded_since,
+)
 from streams.history.words import duration, micros, relative
+from tests.history.support import event
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 seconds = st.integers(0, 3600)
@@ -149,6 +161,18 @@ def counts(*events: Mapping[str, Any]) -> str:
     found = last_deferral(events)
     assert found is not None
     return str(found["event_id"])
+
+
+@pytest.mark.parametrize("kind", EventType)
+def test_a_word_is_final_where_the_rules_make_a_final_status_of_it(kind: EventType) -> None:
+    told = event(kind)
+    alone = fold(None, told).delivery
+    is_final = alone is not None and alone.status not in {Status.SENT, Status.DEFERRED, Status.DROPPED}
+    said = codecs.decode(records.encode_event(told, "mail.raw.x/0/0"))
+    for status in ("sent", "deferred", "dropped"):
+        assert (unheeded_since(status, [(7, said)]) == 7) is is_final
+    for other in ("delivered", "opened", "bounced", None):
+        assert unheeded_since(other, [(7, said)]) is None
 
 
 def test_times_are_said_as_people_say_them() -> None:
