@@ -2,11 +2,14 @@
 
 The rule: a value that begins with ``=``, ``+``, ``-``, ``@``, a tab or a carriage return
 gets an apostrophe in front, whatever it is; and every value is quoted. What a stranger
-wrote (an address, a server's answer) could otherwise run in the reader's spreadsheet.
+wrote (an address, a server's answer) could otherwise run in the reader's spreadsheet. So
+does what follows a semicolon: where that is the system's separator, as in most of Europe,
+Excel ends a cell at it, in spite of our quotation marks.
 """
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
@@ -42,6 +45,7 @@ COLUMNS: Final = (
     "delivery_id",
 )
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001 - full-width ones count too
+_WITHIN: Final = re.compile(r"""(;["'\s]*)(?=[=+\-@＝＋－＠])""")  # noqa: RUF001 - as above
 _BOM: Final = "\ufeff"
 """Without it Excel reads UTF-8 as something else."""
 
@@ -139,7 +143,7 @@ def row_of(item: Item) -> list[str]:
 def safe(value: object) -> str:
     """Return a cell that no spreadsheet takes for a formula."""
     text = "" if value is None else str(value)
-    cell = clean(text)
+    cell = _WITHIN.sub(r"\1'", clean(text))
     return f"'{cell}" if text.startswith(_FORMULA) or cell.lstrip().startswith(_FORMULA) else cell
 
 

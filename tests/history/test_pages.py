@@ -596,6 +596,18 @@ def test_a_cell_that_a_spreadsheet_would_calculate_becomes_text() -> None:
     assert safe(None) == ""
 
 
+@pytest.mark.parametrize(
+    "answer",
+    ["450 later;=cmd|' /C calc'!A0;", '450 later;"=1+1;', "450 later;\u200b+1", "450 later;\t@SUM(1)", ";;-1"],
+)
+def test_no_cell_is_calculated_where_the_separator_of_cells_is_a_semicolon(answer: str) -> None:
+    line = export._lines([["INV-1", safe(answer), safe("ann@example.net")]])
+    cells = next(csv.reader([line], delimiter=";"))
+    assert len(cells) > 1
+    assert not any(cell.strip().startswith(("=", "+", "-", "@")) for cell in cells)
+    assert safe("451 4.7.1; try later; code -5") == "451 4.7.1; try later; code -5"
+
+
 async def test_an_export_ends_at_its_limit(tmp_path: Path) -> None:
     async with served(sqlite_url(tmp_path), HISTORY__EXPORT_ROWS="3") as world:
         log = Log()
