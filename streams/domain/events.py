@@ -142,6 +142,27 @@ def normalised_recipient(address: str) -> str:
     return address.strip().lower()
 
 
+def searched_recipient(address: str) -> str:
+    """Return the form in which addresses are compared when one is searched: normalised, with the domain's own letters.
+
+    Nobody types ``xn--mller-kva.example`` for müller.example, but many providers write it so (RFC 5890).
+    """
+    local, at, domain = normalised_recipient(address).rpartition("@")
+    if "xn--" in domain:
+        domain = ".".join(map(_own_letters, domain.split(".")))
+    return unicodedata.normalize("NFC", f"{local}{at}{domain}")
+
+
+def _own_letters(label: str) -> str:
+    if not label.startswith("xn--"):
+        return label
+    try:
+        letters = label.removeprefix("xn--").encode("ascii").decode("punycode")
+    except UnicodeError:
+        return label
+    return letters if letters.isprintable() else label  # so that it is text: half of a surrogate pair can come out
+
+
 def normalised_reference(reference: str) -> str:
     """Return the form in which references are compared when one is searched: trimmed, in lower case, composed (NFC).
 

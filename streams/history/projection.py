@@ -25,7 +25,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import sqlalchemy as sa
 
 from streams import codecs, records, topics
-from streams.domain.events import normalised_recipient, normalised_reference
+from streams.domain.events import normalised_reference, searched_recipient
 from streams.domain.status import Status, believable
 from streams.history import schema
 from streams.history.database import Database
@@ -97,7 +97,7 @@ def reference_key(reference: str) -> str:
 
 def recipient_key(recipient: str) -> str:
     """Return an address as it is searched."""
-    return key_of(normalised_recipient(recipient))
+    return key_of(searched_recipient(recipient))
 
 
 def key_of(text: str) -> str:

@@ -569,6 +569,23 @@ def test_an_address_of_any_letters_is_found_in_any_case(invoke: Invoke, cluster:
     assert invoke("lookup", "--recipient", recipient.upper()).exit_code == 0
 
 
+@pytest.mark.parametrize(
+    ("said", "typed"),
+    [
+        ("ann@xn--mller-kva.example", "Ann@Müller.example"),
+        ("ann@grün.example", "ann@xn--grn-ioa.example"),
+        ("ann@gru\u0308n.example", "ann@GRÜN.example"),
+    ],
+)
+def test_an_address_is_found_however_its_domain_is_written(
+    invoke: Invoke, cluster: Cluster, said: str, typed: str
+) -> None:
+    known(cluster, event(f"domain-{said}", recipient=said))
+
+    assert f"domain-{said}" in invoke("lookup", "--recipient", typed, "--json").stdout
+    assert invoke("lookup", typed).exit_code == 0
+
+
 @pytest.mark.parametrize(("said", "typed"), [("Rü-1", "RU\u0308-1"), ("RU\u0308-2", "rü-2"), ("LİRA-3", "lİra-3")])
 def test_a_reference_is_found_however_its_letters_are_composed(
     invoke: Invoke, cluster: Cluster, said: str, typed: str

@@ -380,6 +380,14 @@ async def test_a_search_finds_by_beginning_in_any_case_and_goes_on_to_further_pa
         assert "Inv-07" in await page(world, "/search", q="ann7")
 
 
+@pytest.mark.parametrize("said", ["Ann@xn--mller-kva.example", "ann@Müller.example"])
+@pytest.mark.parametrize("typed", ["ann@müller.example", "ANN@MÜLLER.EXA", "ann@mu\u0308", "ann@xn--mller-kva.example"])
+async def test_an_address_is_found_however_its_domain_is_written(world: World, said: str, typed: str) -> None:
+    world.tell(Log().tell(event("delivered", recipient=said)))
+    assert "INV-1" in await page(world, "/search", q=typed)
+    assert "Nothing found" in await page(world, "/search", q="ann@muller.example")
+
+
 async def test_a_search_is_found_again_under_a_name_that_says_nothing(world: World) -> None:
     world.tell(Log().tell(event("sent")))
     answer = await world.client.post("/search", data={"q": "ann@"}, allow_redirects=False)

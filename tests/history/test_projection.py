@@ -40,7 +40,8 @@ def test_the_migrations_make_the_tables_that_the_code_knows(kept: Kept) -> None:
 
 
 def test_a_database_of_the_first_version_is_brought_up_to_date_with_what_it_holds(kept: Kept, url: str) -> None:
-    kept.apply(Log().tell(event("sent"), event("bounce", message_id="m2"), event("sent", message_id="m3")).take())
+    log = Log().tell(event("sent"), event("bounce", message_id="m2"), event("sent", message_id="m3"))
+    kept.apply(log.tell(event("sent", message_id="m4", recipient="ann@xn--mller-kva.example")).take())
     before = {table.name: sorted(rows(kept, table)) for table in schema.metadata.sorted_tables}
     config = Config()
     config.set_main_option("script_location", str(Path(database.__file__).parent / "migrations"))
@@ -53,6 +54,9 @@ def test_a_database_of_the_first_version_is_brought_up_to_date_with_what_it_hold
         for table in schema.metadata.sorted_tables:
             if table.name != "kinds" and before[table.name]:
                 connection.execute(sa.insert(table), [row._asdict() for row in before[table.name]])
+        coded = {"recipient_key": "ann@xn--mller-kva.example"}  # as it was searched then
+        known = sa.update(schema.deliveries).where(schema.deliveries.c.recipient_key == "ann@müller.example")
+        assert connection.execute(known.values(coded)).rowcount == 1
     kept.database.close()
     again = Database(url)
     again.open()
