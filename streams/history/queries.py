@@ -105,6 +105,8 @@ class Item:
     """How many events the timeline has."""
     more_events: int = 0
     """How many events the timeline leaves out: opens and clicks first, and the oldest first."""
+    begins_earlier: bool = False
+    """The timeline lacks its beginning: the topics did not keep it, or it was not read yet."""
     unheeded_since: int | None = None
     """When we received a final word that the status lacks, if the events were read and there is one; µs."""
     machine_opened: bool = False
@@ -631,6 +633,11 @@ def _add_timelines(connection: sa.Connection, items: Sequence[Item], most: int) 
             alerts.get(item.delivery_id, ()),
         )
         item.machine_opened = item.machine_opened or by_machine
+        item.begins_earlier = (
+            not item.more_events
+            and all(at > item.first_received_at for at, _ in received)
+            and all(row.revision > 1 for row in rows)
+        )
         of_this_life = [(at, event) for at, event in received if at >= item.first_received_at]
         item.unheeded_since = unheeded_since(item.record.get("status"), of_this_life)
         if item.deferred_since is not None or item.forgotten is not None:

@@ -175,6 +175,22 @@ async def test_only_an_invoices_first_page_says_how_often_it_was_sent(world: Wor
     assert "counting every recipient" not in await page(world, more)
 
 
+async def test_a_timeline_that_lacks_its_beginning_says_so(world: World) -> None:
+    log = Log().tell(event("sent"), event("deferred", at=10), event("delivered", at=20))
+    told = {topic: rows for (topic, _), rows in log.take().items()}
+    path = f"/deliveries/{next(iter(log.known))}"
+    for topic, kept, says in (
+        (topics.STATUS, told[topics.STATUS], "What happened is not here"),  # as long after, with only mail.status
+        (topics.STATUS_CHANGED, told[topics.STATUS_CHANGED][1:], "What came before is not here"),
+        (topics.EVENTS, told[topics.EVENTS][1:], "What came before is not here"),
+        (topics.STATUS_CHANGED, told[topics.STATUS_CHANGED][:1], "The event behind this change is not here"),
+        (topics.EVENTS, told[topics.EVENTS][:1], None),
+    ):
+        projection.apply(world.kept.database, {(topic, len(kept)): kept}, {})
+        found = re.findall("What .{4,11} is not here|The event .* is not here", await page(world, path))
+        assert found[:1] == ([says] if says else []), topic
+
+
 async def test_a_change_whose_event_is_not_here_says_so(world: World) -> None:
     batch = Log().tell(event("delivered")).take()
     world.kept.apply({(topics.STATUS_CHANGED, 0): batch[topics.STATUS_CHANGED, 0]})
