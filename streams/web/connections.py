@@ -1,4 +1,4 @@
-"""Connections that never quote what they received: aiohttp's, made silent.
+"""Connections that never quote what they received: aiohttp's, made silent; and that end where nothing is taken.
 
 The rule: what arrived on a connection is neither logged nor sent back. aiohttp quotes a line that is not HTTP in its
 answer and in its log, with any key or address in it.
@@ -6,6 +6,7 @@ answer and in its log, with any key or address in it.
 
 import asyncio
 import logging
+import socket
 from typing import Any, Final
 
 from aiohttp import web
@@ -13,6 +14,8 @@ from aiohttp import web
 logger = logging.getLogger(__name__)
 
 SERVER: Final = "mailstreams"
+UNTAKEN_S: Final = 30.0
+"""A connection whose other end takes nothing of an answer for this long is closed: the rest of the answer waits here."""
 
 
 def described(error: BaseException) -> str:
@@ -28,6 +31,13 @@ class SilentConnection(web.RequestHandler):
     """One connection like aiohttp's, but it never quotes what it received."""
 
     __slots__ = ()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Let the system close the connection if what is sent is not taken; elsewhere than on Linux it cannot."""
+        super().connection_made(transport)
+        option, found = getattr(socket, "TCP_USER_TIMEOUT", None), transport.get_extra_info("socket")
+        if option is not None and found is not None:
+            found.setsockopt(socket.IPPROTO_TCP, option, round(UNTAKEN_S * 1000))
 
     def handle_error(
         self,

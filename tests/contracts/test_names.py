@@ -154,7 +154,7 @@ SIGNATURES: list[tuple[Callable[..., Any], list[str], str]] = [
     (AIOKafkaAdminClient._send_request, ["self", "request", "node_id"], "the restore and Progress read them"),
     (OffsetFetchRequest.__init__, ["self", "consumer_group", "partitions"], "by this request"),
     # aiohttp's server: streams/web/connections.py, public.py
-    (web.RequestHandler.connection_made, ["self", "transport"], "Connection begins its timers"),
+    (web.RequestHandler.connection_made, ["self", "transport"], "connections begin their timers"),
     (web.RequestHandler.connection_lost, ["self", "exc"], "Connection gives its place back"),
     (web.RequestHandler.data_received, ["self", "data"], "Connection counts the bytes of heads"),
     (web.RequestHandler.pause_writing, ["self"], "Connection cuts a client that does not read"),

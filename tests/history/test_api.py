@@ -13,6 +13,7 @@ import aiohttp
 import jsonschema
 import pytest
 import sqlalchemy as sa
+from aiohttp.test_utils import TestServer
 from openapi_spec_validator import validate
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
@@ -23,6 +24,7 @@ from streams.history.database import TooSlowError
 from streams.history.edge import MAX_BODY_BYTES
 from streams.history.live import MOST_AT_ONCE, MOST_WAITING, Hub, Interest
 from streams.history.projection import Touched
+from streams.web import connections
 from tests.history.support import NOW, Log, World, event, served, sqlite_url
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
@@ -383,6 +385,29 @@ async def test_a_reader_that_takes_nothing_is_given_up(tmp_path: Path, monkeypat
             while (await world.client.get("/api/v1/counts")).status != expected:
                 assert asyncio.get_running_loop().time() < deadline, expected
                 await asyncio.sleep(0.05)
+        writer.close()
+
+
+async def test_an_answer_of_which_nothing_is_taken_does_not_wait_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "UNTAKEN_S", 1.0)
+    async with served(sqlite_url(tmp_path)) as world:
+        log = Log()
+        for number in range(200):
+            log.tell(event("deferred", message_id=f"m{number}", reason="451 later " * 8000))
+        world.tell(log)
+        server = world.client.server
+        assert isinstance(server, TestServer)
+        assert server.runner is not None
+        assert server.runner.server is not None
+        reader, writer = await asyncio.open_connection(server.host, server.port, limit=1024)
+        writer.write(b"GET /api/v1/deliveries?limit=200 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert await reader.readexactly(100)
+        deadline = asyncio.get_running_loop().time() + 20
+        while server.runner.server.connections:
+            assert asyncio.get_running_loop().time() < deadline
+            await asyncio.sleep(0.05)
         writer.close()
 
 
