@@ -446,7 +446,8 @@ async def test_without_javascript_everything_works(browser: Browser, world: Worl
         await expect(page.locator("tbody tr")).to_have_count(1)
 
 
-async def test_on_a_phone_nothing_is_wider_than_the_screen(browser: Browser, world: World) -> None:
+@pytest.mark.parametrize("width", [360, 320])  # the second is 1280 at 400 % (WCAG 2.2, 1.4.10)
+async def test_on_a_phone_nothing_is_wider_than_the_screen(browser: Browser, world: World, width: int) -> None:
     log = Log(first_offset=5000)
     long = "a-very-long-word-" * 20
     world.tell(
@@ -469,10 +470,10 @@ async def test_on_a_phone_nothing_is_wider_than_the_screen(browser: Browser, wor
         ("long", f"/deliveries/{next(iter(log.known))}"),
     ):
         async with opened(
-            browser, world, path, viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True
+            browser, world, path, viewport={"width": width, "height": 740}, is_mobile=True, has_touch=True
         ) as page:
             wide = await page.evaluate("document.documentElement.scrollWidth")
-            assert wide <= 360, f"{name} is {wide} wide"
+            assert wide <= width, f"{name} is {wide} wide"
             await assert_accessible(page)
             await shot(page, f"{name}-phone")
 
