@@ -21,6 +21,8 @@ EVENTS: Final = {
     "other": "The provider reported something that does not concern the delivery",
 }
 """By the type of an event."""
+GIVEN_UP: Final = "It was refused, or the provider gave up"
+"""Of a bounce in whose kinds the provider puts those, too, for which the time to try was over."""
 UNKNOWN_EVENT: Final = "The provider reported something that we do not know"
 
 BY_MACHINE: Final = "by a machine, as far as the provider can tell"

@@ -51,7 +51,7 @@ async def test_an_empty_history_says_what_to_do_next(world: World) -> None:
     assert "Nothing was sent yet" in await page(world, "/")
     assert "Nothing fits" in await page(world, "/?status=bounced")
     assert "Nothing is deferred" in await page(world, "/deferred")
-    assert "Nothing found" in await page(world, "/search", q="INV-1")
+    assert "what is in the middle or at the end is not found" in await page(world, "/search", q="INV-1")
     assert "Nothing found" in await page(world, "/search", q="ann@example.net")
 
 
@@ -324,6 +324,14 @@ async def test_an_open_says_what_it_proves_and_whether_a_machine_did_it(world: W
     text = await page(world, invoice_of("INV-2"))
     assert words.OPENED in text
     assert words.MACHINE_OPENED not in text
+
+
+@pytest.mark.parametrize("kind", ["hard", "block", "soft", "undetermined"])
+async def test_no_server_is_said_to_have_refused_what_it_may_never_have_seen(world: World, kind: str) -> None:
+    world.tell(Log().tell(event("bounce", bounce_kind=kind, reason="4.4.7 Delivery time expired")))
+    text = await page(world, invoice_of("INV-1"))
+    assert (words.EVENTS["bounce"] in text) is (kind in {"hard", "block"})
+    assert (words.GIVEN_UP in text) is (kind in {"soft", "undetermined"})
 
 
 async def test_an_event_that_came_out_of_order_is_marked_late(world: World) -> None:
