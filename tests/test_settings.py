@@ -446,6 +446,24 @@ def test_a_secret_is_masked_wherever_settings_are_shown() -> None:
     assert shown(found)["kafka"]["sasl_password"] == "**********"
 
 
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_the_line_break_of_the_file_that_held_a_secret_is_no_part_of_it(end: str) -> None:
+    found = load(
+        None,
+        {
+            **SASL,
+            "MAILSTREAMS_KAFKA__SASL_PASSWORD": f"hunter2{end}",
+            "MAILSTREAMS_HISTORY__DATABASE_URL": f"postgresql://h:pw@db/history{end}",
+            "MAILSTREAMS_ACCOUNTS__BILLING__WEBHOOKS__POSTMARK__SECRETS__2026": f"basic:postmark:pass word {end}",
+        },
+    )
+
+    assert found.kafka.client_options()["sasl_plain_password"] == "hunter2"
+    assert found.history.database_url.get_secret_value() == "postgresql://h:pw@db/history"
+    secret = found.accounts["billing"].webhooks["postmark"].secrets["2026"]
+    assert secret.get_secret_value() == "basic:postmark:pass word "
+
+
 def test_a_webhook_and_its_secrets_can_be_set_by_variable_and_are_masked() -> None:
     found = load(
         None,

@@ -532,7 +532,7 @@ def verify(
     Raises:
         VerificationError: none of the keys did, or the stamp is outside the replay window.
     """
-    keys = {key_id: key for key_id, secret in secrets.items() if (key := secret.strip())}
+    keys = {key_id: secret.strip() for key_id, secret in secrets.items() if secret_fault(secret) is None}
     if not keys:
         raise VerificationError(Refusal.UNCONFIGURED, "no signing key is configured")
     if len(request.body) > proof.PARSED_LIMIT:
@@ -558,7 +558,10 @@ def verify(
 
 def secret_fault(secret: str) -> str | None:
     """Return why a secret is no signing key; ``None`` if it may be one."""
-    return None if secret.strip() else "the signing key is empty"
+    key = secret.strip()
+    if key[:1] in {'"', "'"}:  # docker's --env-file takes them for a part of the value
+        return "the signing key is in quotation marks"
+    return None if key else "the signing key is empty"
 
 
 _members = codecs.members_decoder("signature")

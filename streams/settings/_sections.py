@@ -153,6 +153,17 @@ def _there(path: Path, *, folder: bool = False) -> Path:
 _File = Annotated[Path, AfterValidator(_there)]
 
 
+def _without_line_break(value: Any) -> Any:
+    """Leave out the line break at the end: it is that of a file from which the secret was taken, as in Kubernetes.
+
+    None of these secrets can hold one, but a password with it fits nobody's, and looks right wherever it is shown.
+    """
+    return value.rstrip("\r\n") if isinstance(value, str) else value
+
+
+_Secret = Annotated[SecretStr, BeforeValidator(_without_line_break)]
+
+
 def _fault(text: str, *place: str, kind: LiteralString = "value_error") -> InitErrorDetails:
     """Return what is wrong at a place below the checked field: a ValueError has no place of its own."""
     return InitErrorDetails(type=PydanticCustomError(kind, "{text}", {"text": text}), loc=place, input=None)
@@ -206,7 +217,7 @@ class Kafka(_Section):
         None, "PLAIN, SCRAM-SHA-256, SCRAM-SHA-512", "Required with SASL_*; prefer SCRAM, which sends no password."
     )
     sasl_username: str | None = _setting(None, "text", "Required with SASL_*.")
-    sasl_password: SecretStr | None = _setting(
+    sasl_password: _Secret | None = _setting(
         None, "text", "Required with SASL_*. Give it by environment variable; it is masked wherever settings are shown."
     )
     ssl_cafile: _File | None = _setting(
@@ -776,7 +787,7 @@ class History(_Section):
         "Where `/metrics`, `/livez` and `/readyz` are served: apart from the pages, as they have no login.",
     )
     admin_port: int = _setting(19104, "port", "Of `admin_host`. 0 takes any free one.", ge=0, le=32767)
-    database_url: SecretStr = _setting(
+    database_url: _Secret = _setting(
         SecretStr("sqlite:///./var/history/history.db"),
         "URL",
         "Where the history is kept: `sqlite:///PATH` (four slashes before an absolute path), or "
@@ -876,7 +887,7 @@ _KeyId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 class Webhook(_Section):
     """How one provider's webhooks for one account are verified: docs/ingress.md."""
 
-    secrets: dict[_KeyId, SecretStr] = _setting(
+    secrets: dict[_KeyId, _Secret] = _setting(
         {},
         "table: name of the secret -> secret",
         "What proves that a request comes from the provider: SendGrid's verification key, the allowed TopicArn of Amazon "

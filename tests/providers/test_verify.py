@@ -229,6 +229,7 @@ def test_any_secret_is_usable_or_has_a_fault_and_never_an_exception(provider: st
         ("amazon_ses", "arn:aws:sns:eu-west-1:123456789012:topic:subscription"),
         ("amazon_ses", "arn:aws:sns:evil.example/:123456789012:topic"),
         ("mailgun", ""),
+        ("mailgun", '"6e8f2a"'),
         ("postmark", "user:password"),
         ("postmark", "basic:user"),
         ("postmark", "header:X Token:value"),

@@ -187,7 +187,7 @@ def test_the_last_retry_of_mailgun_is_not_lost_by_default() -> None:
     assert window_s > 1.4 * 60 * sum(waits_min)
 
 
-@given(key=st.text(min_size=1).filter(lambda key: key.strip() not in {"", MAILGUN_KEY}))
+@given(key=st.text(min_size=1).filter(lambda key: key.strip() != MAILGUN_KEY and key.strip()[:1] not in {"", '"', "'"}))
 def test_no_other_key_takes_it(key: str) -> None:
     assert replace(mailgun(), secrets={"k": key}).refusal() is Refusal.MISMATCH
 
