@@ -118,6 +118,21 @@ def test_an_account_can_be_set_by_variable() -> None:
     assert found.accounts["billing"].support_contact == "desk"
 
 
+def test_a_variable_for_an_account_that_has_capital_letters_in_the_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "some.toml"
+    path.write_text("[accounts.Billing]\nsupport_contact = 'x'\n[accounts.shop]\n")
+    secret = {
+        f"MAILSTREAMS_ACCOUNTS__{name}__WEBHOOKS__MAILGUN__SECRETS__2026": "hunter2" for name in ("BILLING", "SHOP")
+    }
+
+    (line,) = problems(secret, path)
+    assert line.startswith("accounts.Billing: a variable means the account billing, in lower case; set it in the file")
+    assert line.endswith("(from MAILSTREAMS_ACCOUNTS__BILLING__WEBHOOKS__MAILGUN__SECRETS__2026)")
+
+    path.write_text("[accounts.Billing]\n[accounts.billing]\n")
+    assert load(path, secret).accounts.keys() == {"Billing", "billing", "shop"}
+
+
 def test_variables_that_kubernetes_sets_for_a_service_of_our_name_are_not_ours() -> None:
     of_services = {
         "MAILSTREAMS_SERVICE_HOST": "10.0.0.1",

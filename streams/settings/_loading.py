@@ -54,7 +54,7 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
         path = DEFAULT_CONFIG
     from_file = _read_file(path) if path is not None else {}
     from_environment, variables = _read_environment(environment)
-    problems = _misspelled(environment)
+    problems = _misspelled(environment) + _in_another_case(from_file.get("accounts"), variables)
     try:
         found = Settings.model_validate(_merged(from_file, from_environment))
     except ValidationError as error:
@@ -139,6 +139,16 @@ def _misspelled(environment: Mapping[str, str]) -> list[str]:
         elif _OF_ACCOUNT.match(variable):
             problems.append(f"{variable}: unknown variable; two underscores stand between its parts")
     return problems
+
+
+def _in_another_case(accounts: Any, variables: Mapping[tuple[str, ...], str]) -> list[str]:
+    """Say which variables would make another account beside one of the file that has capital letters in its name."""
+    named = {name.lower(): name for name in accounts} if isinstance(accounts, dict) else {}
+    return [
+        f"accounts.{named[place[1]]}: a variable means the account {place[1]}, in lower case; set it in the file (from {variable})"
+        for place, variable in variables.items()
+        if place[:1] == ("accounts",) and place[1] in named and place[1] not in accounts
+    ]
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
