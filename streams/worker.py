@@ -12,7 +12,9 @@ import gc
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any, NoReturn
 
 from streams.app import Worker, build, nothing_reached
@@ -47,6 +49,9 @@ def run_worker(settings: Settings, *, reached: Reached = nothing_reached) -> int
 
 async def _run(settings: Settings, reached: Reached) -> int:
     stop = stop_by_signals()
+    if problem := _datadir_problem(settings.worker.datadir):
+        logger.error("worker.datadir %s cannot be used: %s", settings.worker.datadir, problem)
+        return EXIT_CANNOT_START
     worker = build(settings, reached=reached)
     try:
         port = await worker.health_server.start()
@@ -62,6 +67,16 @@ async def _run(settings: Settings, reached: Reached) -> int:
     if not stop.is_set():
         await _work(worker, stop)
     return EXIT_OK
+
+
+def _datadir_problem(datadir: Path) -> str | None:
+    """Return why no store can be kept there. Found later, it would end the worker in the group, and all others pause."""
+    try:
+        datadir.mkdir(mode=0o700, parents=True, exist_ok=True)  # it will hold addresses
+        with tempfile.TemporaryFile(dir=datadir):
+            return None
+    except OSError as error:
+        return error.strerror
 
 
 async def _work(worker: Worker, stop: asyncio.Event) -> NoReturn:

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,3 +50,23 @@ def test_a_worker_has_as_many_open_files_as_it_may() -> None:
         )
 
     assert ended.stdout == "2 True\n", ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("place", "why"), [("file", "File exists"), ("file/store", "Not a directory"), ("/proc/store", "No such file")]
+)
+def test_a_worker_whose_stores_cannot_be_kept_ends_before_it_joins_the_group(
+    tmp_path: Path, place: str, why: str
+) -> None:
+    (tmp_path / "file").touch()
+    environment = os.environ | {
+        "MAILSTREAMS_CONFIG": os.devnull,
+        "MAILSTREAMS_WEB__PORT": "0",
+        "MAILSTREAMS_WORKER__DATADIR": str(tmp_path / place),
+    }
+    command = [sys.executable, "-m", "streams", "worker"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+    assert ended.returncode == 2
+    assert f"worker.datadir {tmp_path / place} cannot be used: {why}" in ended.stderr
+    assert "Traceback" not in ended.stderr
