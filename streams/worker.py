@@ -15,7 +15,9 @@ import sys
 import tempfile
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
+
+from aiokafka.errors import InvalidSessionTimeoutError, InvalidTransactionTimeout
 
 from streams.app import Worker, build, nothing_reached
 from streams.brokers import NOT_ALLOWED
@@ -37,6 +39,12 @@ logger = logging.getLogger(__name__)
 
 LEAVE_TIMEOUT_S = 3.0
 GC_THRESHOLD = (100_000, 50, 100)
+_LIMITS: Final = {
+    InvalidSessionTimeoutError: "set kafka.session_timeout_s within the brokers' group.min.session.timeout.ms (6 s by "
+    "default) and group.max.session.timeout.ms",
+    InvalidTransactionTimeout: "set kafka.transaction_timeout_s to the brokers' transaction.max.timeout.ms at most",
+}
+"""Which setting the brokers do not take, by their own limits: we cannot know these before."""
 
 
 def run_worker(settings: Settings, *, reached: Reached = nothing_reached) -> int:
@@ -187,5 +195,6 @@ def _exit(status: int) -> NoReturn:
 
 def _described(error: BaseException) -> str:
     rights = "; which rights it takes: mailstreams acls worker" if isinstance(error, NOT_ALLOWED) else ""
+    limit = next((f"; {limit}" for kind, limit in _LIMITS.items() if isinstance(error, kind)), "")
     where = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
-    return f"{type(error).__name__}: {error}{where}{rights}"
+    return f"{type(error).__name__}: {error}{where}{rights}{limit}"

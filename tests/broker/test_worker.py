@@ -273,3 +273,20 @@ async def test_a_worker_gets_on_past_what_nobody_can_read(make_world: Make) -> N
     assert world.worker.get("/livez")[0] == 200
     assert time.time() - world.worker.metric('mailstreams_monitor_clock_timestamp_seconds{partition="2"}') < 10
     assert world.worker.stop() == 0
+
+
+async def test_a_worker_says_which_of_its_timeouts_the_brokers_do_not_take(make_world: Make) -> None:
+    world = await make_world(KAFKA__SESSION_TIMEOUT_S=3)
+    world.worker.start()
+    assert world.worker.wait() == 1
+    assert (
+        "InvalidSessionTimeoutError; set kafka.session_timeout_s within the brokers' group.min" in world.worker.output
+    )
+
+
+async def test_a_worker_says_that_the_brokers_want_a_shorter_transaction_timeout(make_world: Make) -> None:
+    make_world.broker.properties["transaction.max.timeout.ms"] = "10000"
+    world = await make_world()
+    world.worker.start()
+    assert world.worker.wait() == 1
+    assert "InvalidTransactionTimeout; set kafka.transaction_timeout_s to the brokers'" in world.worker.output
