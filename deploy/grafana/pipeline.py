@@ -135,7 +135,7 @@ def dashboard() -> Dashboard:
                         ),
                         Query("mailstreams:monitor_behind_seconds:threshold", "limit", limit=True),
                         unit="s",
-                        alerts=("MailMonitorClockBehind",),
+                        alerts=("MailMonitorClockBehind", "MailClockSkew"),
                     ),
                 ],
             ),
