@@ -101,7 +101,8 @@ def _addresses(value: str) -> set[str]:
     address = shown[1].strip() if shown else value
     local, at, domain = address.rpartition("@")
     labels = unicodedata.normalize("NFC", domain).split(".")
-    domains = (domain, ".".join(map(_in_ascii, labels)), ".".join(map(_in_letters, labels)))
+    letters = ".".join(map(_in_letters, labels))
+    domains = (domain, ".".join(map(_in_ascii, labels)), letters, unicodedata.normalize("NFD", letters))
     return {f"{local}{at}{each}" for each in domains}
 
 
