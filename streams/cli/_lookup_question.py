@@ -8,25 +8,20 @@ that millions are passed over in seconds.
 """
 
 import re
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from streams import codecs
 from streams.cli import WRONG_USE, Failure
-from streams.domain.events import normalised_recipient, normalised_reference
+from streams.domain.events import normalised_reference, searched_recipient
 from streams.providers import PROVIDERS
 
 _PLACES: Final = ("reference", "recipient", "message_id", "delivery_id")
 _ASCII: Final = re.compile(rb"[\x20-\x7e]+(?![\x80-\xff])")
 """Without a letter before one that is not ASCII: in the record the two may be one character."""
-
-
 _SHOWN: Final = re.compile(r".*<([^<>]+)>")
 """An address as mail programs show it: ``Ann Berg <ann@customer.example>``."""
-_ASCII_LABEL: Final = "xn--"
-"""What the part of a domain begins with that stands for one with other letters (RFC 5890)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +71,8 @@ class Question:
 def _plain(name: str, value: str) -> str:
     """Return a value in the form in which it is compared."""
     if name == "recipient":
-        return normalised_recipient(value)
+        shown = _SHOWN.fullmatch(value.strip())
+        return searched_recipient(shown[1] if shown else value)
     if name == "reference":
         return normalised_reference(value)
     return value.strip().strip("<>") if name == "message_id" else value.strip()
@@ -85,41 +81,18 @@ def _plain(name: str, value: str) -> str:
 def _forms(name: str, value: str) -> frozenset[str]:
     """Return a plain value, and in which other forms a record may hold it.
 
-    Of a message id, what each provider's webhooks would hold of it; of a recipient, the address that is in it.
+    Of a message id what each provider's webhooks would hold, of an address the one with its domain in ASCII.
     """
-    others: set[str] = set()
-    if name == "message_id":
-        others = {provider.message_id(value) for provider in PROVIDERS.values()}
-    elif name == "recipient":
-        others = _addresses(value)
+    if name == "recipient":
+        return frozenset({value, _in_ascii(value)})
+    others = {provider.message_id(value) for provider in PROVIDERS.values()} if name == "message_id" else set()
     return frozenset({value, *others} - {""})
 
 
-def _addresses(value: str) -> set[str]:
-    """Return the address that a text shows, with its domain in ASCII and in letters."""
-    shown = _SHOWN.fullmatch(value)
-    address = shown[1].strip() if shown else value
+def _in_ascii(address: str) -> str:
     local, at, domain = address.rpartition("@")
-    labels = unicodedata.normalize("NFC", domain).split(".")
-    letters = ".".join(map(_in_letters, labels))
-    domains = (domain, ".".join(map(_in_ascii, labels)), letters, unicodedata.normalize("NFD", letters))
-    return {f"{local}{at}{each}" for each in domains}
-
-
-def _in_ascii(label: str) -> str:
-    return label if label.isascii() else f"{_ASCII_LABEL}{label.encode('punycode').decode()}"
-
-
-def _in_letters(label: str) -> str:
-    """Return the part of a domain in letters; itself if it stands for none."""
-    if not label.startswith(_ASCII_LABEL):
-        return label
-    try:
-        letters = label.removeprefix(_ASCII_LABEL).encode("ascii").decode("punycode")
-        letters.encode()  # half a surrogate pair is no letter
-    except UnicodeError:
-        return label
-    return letters
+    labels = (each if each.isascii() else f"xn--{each.encode('punycode').decode()}" for each in domain.split("."))
+    return f"{local}{at}{'.'.join(labels)}"
 
 
 def _needle(value: str) -> bytes:

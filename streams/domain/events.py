@@ -160,7 +160,7 @@ def _own_letters(label: str) -> str:
         letters = label.removeprefix("xn--").encode("ascii").decode("punycode")
     except UnicodeError:
         return label
-    return letters if letters.isprintable() else label  # so that it is text: half of a surrogate pair can come out
+    return letters if letters and letters.isprintable() else label  # half of a surrogate pair is no text
 
 
 def normalised_reference(reference: str) -> str:
