@@ -15,7 +15,6 @@ from streams import __version__, topics
 from streams.agents import monitor, normalise, sends, track
 from streams.domain.status import SECOND
 from streams.kafka.application import BatchedApp
-from streams.kafka.assignor import Assignor
 from streams.kafka.control import ControlTopic
 from streams.kafka.dead_letters import DeadLetters
 from streams.kafka.lanes import FoldTurn, LaneContext, Lanes
@@ -153,7 +152,6 @@ def _faust_app(settings: Settings) -> BatchedApp:
         autodiscover=False,
         web_enabled=False,
         TableManager=LaneTableManager,
-        PartitionAssignor=Assignor,
         topic_partitions=settings.topics.partitions,
         topic_allow_declare=False,  # `mailstreams topics create` does; the worker checks before it starts
         topic_disable_leader=True,

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import uvloop
 from prometheus_client import CollectorRegistry
@@ -104,8 +104,16 @@ class Untransacted:
         await self._producer.stop()
 
 
-async def run(task: Task) -> None:
-    """Do the job for ever."""
+async def run(task: Task) -> NoReturn:
+    """Do the job until something fails; then say it and end the process at once, as the worker does."""
+    try:
+        await _run(task)
+    except Exception as error:  # noqa: BLE001 - told
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+async def _run(task: Task) -> None:
     settings = load(
         environment={
             "MAILSTREAMS_KAFKA__BOOTSTRAP_SERVERS": task.bootstrap,
@@ -115,18 +123,20 @@ async def run(task: Task) -> None:
             "MAILSTREAMS_WORKER__DATADIR": str(task.folder),
         }
     )
-    crashed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+    crashed: asyncio.Future[NoReturn] = asyncio.get_running_loop().create_future()
 
     def on_crash(error: BaseException) -> None:
         if not crashed.done():
-            crashed.set_result(error)
+            crashed.set_exception(error)
 
     app = _app(task, settings, on_crash)
-    await app.start()
-    looking = asyncio.create_task(app.progress.run())
-    ends: list[asyncio.Future[Any]] = [crashed, looking]
-    done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-    raise crashed.result() if crashed in done else looking.exception() or RuntimeError("it stopped looking")
+    await asyncio.gather(crashed, _faust_crashed(app), app.progress.run(), app.start())  # raises what the first raises
+
+
+async def _faust_crashed(app: BatchedApp) -> NoReturn:
+    while not app.crashed:  # noqa: ASYNC110 - Faust's crash is a flag, there is nothing to await
+        await asyncio.sleep(0.1)
+    raise app.crash_reason or RuntimeError("Faust crashed")
 
 
 def _app(task: Task, settings: Settings, on_crash: Callable[[BaseException], None]) -> BatchedApp:
@@ -252,8 +262,4 @@ if __name__ == "__main__":
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLD)
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-    try:
-        asyncio.run(run(Task.of_this_process()))
-    except BaseException as error:  # noqa: BLE001 - told, and the process ends at once, as the worker does
-        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        os._exit(1)
+    asyncio.run(run(Task.of_this_process()))

@@ -8,6 +8,8 @@ from faust.streams import Stream
 from faust.transport.consumer import Fetcher
 from faust.types import StreamT, TopicT
 
+from streams.kafka.assignor import Assignor
+
 if TYPE_CHECKING:
     from streams.kafka.batches import Batch
     from streams.kafka.lanes import Lanes
@@ -32,6 +34,10 @@ class BatchedApp(faust.App):
     restoring: "Restoring"
     _fetcher: Fetcher
 
+    def __init__(self, app_id: str, **options: Any) -> None:
+        """Take Faust's options. The assignor is none of them: our transport needs ours."""
+        super().__init__(app_id, PartitionAssignor=Assignor, **options)
+
     def serve(self, topic: TopicT, stage: str) -> None:
         """Declare a stage's agent: it hands each batch to its lane, which acknowledges it once it has taken effect."""
         lanes = self.lanes
@@ -47,6 +53,11 @@ class BatchedApp(faust.App):
     def batch_consumer(self) -> "BatchConsumer":
         """The consumer, which our transport made."""
         return cast("BatchConsumer", self.consumer)
+
+    @property
+    def group_assignor(self) -> Assignor:
+        """What divides the group's partitions, and knows which topics were divided."""
+        return cast("Assignor", self.assignor)
 
     @property
     def lane_tables(self) -> "LaneTableManager":

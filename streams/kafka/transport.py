@@ -35,7 +35,6 @@ from faust.types.tuples import ConsumerMessage, Message
 from mode import Service
 
 from streams.kafka.application import BatchedApp
-from streams.kafka.assignor import Assignor
 from streams.kafka.batches import Batch, Record
 from streams.kafka.closing import end, stop_consumer
 
@@ -282,7 +281,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
             await self.call_thread(self._watch_topics)
 
     async def _watch_topics(self) -> None:
-        divided = cast("Assignor", self.app.assignor).divided
+        divided = cast("BatchedApp", self.app).group_assignor.divided
         self._asked_for |= watch_topics(self._ensure_consumer(), divided | self._asked_for)
 
     async def leave_group(self) -> None:
