@@ -130,8 +130,9 @@ def write() -> list[Path]:
     if not measured:
         return []
     figures = {figure.name: figure.median for each in measured for figure in each.all()}
-    for page, lines in ((PERFORMANCE, tables(measured)), (SCALING, scaling(figures))):
-        page.write_text(replaced(page.read_text(), lines))
+    page = PERFORMANCE.read_text()
+    PERFORMANCE.write_text(replaced(page, tables(measured, PARTS, written(page))))
+    SCALING.write_text(replaced(SCALING.read_text(), scaling(figures)))
     return [PERFORMANCE, SCALING]
 
 
@@ -141,28 +142,46 @@ def replaced(page: str, lines: Iterable[str]) -> str:
     Raises:
         ValueError: it has no marks.
     """
+    before, _, after = _divided(page)
+    return "\n".join([f"{before}{_BEGIN}", "", *lines, "", f"{_END}{after}"])
+
+
+def _divided(page: str) -> tuple[str, str, str]:
+    """Return what is before, between and after the marks."""
     before, begin, rest = page.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
+    between, end, after = rest.partition(_END)
     if not (begin and end):
         message = f"the page has no {_BEGIN} ... {_END}"
         raise ValueError(message)
-    return "\n".join([f"{before}{begin}", "", *lines, "", f"{end}{after}"])
+    return before, between, after
 
 
-def tables(measured: Sequence[Measured]) -> list[str]:
-    """Return the figures as Markdown, a table for each part."""
-    lines: list[str] = []
-    for each in measured:
-        lines += [
-            f"### {each.part}",
-            "",
-            f"{each.at}, {each.machine}.",
-            f"Load average before: {each.load_before:.1f}; `--events {each.events}`.",
-            "",
-            *table(each.all()),
-            "",
-        ]
+def written(page: str) -> dict[str, list[str]]:
+    """Return what the page says of each part.
+
+    Raises:
+        ValueError: it has no marks.
+    """
+    _, *sections = re.split(r"^### ", _divided(page)[1], flags=re.MULTILINE)
+    return {(lines := section.strip().split("\n"))[0]: lines[1:] for section in sections}
+
+
+def tables(measured: Sequence[Measured], parts: Iterable[str], old: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the figures as Markdown, a table for each part, in this order; one that is not measured keeps its ``old``."""
+    new = {each.part: _section_of(each) for each in measured}
+    sections = ((part, new.get(part) or old.get(part)) for part in parts)
+    lines = [line for part, section in sections if section for line in (f"### {part}", *section, "")]
     return lines[:-1]
+
+
+def _section_of(measured: Measured) -> list[str]:
+    return [
+        "",
+        f"{measured.at}, {measured.machine}.",
+        f"Load average before: {measured.load_before:.1f}; `--events {measured.events}`.",
+        "",
+        *table(measured.all()),
+    ]
 
 
 def scaling(figures: Mapping[str, float]) -> list[str]:

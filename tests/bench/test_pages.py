@@ -2,6 +2,7 @@
 
 import json
 import platform
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from bench import pages
 from bench.figures import Figure
 from bench.pages import Measured
 
+PARTS = ("thin", "product", "long")
 MARKED = f"before\n{pages._BEGIN}\nold\n{pages._END}\nafter\n"
 
 
@@ -51,12 +53,21 @@ def test_the_machine_says_what_a_step_of_its_python_takes(monkeypatch: pytest.Mo
     assert f"Python {platform.python_version()} (112 ns a step)" in pages.machine()
 
 
+def test_a_part_that_was_not_measured_keeps_its_table() -> None:
+    old = "\n".join(pages.tables([replace(measured(fast=False), part=part) for part in ("thin", "long")], PARTS, {}))
+    page = pages.replaced(MARKED, [old.replace("a machine", "an older one")])
+
+    lines = pages.tables([measured(fast=False)], PARTS, pages.written(page))
+
+    assert "\n".join(lines) == old.replace("a machine", "an older one").replace("an older one", "a machine", 1)
+
+
 def test_a_step_of_python_is_measured() -> None:
     assert 0 < pages.step_ns() < 1e5
 
 
 def test_a_table_says_when_where_and_how_busy() -> None:
-    lines = pages.tables([measured(fast=False)])
+    lines = pages.tables([measured(fast=False)], PARTS, {})
 
     assert lines[0] == "### thin"
     assert "a machine" in lines[2]
