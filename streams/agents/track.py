@@ -124,6 +124,9 @@ class Track:
 
         The due index holds the time of some earlier event: if a later one came since, the entry moves to that time. If
         the provider is on hold, the entry waits: the delivery's next event may be in the backlog.
+
+        Of one that was ever deferred the monitor is told once more how it stands: it may not have got the end, because
+        retention was quicker, and nothing else would close the deferral.
         """
         walk = self._expiries[partition]
         for due, key in walk.piece(store.due, until, EXPIRED_PER_TICK):
@@ -145,9 +148,13 @@ class Track:
             expired_at = last_event_at + self.expire_after_us
             effects.emit(self.status_topic, partition, Row(key, None, expired_at // 1000))
             effects.counts["expired",] += 1
-            if delivery.status is Status.DEFERRED:
-                forgotten = records.encode_forgotten(delivery, expired_at)
-                effects.emit(self.deferrals_topic, partition, Row(key, forgotten, expired_at // 1000))
+            if Kind.DEFERRED in delivery.facts:
+                last = (
+                    records.encode_forgotten(delivery, expired_at)
+                    if delivery.status is Status.DEFERRED
+                    else records.encode_deferral(delivery, attempt=False)
+                )
+                effects.emit(self.deferrals_topic, partition, Row(key, last, expired_at // 1000))
 
     def _watch(self, now: int, partition: int, store: Store, effects: Effects) -> None:
         """Look at the deliveries that are due. Most were judged long ago; the row's head shows it without decoding."""

@@ -123,6 +123,24 @@ def test_a_delivery_that_is_forgotten_resolves_as_expired(partition: Partition) 
     assert partition.episodes == {}
 
 
+def test_an_end_that_the_monitor_never_got_is_told_when_the_delivery_is_forgotten(partition: Partition) -> None:
+    """Retention was quicker than the monitor, say. Else the deferral would be open, and overdue, for ever."""
+    happened = deferral(0)
+    partition.happens(happened)
+    partition.read()
+    partition.tick(us(100 * HOUR))
+    partition.happens(event(EventType.DELIVERED, 2 * HOUR))
+    partition.waiting.clear()
+    partition.read()
+    assert len(partition.episodes) == 1
+    partition.forgets(happened)
+    partition.read()
+
+    assert partition.levels == ["raised", "escalated", "overdue", "resolved"]
+    assert (partition.told[-1]["outcome"], partition.told[-1]["due_at"]) == ("delivered", "2026-11-20T14:00:00Z")
+    assert (partition.episodes, partition.index) == ({}, [])
+
+
 def test_a_second_episode_after_a_drop_has_alerts_of_its_own(partition: Partition) -> None:
     partition.happens(deferral(0))
     partition.read()

@@ -442,8 +442,17 @@ def test_a_delivery_that_is_forgotten_while_it_is_deferred_is_said_to_be(store: 
     assert said.status_at == micros(2) + 90 * DAY_US
 
 
-def test_one_that_is_forgotten_after_its_end_is_not(store: Store) -> None:
+def test_of_one_that_is_forgotten_after_a_deferral_its_end_is_said_once_more(store: Store) -> None:
+    """The monitor may have lost it, and nothing else would ever close the deferral."""
     put(store, fold(event(EventType.DEFERRED, 0), event(EventType.DELIVERED, 60)))
+    effects = tick(store, micros(62) + 90 * DAY_US)
+    assert deferrals(effects) == [("delivered", False)]
+    [said] = [records.decode_deferral(row.value) for row in told(effects, DEFERRALS)]
+    assert said.status_at == micros(60)
+
+
+def test_of_one_that_was_never_deferred_nothing_is_said_when_it_is_forgotten(store: Store) -> None:
+    put(store, fold(event(EventType.SENT, 0), event(EventType.DELIVERED, 60)))
     assert deferrals(tick(store, micros(62) + 90 * DAY_US)) == []
 
 

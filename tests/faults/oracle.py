@@ -305,9 +305,12 @@ def _expire(expected: Expected, until: int, settings: Settings) -> None:
     for key in [key for key, one in expected.deliveries.items() if one.last_received_at <= until]:
         delivery = expected.deliveries.pop(key)
         expected.forgotten.add(key)
-        if delivery.status is Status.DEFERRED:
+        if Kind.DEFERRED in delivery.facts:
             at = delivery.last_received_at + int(settings.delivery.expire_after_days * 86_400_000_000)
-            expected.deferrals[key].append(records.encode_forgotten(delivery, at))
+            is_open = delivery.status is Status.DEFERRED
+            expected.deferrals[key].append(
+                records.encode_forgotten(delivery, at) if is_open else records.encode_deferral(delivery, attempt=False)
+            )
 
 
 def _event(record: Record) -> DeliveryEvent | None:
