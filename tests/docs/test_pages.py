@@ -1,7 +1,7 @@
 """The documentation is true: its links lead somewhere, and what it names is there, with the values that it says."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 import pytest
@@ -9,12 +9,13 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
 from deploy.local import ROOT
-from streams import cli, process, records, topics
+from streams import cli, codecs, process, records, topics
 from streams.cli.watch import change_line
 from streams.collectors import BulkHistogram, OpenDeferrals
-from streams.domain.status import Status
+from streams.domain.events import DeliveryEvent
+from streams.domain.status import Delivery, Status, fold, to_micros
 from streams.metrics import HistoryMetrics, IngressMetrics, Metrics
-from streams.providers import PROVIDERS
+from streams.providers import PROVIDERS, WebhookRequest
 from streams.settings import Settings
 from tests.docs import pages
 from tests.docs.pages import Page
@@ -243,6 +244,48 @@ def test_every_topic_that_is_named_exists() -> None:
     for found in ALL:
         named = [span for span in found.code() if re.fullmatch(r"mail\.[a-z.<>*-]+", span)]
         assert pages.unknown(named, real) == [], found.path
+
+
+# -- runbooks ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_webhook_that_a_runbook_feeds_by_hand_ends_the_deferral_of_its_message() -> None:
+    """It has less than Postmark sends."""
+    (body,) = re.findall(
+        r'^ +({"RecordType": .*})$', pages.read("docs/runbooks/MailDeferralsOverdue.md").text, re.MULTILINE
+    )
+    message = codecs.decode(body)
+    assert isinstance(message, dict)
+    deferred = {
+        "RecordType": "Bounce",
+        "Type": "Transient",
+        "Email": message["Recipient"],
+        "MessageID": message["MessageID"],
+    }
+    fed_at = datetime(2026, 11, 30, tzinfo=UTC)
+    bodies = (codecs.encode(deferred | {"BouncedAt": "2026-11-25T10:00:00Z"}), body.encode())
+
+    events = [
+        event
+        for each in bodies
+        for event in PROVIDERS["postmark"].normalise(
+            WebhookRequest(body=each, headers={}, url="", account="billing", received_at=fed_at)
+        )
+    ]
+
+    assert len({event.delivery_id for event in events}) == 1
+    assert [delivery.status for delivery in states(events)] == [Status.DEFERRED, Status.DELIVERED]
+    assert states(events)[-1].change.occurred_at == to_micros(datetime(2026, 11, 28, 10, 21, 5, tzinfo=UTC))
+
+
+def states(events: Iterable[DeliveryEvent]) -> list[Delivery]:
+    """Return how a delivery stands after each of its events."""
+    found: list[Delivery] = []
+    for event in events:
+        delivery = fold(found[-1] if found else None, event).delivery
+        assert delivery is not None
+        found.append(delivery)
+    return found
 
 
 # -- the README -------------------------------------------------------------------------------------------------------
