@@ -128,7 +128,8 @@ def dashboard() -> Dashboard:
                     ),
                     lines(
                         "Monitor: clock behind",
-                        "By worker. Until it has caught up, what is deferred is told that much later.",
+                        "By worker. Until it has caught up, what is deferred is told that much later. Below 0, as the legend "
+                        "says, its own clock is ahead, and what is deferred is told too early.",
                         Query(
                             "max by (instance) (time() - (mailstreams_monitor_clock_timestamp_seconds > 0))",
                             "{{instance}}",
