@@ -111,9 +111,11 @@ def test_delivered_then_a_clearly_later_soft_block_or_undetermined_bounce_is_bou
         assert status(event(DELIVERED, 0), event(BOUNCE, 61, kind=kind)) == (Status.BOUNCED, kind)
 
 
-def test_delivered_and_a_soft_bounce_within_a_minute_or_of_unknown_time_is_delivered() -> None:
-    for seconds in (None, -900, 0, 60):
-        assert status(event(DELIVERED, 0), event(BOUNCE, seconds, kind=SOFT)) == (Status.DELIVERED, None)
+def test_delivered_and_a_softer_bounce_within_a_minute_or_of_unknown_time_is_delivered() -> None:
+    for kind in (SOFT, BLOCK, UNDETERMINED):
+        for seconds in (None, -900, 0, 60):
+            assert status(event(DELIVERED, 0), event(BOUNCE, seconds, kind=kind)) == (Status.DELIVERED, None)
+        assert status(event(DELIVERED, None), event(BOUNCE, 900, kind=kind)) == (Status.DELIVERED, None)
 
 
 def test_a_soft_bounce_of_an_opened_message_without_delivered_is_bounced() -> None:
