@@ -87,6 +87,19 @@ def decode_body(body: bytes | str) -> Any:
         raise PoisonError(str(error)) from None
 
 
+def decode_object(body: bytes) -> dict[str, Any]:
+    """Return the JSON object of a body that is one event.
+
+    Raises:
+        PoisonError: the body is not JSON, or not an object.
+    """
+    value = decode_body(body)
+    if not isinstance(value, dict):
+        message = "the body is not an object"
+        raise PoisonError(message)
+    return value
+
+
 @dataclass(slots=True)
 class BadElements:
     """The bad elements of one body: the first ``MOST_BAD`` are kept, the others only counted.
@@ -127,19 +140,18 @@ def _cut(value: Any, depth: int) -> Any:
 
 
 def events_of_each(
-    body: bytes, request: WebhookRequest, event_of: Callable[[Any, WebhookRequest], DeliveryEvent | None]
+    request: WebhookRequest, event_of: Callable[[dict[str, Any], WebhookRequest], DeliveryEvent | None]
 ) -> list[DeliveryEvent]:
-    """Return the events of a body that is a list of elements, or one element of it, replayed alone.
+    """Return the events of a body that is a list of objects, or one object of it, replayed alone.
 
     Args:
-        body: JSON.
-        request: Goes to ``event_of``.
+        request: Its body is JSON; it goes to ``event_of``, too.
         event_of: Returns an element's event, ``None`` if it is about no delivery; raises ``ElementError`` if it is bad.
 
     Raises:
         PoisonError: the body is neither of them, or some of its elements are bad.
     """
-    elements = decode_body(body)
+    elements = decode_body(request.body)
     if isinstance(elements, dict):
         elements = [elements]
     elif not isinstance(elements, list):
@@ -148,6 +160,9 @@ def events_of_each(
     events: list[DeliveryEvent] = []
     bad = BadElements()
     for index, element in enumerate(elements):
+        if not isinstance(element, dict):
+            bad.add(index, element, "not an object")
+            continue
         try:
             event = event_of(element, request)
         except ElementError as error:

@@ -89,7 +89,7 @@ def normalise(request: WebhookRequest) -> list[DeliveryEvent]:
     Raises:
         PoisonError: the body is no event, or lacks what identifies it.
     """
-    record = fields.decode_body(request.body)
+    record = fields.decode_object(request.body)
     try:
         event = _event(record, request)
     except fields.ElementError as error:
@@ -97,10 +97,7 @@ def normalise(request: WebhookRequest) -> list[DeliveryEvent]:
     return [event] if event is not None else []
 
 
-def _event(record: Any, request: WebhookRequest) -> DeliveryEvent | None:
-    if not isinstance(record, dict):
-        message = "the body is not an object"
-        raise fields.ElementError(message)
+def _event(record: dict[str, Any], request: WebhookRequest) -> DeliveryEvent | None:
     get = record.get
     word = fields.text(get("RecordType")) or next((name for key, name in _IMPLIED if key in record), None)
     word = fields.required(word, "no RecordType")

@@ -107,17 +107,14 @@ def normalise(request: WebhookRequest) -> list[DeliveryEvent]:
     Raises:
         PoisonError: the body is no event, or lacks what identifies it.
     """
-    record = fields.decode_body(request.body)
+    record = fields.decode_object(request.body)
     try:
         return _events(record, request)
     except fields.ElementError as error:
         raise PoisonError(str(error)) from None
 
 
-def _events(record: Any, request: WebhookRequest) -> list[DeliveryEvent]:
-    if not isinstance(record, dict):
-        message = "the body is not an object"
-        raise fields.ElementError(message)
+def _events(record: dict[str, Any], request: WebhookRequest) -> list[DeliveryEvent]:
     word = fields.required(fields.text(record.get("type")), "no type")
     if not word.startswith(_MAIL) or word in _NO_DELIVERY:
         return []

@@ -111,13 +111,10 @@ def normalise(request: WebhookRequest) -> list[DeliveryEvent]:
     Raises:
         PoisonError: the body is no array of events, or some of its elements are bad.
     """
-    return fields.events_of_each(request.body, request, _event)
+    return fields.events_of_each(request, _event)
 
 
-def _event(element: Any, request: WebhookRequest) -> DeliveryEvent | None:
-    if not isinstance(element, dict):
-        message = "not an object"
-        raise fields.ElementError(message)
+def _event(element: dict[str, Any], request: WebhookRequest) -> DeliveryEvent | None:
     get = element.get
     word = fields.required(fields.text(get("event")), "no event")
     if word in _NO_DELIVERY:
