@@ -358,9 +358,9 @@ def _event(facts: _Facts, entry: Any, *, alone: bool, named: bool) -> DeliveryEv
         event_type, suppression_list = EventType.BOUNCE_OR_AUTO_REPLY, None
     kind = _kind_of(detail, reason, code, enhanced) if event_type is EventType.BOUNCE else None
     if event_type is EventType.BOUNCE and detail.endswith(f"/{_TOO_OLD}"):
-        told: str | None = fields.led_by(_TOO_OLD, reason)  # it was given up, whatever the last answer was
+        explanation: str | None = fields.led_by(_TOO_OLD, reason)  # it was given up, whatever the last answer was
     else:
-        told = fields.answer(reason, _cause(word.type, event_type, detail, enhanced), code, enhanced)
+        explanation = fields.answer(reason, _cause(word.type, event_type, detail, enhanced), code, enhanced)
 
     sent_at = fields.iso_moment(mail.get("timestamp"))
     occurred_at = fields.iso_moment(about.get("timestamp")) or sent_at
@@ -386,7 +386,7 @@ def _event(facts: _Facts, entry: Any, *, alone: bool, named: bool) -> DeliveryEv
         occurred_at=None if unbelievable else occurred_at,
         reference=reference,
         bounce_kind=kind,
-        reason=told,
+        reason=explanation,
         smtp_code=code,
         enhanced_code=enhanced,
         metadata=metadata,

@@ -188,7 +188,7 @@ def _event(report: _Report, meaning: _Meaning, request: WebhookRequest, recipien
         occurred_at=report.occurred_at,
         reference=fields.reference(request.reference_keys, report.variables, report.labels),
         bounce_kind=meaning.kind,
-        reason=_told(report.reason, meaning),
+        reason=_explanation(report.reason, meaning),
         smtp_code=meaning.smtp_code,
         enhanced_code=meaning.enhanced_code,
         attempt=fields.count(report.status.get("attempt-no")),
@@ -212,7 +212,7 @@ def _event_id(given: str | None, occurred_at: datetime | None, position: int) ->
 # --- meaning ---
 
 
-def _told(reason: str | None, meaning: _Meaning) -> str | None:
+def _explanation(reason: str | None, meaning: _Meaning) -> str | None:
     """Return the server's answer, led by Mailgun's word where that says more."""
     if meaning.cause == _TOO_OLD:
         return fields.led_by(_TOO_OLD, reason)  # it was given up, whatever the last answer was
@@ -260,11 +260,11 @@ def _enhanced_code(report: _Report, smtp_code: int | None, reply: smtp.Reply) ->
     answered = smtp.bounce_kind_of(own, smtp_code, report.reason)
     if reasons.refuses_us(answered, report.reason, smtp_code, own):
         answered = BounceKind.BLOCK
-    told = smtp.bounce_kind_of(reported, smtp_code, report.reason)
-    if told is BounceKind.SOFT:  # softer than what nothing explains, so the code has to name a cause
+    reported_kind = smtp.bounce_kind_of(reported, smtp_code, report.reason)
+    if reported_kind is BounceKind.SOFT:  # softer than what nothing explains, so the code has to name a cause
         agrees = answered is BounceKind.UNDETERMINED and not smtp.leaves_cause_to_words(reported, smtp_code)
     else:
-        agrees = answered in {told, BounceKind.UNDETERMINED}
+        agrees = answered in {reported_kind, BounceKind.UNDETERMINED}
     return reported if agrees else own
 
 

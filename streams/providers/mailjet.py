@@ -154,7 +154,7 @@ def _event(element: dict[str, Any], request: WebhookRequest) -> DeliveryEvent | 
         occurred_at=occurred_at,
         reference=_reference(request, custom, custom_id, tags),
         bounce_kind=meaning.kind,
-        reason=_told(reason, meaning, reply),
+        reason=_explanation(reason, meaning, reply),
         smtp_code=reply.smtp_code,
         enhanced_code=reply.enhanced_code,
         tags=tags,
@@ -261,7 +261,7 @@ def _kind(
     return _HARD if cause is _HARD and answered is BounceKind.UNDETERMINED else answered
 
 
-def _told(reason: str | None, meaning: _Meaning, reply: smtp.Reply) -> str | None:
+def _explanation(reason: str | None, meaning: _Meaning, reply: smtp.Reply) -> str | None:
     """Return the server's answer, led by Mailjet's word for the error where that says more."""
     error = meaning.error
     if not error or (reason is not None and error.lower() in reason.lower()):

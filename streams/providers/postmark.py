@@ -112,11 +112,11 @@ def _event(record: dict[str, Any], request: WebhookRequest) -> DeliveryEvent | N
     details = fields.text(get("Details"), fields.REASON_LIMIT)
     reason = details or _described(fields.text(get("Description"), fields.REASON_LIMIT))
     reply = smtp.parse_reply(reason)
-    told = reason
+    explanation = reason
     if provider_event == _DMARC and "dmarc" not in (reason or "").lower():
-        told = fields.led_by("DMARCPolicy", reason)  # else nobody says why
+        explanation = fields.led_by("DMARCPolicy", reason)  # else nobody says why
     elif provider_event == _DNS:
-        told = fields.answer(reason, "DnsError", *reply)
+        explanation = fields.answer(reason, "DnsError", *reply)
     tags = fields.tags(get("Tag"))
     occurred_at = fields.iso_moment(get(_RECORDS.get(word, _UNKNOWN)[1]))
     given = get("ID")
@@ -140,7 +140,7 @@ def _event(record: dict[str, Any], request: WebhookRequest) -> DeliveryEvent | N
         occurred_at=occurred_at,
         reference=fields.reference(request.reference_keys, get("Metadata"), tags),
         bounce_kind=kind,
-        reason=told,
+        reason=explanation,
         smtp_code=reply.smtp_code,
         enhanced_code=reply.enhanced_code,
         tags=tags,

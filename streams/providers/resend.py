@@ -157,7 +157,7 @@ def _events(record: dict[str, Any], request: WebhookRequest) -> list[DeliveryEve
             occurred_at=occurred_at,
             reference=reference,
             bounce_kind=meaning.kind,
-            reason=meaning.told,
+            reason=meaning.explanation,
             smtp_code=meaning.reply.smtp_code,
             enhanced_code=meaning.reply.enhanced_code,
             metadata=fields.metadata(custom),
@@ -210,7 +210,7 @@ class _Meaning(NamedTuple):
     word: str
     answer: str | None = None
     """What the receiving server said."""
-    told: str | None = None
+    explanation: str | None = None
     """The answer, or Resend's explanation; led by Resend's word for the cause where that says more."""
     reply: smtp.Reply = smtp.NO_REPLY
     kind: BounceKind | None = None
@@ -259,11 +259,14 @@ def _meaning(word: str, data: Mapping[str, Any]) -> _Meaning:
         why = fields.text(about.get("type"), _DETAIL_LIMIT) or ""
         listed_for = _LISTED_FOR.get(fields.text(about.get("reason")) or "") or _LISTS.get(why)
         return _Meaning(
-            event_type, _joined(word, why), told=_explained(about.get("message")), suppression_list=listed_for
+            event_type,
+            _joined(word, why),
+            explanation=_first_sentence(about.get("message")),
+            suppression_list=listed_for,
         )
     if word == "email.failed":
         return _Meaning(
-            event_type, word, told=fields.text(fields.section(data, "failed").get("reason"), fields.REASON_LIMIT)
+            event_type, word, explanation=fields.text(fields.section(data, "failed").get("reason"), fields.REASON_LIMIT)
         )
     return _Meaning(event_type, word)
 
@@ -274,12 +277,12 @@ def _bounce(word: str, about: Mapping[str, Any]) -> _Meaning:
     subtype = fields.text(about.get("subType"), _DETAIL_LIMIT) or ""
     word = _joined(word, bounce_type, subtype)
     answer = _answer(about)
-    told = answer or _explained(about.get("message"))
+    explanation = answer or _first_sentence(about.get("message"))
     if subtype in _LISTS:
-        return _Meaning(EventType.DROPPED, word, answer, told, suppression_list=_LISTS[subtype])
+        return _Meaning(EventType.DROPPED, word, answer, explanation, suppression_list=_LISTS[subtype])
     if answer is None and bounce_type in _TRANSIENT and subtype in _UNSPECIFIC:
         # "Sometimes, inboxes use autoresponders"; such a reply is no report of a server, so it holds no answer of one.
-        return _Meaning(EventType.BOUNCE_OR_AUTO_REPLY, word, told=told)
+        return _Meaning(EventType.BOUNCE_OR_AUTO_REPLY, word, explanation=explanation)
     reply = smtp.parse_reply(answer)
     vague = (reply.enhanced_code or ".0.0").endswith(".0.0")  # else the code says more than the word
     cause = subtype if vague and subtype not in _SAYS_NOTHING else ""
@@ -287,7 +290,7 @@ def _bounce(word: str, about: Mapping[str, Any]) -> _Meaning:
         EventType.BOUNCE,
         word,
         answer,
-        fields.answer(told, cause, reply.smtp_code, reply.enhanced_code),
+        fields.answer(explanation, cause, reply.smtp_code, reply.enhanced_code),
         reply,
         _kind_of(bounce_type, subtype, answer, reply),
     )
@@ -320,7 +323,7 @@ def _answer(about: Mapping[str, Any]) -> str | None:
     return message if smtp.parse_reply(message) != smtp.NO_REPLY else None
 
 
-def _explained(value: Any) -> str | None:
+def _first_sentence(value: Any) -> str | None:
     """Return the first sentence of Resend's own text.
 
     What follows is advice in general, whose words ("reputation", "mailbox", "content") tell nothing of this message.

@@ -128,9 +128,9 @@ def _event(element: dict[str, Any], request: WebhookRequest) -> DeliveryEvent | 
     if (status := get("status")) is not None:
         enhanced = smtp.more_specific(smtp.enhanced_code(status), enhanced)
     event_type, word, kind, suppression_list = _meaning(element, word, reason, enhanced, code)
-    told = reason
+    explanation = reason
     if kind is BounceKind.SOFT and word.endswith(f"/{_EXPIRED}"):
-        told = fields.led_by(_EXPIRED, reason)  # it was given up, whatever the last answer was
+        explanation = fields.led_by(_EXPIRED, reason)  # it was given up, whatever the last answer was
     labels = fields.tags(category) if (category := get("category")) is not None else ()
     custom = _custom(element)
     occurred_at = fields.moment(get("timestamp"))
@@ -154,7 +154,7 @@ def _event(element: dict[str, Any], request: WebhookRequest) -> DeliveryEvent | 
         occurred_at=occurred_at,
         reference=fields.reference(request.reference_keys, custom, labels) if custom or labels else None,
         bounce_kind=kind,
-        reason=told,
+        reason=explanation,
         smtp_code=code,
         enhanced_code=enhanced,
         attempt=fields.count(get("attempt")),
