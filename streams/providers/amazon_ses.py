@@ -336,16 +336,24 @@ class _Facts(NamedTuple):
 
 
 def _event(facts: _Facts, entry: Any, *, alone: bool, named: bool) -> DeliveryEvent | str:
-    request, name, word, message_id, mail, about, destinations, reference, metadata = facts
+    """Return the event of one recipient, or the reason why it cannot be understood.
+
+    Args:
+        facts: What all recipients of the record share.
+        entry: The recipient, as the record has it.
+        alone: There is no other one.
+        named: The record says whom the event is about; else it is taken for every recipient of the message.
+    """
+    word, about = facts.word, facts.about
     entry = entry if isinstance(entry, dict) else {"emailAddress": entry}
     recipient = fields.address(entry.get("emailAddress"))
     if recipient is None:
         return "a recipient has no address"
 
-    if word.type is EventType.BOUNCE and alone and len(destinations) == 1:
+    if word.type is EventType.BOUNCE and alone and len(facts.destinations) == 1:
         # The address is the DSN's Final-Recipient: the end of a forwarding, if there was one. The delivery that failed
         # is the one to the address that the message was sent to.
-        recipient = destinations[0]
+        recipient = facts.destinations[0]
     reason = fields.text(entry.get("diagnosticCode"), fields.REASON_LIMIT)
     if reason is None and word.reason:
         reason = fields.text(about.get(word.reason), fields.REASON_LIMIT)
@@ -362,7 +370,7 @@ def _event(facts: _Facts, entry: Any, *, alone: bool, named: bool) -> DeliveryEv
     else:
         explanation = fields.answer(reason, _cause(word.type, event_type, detail, enhanced), code, enhanced)
 
-    sent_at = fields.iso_moment(mail.get("timestamp"))
+    sent_at = fields.iso_moment(facts.mail.get("timestamp"))
     occurred_at = fields.iso_moment(about.get("timestamp")) or sent_at
     # A bounce has the time of the server that sent it back. If that is before the message was sent, its clock is wrong.
     unbelievable = word.type is EventType.BOUNCE and occurred_at and sent_at and occurred_at < sent_at
@@ -370,30 +378,30 @@ def _event(facts: _Facts, entry: Any, *, alone: bool, named: bool) -> DeliveryEv
     return DeliveryEvent(
         event_id=fields.fingerprint(
             provider=_NAME,
-            account=request.account,
-            event=f"{name}/{event_type}",
-            message_id=message_id,
+            account=facts.request.account,
+            event=f"{facts.name}/{event_type}",
+            message_id=facts.message_id,
             recipient=recipient,
             time=None if feedback_id else occurred_at,
             detail=feedback_id or fields.text(about.get("link"), fields.URL_LIMIT) or reason or "",
         ),
         provider=_NAME,
-        account=request.account,
-        message_id=message_id,
+        account=facts.request.account,
+        message_id=facts.message_id,
         recipient=recipient,
         type=event_type,
-        received_at=request.received_at,
+        received_at=facts.request.received_at,
         occurred_at=None if unbelievable else occurred_at,
-        reference=reference,
+        reference=facts.reference,
         bounce_kind=kind,
         reason=explanation,
         smtp_code=code,
         enhanced_code=enhanced,
-        metadata=metadata,
+        metadata=facts.metadata,
         user_agent=fields.text(about.get("userAgent"), fields.USER_AGENT_LIMIT),
         suppression_list=suppression_list,
         retry_until=fields.iso_moment(about.get("expirationTime")),
-        provider_event=f"{name}/{detail}" if detail else name,
+        provider_event=f"{facts.name}/{detail}" if detail else facts.name,
     )
 
 
