@@ -97,7 +97,9 @@ def build(settings: Settings) -> Built:
         ),
         writer=writer,
         certificates=Certificates(
-            client.get, folder=own.certificates_dir, told=lambda outcome: metrics.certificates.labels(outcome).inc()
+            client.get,
+            folder=own.certificates_dir,
+            on_download=lambda outcome: metrics.certificates.labels(outcome).inc(),
         ),
         client=client,
         metrics=metrics,
@@ -121,7 +123,7 @@ def build(settings: Settings) -> Built:
 
     # before the files are read: what changes in between is a change
     renewal = Renewal(
-        own.tls_certfile, own.tls_keyfile, load=own.tls_context, use=use, told=metrics.certificate_expiry.set
+        own.tls_certfile, own.tls_keyfile, load=own.tls_context, use=use, set_expiry=metrics.certificate_expiry.set
     )
     listener = Listener(public, tls=own.tls_context())
     return Built(
@@ -205,7 +207,7 @@ def _others(settings: Settings, writer: RecordWriter, metrics: IngressMetrics) -
     if not keys:
         return {}
 
-    def told(outcome: sends.Outcome, count: int) -> None:
+    def on_outcome(outcome: sends.Outcome, count: int) -> None:
         metrics.sends_requests.labels(outcome.value).inc()
         metrics.sends.inc(count)
 
@@ -214,7 +216,7 @@ def _others(settings: Settings, writer: RecordWriter, metrics: IngressMetrics) -
             keys=keys,
             publish=lambda rows: writer.write_keyed(topics.SENDS, rows),
             buckets={name: TokenBucket(settings.ingress.rate_per_s, settings.ingress.rate_burst) for name in keys},
-            told=told,
+            on_outcome=on_outcome,
         )
     }
 

@@ -38,7 +38,6 @@ _PROVEN_PER_MINUTE: Final = 10
 _PEM: Final = b"-----BEGIN CERTIFICATE-----"
 
 _Value = TypeVar("_Value")
-Told = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ class Certificates:
         fetch: the guarded client's ``get``.
         folder: certificates by file name, looked up before any download; a file that holds none, as while it is being
             written, is passed over, so that the answer is no final one.
-        told: called with ``fetched`` or ``failed`` for each download.
+        on_download: called with ``fetched`` or ``failed`` for each download.
         clock: monotonic seconds.
     """
 
@@ -64,12 +63,12 @@ class Certificates:
         fetch: Callable[[str], Awaitable[bytes]],
         *,
         folder: Path | None = None,
-        told: Told = lambda _outcome: None,
+        on_download: Callable[[str], None] = lambda _outcome: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._fetch = fetch
         self._folder = folder
-        self._told = told
+        self._on_download = on_download
         self._clock = clock
         self._proven: OrderedDict[str, _Kept] = OrderedDict()
         self._unproven: OrderedDict[str, _Kept] = OrderedDict()
@@ -141,10 +140,10 @@ class Certificates:
                 message = "what lies there is no certificate"
                 raise FetchError(message)  # noqa: TRY301 - it is a failed download like any other
         except FetchError:
-            self._told("failed")
+            self._on_download("failed")
             _keep(self._failed, url, self._clock())
             raise
-        self._told("fetched")
+        self._on_download("fetched")
         _keep(self._proven if url in self._proven else self._unproven, url, _Kept(found, self._clock()))
         return found
 

@@ -138,14 +138,14 @@ class Connection(SilentConnection):
         """Count a request that is not HTTP, or that has too long a line, and answer without quoting it."""
         too_large = isinstance(exc, LineTooLong)
         if isinstance(self._manager, PublicServer):
-            self._manager.told_broken(HEAD_TOO_LARGE if too_large else 400)
+            self._manager.count_broken(HEAD_TOO_LARGE if too_large else 400)
         return _head_too_large() if too_large else super().handle_error(request, status, exc, message)
 
     def _refuse_head(self) -> None:
         """Answer that a head is too large before it ends, and close."""
         manager = self._manager
         if isinstance(manager, PublicServer):
-            manager.told_broken(HEAD_TOO_LARGE)
+            manager.count_broken(HEAD_TOO_LARGE)
         if self._wire is not None and self._current_request is None:  # else this would be in the middle of its answer
             self._wire.write(b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\n\r\n")
         self.force_close()
@@ -201,13 +201,13 @@ class PublicServer(web.Server):
         """Return the handler of a new connection, which is counted from now on."""
         return Connection(self, loop=asyncio.get_running_loop(), **self._connection_options)
 
-    def told_broken(self, code: int = 400) -> None:
+    def count_broken(self, code: int) -> None:
         """Count a request that is not HTTP, or whose head is too large."""
         self._ingress.count_broken(code)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if isinstance(request.protocol, Connection) and request.protocol.head_too_large:
-            self.told_broken(HEAD_TOO_LARGE)
+            self.count_broken(HEAD_TOO_LARGE)
             return _head_too_large()
         return await self._ingress.handle(request)
 

@@ -28,7 +28,7 @@ class Renewal:
         keyfile: its key, if that is not in the same file.
         load: returns a context with both, or raises SettingsError.
         use: called with a context for new connections.
-        told: called with the time, in Unix seconds, at which the certificate in use expires.
+        set_expiry: called with the time, in Unix seconds, at which the certificate in use expires.
     """
 
     def __init__(
@@ -38,15 +38,15 @@ class Renewal:
         *,
         load: Callable[[], ssl.SSLContext | None],
         use: Callable[[ssl.SSLContext | None], None],
-        told: Callable[[float], None],
+        set_expiry: Callable[[float], None],
     ) -> None:
         self._certfile = certfile
         self._files = [path for path in (certfile, keyfile) if path is not None]
         self._load = load
         self._use = use
-        self._told = told
+        self._set_expiry = set_expiry
         self._seen = self._versions()
-        self._tell()
+        self._report_expiry()
 
     async def run(self) -> None:
         """Check the files until it is cancelled."""
@@ -67,12 +67,12 @@ class Renewal:
             return
         self._use(context)
         logger.info("the certificate has changed, and the new one is used from now on")
-        self._tell()
+        self._report_expiry()
 
     def _versions(self) -> list[tuple[int, ...] | None]:
         return [_version(path) for path in self._files]
 
-    def _tell(self) -> None:
+    def _report_expiry(self) -> None:
         if self._certfile is None:
             return
         try:
@@ -80,7 +80,7 @@ class Renewal:
         except (OSError, ValueError) as error:
             logger.warning("cannot read when the certificate expires: %s", error)
             return
-        self._told(certificate.not_valid_after_utc.timestamp())
+        self._set_expiry(certificate.not_valid_after_utc.timestamp())
 
 
 def _version(path: Path) -> tuple[int, ...] | None:

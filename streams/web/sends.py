@@ -59,7 +59,7 @@ Publish = Callable[[Sequence[tuple[bytes, bytes]]], Awaitable[None]]
 when all in-sync replicas have all of them. Raises KafkaError, OSError or TimeoutError when they do not; a part may have
 been written then."""
 
-Told = Callable[[Outcome, int], None]
+OnOutcome = Callable[[Outcome, int], None]
 """Called once a request with what became of it and how many sends were accepted."""
 
 
@@ -87,7 +87,7 @@ def handler(
     keys: Mapping[str, Sequence[str]],
     publish: Publish,
     buckets: Mapping[str, TokenBucket] = MappingProxyType({}),
-    told: Told = lambda _outcome, _count: None,
+    on_outcome: OnOutcome = lambda _outcome, _count: None,
 ) -> Handler:
     """Return the handler of ``POST /sends``. It raises only what a broken connection raises.
 
@@ -95,9 +95,9 @@ def handler(
         keys: Account -> the SHA-256 of each of its API keys, in hexadecimal.
         publish: Writes to ``mail.sends``; see ``Publish``.
         buckets: Account -> what bounds the rate of its requests, if anything does.
-        told: Called with what became of each request, for metrics.
+        on_outcome: Called with what became of each request, for metrics.
     """
-    return _Sends(keys=Keys(keys), publish=publish, buckets=buckets, told=told).post
+    return _Sends(keys=Keys(keys), publish=publish, buckets=buckets, on_outcome=on_outcome).post
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +105,7 @@ class _Sends:
     keys: Keys
     publish: Publish
     buckets: Mapping[str, TokenBucket]
-    told: Told
+    on_outcome: OnOutcome
 
     async def post(self, request: web.BaseRequest, read_body: ReadBody) -> web.StreamResponse:
         """Take the sends of one request."""
@@ -115,9 +115,9 @@ class _Sends:
             sends = _sends(await self._body(request, read_body), accounts)
             await self._publish(sends)
         except _RefusedError as refused:
-            self.told(refused.outcome, 0)
+            self.on_outcome(refused.outcome, 0)
             return _problem(refused)
-        self.told(Outcome.ACCEPTED, len(sends))
+        self.on_outcome(Outcome.ACCEPTED, len(sends))
         answer = {"accepted": len(sends), "delivery_ids": [send.delivery_id for send in sends]}
         return web.Response(status=HTTPStatus.ACCEPTED, body=codecs.encode(answer), content_type="application/json")
 

@@ -60,7 +60,7 @@ async def port(tmp_path: Path) -> AsyncIterator[Port]:
         port.keyfile,
         load=settings.tls_context,
         use=lambda context: setattr(listener, "tls", context),
-        told=port.expires.append,
+        set_expiry=port.expires.append,
     )
     serving = asyncio.create_task(listener.serve())
     yield port

@@ -79,7 +79,7 @@ def application(**options: Any) -> web.Application:
 
 @pytest.fixture
 async def client(desk: Desk) -> AsyncIterator[Client]:
-    async with TestClient(TestServer(application(publish=desk.publish, told=desk.tell))) as client:
+    async with TestClient(TestServer(application(publish=desk.publish, on_outcome=desk.tell))) as client:
         yield client
 
 
@@ -110,7 +110,9 @@ async def test_one_send_is_accepted_and_published_under_its_delivery(client: Cli
 
 async def test_beyond_its_rate_an_account_gets_429_and_a_stranger_cannot_use_it_up(desk: Desk) -> None:
     buckets = {"billing": TokenBucket(0.5, 2)}
-    async with TestClient(TestServer(application(publish=desk.publish, told=desk.tell, buckets=buckets))) as client:
+    async with TestClient(
+        TestServer(application(publish=desk.publish, on_outcome=desk.tell, buckets=buckets))
+    ) as client:
         for _ in range(5):
             assert (await post(client, key="a stranger's"))[0] == 401
         answers = [await post(client) for _ in range(3)]
