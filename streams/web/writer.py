@@ -42,12 +42,13 @@ _RETRY_S: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 _LOOK_S: Final = 5.0
 """After this long without an answer, a broker is asked: while nothing is written, only this shows whether one is there."""
 _RETIRE_TIMEOUT_S: Final = 10.0
-_LOOKS: Final = 2
-"""Times ``timeout_s``: the longest that asking may take, because the first broker that is asked may be a silent one."""
-_DOUBT: Final = 2
-"""Times ``timeout_s``: this long after an unacknowledged webhook, only another one's acknowledgement shows that the broker works."""
-_LATELY: Final = 0.5
-"""Times ``timeout_s``: an acknowledgement of that age still shows that the broker takes some webhooks."""
+# These three are counted in ``timeout_s``, the patience for one record.
+_LOOK_TIMEOUTS: Final = 2
+"""The longest that asking may take, because the first broker that is asked may be a silent one."""
+_DOUBT_TIMEOUTS: Final = 2
+"""So long after an unacknowledged webhook, only another one's acknowledgement shows that the broker works."""
+_RECENT_TIMEOUTS: Final = 0.5
+"""An acknowledgement of that age still shows that the broker takes some webhooks."""
 _COMPLAIN_S: Final = 60.0
 """The same complaint is logged at most once in this time, unless it had ended."""
 _OVERHEAD_BYTES: Final = 1500
@@ -145,9 +146,9 @@ class RecordWriter:
         self._heard_at = 0.0
         """When a broker last answered, or was last asked."""
         self._rows_sent = 0
-        self._there = asyncio.Event()
-        self._wanted = asyncio.Event()
-        self._wanted.set()
+        self._producer_there = asyncio.Event()
+        self._producer_wanted = asyncio.Event()
+        self._producer_wanted.set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._turn = 0
         self._busy: set[tuple[str, int]] = set()
@@ -166,7 +167,7 @@ class RecordWriter:
         """Start a producer whenever one is needed, and retry until the broker is there; writes wait for it."""
         failures = 0
         while True:
-            await self._until_wanted()
+            await self._until_producer_wanted()
             producer = Producer(**self._options)
             try:
                 async with asyncio.timeout(self._timeout_s):
@@ -183,16 +184,16 @@ class RecordWriter:
             self._heard_at = self._producer_since
             self._reached = True
             self._recovered()
-            self._wanted.clear()
-            self._there.set()
+            self._producer_wanted.clear()
+            self._producer_there.set()
 
-    async def _until_wanted(self) -> None:
+    async def _until_producer_wanted(self) -> None:
         """Wait until another producer is needed; meanwhile check that the one in use reaches a broker."""
-        while not self._wanted.is_set():
+        while not self._producer_wanted.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(self._heard_at + _LOOK_S - time.monotonic(), 0)):
-                    await self._wanted.wait()
-            if not self._wanted.is_set() and time.monotonic() >= self._heard_at + _LOOK_S:
+                    await self._producer_wanted.wait()
+            if not self._producer_wanted.is_set() and time.monotonic() >= self._heard_at + _LOOK_S:
                 if self._producer is not None:  # else it was closed
                     await self._look(self._producer)
                 self._heard_at = time.monotonic()
@@ -201,10 +202,10 @@ class RecordWriter:
         """Ask for a sign of life of a broker; give that up once a write has shown that another producer is needed."""
 
         async def ask() -> None:
-            async with asyncio.timeout(_LOOKS * self._timeout_s):
+            async with asyncio.timeout(_LOOK_TIMEOUTS * self._timeout_s):
                 await producer.look()
 
-        asking, wanted = asyncio.create_task(ask()), asyncio.create_task(self._wanted.wait())
+        asking, wanted = asyncio.create_task(ask()), asyncio.create_task(self._producer_wanted.wait())
         try:
             await asyncio.wait({asking, wanted}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -315,7 +316,7 @@ class RecordWriter:
         try:
             while queue.waiting:
                 await asyncio.sleep(self._linger_s)
-                await self._there.wait()
+                await self._producer_there.wait()
                 if entries := self._take(queue):
                     await self._send_batch(queue, entries)
         finally:
@@ -402,8 +403,8 @@ class RecordWriter:
         batch before, the last one, was acknowledged.
         """
         now = time.monotonic()
-        if queue.partition is None and now - self._acknowledged_at >= _LATELY * self._timeout_s:
-            self._doubted_until = now + _DOUBT * self._timeout_s
+        if queue.partition is None and now - self._acknowledged_at >= _RECENT_TIMEOUTS * self._timeout_s:
+            self._doubted_until = now + _DOUBT_TIMEOUTS * self._timeout_s
         self._complain(why, queue.topic)
 
     def _complain(self, why: str, topic: str = "") -> None:
@@ -421,8 +422,8 @@ class RecordWriter:
         if producer is None or producer is not self._producer:
             return
         self._producer, self._rows_sent = None, 0
-        self._there.clear()
-        self._wanted.set()
+        self._producer_there.clear()
+        self._producer_wanted.set()
         self._spawn(self._stop(producer))
 
     @staticmethod

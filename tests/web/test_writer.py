@@ -161,7 +161,7 @@ async def test_a_broker_that_goes_while_nothing_is_written_makes_it_not_ready_un
 async def test_a_look_that_gets_no_answer_does_not_hold_back_the_next_producer(
     writer: RecordWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_LOOKS", 1_000)
+    monkeypatch.setattr(module, "_LOOK_TIMEOUTS", 1_000)
     Producer.hangs = True
     async with asyncio.timeout(20):
         while not Producer.looked:
