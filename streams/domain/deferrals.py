@@ -209,16 +209,15 @@ def elapse(episode: Episode, now: int, policy: Policy) -> Step:
     alerts = []
     told = episode.told
     first_due = episode.first_due
-    end = ends_at(episode, policy)
     for level, due in _deadlines(episode, policy):
         if due <= now:
             told |= _TOLD[level]
-            first_due = (
-                due if first_due is None else min(first_due, due)
-            )  # news that came late can bring an earlier one
+            # A fact that came late can bring an earlier deadline than those that were published.
+            first_due = due if first_due is None else min(first_due, due)
             alerts.append((level, due))
     if not alerts:
         return Step(episode)
+    end = ends_at(episode, policy)
     after = replace(episode, told=told, first_due=first_due)
     return Step(after, tuple(Alert(episode=after, level=level, due_at=due, retry_until=end) for level, due in alerts))
 
