@@ -60,8 +60,8 @@ UNMONITORED: Final = [
     """
 import sys
 from streams.__main__ import main
-from streams.agents import track
-track._concerns_monitor = lambda *_: False
+from streams.domain import deferrals
+deferrals.is_news = lambda *_: False
 sys.argv = ["mailstreams", "worker"]
 sys.exit(main())
 """,

@@ -7,9 +7,9 @@ metrics. A test compares this fold with ``track.Track``, output by output.
 from bench import jobs
 from bench.jobs import Job
 from streams import records
-from streams.domain import objective, status
+from streams.domain import deferrals, objective, status
 from streams.domain.events import EventType
-from streams.domain.status import Delivery, Folded, Kind, Outcome, Status
+from streams.domain.status import Kind, Outcome
 
 WARN_AFTER_US = 3_600_000_000
 OBJECTIVE_US = 300_000_000
@@ -30,19 +30,10 @@ def fold(row: bytes | None, key: bytes, value: bytes) -> jobs.Folded:
         if folded.changed:
             told.append(("status-changed", shown))
         told.append(("status", shown))
-    if Kind.DEFERRED in after.facts and _concerns_monitor(before, folded, event.type):
+    if Kind.DEFERRED in after.facts and deferrals.is_news(before, folded, event.type):
         attempt = event.type is EventType.DEFERRED and folded.outcome is Outcome.APPLIED
         told.append(("deferrals", records.encode_deferral(after, attempt=attempt)))
     return records.encode_row(after), told
-
-
-def _concerns_monitor(before: Delivery | None, folded: Folded, type_: EventType) -> bool:
-    applied = folded.outcome is Outcome.APPLIED
-    if type_ is EventType.DEFERRED and applied:
-        return True
-    assert folded.delivery is not None
-    was_or_is = folded.delivery.status is Status.DEFERRED or (before is not None and before.status is Status.DEFERRED)
-    return was_or_is and (folded.changed or folded.refreshed or (type_ is EventType.DROPPED and applied))
 
 
 JOB = Job("product", ("status-changed", "status", "deferrals"), fold)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from streams import records
-from streams.domain import objective, status
+from streams.domain import deferrals, objective, status
 from streams.domain.destinations import destination_of
 from streams.domain.events import DeliveryEvent, EventType
 from streams.domain.reasons import classify
@@ -109,7 +109,7 @@ class Track:
                 support_contact=self.support_contacts.get(after.account),
                 warn_after_us=self.policies(after.account, after.provider).warn_after,
             )
-        if Kind.DEFERRED in after.facts and _concerns_monitor(before, folded, type_):
+        if Kind.DEFERRED in after.facts and deferrals.is_news(before, folded, type_):
             attempt = type_ is EventType.DEFERRED and folded.outcome is Outcome.APPLIED
             deferral = records.encode_deferral(after, attempt=attempt)
         return records.encode_row(after), status_value, deferral, judged
@@ -179,20 +179,6 @@ class Track:
                 effects.counts["objective", delivery.provider, watched.judgement] += 1
             if watched.without_word:
                 effects.counts["without_word", delivery.provider] += 1
-
-
-def _concerns_monitor(before: Delivery | None, folded: Folded, type_: EventType) -> bool:
-    """Tell whether the monitor has to know: another attempt, or news of a delivery that is or was deferred.
-
-    A repeated event can be such news: its time may be too far in the future at first, but not when it comes again. A
-    drop that comes late is, too: the deferrals before it were another episode, although no status shows that.
-    """
-    applied = folded.outcome is Outcome.APPLIED
-    if type_ is EventType.DEFERRED and applied:
-        return True
-    assert folded.delivery is not None
-    was_or_is = folded.delivery.status is Status.DEFERRED or (before is not None and before.status is Status.DEFERRED)
-    return was_or_is and (folded.changed or folded.refreshed or (type_ is EventType.DROPPED and applied))
 
 
 def _count_change(before: Delivery | None, after: Delivery, effects: Effects) -> None:

@@ -12,9 +12,9 @@ resolved   it ended, after at least one of the other alerts
 =========  ==========================================================================
 
 The rule: two pure functions. ``observe`` takes in what ``track`` reports about a
-delivery; ``elapse`` takes in the time. Only ``elapse`` raises alerts, only
-``observe`` resolves them. An alert carries the deadline that passed, never the time
-at which that was noticed, so that a restart or a backlog makes no difference.
+delivery (``is_news`` says when); ``elapse`` takes in the time. Only ``elapse`` raises
+alerts, only ``observe`` resolves them. An alert carries the deadline that passed, never
+the time at which that was noticed, so that a restart or a backlog makes no difference.
 
 Facts can come late. An earlier deferral makes the deadlines earlier. If a delivery
 turns out to have ended before the first alert's deadline, the alert is resolved as
@@ -29,8 +29,9 @@ from enum import IntFlag, StrEnum
 from typing import NamedTuple
 
 from streams.domain.destinations import destination_of
+from streams.domain.events import EventType
 from streams.domain.reasons import ReasonClass, classify
-from streams.domain.status import SECOND, Status, later
+from streams.domain.status import SECOND, Delivery, Folded, Outcome, Status, later
 
 HOUR = 3600 * SECOND
 ESCALATE_BY = 12 * HOUR
@@ -168,6 +169,21 @@ class Step(NamedTuple):
 
     episode: Episode | None
     alerts: tuple[Alert, ...] = ()
+
+
+def is_news(before: Delivery | None, folded: Folded, type_: EventType) -> bool:
+    """Tell whether ``observe`` has to know of an event of a delivery that has deferrals.
+
+    It does of another attempt, and of a change of a delivery that is or was deferred. A repeated event can be such a
+    change: its time may be too far in the future at first, but not when it comes again. So can a drop that comes late: the
+    deferrals before it were another episode, although no status shows that.
+    """
+    applied = folded.outcome is Outcome.APPLIED
+    if type_ is EventType.DEFERRED and applied:
+        return True
+    assert folded.delivery is not None
+    was_or_is = folded.delivery.status is Status.DEFERRED or (before is not None and before.status is Status.DEFERRED)
+    return was_or_is and (folded.changed or folded.refreshed or (type_ is EventType.DROPPED and applied))
 
 
 def observe(episode: Episode | None, deferral: Deferral, policy: Policy) -> Step:
