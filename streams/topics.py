@@ -60,6 +60,8 @@ CONNECT_TIMEOUT_S: Final = 10.0
 _VISIBLE_TIMEOUT_S: Final = 60.0
 _DAY_MS: Final = 24 * 60 * 60 * 1000
 _MEBIBYTE: Final = 1024 * 1024
+_LONGEST_MS: Final = 2**63 - 1 - RETENTION_MARGIN_DAYS * _DAY_MS
+"""A retention from here on is for ever, as Kafka's ``Long.MAX`` is: a day longer would not be a long."""
 _CHECKED_CONFIG: Final = ("cleanup.policy", "max.message.bytes", "message.timestamp.type")
 """Settings on which our guarantees depend; an operator may change retention and the like, within limits."""
 _AHEAD: Final = "message.timestamp.after.max.ms"
@@ -263,32 +265,17 @@ async def check(
         aiokafka.errors.KafkaError, TimeoutError: the brokers cannot be reached, or have only just come back.
     """
     specs = [spec for spec in all_topics(settings) if wanted(spec)]
-    servers = settings.kafka.bootstrap_servers
-    problems: list[Problem] = []
     async with admin_client(settings) as admin:
         there = await _partitions(admin, {spec.name for spec in specs}, leaders=leaders)
         configs = await _configs(admin, [spec.name for spec in specs if spec.name in there])
+    problems: list[Problem] = []
     for spec in specs:
-        if spec.name not in there:
+        if spec.name in there:
+            problems.extend(_problems_of(spec, there[spec.name], configs[spec.name], settings))
+        else:
             problems.append(Problem(missing(settings, spec.name)))
-            continue
-        found = len(there[spec.name])
-        if found < spec.partitions or (spec.fixed_partitions and found != spec.partitions):
-            problems.append(Problem(_partitions_problem(spec, found, servers)))
-        config = configs[spec.name]
-        if isinstance(config, str):
-            problems.append(Problem(f"topic {spec.name}: its configuration cannot be read: {config}"))
-            continue
-        problems.extend(
-            Problem(_config_problem(spec.name, name, config.get(name), spec.config[name], servers))
-            for name in _CHECKED_CONFIG
-            if not _fits(name, config.get(name), spec.config[name])
-        )
-        problems.extend(_too_little_ahead(spec, config, servers))
-        copies = min(len(partition["replicas"]) for partition in there[spec.name])
-        problems.extend(_too_few_copies(spec, copies, config, settings))
     retentions = {name: _retention_of(config) for name, config in configs.items() if not isinstance(config, str)}
-    problems.extend(_read_too_late(specs, retentions, servers))
+    problems.extend(_read_too_late(specs, retentions, settings.kafka.bootstrap_servers))
     return problems
 
 
@@ -318,6 +305,32 @@ def _retention(days: float) -> dict[str, str]:
     return {"retention.ms": str(round(days * _DAY_MS))}
 
 
+def _problems_of(
+    spec: TopicSpec, partitions: Sequence[Mapping[str, Any]], config: Mapping[str, str] | str, settings: Settings
+) -> Iterator[Problem]:
+    """Yield what does not fit of a topic that is there: partitions, settings, copies.
+
+    Args:
+        spec: The topic as it should be.
+        partitions: Its partitions, as ``_partitions`` returns them.
+        config: Its settings, or the reason why they cannot be read (``_configs``).
+        settings: All of them.
+    """
+    servers = settings.kafka.bootstrap_servers
+    found = len(partitions)
+    if found < spec.partitions or (spec.fixed_partitions and found != spec.partitions):
+        yield Problem(_partitions_problem(spec, found, servers))
+    if isinstance(config, str):
+        yield Problem(f"topic {spec.name}: its configuration cannot be read: {config}")
+        return
+    for name in _CHECKED_CONFIG:
+        if not _fits(name, config.get(name), spec.config[name]):
+            yield Problem(_config_problem(spec.name, name, config.get(name), spec.config[name], servers))
+    yield from _too_little_ahead(spec, config, servers)
+    copies = min(len(partition["replicas"]) for partition in partitions)
+    yield from _too_few_copies(spec, copies, config, settings)
+
+
 def _too_few_copies(spec: TopicSpec, copies: int, config: Mapping[str, str], settings: Settings) -> Iterator[Problem]:
     """Yield what makes a record of the topic less safe than the settings say: it was made with others, mostly the defaults.
 
@@ -341,10 +354,6 @@ def _too_little_ahead(spec: TopicSpec, config: Mapping[str, str], servers: str) 
     found, wanted = config.get(_AHEAD), spec.config[_AHEAD]
     if found is not None and int(found) < int(wanted) and spec.config["message.timestamp.type"] == "CreateTime":
         yield Problem(_config_problem(spec.name, _AHEAD, found, wanted, servers), forbids=False)
-
-
-_LONGEST_MS = 2**63 - 1 - RETENTION_MARGIN_DAYS * _DAY_MS
-"""Kafka's ``Long.MAX`` means "for ever", too; a day longer would not be a long."""
 
 
 def _retention_of(config: Mapping[str, str]) -> float:
