@@ -133,6 +133,18 @@ def all_topics(settings: Settings) -> list[TopicSpec]:
         # an expired delivery's address is gone for good within a week
         "max.compaction.lag.ms": str(7 * _DAY_MS),
     }
+
+    def keyed(name: str, description: str, config: Mapping[str, str]) -> TopicSpec:
+        """Return a topic whose key is the delivery id."""
+        return TopicSpec(
+            name=name,
+            description=description,
+            partitions=chosen.partitions,
+            fixed_partitions=True,
+            config=config,
+            holds_addresses=True,
+        )
+
     return [
         *(
             TopicSpec(
@@ -146,70 +158,40 @@ def all_topics(settings: Settings) -> list[TopicSpec]:
             )
             for provider in chosen.providers
         ),
-        TopicSpec(
-            name=SENDS,
-            description="what the application handed to a provider: message id, recipient, its own reference",
+        keyed(
+            SENDS,
+            "what the application handed to a provider: message id, recipient, its own reference",
             # the broker's clock, as for the raw topics: it is the time of receipt, and the clock of ticks follows it
-            config={**delete, **_retention(chosen.raw_retention_days), "message.timestamp.type": "LogAppendTime"},
-            partitions=chosen.partitions,
-            fixed_partitions=True,
-            holds_addresses=True,
+            {**delete, **_retention(chosen.raw_retention_days), "message.timestamp.type": "LogAppendTime"},
         ),
-        TopicSpec(
-            name=EVENTS,
-            description="one delivery event a record, in our own vocabulary",
-            config={**delete, **_retention(chosen.events_retention_days)},
-            partitions=chosen.partitions,
-            fixed_partitions=True,
-            holds_addresses=True,
+        keyed(
+            EVENTS,
+            "one delivery event a record, in our own vocabulary",
+            {**delete, **_retention(chosen.events_retention_days)},
         ),
-        TopicSpec(
-            name=changelog_topic(settings.worker.app_id),
-            description="internal: what the table `deliveries` is rebuilt from",
-            config=compact,
-            partitions=chosen.partitions,
-            fixed_partitions=True,
-            holds_addresses=True,
+        keyed(
+            changelog_topic(settings.worker.app_id), "internal: what the table `deliveries` is rebuilt from", compact
         ),
-        TopicSpec(
-            name=changelog_topic(settings.worker.app_id, OPEN_DEFERRALS_TABLE),
-            description="internal: what the table `open-deferrals` is rebuilt from",
-            config=compact,
-            partitions=chosen.partitions,
-            fixed_partitions=True,
-            holds_addresses=True,
+        keyed(
+            changelog_topic(settings.worker.app_id, OPEN_DEFERRALS_TABLE),
+            "internal: what the table `open-deferrals` is rebuilt from",
+            compact,
         ),
-        TopicSpec(
-            name=STATUS_CHANGED,
-            description="every change of a delivery's status, exactly once for read_committed readers",
-            config={**delete, **_retention(chosen.status_changed_retention_days)},
-            partitions=chosen.partitions,
-            fixed_partitions=True,
-            holds_addresses=True,
+        keyed(
+            STATUS_CHANGED,
+            "every change of a delivery's status, exactly once for read_committed readers",
+            {**delete, **_retention(chosen.status_changed_retention_days)},
         ),
-        TopicSpec(
-            name=STATUS,
-            description="the newest state of every delivery; a tombstone when it expired",
-            config=compact,
-            partitions=chosen.partitions,
-            fixed_partitions=True,
-            holds_addresses=True,
+        keyed(STATUS, "the newest state of every delivery; a tombstone when it expired", compact),
+        keyed(
+            DEFERRALS,
+            "internal: deferred events, and the status changes of deliveries that were deferred",
+            {**delete, **_retention(chosen.events_retention_days)},
         ),
-        TopicSpec(
-            name=DEFERRALS,
-            description="internal: deferred events, and the status changes of deliveries that were deferred",
-            config={**delete, **_retention(chosen.events_retention_days)},
-            partitions=chosen.partitions,
-            fixed_partitions=True,
-            holds_addresses=True,
-        ),
-        TopicSpec(
-            name=DEFERRAL_ALERTS,
-            description="deliveries that stay deferred: raised, escalated, overdue, resolved",
-            config={**delete, **_retention(chosen.status_changed_retention_days)},
-            partitions=chosen.partitions,
-            fixed_partitions=True,
-            holds_addresses=True,
+        keyed(
+            DEFERRAL_ALERTS,
+            "deliveries that stay deferred: raised, escalated, overdue, resolved",
+            {**delete, **_retention(chosen.status_changed_retention_days)},
         ),
         TopicSpec(
             name=DEAD_LETTERS,
