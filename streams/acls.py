@@ -63,8 +63,19 @@ class Role:
 
 def roles(settings: Settings, user: str | None = None) -> list[Role]:
     """Return every role with its rights, for ``user`` or else each for its default user."""
-    made = (_ingress, _sender, _worker, _history, _subscriber, _support, _operator)
-    return [role(settings, user or USER_PREFIX + role.__name__.removeprefix("_")) for role in made]
+
+    def user_of(role: str) -> str:
+        return user or USER_PREFIX + role
+
+    return [
+        _ingress(user_of("ingress")),
+        _sender(user_of("sender")),
+        _worker(user_of("worker"), settings),
+        _history(user_of("history")),
+        _subscriber(user_of("subscriber")),
+        _support(user_of("support"), settings),
+        _operator(user_of("operator"), settings),
+    ]
 
 
 def commands(role: Role, *, servers: str, command_config: str) -> list[str]:
@@ -101,8 +112,7 @@ def _options(name: str, values: Iterable[str]) -> Iterator[str]:
 # -- the roles --------------------------------------------------------------------------------------------------------
 
 
-def _ingress(settings: Settings, user: str) -> Role:
-    del settings
+def _ingress(user: str) -> Role:
     write = (Operation.WRITE, Operation.DESCRIBE_CONFIGS)
     return Role(
         name="ingress",
@@ -115,8 +125,7 @@ def _ingress(settings: Settings, user: str) -> Role:
     )
 
 
-def _sender(settings: Settings, user: str) -> Role:
-    del settings
+def _sender(user: str) -> Role:
     return Role(
         name="sender",
         description="an application that tells its sends by Kafka",
@@ -125,7 +134,7 @@ def _sender(settings: Settings, user: str) -> Role:
     )
 
 
-def _worker(settings: Settings, user: str) -> Role:
+def _worker(user: str, settings: Settings) -> Role:
     app_id = settings.worker.app_id
     read, write, look = Operation.READ, Operation.WRITE, Operation.DESCRIBE_CONFIGS
     return Role(
@@ -162,8 +171,7 @@ def _worker(settings: Settings, user: str) -> Role:
     )
 
 
-def _history(settings: Settings, user: str) -> Role:
-    del settings
+def _history(user: str) -> Role:
     return Role(
         name="history",
         description="`mailstreams history`",
@@ -172,8 +180,7 @@ def _history(settings: Settings, user: str) -> Role:
     )
 
 
-def _subscriber(settings: Settings, user: str) -> Role:
-    del settings
+def _subscriber(user: str) -> Role:
     return Role(
         name="subscriber",
         description="an application that acts on statuses or alerts",
@@ -193,7 +200,7 @@ def _subscriber(settings: Settings, user: str) -> Role:
     )
 
 
-def _support(settings: Settings, user: str) -> Role:
+def _support(user: str, settings: Settings) -> Role:
     open_deferrals = topics.changelog_topic(settings.worker.app_id, topics.OPEN_DEFERRALS_TABLE)
     return Role(
         name="support",
@@ -209,7 +216,7 @@ def _support(settings: Settings, user: str) -> Role:
     )
 
 
-def _operator(settings: Settings, user: str) -> Role:
+def _operator(user: str, settings: Settings) -> Role:
     create = (Operation.CREATE, Operation.DESCRIBE, Operation.DESCRIBE_CONFIGS)
     every = [spec.name for spec in topics.all_topics(settings) if not spec.name.startswith(topics.RAW_PREFIX)]
     return Role(
