@@ -119,7 +119,7 @@ def _ingress(user: str) -> Role:
         description="`mailstreams ingress`",
         user=user,
         grants=(
-            _raw(write, "to write webhooks, after a look whether the topics fit"),
+            _raw(write, "to write webhooks, after a check that the topics fit"),
             _on_topics((topics.SENDS,), write, "the same for `POST /sends`"),
         ),
     )
@@ -128,9 +128,9 @@ def _ingress(user: str) -> Role:
 def _sender(user: str) -> Role:
     return Role(
         name="sender",
-        description="an application that tells its sends by Kafka",
+        description="an application that reports its sends through Kafka",
         user=user,
-        grants=(_on_topics((topics.SENDS,), (Operation.WRITE,), "to tell what was sent"),),
+        grants=(_on_topics((topics.SENDS,), (Operation.WRITE,), "to report what was sent"),),
     )
 
 
@@ -143,7 +143,9 @@ def _worker(user: str, settings: Settings) -> Role:
         user=user,
         grants=(
             _raw((read, look), "to read webhooks"),
-            _on_topics((topics.SENDS, topics.CONTROL), (read, look), "to read what was sent and what operators tell"),
+            _on_topics(
+                (topics.SENDS, topics.CONTROL), (read, look), "to read what was sent, and the operators' commands"
+            ),
             _on_topics(
                 (topics.EVENTS, topics.DEFERRALS, *_changelogs(settings)),
                 (read, write, look),
@@ -233,7 +235,9 @@ def _operator(user: str, settings: Settings) -> Role:
                 (topics.SENDS, topics.EVENTS, topics.DEFERRALS), (Operation.WRITE,), "`mailstreams dead-letters replay`"
             ),
             _on_topics(
-                (topics.STATUS,), (Operation.READ,), "`mailstreams dead-letters replay`: whether one is out of date"
+                (topics.STATUS,),
+                (Operation.READ,),
+                "`mailstreams dead-letters replay`, to see whether one is out of date",
             ),
             _on_topics((topics.CONTROL,), (Operation.WRITE,), "`mailstreams resume`"),
             Grant(
