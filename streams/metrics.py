@@ -24,11 +24,15 @@ from streams.domain.reasons import ReasonClass
 from streams.domain.status import Outcome, Status
 from streams.providers import PROVIDERS, UNKNOWN
 
+# Bounds of histograms.
 BATCH_SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-DELIVERY_SECONDS = (1, 5, 15, 30, 60, 120, 300, 900, 1800, 3600, 14_400, 43_200, 86_400, 259_200)
-PROVIDER_LABELS = (*PROVIDERS, UNKNOWN)
-ALERTS = (Level.RAISED, Level.ESCALATED, Level.OVERDUE)
+REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 DELAY_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
+DELIVERY_SECONDS = (1, 5, 15, 30, 60, 120, 300, 900, 1800, 3600, 14_400, 43_200, 86_400, 259_200)
+
+PROVIDER_LABELS = (*PROVIDERS, UNKNOWN)
+OPEN_LEVELS = (Level.RAISED, Level.ESCALATED, Level.OVERDUE)
+"""The levels of alerts that an open deferral can have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +139,7 @@ class Metrics:
                 ["provider", "level", "action"],
                 registry=registry,
             ),
-            open_deferrals=OpenDeferrals("mailstreams", ALERTS, registry, given_up=Level.OVERDUE),
+            open_deferrals=OpenDeferrals("mailstreams", OPEN_LEVELS, registry, given_up=Level.OVERDUE),
             retry_window=Gauge(
                 "mailstreams_retry_window_seconds",
                 "How long the provider tries again, as far as the settings know",
@@ -282,9 +286,6 @@ class Metrics:
                     self.status_changes.labels(provider, destination, status)
                 for reason_class in ReasonClass:
                     self.deferrals.labels(provider, destination, reason_class)
-
-
-REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
 @dataclass(frozen=True, slots=True)
