@@ -193,7 +193,7 @@ class OpenDeferrals(Collector):
             ),
             GaugeMetricFamily(
                 f"{self._prefix}_deferred_stuck",
-                "Open deferrals by the highest level that was told of them",
+                "Open deferrals by the highest level that was published for them",
                 labels=[*pair, "level"],
             ),
         )

@@ -89,7 +89,7 @@ class Metrics:
             ),
             events=Counter(
                 "mailstreams_events",
-                "Delivery events folded, by what they were to their delivery: applied, duplicate, ignored",
+                "Delivery events folded, by their effect on the delivery: applied, duplicate, ignored",
                 ["provider", "type", "outcome"],
                 registry=registry,
             ),
@@ -101,7 +101,8 @@ class Metrics:
             ),
             arrivals=Counter(
                 "mailstreams_arrivals",
-                "Deliveries that became delivered or opened and had been neither; the open of an old message is none",
+                "Deliveries that became delivered or opened and had been neither before; the open of an old message does not "
+                "count",
                 ["provider", "destination"],
                 registry=registry,
             ),
@@ -110,7 +111,7 @@ class Metrics:
             ),
             time_to_deliver=BulkHistogram(
                 "mailstreams_time_to_deliver_seconds",
-                "From the provider's acceptance of a message to its delivery; what is not delivered is not in it",
+                "From the provider's acceptance of a message to its delivery; only delivered messages are counted",
                 ["provider", "destination"],
                 DELIVERY_SECONDS,
                 registry,
@@ -123,32 +124,32 @@ class Metrics:
             ),
             without_word=Counter(
                 "mailstreams_deliveries_without_word",
-                "Messages of which the provider said nothing for 24 h after it took them",
+                "Messages about which the provider reported nothing for 24 h after it took them",
                 ["provider"],
                 registry=registry,
             ),
             deferrals=Counter(
                 "mailstreams_deferrals",
-                "Deferred attempts, by why",
+                "Deferred attempts, by the class of the server's answer",
                 ["provider", "destination", "reason_class"],
                 registry=registry,
             ),
             alerts=Counter(
                 "mailstreams_deferral_alerts",
-                "Alerts told of deferrals, by level and by the code of their advice",
+                "Deferral alerts published, by level and by the code of their advice",
                 ["provider", "level", "action"],
                 registry=registry,
             ),
             open_deferrals=OpenDeferrals("mailstreams", OPEN_LEVELS, registry, given_up=Level.OVERDUE),
             retry_window=Gauge(
                 "mailstreams_retry_window_seconds",
-                "How long the provider tries again, as far as the settings know",
+                "How long the provider tries again, according to the settings",
                 ["provider"],
                 registry=registry,
             ),
             monitor_run=Histogram(
                 "mailstreams_monitor_run_seconds",
-                "Time of one tick of the monitor, of one partition",
+                "Time of one tick of the monitor, for one partition",
                 buckets=BATCH_SECONDS,
                 registry=registry,
             ),
@@ -170,7 +171,10 @@ class Metrics:
                 registry=registry,
             ),
             dead_letters=Counter(
-                "mailstreams_dead_letters", "Records, or parts of them, never understood", ["stage"], registry=registry
+                "mailstreams_dead_letters",
+                "Records, or parts of them, that were not understood",
+                ["stage"],
+                registry=registry,
             ),
             batches=Histogram(
                 "mailstreams_batch_seconds",
@@ -221,7 +225,7 @@ class Metrics:
             ),
             restore_idle=Gauge(
                 "mailstreams_restore_idle_seconds",
-                "Since the restore that runs last got on; 0 when none runs",
+                "Time since the running restore last made progress; 0 when none runs",
                 registry=registry,
             ),
             restoring=Gauge("mailstreams_restoring", "1 while stores are brought up to date", registry=registry),
@@ -358,9 +362,9 @@ class IngressMetrics:
                 buckets=REQUEST_SECONDS,
                 registry=registry,
             ),
-            in_flight=Gauge("mailstreams_ingress_requests_in_flight", "Requests in work", registry=registry),
+            in_flight=Gauge("mailstreams_ingress_requests_in_flight", "Requests in progress", registry=registry),
             in_flight_bytes=Gauge(
-                "mailstreams_ingress_bytes_in_flight", "Bytes of the bodies of requests in work", registry=registry
+                "mailstreams_ingress_bytes_in_flight", "Bytes of the bodies of requests in progress", registry=registry
             ),
             produce_seconds=Histogram(
                 "mailstreams_ingress_produce_seconds",
@@ -375,7 +379,9 @@ class IngressMetrics:
                 "mailstreams_ingress_records", "Records that all in-sync replicas have", ["topic"], registry=registry
             ),
             ready=Gauge(
-                "mailstreams_ready", "1 when the ingress takes requests and the broker them", registry=registry
+                "mailstreams_ready",
+                "1 when the ingress takes requests and the broker takes its records",
+                registry=registry,
             ),
             certificates=Counter(
                 "mailstreams_ingress_certificates",
