@@ -3,13 +3,15 @@
 The rule: nothing here is computed per event. A batch hands over its values at
 once, and a scrape does the arithmetic.
 
-A worker that the brokers do not reach keeps its partitions in mind while another
-one has them: so what is told of partitions is told only while ``shown`` says so.
+A worker that the brokers do not reach still takes its partitions for its own while another
+one has them: so what is reported of partitions is reported only while ``shown`` says so.
 """
 
 import time
 from bisect import bisect_left
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge
@@ -82,6 +84,17 @@ class OwnedGauge(Gauge):
         return super().collect() if self.shown() else ()
 
 
+@dataclass(slots=True)
+class _Queue:
+    """The open deferrals of one provider at one destination."""
+
+    by_slot: Counter[int] = field(default_factory=Counter)
+    by_level: Counter[str] = field(default_factory=Counter)
+    """By the highest level published, or ""."""
+    oldest_slot: int | None = None
+    """Of those whose age is worth an alert."""
+
+
 class OpenDeferrals(Collector):
     """The open deferrals of this worker: how many, how old, which level was published.
 
@@ -146,36 +159,34 @@ class OpenDeferrals(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield all of it for a scrape."""
         oldest, ages, stuck = self._families()
-        if not self.shown():
-            yield from (oldest, ages, stuck)
-            return
         now = self._clock()
-        slots: dict[tuple[str, str], dict[int, int]] = {}
-        told: dict[tuple[str, str, str], int] = {}
-        oldest_slots: dict[tuple[str, str], int] = {}
-        for partition, counts in self._open.items():
-            left_out = partition in self._left_out
-            for (provider, destination, level, slot), n in counts.items():
-                if level != self._given_up and not left_out:
-                    pair = (provider, destination)
-                    oldest_slots[pair] = min(slot, oldest_slots.get(pair, slot))
-                by_slot = slots.setdefault((provider, destination), {})
-                by_slot[slot] = by_slot.get(slot, 0) + n
-                told[(provider, destination, level)] = told.get((provider, destination, level), 0) + n
-        for (provider, destination), by_slot in slots.items():
+        for (provider, destination), queue in (self._queues() if self.shown() else {}).items():
             labels = [provider, destination]
-            if (provider, destination) in oldest_slots:
-                oldest.add_metric(labels, float(oldest_slots[provider, destination] * SLOT_S))
+            if queue.oldest_slot is not None:
+                oldest.add_metric(labels, float(queue.oldest_slot * SLOT_S))
             buckets = [0] * (len(QSHAPE_SECONDS) + 1)
             total = 0.0
-            for slot, n in by_slot.items():
+            for slot, n in queue.by_slot.items():
                 age = max(now - slot * SLOT_S, 0.0)
                 buckets[bisect_left(QSHAPE_SECONDS, age)] += n
                 total += age * n
             ages.add_metric(labels, _cumulated(QSHAPE_SECONDS, buckets), total)
             for level in self._levels:
-                stuck.add_metric([*labels, level], told.get((provider, destination, level), 0))
+                stuck.add_metric([*labels, level], queue.by_level[level])
         yield from (oldest, ages, stuck)
+
+    def _queues(self) -> dict[tuple[str, str], "_Queue"]:
+        """Return what is open in all partitions together, by provider and destination."""
+        queues: defaultdict[tuple[str, str], _Queue] = defaultdict(_Queue)
+        for partition, counts in self._open.items():
+            left_out = partition in self._left_out
+            for (provider, destination, level, slot), n in counts.items():
+                queue = queues[provider, destination]
+                queue.by_slot[slot] += n
+                queue.by_level[level] += n
+                if level != self._given_up and not left_out:
+                    queue.oldest_slot = slot if queue.oldest_slot is None else min(slot, queue.oldest_slot)
+        return queues
 
     def _families(self) -> tuple[GaugeMetricFamily, GaugeHistogramMetricFamily, GaugeMetricFamily]:
         pair = ["provider", "destination"]
