@@ -26,7 +26,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from streams.providers import PROVIDERS, Provider
+from streams.providers import PROVIDERS
 
 APP_ID: Final = "mailstreams"
 """Names the consumer group, the changelog topics and the transactions: a part of what is stored, so it never changes."""
@@ -472,7 +472,8 @@ class Topics(_Section):
     @classmethod
     def _check_providers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
-            _known_provider(name)
+            if name not in PROVIDERS:
+                raise ValueError(_unknown_provider(name))
         return tuple(dict.fromkeys(value)) or tuple(PROVIDERS)
 
 
@@ -1119,17 +1120,6 @@ def section_of(name: str) -> type[BaseModel]:
     assert isinstance(annotation, type)
     assert issubclass(annotation, BaseModel)
     return annotation
-
-
-def _known_provider(name: str) -> Provider:
-    """Return the provider of that name.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if name not in PROVIDERS:
-        raise ValueError(_unknown_provider(name))
-    return PROVIDERS[name]
 
 
 def _unknown_provider(name: str) -> str:
