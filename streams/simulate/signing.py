@@ -21,7 +21,7 @@ from hashlib import blake2b
 from pathlib import Path
 from secrets import token_bytes, token_hex, token_urlsafe
 from tempfile import mkstemp
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -265,50 +265,10 @@ class SignMailgun:
         return Signed(codecs.encode(signed), {"Content-Type": "application/json", "User-Agent": "mailgun/treq-23.11.0"})
 
 
-class SignPostmark:
-    """Nothing is signed: each request carries a credential."""
+class _SendsCredential:
+    """Nothing is signed: each request carries a credential, and the headers of its provider."""
 
-    agent = "Postmark"
-
-    def __init__(self, credential: Mapping[str, str]) -> None:
-        self._credential = credential
-
-    def __call__(self, payload: Payload, *, at: datetime) -> Signed:
-        """Add the credential."""
-        del at  # there is no stamp
-        headers = {"Content-Type": "application/json", "User-Agent": self.agent, **self._credential}
-        return Signed(codecs.encode(payload), headers)
-
-
-class SignBrevo(SignPostmark):
-    """The same, by another agent."""
-
-    agent = "Brevo-webhook/2.0"
-
-
-class SignEventGrid:
-    """Nothing is signed: each request carries a credential in a delivery property's header."""
-
-    def __init__(self, credential: Mapping[str, str]) -> None:
-        self._credential = credential
-
-    def __call__(self, payload: Payload, *, at: datetime) -> Signed:
-        """Add the credential and the headers of Event Grid."""
-        del at  # there is no stamp
-        return Signed(
-            codecs.encode(payload),
-            {
-                "Content-Type": "application/json; charset=utf-8",
-                "aeg-event-type": "Notification",
-                "aeg-subscription-name": "MAILSTREAMS-SIMULATED",
-                "aeg-delivery-count": "0",
-                **self._credential,
-            },
-        )
-
-
-class SignMailjet:
-    """Nothing is signed: each request carries the user and password of its URL."""
+    headers: ClassVar[Mapping[str, str]]
 
     def __init__(self, credential: Mapping[str, str]) -> None:
         self._credential = credential
@@ -316,7 +276,36 @@ class SignMailjet:
     def __call__(self, payload: Payload, *, at: datetime) -> Signed:
         """Add the credential."""
         del at  # there is no stamp
-        return Signed(codecs.encode(payload), {"Content-Type": "application/json", **self._credential})
+        return Signed(codecs.encode(payload), {**self.headers, **self._credential})
+
+
+class SignPostmark(_SendsCredential):
+    """The user and password of its URL, or a header of ours."""
+
+    headers: ClassVar[Mapping[str, str]] = {"Content-Type": "application/json", "User-Agent": "Postmark"}
+
+
+class SignBrevo(_SendsCredential):
+    """A token, the user and password of its URL, or a header of ours."""
+
+    headers: ClassVar[Mapping[str, str]] = {"Content-Type": "application/json", "User-Agent": "Brevo-webhook/2.0"}
+
+
+class SignEventGrid(_SendsCredential):
+    """A header of ours: what Event Grid calls a delivery property."""
+
+    headers: ClassVar[Mapping[str, str]] = {
+        "Content-Type": "application/json; charset=utf-8",
+        "aeg-event-type": "Notification",
+        "aeg-subscription-name": "MAILSTREAMS-SIMULATED",
+        "aeg-delivery-count": "0",
+    }
+
+
+class SignMailjet(_SendsCredential):
+    """The user and password of its URL."""
+
+    headers: ClassVar[Mapping[str, str]] = {"Content-Type": "application/json"}
 
 
 class SignResend:
