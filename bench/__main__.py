@@ -68,10 +68,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    told = "\n".join(f"  {name:14} {_summary(name)}" for name in suite.PARTS)
+    parts = "\n".join(f"  {name:14} {_summary(name)}" for name in suite.PARTS)
     parser.add_argument("--fast", action="store_true", help="less, coarser, within 3 minutes")
     parser.add_argument(
-        "--only", metavar="PART,...", help=f"instead of {', '.join(suite.ALWAYS)}; there are\n{told}", default=""
+        "--only", metavar="PART,...", help=f"instead of {', '.join(suite.ALWAYS)}; there are\n{parts}", default=""
     )
     parser.add_argument("--ingress", action="store_true", help="measure the ingress, with --fast too")
     parser.add_argument("--history", action="store_true", help="measure the Sending History, with --fast too")

@@ -32,12 +32,12 @@ class Contents:
 
     appended: list[float] = field(default_factory=list)
     """The timestamp of every record (s)."""
-    told: dict[bytes, int] = field(default_factory=dict)
+    checksums: dict[bytes, int] = field(default_factory=dict)
     """By key, a checksum over its values in order. The order between different keys is not promised."""
 
     def add(self, key: bytes, value: bytes | None) -> None:
         """Add a key's next value."""
-        self.told[key] = zlib.crc32(value or b"", self.told.get(key, 0))
+        self.checksums[key] = zlib.crc32(value or b"", self.checksums.get(key, 0))
 
 
 class Ground:

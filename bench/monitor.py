@@ -240,7 +240,7 @@ async def of_resolving(figures: Figures, ground: Ground, tell: Callable[[str], N
             sent = time.monotonic()
             await _until(ground, 2 * RESOLVED, worker)
             figures.add("deferrals_resolved_s", time.monotonic() - began)
-            tell(f"{RESOLVED:,} ends, sent within {sent - began:.1f} s, are all told")
+            tell(f"{RESOLVED:,} ends, sent within {sent - began:.1f} s, are all resolved")
 
 
 async def of_the_stage(figures: Figures, ground: Ground, rounds: int, tell: Callable[[str], None]) -> None:

@@ -238,12 +238,12 @@ class Race:
 
 def differences(expected: Contents, found: Contents) -> str:
     """Return how two topics differ; empty if each key has the same values in the same order."""
-    if expected.told == found.told:
+    if expected.checksums == found.checksums:
         return ""
-    missing = len(expected.told.keys() - found.told.keys())
-    surplus = len(found.told.keys() - expected.told.keys())
-    other = sum(found.told.get(key, told) != told for key, told in expected.told.items())
-    return f"{missing} keys are missing, {surplus} are too many, {other} were told something else"
+    missing = len(expected.checksums.keys() - found.checksums.keys())
+    surplus = len(found.checksums.keys() - expected.checksums.keys())
+    other = sum(found.checksums.get(key, checksum) != checksum for key, checksum in expected.checksums.items())
+    return f"{missing} keys are missing, {surplus} are too many, {other} have other values"
 
 
 def expected_of(job: Job, records: Sequence[tuple[bytes, bytes]]) -> tuple[dict[str, Contents], int]:
@@ -252,11 +252,11 @@ def expected_of(job: Job, records: Sequence[tuple[bytes, bytes]]) -> tuple[dict[
     expected = {name: Contents() for name in job.outputs}
     outputs = 0
     for key, value in records:
-        row, told = job.fold(rows.get(key), key, value)
+        row, folded = job.fold(rows.get(key), key, value)
         if row is not None:
             rows[key] = row
-        for name, news in told:
-            expected[name].add(key, news)
+        for name, output in folded:
+            expected[name].add(key, output)
             outputs += name == job.outputs[0]
     return expected, outputs
 

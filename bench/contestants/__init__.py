@@ -37,5 +37,5 @@ class Task:
     @classmethod
     def of_this_process(cls) -> "Task":
         """Return the task of this process, from its arguments."""
-        told = json.loads(sys.argv[1])
-        return cls(**told | {"folder": Path(told["folder"])})
+        given = json.loads(sys.argv[1])
+        return cls(**given | {"folder": Path(given["folder"])})

@@ -48,15 +48,15 @@ async def run(task: Task) -> None:
         sending: list[asyncio.Future[Any]] = []
         for tp, records in fetched.items():
             changed: dict[bytes, bytes] = {}
-            told: dict[str, list[tuple[bytes, bytes, int]]] = {name: [] for name in job.outputs}
+            outputs: dict[str, list[tuple[bytes, bytes, int]]] = {name: [] for name in job.outputs}
             for record in records:
                 key: Any = record.key  # aiokafka allows None; here each record has a key
-                row, news = job.fold(rows.get(key), key, record.value)  # type: ignore[arg-type] # the same
+                row, folded = job.fold(rows.get(key), key, record.value)  # type: ignore[arg-type] # the same
                 if row is not None:
                     rows[key] = changed[key] = row
-                for name, value in news:
-                    told[name].append((key, value, record.timestamp))
-            for name, outgoing in told.items():
+                for name, value in folded:
+                    outputs[name].append((key, value, record.timestamp))
+            for name, outgoing in outputs.items():
                 sending += await _send(producer, task.outputs[name], tp.partition, outgoing)
             last = records[-1].timestamp
             kept = ((key, row, last) for key, row in changed.items())

@@ -49,6 +49,6 @@ def app_of(task: Task) -> faust.App:
 
 if __name__ == "__main__":
     uvloop.install()
-    told = Task.of_this_process()
+    task = Task.of_this_process()
     sys.argv = [sys.argv[0], "worker", "-l", "warn", "--without-web"]
-    app_of(told).main()
+    app_of(task).main()

@@ -69,10 +69,10 @@ class Thin:
         key, value = record.key, record.value
         assert key is not None
         assert value is not None
-        row, told = self.fold(get(key), key, value)
+        row, outputs = self.fold(get(key), key, value)
         effects.rows[key] = row
-        for _, news in told:
-            effects.emit(self.topic, partition, Row(key, news, record.timestamp))
+        for _, output in outputs:
+            effects.emit(self.topic, partition, Row(key, output, record.timestamp))
 
     def tick(self, now: int, partition: int, store: Store, effects: Effects) -> None:
         """Nothing falls due."""
@@ -108,7 +108,7 @@ async def run(task: Task) -> NoReturn:
     """Do the job until something fails; then say it and end the process at once, as the worker does."""
     try:
         await _run(task)
-    except Exception as error:  # noqa: BLE001 - told
+    except Exception as error:  # noqa: BLE001 - it is reported
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
     os._exit(1)
 

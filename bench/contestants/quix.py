@@ -19,7 +19,7 @@ from bench.contestants import Task
 LINGER_MS = 50
 
 
-class _Told(Serializer):  # type: ignore[misc] # Quix is installed in the bench's own environment only
+class _Value(Serializer):  # type: ignore[misc] # Quix is installed in the bench's own environment only
     """Takes the value out of (output, value)."""
 
     def __call__(self, value: tuple[str, bytes], ctx: SerializationContext) -> bytes:  # noqa: ARG002 - Quix's signature
@@ -45,17 +45,17 @@ def run(task: Task) -> None:
         return app.topic(task.outputs[name], key_serializer="bytes", value_serializer=serializer)
 
     def folded(value: bytes, key: bytes, _timestamp: int, _headers: Any, state: State) -> list[tuple[str, bytes]]:
-        row, told = fold(state.get_bytes("row"), key, value)
+        row, outputs = fold(state.get_bytes("row"), key, value)
         if row is not None:
             state.set_bytes("row", row)
-        return told
+        return outputs
 
     stream = app.dataframe(source).apply(folded, stateful=True, metadata=True, expand=True)
     if len(job.outputs) == 1:
-        stream.to_topic(topic(job.outputs[0], _Told()))
+        stream.to_topic(topic(job.outputs[0], _Value()))
     else:
-        topics = {name: topic(name, _Told()) for name in job.outputs}
-        stream.to_topic(lambda told, _key, _timestamp, _headers: topics[told[0]])
+        topics = {name: topic(name, _Value()) for name in job.outputs}
+        stream.to_topic(lambda output, _key, _timestamp, _headers: topics[output[0]])
     app.run()
 
 

@@ -24,16 +24,16 @@ def fold(row: bytes | None, key: bytes, value: bytes) -> jobs.Folded:
     if after is None or after is before:
         return None, []
     objective.judge(before, after, OBJECTIVE_US)
-    told: list[tuple[str, bytes]] = []
+    outputs: list[tuple[str, bytes]] = []
     if folded.changed or folded.refreshed:
         shown = records.encode_status(after, support_contact=None, warn_after_us=WARN_AFTER_US)
         if folded.changed:
-            told.append(("status-changed", shown))
-        told.append(("status", shown))
+            outputs.append(("status-changed", shown))
+        outputs.append(("status", shown))
     if Kind.DEFERRED in after.facts and deferrals.is_news(before, folded, event.type):
         attempt = event.type is EventType.DEFERRED and folded.outcome is Outcome.APPLIED
-        told.append(("deferrals", records.encode_deferral(after, attempt=attempt)))
-    return records.encode_row(after), told
+        outputs.append(("deferrals", records.encode_deferral(after, attempt=attempt)))
+    return records.encode_row(after), outputs
 
 
 JOB = Job("product", ("status-changed", "status", "deferrals"), fold)

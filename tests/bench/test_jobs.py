@@ -22,8 +22,8 @@ from streams.kafka.lanes import Effects
 Records = Sequence[tuple[bytes, bytes]]
 
 
-def told_by_the_product(records: Records) -> dict[str, Contents]:
-    """Return what ``agents.track`` tells, by the job's names for the topics."""
+def written_by_the_product(records: Records) -> dict[str, Contents]:
+    """Return what ``agents.track`` writes, by the job's names for the topics."""
     track = Track(
         status_changed_topic="status-changed",
         status_topic="status",
@@ -46,19 +46,19 @@ def told_by_the_product(records: Records) -> dict[str, Contents]:
     return found
 
 
-def test_the_product_job_tells_what_the_product_tells() -> None:
+def test_the_product_job_writes_what_the_product_writes() -> None:
     records = pure.events_of(traffic.bodies_of(3, 200, 10))
 
     expected, outputs = racing.expected_of(jobs.named("product"), records)
 
-    assert expected == told_by_the_product(records)
+    assert expected == written_by_the_product(records)
     assert outputs > 500
-    assert all(contents.told for contents in expected.values())
+    assert all(contents.checksums for contents in expected.values())
 
 
-def test_the_thin_job_tells_changes_only() -> None:
-    row, told = thin.fold(None, b"m1", codecs.encode({"event": "processed", "timestamp": 1, "email": "a@b.example"}))
-    assert told == [("changed", b'{"id":"m1","from":null,"to":"sent"}')]
+def test_the_thin_job_writes_changes_only() -> None:
+    row, outputs = thin.fold(None, b"m1", codecs.encode({"event": "processed", "timestamp": 1, "email": "a@b.example"}))
+    assert outputs == [("changed", b'{"id":"m1","from":null,"to":"sent"}')]
 
     again, nothing = thin.fold(
         row, b"m1", codecs.encode({"event": "processed", "timestamp": 2, "email": "a@b.example"})
@@ -66,8 +66,8 @@ def test_the_thin_job_tells_changes_only() -> None:
     assert nothing == []
     assert again == b'{"status":"sent","at":2,"email":"a@b.example"}'
 
-    _, told = thin.fold(again, b"m1", codecs.encode({"event": "bounce", "timestamp": 3, "email": "a@b.example"}))
-    assert told == [("changed", b'{"id":"m1","from":"sent","to":"bounced"}')]
+    _, outputs = thin.fold(again, b"m1", codecs.encode({"event": "bounce", "timestamp": 3, "email": "a@b.example"}))
+    assert outputs == [("changed", b'{"id":"m1","from":"sent","to":"bounced"}')]
 
 
 def test_a_job_of_no_name_is_refused() -> None:
@@ -80,8 +80,8 @@ def test_a_job_of_no_name_is_refused() -> None:
     [
         ([(b"a", b"1"), (b"b", b"1"), (b"a", b"2")], ""),
         ([(b"b", b"1"), (b"a", b"1"), (b"a", b"2")], ""),  # the order between keys is nobody's promise
-        ([(b"a", b"2"), (b"a", b"1"), (b"b", b"1")], "0 keys are missing, 0 are too many, 1 were told something else"),
-        ([(b"a", b"1"), (b"a", b"2"), (b"a", b"2"), (b"b", b"1")], "0 keys are missing, 0 are too many, 1 were"),
+        ([(b"a", b"2"), (b"a", b"1"), (b"b", b"1")], "0 keys are missing, 0 are too many, 1 have other values"),
+        ([(b"a", b"1"), (b"a", b"2"), (b"a", b"2"), (b"b", b"1")], "0 keys are missing, 0 are too many, 1 have"),
         ([(b"a", b"1"), (b"a", b"2")], "1 keys are missing, 0 are too many"),
         ([(b"a", b"1"), (b"a", b"2"), (b"b", b"1"), (b"c", b"1")], "0 keys are missing, 1 are too many"),
     ],
