@@ -99,12 +99,12 @@ class Monitor:
         before = None if row is None else records.decode_open_deferral(row)
         after, alerts = deferrals.observe(before, deferral, self.policies(deferral.account, deferral.provider))
         # by the record's time, and not by that of the event, which may be older than the alerts are kept
-        told = [self._row_of(key, alert, record.timestamp) for alert in alerts]
+        rows = [self._row_of(key, alert, record.timestamp) for alert in alerts]
         encoded = None if after is None else records.encode_open_deferral(after)
         # From here on nothing can fail, so that a poison record leaves no trace.
         if encoded != row:
             self._replace(key, before, after, encoded, effects)
-        self._tell(partition, alerts, told, effects)
+        self._publish(partition, alerts, rows, effects)
 
     def tick(self, now: int, partition: int, store: Store, effects: Effects) -> None:
         """Raise the alerts that are due.
@@ -129,7 +129,9 @@ class Monitor:
                     effects.due_added.append((at, key))  # the entry was too early; the index may lack this one
                 continue
             self._replace(key, before, after, records.encode_open_deferral(after), effects)
-            self._tell(partition, alerts, [self._row_of(key, alert, alert.due_at // 1000) for alert in alerts], effects)
+            self._publish(
+                partition, alerts, [self._row_of(key, alert, alert.due_at // 1000) for alert in alerts], effects
+            )
 
     def _replace(
         self, key: bytes, before: Episode | None, after: Episode | None, row: bytes | None, effects: Effects
@@ -150,8 +152,8 @@ class Monitor:
         if due_after is not None:
             effects.due_added.append((due_after, key))
 
-    def _tell(self, partition: int, alerts: Sequence[Alert], told: Sequence[Row], effects: Effects) -> None:
-        for alert, row in zip(alerts, told, strict=True):
+    def _publish(self, partition: int, alerts: Sequence[Alert], rows: Sequence[Row], effects: Effects) -> None:
+        for alert, row in zip(alerts, rows, strict=True):
             effects.emit(self.alerts_topic, partition, row)
             effects.counts["alerts", alert.episode.provider, alert.level, records.alert_action(alert)] += 1
 

@@ -92,7 +92,7 @@ class _Backlog:
 
     position: int
     """Offset after everything that was fetched."""
-    told: int = -1
+    delivered: int = -1
     """The position of the last batch, except ticks, or what was committed before; -1: nothing is ahead of it."""
     settling: bool = False
     """A batch without records, which carries only the position, is to be delivered."""
@@ -123,16 +123,16 @@ class _Backlog:
         if not self.records:
             if not self.is_ahead:
                 return None
-            self.told = self.position
+            self.delivered = self.position
             return Batch(tp, (), self.position)
         batch = self._cut_records(tp, max_records, max_bytes)
-        self.told = batch.position
+        self.delivered = batch.position
         return batch
 
     @property
     def is_ahead(self) -> bool:
         """Tell whether no records are left, and yet the position is beyond that of the last batch."""
-        return not self.records and 0 <= self.told < self.position
+        return not self.records and 0 <= self.delivered < self.position
 
     def _cut_records(self, tp: TP, max_records: int, max_bytes: int) -> Batch:
         if self.size <= max_bytes and len(self.records) <= max_records:
@@ -414,7 +414,7 @@ class BatchConsumer(driver.Consumer):
         self.stop_partitions()
         await self._thread.start_at(offsets)
         committed = committed or {}
-        self._backlogs = {tp: _Backlog(position=at, told=committed.get(tp, at)) for tp, at in offsets.items()}
+        self._backlogs = {tp: _Backlog(position=at, delivered=committed.get(tp, at)) for tp, at in offsets.items()}
 
     def stop_partitions(self) -> None:
         """Forget all that was fetched and deliver nothing more, until ``start_partitions``."""

@@ -100,13 +100,13 @@ def outgoing(arrival: Arrival, *, account: str, signers: Mapping[str, Sign], at:
     """Return a request as its provider, or the application, would send it now."""
     keys = tuple(happening.event_key for happening in arrival.happenings)
     if arrival.target == SENDS:
-        told = send(arrival.happenings[0])
+        sent = send(arrival.happenings[0])
         return Outgoing(
             target=SENDS,
             account=account,
-            body=records.encode_send(told),
+            body=records.encode_send(sent),
             headers={"Content-Type": "application/json"},
-            key=told.delivery_id.encode(),
+            key=sent.delivery_id.encode(),
             event_keys=keys,
         )
     signed = signers[arrival.target](payload(arrival.target, arrival.happenings), at=at)
