@@ -13,6 +13,8 @@ from typing import NamedTuple
 from aiokafka.structs import ConsumerRecord
 from faust.types import TP
 
+from streams.records import Headers
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -38,7 +40,6 @@ class Batch:
 Record = ConsumerRecord[bytes, bytes]
 """A record as aiokafka gives it: key, value and headers are bytes or None."""
 
-Headers = list[tuple[str, bytes]]
 _NO_HEADERS: Headers = []  # shared by all rows without headers; aiokafka requires a list and does not change it
 
 
