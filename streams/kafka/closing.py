@@ -7,11 +7,13 @@ instead of an error, and then leaves its connections open.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Iterable
 from typing import Any, Final
 
 from aiokafka.errors import KafkaError, ProducerClosed
 
+RELEASE_S: Final = 2.0
 _TELL_AGAIN_S: Final = 1.0
 _TIMES: Final = 3
 
@@ -60,6 +62,12 @@ async def stop_producer(producer: Any, patience_s: float) -> None:
             await producer.stop()
     except (KafkaError, OSError):  # a TimeoutError is an OSError
         await _give_up(producer)
+
+
+async def release_producer(producer: Any, patience_s: float = RELEASE_S) -> None:
+    """Stop a producer that nothing waits for any more, whatever its stop raises."""
+    with contextlib.suppress(Exception):
+        await stop_producer(producer, patience_s)
 
 
 async def _give_up(producer: Any) -> None:

@@ -5,14 +5,13 @@ by all in-sync replicas. One idempotent producer serves the whole process.
 """
 
 import asyncio
-import contextlib
 import time
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from streams.kafka.batches import Rows
-from streams.kafka.closing import stop_producer
+from streams.kafka.closing import release_producer
 from streams.kafka.producer import AUTO, Producer
 from streams.kafka.transactions import (
     MAX_BATCH_BYTES,
@@ -95,7 +94,7 @@ class Publisher:
         for producer in [each for each in self._retired if not self._in_work[each]]:
             self._retired.discard(producer)
             del self._in_work[producer]
-            task = asyncio.create_task(_stop(producer))
+            task = asyncio.create_task(release_producer(producer))
             self._stopping.add(task)
             task.add_done_callback(self._stopping.discard)
 
@@ -105,11 +104,6 @@ class Publisher:
         self._producer = None
         self._retired = set()
         for producer in producers:
-            await _stop(producer)
+            await release_producer(producer)
         if self._stopping:
             await asyncio.wait(self._stopping)
-
-
-async def _stop(producer: Producer) -> None:
-    with contextlib.suppress(Exception):
-        await stop_producer(producer, 2)

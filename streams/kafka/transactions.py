@@ -14,7 +14,6 @@ Also: aiokafka commits although batches have failed. So every future of
 """
 
 import asyncio
-import contextlib
 import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -27,7 +26,7 @@ from aiokafka.protocol.transaction import EndTxnRequest
 from aiokafka.structs import RecordMetadata
 
 from streams.kafka.batches import Row, Rows
-from streams.kafka.closing import stop_producer
+from streams.kafka.closing import release_producer
 from streams.kafka.producer import AUTO, Producer
 
 MAX_BATCH_BYTES: Final = 900 << 10  # below the broker's default max.message.bytes of 1 MiB
@@ -212,8 +211,7 @@ class TransactionalWriter:
         """Release the connections. What is open is not aborted here: the next owner's fence does that."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            with contextlib.suppress(Exception):
-                await stop_producer(producer, 2)
+            await release_producer(producer)
 
     def _watch_requests(self, producer: Producer) -> None:
         """Refuse, inside a transaction, what aiokafka would survive: a lost connection, a second EndTxn.

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 
-from streams.kafka.closing import stop_producer
+from streams.kafka.closing import release_producer
 from streams.kafka.partitioner import partition_of
 from streams.kafka.producer import AUTO, Producer
 from streams.kafka.transactions import MAX_BATCH_BYTES, REPLACE_AFTER_ROWS, RETRY_BACKOFF_MS
@@ -175,7 +175,7 @@ class RecordWriter:
             except (KafkaError, OSError, TimeoutError) as error:
                 self._reached = False
                 self._complain(type(error).__name__)
-                self._spawn(self._stop(producer))
+                self._spawn(release_producer(producer, _RETIRE_TIMEOUT_S))
                 await asyncio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
                 failures += 1
                 continue
@@ -249,8 +249,7 @@ class RecordWriter:
         """Release the connections. All writes must have ended before."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            with contextlib.suppress(Exception):
-                await stop_producer(producer, 2)
+            await release_producer(producer)
 
     def _queue(self, topic: str, partition: int | None) -> _Queue:
         queue = self._queues.get((topic, partition))
@@ -424,12 +423,7 @@ class RecordWriter:
         self._producer, self._rows_sent = None, 0
         self._producer_there.clear()
         self._producer_wanted.set()
-        self._spawn(self._stop(producer))
-
-    @staticmethod
-    async def _stop(producer: Any) -> None:
-        with contextlib.suppress(Exception):
-            await stop_producer(producer, _RETIRE_TIMEOUT_S)
+        self._spawn(release_producer(producer, _RETIRE_TIMEOUT_S))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
