@@ -3,7 +3,7 @@
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from streams.domain.events import BounceKind, DeliveryEvent, EventType
 from streams.providers import PROVIDERS, PoisonError
 from streams.providers._contract import MOST_BAD
-from tests.providers.cases import CASES, RECEIVED_AT, Case, Outcome, outcome, request
+from tests.providers.cases import CASES, PAYLOADS, RECEIVED_AT, Case, Outcome, outcome, request
 
 every_provider = pytest.mark.parametrize("provider", sorted(PROVIDERS))
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.provider}/{case.name}")
@@ -258,15 +258,9 @@ def test_a_message_id_of_a_webhook_stays_as_it_is_when_the_application_reports_i
 
 
 def test_two_accounts_never_share_a_fingerprint() -> None:
-    body = (JSON_CASES[0].path.parents[1] / "postmark" / "open.json").read_bytes()
-    ours = request("postmark", body)
+    ours = request("postmark", (PAYLOADS / "postmark" / "open.json").read_bytes())
 
-    ids = {
-        PROVIDERS["postmark"]
-        .normalise(type(ours)(body=body, headers={}, url="", account=account, received_at=RECEIVED_AT))[0]
-        .event_id
-        for account in ("acme", "beta")
-    }
+    ids = {PROVIDERS["postmark"].normalise(replace(ours, account=account))[0].event_id for account in ("acme", "beta")}
 
     assert len(ids) == 2
 
@@ -311,7 +305,7 @@ def test_no_reason_carries_an_address(case: Case) -> None:
 
 
 def test_one_bad_element_spares_its_neighbours() -> None:
-    folder = JSON_CASES[0].path.parents[1] / "sendgrid"
+    folder = PAYLOADS / "sendgrid"
     good = json.loads((folder / "delivered.json").read_bytes())[0]
     elements = [{**good, "sg_event_id": f"id-{n}"} for n in range(50)]
     elements[17] = {**good, "email": None}
@@ -352,7 +346,7 @@ def test_of_many_bad_elements_none_is_kept_and_the_good_ones_still_are(provider:
 
 
 def test_a_bad_element_can_be_replayed_alone() -> None:
-    folder = JSON_CASES[0].path.parents[1] / "sendgrid"
+    folder = PAYLOADS / "sendgrid"
     found = outcome("sendgrid", (folder / "batch_with_bad_elements.json").read_bytes())
     element = json.loads(found.bad[0][1])
 
@@ -376,7 +370,7 @@ def test_a_bad_element_nested_too_deeply_to_be_written_is_cut() -> None:
 
 @every_provider
 def test_a_hostile_body_is_not_multiplied(provider: str) -> None:
-    record = json.loads((JSON_CASES[0].path.parents[1] / "amazon_ses" / "bounce_permanent_general.json").read_bytes())
+    record = json.loads((PAYLOADS / "amazon_ses" / "bounce_permanent_general.json").read_bytes())
     bad_recipients = {**record, "bounce": {**record["bounce"], "bouncedRecipients": [{}] * 5_000}}
     deep = "[" * 300 + "]" * 300
     bodies = [
