@@ -86,7 +86,11 @@ def time_of(text: Any, name: str) -> datetime:
 
 
 def utc(moment: datetime, name: str) -> datetime:
-    """Return an aware datetime in UTC, so that it is written with a Z."""
+    """Return an aware datetime in UTC, so that it is written with a Z.
+
+    Raises:
+        RecordError: it has no time zone, or is beyond the calendar in UTC.
+    """
     if moment.tzinfo is UTC:
         return moment
     if moment.tzinfo is None:
@@ -100,7 +104,12 @@ def utc(moment: datetime, name: str) -> datetime:
 
 
 def since_1970(moment: datetime, name: str = "received_at") -> datetime:
-    if moment < EPOCH:  # a row holds it as an unsigned number
+    """Return a time of 1970 or later: a row holds it as an unsigned number.
+
+    Raises:
+        RecordError: it is before.
+    """
+    if moment < EPOCH:
         message = f"{name} is before 1970"
         raise RecordError(message)
     return moment
@@ -123,4 +132,5 @@ def _second(seconds: int) -> str:
 
 
 def all_text(values: Iterable[object]) -> bool:
+    """Tell whether the values are all text; they are not if there is none."""
     return set(map(type, values)) == {str}
