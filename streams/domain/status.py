@@ -69,7 +69,6 @@ __all__ = [  # with the names of the facts that others need
     "IDS_KEPT",
     "PAST",
     "SECOND",
-    "SETTLED",
     "SKEW",
     "Change",
     "Delivery",

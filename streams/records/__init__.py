@@ -18,9 +18,6 @@ here must be added there.
 """
 
 from streams.records._shared import (
-    LONGEST_NAME,
-    LONGEST_TEXT,
-    MOST_LABELS,
     Headers,
     RecordError,
     RowError,
@@ -44,30 +41,10 @@ from streams.records.deliveries import decode_row, due_of_row, encode_row, watch
 from streams.records.events import decode_event, encode_event
 from streams.records.sends import decode_send, encode_send, send_of
 from streams.records.status import decode_status, encode_status
-from streams.records.webhooks import (
-    RAW_ACCOUNT,
-    RAW_CONTENT_TYPE,
-    RAW_HTTP,
-    RAW_KEY_ID,
-    RAW_PROVIDER,
-    RAW_RECEIVED_AT,
-    RAW_URL,
-    RAW_VERIFIED,
-    decode_raw,
-    encode_raw_headers,
-)
+from streams.records.webhooks import RAW_HTTP, RAW_VERIFIED, decode_raw, encode_raw_headers
 
 __all__ = [
-    "LONGEST_NAME",
-    "LONGEST_TEXT",
-    "MOST_LABELS",
-    "RAW_ACCOUNT",
-    "RAW_CONTENT_TYPE",
     "RAW_HTTP",
-    "RAW_KEY_ID",
-    "RAW_PROVIDER",
-    "RAW_RECEIVED_AT",
-    "RAW_URL",
     "RAW_VERIFIED",
     "DeadLetter",
     "Headers",
