@@ -585,13 +585,19 @@ def _by_answer(answer: Fact) -> str | None:
     quoted = smtp.quoted_refusal(answer.enhanced_code, answer.reason)
     if quoted is not None:
         code, enhanced = quoted.reply
-        told = _by_server(replace(answer, reason=quoted.text, smtp_code=code, enhanced_code=enhanced))
-        if told is not None:
-            return told
+        by_quoted = _by_server(replace(answer, reason=quoted.text, smtp_code=code, enhanced_code=enhanced))
+        if by_quoted is not None:
+            return by_quoted
     return _by_server(answer)
 
 
 def _by_server(answer: Fact) -> str | None:
+    """Return the code of the advice for what one server said; None: it does not say why.
+
+    In this order: what some servers mean by a code that says something else; a message that was given up, by the last
+    answer before; where the codes name no cause, the provider's own word, or words that have one meaning only; a
+    temporary answer that became final; the other words; that nobody answered; the code itself.
+    """
     transient = smtp.is_transient(answer.enhanced_code, answer.smtp_code)
     meant = smtp.meant_otherwise(answer.enhanced_code, answer.reason)
     if meant is not None:  # not what the code says; of a temporary answer that became final only the class is left
@@ -623,10 +629,10 @@ def _by_server(answer: Fact) -> str | None:
         why = classify(reason, answer.smtp_code, answer.enhanced_code)
         if gave_up or why is ReasonClass.RATE_LIMITED:
             return _given_up(why)
-    told = words_say_more and _by_words(words, blames_the_sender=code == "blocked")
-    if not told and _has_no_code(answer) and classify_words(words) in _NOBODY_ANSWERED:
+    by_words = words_say_more and _by_words(words, blames_the_sender=code == "blocked")
+    if not by_words and _has_no_code(answer) and classify_words(words) in _NOBODY_ANSWERED:
         return "unreachable"
-    return told or code
+    return by_words or code
 
 
 def _says_closed(words: str) -> bool:

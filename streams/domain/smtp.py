@@ -246,6 +246,7 @@ def bounce_kind_of(enhanced_code: str | None, smtp_code: int | None, text: str |
 
 
 def _kind_of(enhanced_code: str | None, smtp_code: int | None, text: str | None) -> BounceKind:
+    """Return the kind for one answer: by an enhanced code that names a cause, else by such a reply code, else by the words."""
     rest = (enhanced_code or "").partition(".")[2]
     transient = is_transient(enhanced_code, smtp_code)
     meant = None if transient else meant_otherwise(enhanced_code, text) or _no_such_user(rest, text)

@@ -291,7 +291,7 @@ _SOMETHING_ELSE_IS = ("sender", "sending", "your account", "your ip", "your doma
 
 
 def says_disabled(words: str) -> bool:
-    """Tell the same where the code says that it is about the mailbox and leaves open only what: one word is enough then."""
+    """Tell whether the words say that the mailbox is closed, where the code is about it already: one word is enough then."""
     return _DISABLED.search(words) is not None and not any(other in words for other in _SOMETHING_ELSE_IS)
 
 
