@@ -169,6 +169,13 @@ def dashboard() -> Dashboard:
                         alerts=("MailProcessRestarts",),
                     ),
                     lines(
+                        "Failed scrapes",
+                        "How many times in 6 h Prometheus lost each process. A start is one of them, if a scrape falls into it.",
+                        Query('max by (job, instance) (resets(up{job=~"mailstreams-.+"}[6h]))', "{{job}} {{instance}}"),
+                        Query("mailstreams:scrape_failures:threshold", "limit", limit=True),
+                        alerts=("MailScrapesFail",),
+                    ),
+                    lines(
                         "Rows restored",
                         "Changelog rows read a second at assignments, the offsets that are left to read, and for how long nothing came.",
                         Query("rate(mailstreams_restored_rows_total[$__rate_interval])", "{{instance}} rows a second"),

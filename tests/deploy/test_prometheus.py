@@ -29,7 +29,14 @@ RUNBOOKS = ROOT / "docs" / "runbooks"
 DASHBOARDS = ROOT / "deploy" / "grafana" / "dashboards"
 HEADINGS = ["Meaning", "Impact", "Diagnosis", "Mitigation"]
 LONG_S = 6 * 3_600
-AT_ONCE = {"MailDeadLetters", "MailProcessRestarts", "MailRecordsSkipped", "MailStoreRebuilt", "Watchdog"}
+AT_ONCE = {
+    "MailDeadLetters",
+    "MailProcessRestarts",
+    "MailRecordsSkipped",
+    "MailScrapesFail",
+    "MailStoreRebuilt",
+    "Watchdog",
+}
 """What they tell has happened, and does not pass by itself."""
 
 Rule = dict[str, Any]
