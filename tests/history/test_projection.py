@@ -41,7 +41,8 @@ def test_the_migrations_make_the_tables_that_the_code_knows(kept: Kept) -> None:
 
 def test_a_database_of_the_first_version_is_brought_up_to_date_with_what_it_holds(kept: Kept, url: str) -> None:
     log = Log().tell(event("sent"), event("bounce", message_id="m2"), event("sent", message_id="m3"))
-    kept.apply(log.tell(event("sent", message_id="m4", recipient="ann@xn--mller-kva.example")).take())
+    log.tell(event("sent", message_id="m4", recipient="ann@xn--mller-kva.example"))
+    kept.apply(log.tell(event("sent", message_id="m5", reference="RÜ-1", recipient="jürgen@grün.example")).take())
     before = {table.name: sorted(rows(kept, table)) for table in schema.metadata.sorted_tables}
     config = Config()
     config.set_main_option("script_location", str(Path(database.__file__).parent / "migrations"))
@@ -57,6 +58,9 @@ def test_a_database_of_the_first_version_is_brought_up_to_date_with_what_it_hold
         coded = {"recipient_key": "ann@xn--mller-kva.example"}  # as it was searched then
         known = sa.update(schema.deliveries).where(schema.deliveries.c.recipient_key == "ann@müller.example")
         assert connection.execute(known.values(coded)).rowcount == 1
+        apart = {"reference_key": "ru\u0308-1", "recipient_key": "ju\u0308rgen@gru\u0308n.example"}
+        known = sa.update(schema.deliveries).where(schema.deliveries.c.reference_key == "rü-1")
+        assert connection.execute(known.values(apart)).rowcount == 1
     kept.database.close()
     again = Database(url)
     again.open()
