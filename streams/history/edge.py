@@ -101,6 +101,8 @@ _BEGUN: Final = web.RequestKey("begun", web.StreamResponse)
 """The answer whose head is, or is about to be, written."""
 _IN_WORK: Final = web.AppKey("in_work", asyncio.Semaphore)
 _OF_VIEWERS: Final = web.AppKey("of_viewers", Counter[Hashable])
+PATIENCE_S: Final = 15.0
+"""So much longer than a query may take, a page waits for its database: nothing else ends a query to a frozen one."""
 WRITE_TIMEOUT_S: Final = 30.0
 """A client that reads nothing for this long is given up: it holds a place that others need."""
 
@@ -174,8 +176,7 @@ def _refusal_of(error: Exception) -> Refused:
     if type(error) in _OF_OURS:
         return _OF_OURS[type(error)]()
     if isinstance(error, SQLAlchemyError):
-        logger.error("the database does not answer: %s", type(error).__name__)  # its text has values
-        return Refused(HTTPStatus.SERVICE_UNAVAILABLE, "the database does not answer now", headers={"Retry-After": "5"})
+        return _unanswered(type(error).__name__)  # its text has values
     logger.error("a mistake of ours", exc_info=error)  # the log's own filter takes addresses out of it
     return Refused(HTTPStatus.INTERNAL_SERVER_ERROR, "this is a mistake of ours")
 
@@ -245,6 +246,11 @@ async def _add_headers(request: web.Request, answer: web.StreamResponse) -> None
     answer.headers["Server"] = "mailstreams"
 
 
+def _unanswered(why: str) -> Refused:
+    logger.error("the database does not answer: %s", why)
+    return Refused(HTTPStatus.SERVICE_UNAVAILABLE, "the database does not answer now", headers={"Retry-After": "5"})
+
+
 def _bad_cursor() -> Refused:
     how = {"name": "cursor", "detail": "take next_cursor of the answer before, or leave it out"}
     return Refused(HTTPStatus.BAD_REQUEST, "the cursor is none that we gave", errors=[how])
@@ -308,7 +314,21 @@ async def ask(request: web.Request, question: Callable[[sa.Connection, Viewer], 
         with service.database.read() as connection:
             return question(connection, viewer)
 
-    return await asyncio.get_running_loop().run_in_executor(service.readers, read)
+    return await by_reader(request, read)
+
+
+async def by_reader(request: web.Request, work: Callable[[], _T]) -> _T:
+    """Run something in a thread of the readers.
+
+    Raises:
+        Refused: that takes too long, or all threads are stuck in questions to a database that does not answer.
+    """
+    service = request.app[SERVICE]
+    try:
+        async with asyncio.timeout(service.settings.history.query_timeout_s + PATIENCE_S):
+            return await asyncio.get_running_loop().run_in_executor(service.readers, work)
+    except TimeoutError as error:
+        raise _unanswered(type(error).__name__) from None
 
 
 async def in_time(request: web.Request, reading: Awaitable[_T]) -> _T:

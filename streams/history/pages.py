@@ -4,7 +4,6 @@ The rule: no address in a URL. An invoice's page is named by a digest of its ref
 a delivery's by its id, and what was searched for, which comes in the body of a POST, by a random name.
 """
 
-import asyncio
 import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -29,6 +28,7 @@ from streams.history.edge import (
     SERVICE,
     Refused,
     ask,
+    by_reader,
     form_of,
     not_found,
     query_of,
@@ -294,10 +294,8 @@ def error_page(request: web.Request, refused: Refused) -> str:
 
 async def _render(request: web.Request, template: str, **values: Any) -> web.Response:
     """Return a page. It is made outside the event loop: one with 1,500 events takes some tenths of a second."""
-    made = asyncio.get_running_loop().run_in_executor(
-        request.app[SERVICE].readers, partial(_html, request, template, **values)
-    )
-    return web.Response(text=await made, content_type="text/html")
+    made = await by_reader(request, partial(_html, request, template, **values))
+    return web.Response(text=made, content_type="text/html")
 
 
 def _html(request: web.Request, template: str, **values: Any) -> str:

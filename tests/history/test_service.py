@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,8 +63,9 @@ class Frozen:
             "MAILSTREAMS_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:9",  # nothing listens there
         }
         impatient = (
-            "import sys; from streams.history import service; from streams.settings import load; "
-            "service.STUCK_S, service.WATCH_S = float(sys.argv[1]), 0.1; sys.exit(service.run_history(load()))"
+            "import sys; from streams.history import edge, service; from streams.settings import load; "
+            "service.STUCK_S, service.WATCH_S, edge.PATIENCE_S = float(sys.argv[1]), 0.1, 0.5; "
+            "sys.exit(service.run_history(load()))"
         )
         self._start = [sys.executable, "-c", impatient], os.environ | environment
 
@@ -82,11 +84,25 @@ class Frozen:
         assert not self._is_served(1)
         return child
 
+    def freeze_server(self) -> None:
+        """Freeze PostgreSQL's first process, too, so that it begins no new session."""
+        _, _, after_name = Path(f"/proc/{self._frozen[0]}/stat").read_text().rpartition(")")
+        self._frozen.append(int(after_name.split()[1]))
+        os.kill(self._frozen[-1], signal.SIGSTOP)
+
     def thaw(self) -> None:
         """Let the sessions go on, and end."""
         for pid in self._frozen:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
+
+    def answer(self, path: str) -> tuple[int, str]:
+        """Return the code and the text of the answer to a question."""
+        try:
+            with urllib.request.urlopen(self._page + path, timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
 
     def _is_served(self, patience_s: float) -> bool:
         try:
@@ -122,6 +138,20 @@ def test_a_history_can_be_stopped_while_postgresql_answers_nothing(frozen: Froze
         child.kill()
         child.wait()
     assert "the database does not answer" in frozen.log.read_text()
+
+
+def test_a_page_says_that_postgresql_answers_nothing_though_all_readers_wait_for_it(frozen: Frozen) -> None:
+    child = frozen.start(stuck_s=300)
+    frozen.freeze_server()
+    try:
+        for path in ("", "deferred", "api/v1/counts", "export.csv", "api/v1/deferrals", ""):
+            code, text = frozen.answer(path)
+            assert code == 503
+            assert "database does not answer now" in text
+    finally:
+        child.kill()
+        child.wait()
+    assert "the database does not answer: TimeoutError" in frozen.log.read_text()
 
 
 async def test_a_history_that_did_not_run_itself_does_not_blame_its_database(
