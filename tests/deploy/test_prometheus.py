@@ -155,7 +155,7 @@ def test_an_alert_says_how_bad_it_is_who_tells_what_and_where_to_read_on(rule: R
     notes = rule["annotations"]
 
     assert rule["labels"]["severity"] in {"critical", "warning", "none"}
-    assert rule["labels"]["component"] in {"monitor", "worker", "ingress", "alerting"}
+    assert rule["labels"]["component"] in {"monitor", "worker", "ingress", "history", "alerting"}
     assert (rule["for"] == "0m") == (rule["alert"] in AT_ONCE)
     assert set(notes) == {"summary", "description", "runbook_url", "dashboard"}
     assert "$value" in notes["summary"] + notes["description"] or rule["alert"] in {"MailPartitionStopped", "Watchdog"}
