@@ -14,14 +14,12 @@ from typing import Final
 
 from streams import codecs
 from streams.cli import WRONG_USE, Failure
-from streams.domain.events import normalised_reference, searched_recipient
+from streams.domain.events import normalised_reference, searched_recipient, shown_address
 from streams.providers import PROVIDERS
 
 _PLACES: Final = ("reference", "recipient", "message_id", "delivery_id")
 _ASCII: Final = re.compile(rb"[\x20-\x7e]+(?![\x80-\xff])")
 """Without a letter before one that is not ASCII: in the record the two may be one character."""
-_SHOWN: Final = re.compile(r".*<([^<>]+)>")
-"""An address as mail programs show it: ``Ann Berg <ann@customer.example>``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +69,7 @@ class Question:
 def _plain(name: str, value: str) -> str:
     """Return a value in the form in which it is compared."""
     if name == "recipient":
-        shown = _SHOWN.fullmatch(value.strip())
-        return searched_recipient(shown[1] if shown else value)
+        return searched_recipient(shown_address(value))
     if name == "reference":
         return normalised_reference(value)
     return value.strip().strip("<>") if name == "message_id" else value.strip()

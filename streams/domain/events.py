@@ -6,13 +6,16 @@ a new one needs a line here that says what it means in mail terms.
 """
 
 import hashlib
+import re
 import unicodedata
 from base64 import b32encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
+
+_SHOWN: Final = re.compile(r".*<([^<>]+)>")
 
 
 class EventType(StrEnum):
@@ -151,6 +154,12 @@ def searched_recipient(address: str) -> str:
     if "xn--" in domain:
         domain = ".".join(map(_own_letters, domain.split(".")))
     return unicodedata.normalize("NFC", f"{local}{at}{domain}")
+
+
+def shown_address(text: str) -> str:
+    """Return the address in what mail programs show, as ``Ann Berg <ann@customer.example>``; else the text itself."""
+    shown = _SHOWN.fullmatch(text.strip())
+    return shown[1] if shown else text
 
 
 def _own_letters(label: str) -> str:

@@ -22,7 +22,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from streams import codecs
-from streams.domain.events import EventType, normalised_reference
+from streams.domain.events import EventType, normalised_reference, shown_address
 from streams.domain.status import Status, believable
 from streams.history import schema
 from streams.history.access import Viewer
@@ -202,7 +202,8 @@ def search(
     if reference is not None:
         index, column, key = "ix_deliveries_account_reference", _table.c.reference_key, reference_key(reference)
     else:
-        index, column, key = "ix_deliveries_account_recipient", _table.c.recipient_key, recipient_key(recipient or "")
+        index, column = "ix_deliveries_account_recipient", _table.c.recipient_key
+        key = recipient_key(shown_address(recipient or ""))
     after = _decoded(cursor, (str, int, str))
     if after is not None and not (after[0].startswith(key) if prefix else after[0] == key):
         raise CursorError(_NOT_OURS)

@@ -412,6 +412,15 @@ async def test_an_address_is_found_however_its_domain_is_written(world: World, s
     assert "Nothing found" in await page(world, "/search", q="ann@muller.example")
 
 
+@pytest.mark.parametrize(
+    "typed", ["Ann Berg <ann@example.net>", " <Ann@Example.net> ", '"Berg, Ann" <ann@example.net>']
+)
+async def test_an_address_is_found_as_a_mail_program_shows_it(world: World, typed: str) -> None:
+    world.tell(Log().tell(event("delivered", recipient="ann@example.net")))
+    assert "INV-1" in await page(world, "/search", q=typed)
+    assert "Nothing found" in await page(world, "/search", q="Ann Berg <bob@example.net>")
+
+
 async def test_a_search_is_found_again_under_a_name_that_says_nothing(world: World) -> None:
     world.tell(Log().tell(event("sent")))
     answer = await world.client.post("/search", data={"q": "ann@"}, allow_redirects=False)
