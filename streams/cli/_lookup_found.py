@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from streams.domain.events import DeliveryEvent
 from streams.domain.status import SECOND, Status, believable, fold, to_micros
-from streams.history.timeline import Deferral, deferral_of
+from streams.history.timeline import Deferral, advice_of, deferral_of
 from streams.history.words import micros
 
 _DAY: Final = 24 * 3600 * SECOND
@@ -76,6 +76,10 @@ class Found:
             began = max((micros(alert.get("first_received_at")) or 0 for alert in alerts), default=None)
         deferral = Deferral() if began is None else deferral_of(alerts, first_received_at=began, episode=episode)
         return deferral.alert or deferral.forgotten or self.status or {}
+
+    def advice(self) -> Mapping[str, Any] | None:
+        """Return what it means and what to do now; None if that is not known."""
+        return advice_of(self.said(), time.time_ns() // 1000) or None
 
     @property
     def status_is_behind(self) -> bool:

@@ -80,8 +80,8 @@ def _print_status(out: Console, name: str, delivery: Found, status: Mapping[str,
 
 
 def _print_advice(out: Console, delivery: Found) -> None:
-    advice = delivery.said().get("advice")
-    if isinstance(advice, dict):
+    advice = delivery.advice()
+    if advice is not None:
         out.print(f"  {clean(advice.get('meaning', ''))}")
         out.print(Text(f"  {clean(advice.get('what_to_do', ''))}", style="bold"))
 

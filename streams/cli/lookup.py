@@ -75,7 +75,7 @@ def command(
                     "status": delivery.status,
                     "no_status": delivery.no_status,
                     "status_is_behind": delivery.status_is_behind,
-                    "advice": delivery.said().get("advice"),
+                    "advice": delivery.advice(),
                     "timeline": delivery.timeline(),
                     "alerts": delivery.told(),
                 }

@@ -14,6 +14,7 @@ a page may have few items, or none, and still a cursor.
 
 import base64
 import binascii
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -30,6 +31,7 @@ from streams.history.projection import DAY, event_key, invoice_id, key_of, recip
 from streams.history.timeline import (
     Change,
     Entry,
+    advice_of,
     attempts_of,
     deferral_of,
     last_deferral,
@@ -133,8 +135,7 @@ class Item:
     @property
     def advice(self) -> Mapping[str, Any]:
         """What it means and what to do: from the alert, if any: it knows how long it has lasted or how it ended."""
-        advice = (self.alert or self.forgotten or self.record).get("advice")
-        return advice if isinstance(advice, dict) else {}
+        return advice_of(self.alert or self.forgotten or self.record, time.time_ns() // 1000)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from streams.domain.deferrals import Ending, Level
 from streams.domain.events import EventType
-from streams.domain.status import Status, believable, later, weight_of
-from streams.history.words import micros
+from streams.domain.status import SECOND, Status, believable, later, weight_of
+from streams.history.words import NO_WORD, micros
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +111,26 @@ def unheeded_since(status: object, events: Iterable[tuple[int, Mapping[str, Any]
     if status not in _WAITING:
         return None
     return min((at for at, event in events if event.get("type") in _FINAL), default=None)
+
+
+_WAITED: Final = 7 * 24 * 3600 * SECOND
+"""No provider tries for so long: of what is sent for longer, nothing more will be reported; µs."""
+
+
+def advice_of(said: Mapping[str, Any], now: int) -> Mapping[str, Any]:
+    """Return the advice of a status or an alert; but not to wait for a word that does not come any more.
+
+    Args:
+        said: The record.
+        now: µs.
+    """
+    advice = said.get("advice")
+    if not isinstance(advice, dict):
+        return {}
+    received_at = micros(said.get("received_at"))
+    if advice.get("code") == "wait_for_answer" and received_at is not None and now - received_at > _WAITED:
+        return NO_WORD
+    return advice
 
 
 def _weight(event: Mapping[str, Any] | None) -> int:

@@ -50,6 +50,19 @@ LEVELS: Final = {
 }
 """By the level of an alert."""
 
+NO_WORD: Final = {
+    "code": "no_word",
+    "meaning": (
+        "The message left, and nothing more is known here after a week. No provider tries for so long: its report was "
+        "lost, or it sends none."
+    ),
+    "what_to_do": (
+        "Do not wait any longer. Ask the recipient whether they have it. If it is so of other messages, too, tell whoever "
+        "runs this."
+    ),
+}
+"""The advice on a message that was sent, in place of the worker's to wait, which does not know how long one waits."""
+
 OPENED: Final = (
     "The tracking image was loaded or a link was followed: the message reached a mailbox, and somebody probably saw it. "
     "Many mail programs load no images, so without an open it may have been read all the same."

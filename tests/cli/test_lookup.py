@@ -586,6 +586,16 @@ def test_an_address_is_found_however_its_domain_is_written(
     assert invoke("lookup", typed).exit_code == 0
 
 
+def test_nobody_is_told_to_wait_for_a_word_that_does_not_come_any_more(invoke: Invoke, cluster: Cluster) -> None:
+    for days in (6, 8):
+        at = datetime.now(UTC) - timedelta(days)
+        known(cluster, event(f"days-{days}", EventType.SENT, received_at=at, occurred_at=at))
+
+    assert "Wait. It will become" in invoke("lookup", "INV-days-6").stdout
+    assert "Do not wait any longer" in invoke("lookup", "INV-days-8").stdout
+    assert codecs.decode(invoke("lookup", "INV-days-8", "--json").stdout)["advice"]["code"] == "no_word"
+
+
 @pytest.mark.parametrize(("said", "typed"), [("Rü-1", "RU\u0308-1"), ("RU\u0308-2", "rü-2"), ("LİRA-3", "lİra-3")])
 def test_a_reference_is_found_however_its_letters_are_composed(
     invoke: Invoke, cluster: Cluster, said: str, typed: str

@@ -284,6 +284,23 @@ async def test_a_status_that_lacks_a_final_word_is_called_out_of_date_when_the_w
     assert not found["status_is_behind"]
 
 
+async def test_nobody_is_told_to_wait_for_a_word_that_does_not_come_any_more(world: World) -> None:
+    for number, days in enumerate((6, 8)):
+        world.tell(
+            Log().tell(event("sent", message_id=f"m{number}", reference=f"INV-{days}", start=NOW - timedelta(days)))
+        )
+    for path in ("/", "/export.csv"):
+        text = await page(world, path)
+        assert text.count("Wait. It will become delivered") == 1
+        assert text.count("Do not wait any longer") == 1
+    assert "Wait. It will become delivered" in await page(world, invoice_of("INV-6"))
+    text = await page(world, invoice_of("INV-8"))
+    assert "nothing more is known here after a week" in text
+    assert "Wait. It will become delivered" not in text
+    world.tell(Log().tell(event("sent", start=NOW - timedelta(8)), event("deferred", at=5, start=NOW - timedelta(8))))
+    assert "Do not wait any longer" not in await page(world, invoice_of("INV-1"))
+
+
 async def test_a_deferral_that_expired_says_so_and_is_not_deferred_now(world: World) -> None:
     until = NOW + timedelta(minutes=5)
     log = Log().tell(
