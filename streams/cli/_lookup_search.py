@@ -23,14 +23,14 @@ from streams.records import RecordError, decode_alert, decode_event, decode_stat
 from streams.settings import Settings
 
 
-async def search(settings: Settings, question: Question) -> list[Found]:
-    """Return the deliveries that fit, the newest last."""
+async def search(settings: Settings, question: Question) -> tuple[list[Found], int | None]:
+    """Return the deliveries that fit, the newest last; and when the newest event of all mail was received, in µs."""
     found: dict[str, Found] = {}
     with progress(f"reading {topics.STATUS}") as tell:
         await _read_statuses(settings, question, found, tell)
     known = set(found)
     with progress(f"reading {topics.EVENTS}") as tell:
-        await _read_events(settings, question, found, tell)
+        newest = await _read_events(settings, question, found, tell)
     if set(found) - known:
         # an event of a delivery without a status fitted: its earlier events may not have named what was looked for,
         # and its status may name something newer instead
@@ -47,7 +47,7 @@ async def search(settings: Settings, question: Question) -> list[Found]:
     for delivery in found.values():
         delivery.no_status = why_no_status(delivery, settings.delivery.expire_after_days)
     there = (each for each in found.values() if each.status is not None or each.events or each.alerts)
-    return sorted(there, key=lambda delivery: (delivery.last_received_at, delivery.delivery_id))
+    return sorted(there, key=lambda delivery: (delivery.last_received_at, delivery.delivery_id)), newest
 
 
 async def _read_again(settings: Settings, question: Question, found: dict[str, Found]) -> None:
@@ -81,10 +81,18 @@ async def _read_statuses(
                 delivery.status, delivery.forgotten_at = status, None
 
 
-async def _read_events(settings: Settings, question: Question, found: dict[str, Found], tell: TellProgress) -> None:
-    """Take in the events of what is found already, and of a delivery that fits from the fitting event on."""
+async def _read_events(
+    settings: Settings, question: Question, found: dict[str, Found], tell: TellProgress
+) -> int | None:
+    """Take in the events of what is found already, and of a delivery that fits from the fitting event on.
+
+    Returns:
+        When the newest event of all was received, in µs; None: there is none.
+    """
     keys = {delivery_id.encode() for delivery_id in found}
+    newest_ms = 0
     async for batch in read_to_end(settings, topics.EVENTS, tell):
+        newest_ms = max([newest_ms, *(record.timestamp for record in batch)])
         for record in batch:
             if not record.value or not (record.key in keys or question.may_fit(record.value)):
                 continue
@@ -98,6 +106,7 @@ async def _read_events(settings: Settings, question: Question, found: dict[str, 
                 keys.add(event.delivery_id.encode())
             if delivery is not None:
                 delivery.events.setdefault(event.event_id, event)
+    return newest_ms * 1000 or None
 
 
 async def _read_alerts_if_allowed(settings: Settings, question: Question, found: dict[str, Found]) -> None:

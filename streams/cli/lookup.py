@@ -5,6 +5,9 @@ searched for it (``_lookup_search``), and what was found (``_lookup_found``) is 
 people (``_lookup_text``) or for programs.
 """
 
+import time
+from typing import Final
+
 import click
 
 from streams.cli import NOTHING_FOUND, Failure, Invocation, json_option, pass_invocation
@@ -12,7 +15,11 @@ from streams.cli._kafka import run
 from streams.cli._lookup_question import Question
 from streams.cli._lookup_search import search
 from streams.cli._lookup_text import print_delivery
-from streams.cli._output import clean, console, json_line, note
+from streams.cli._output import clean, console, json_line, note, time_text
+from streams.domain.status import SECOND, from_micros
+
+_QUIET_S: Final = 900.0
+"""Without any event for so long it is said since when: whether no mail was sent or no worker runs, is not known here."""
 
 
 @click.command("lookup")
@@ -57,16 +64,19 @@ def command(
     chosen = {"reference": reference, "recipient": recipient, "message_id": message_id, "delivery_id": delivery_id}
     question = Question.of(text, {name: value for name, value in chosen.items() if value is not None})
     settings = invocation.settings()
-    found = run(search(settings, question))
+    found, newest = run(search(settings, question))
+    how_new = "there is no event of any mail" if newest is None else _received(newest)
     if not found:
         lines = [f"nothing found for {clean(question)}"]
         lines.append(
             "an event shows up once the worker has read it (mailstreams worker), unless its partition is stopped "
             "(mailstreams resume) or it could not be understood (mailstreams dead-letters list); "
             f"the timeline goes back {settings.topics.events_retention_days:g} days, "
-            f"the status {settings.delivery.expire_after_days:g} days"
+            f"the status {settings.delivery.expire_after_days:g} days; {how_new}"
         )
         raise Failure(*lines, exit_code=NOTHING_FOUND)
+    if newest is None or time.time() - newest / SECOND > _QUIET_S:
+        note(f"{how_new}: what was reported since is not here if no worker runs (mailstreams worker)")
     if as_json:
         for delivery in found:
             json_line(
@@ -88,3 +98,7 @@ def command(
         print_delivery(out, delivery, settings)
     if len(found) > limit:
         note(f"{len(found) - limit} older not shown; see --limit")
+
+
+def _received(newest: int) -> str:
+    return f"the newest event of all mail was received at {time_text(from_micros(newest))}"

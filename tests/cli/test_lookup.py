@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from streams import codecs, records, topics
-from streams.cli import _lookup_search
+from streams.cli import _lookup_search, lookup
 from streams.cli._kafka import TellProgress, read_to_end
 from streams.cli._lookup_question import Question
 from streams.domain.deferrals import Alert, Ending, Episode, Level
@@ -584,6 +584,19 @@ def test_an_address_is_found_however_its_domain_is_written(
 
     assert f"domain-{said}" in invoke("lookup", "--recipient", typed, "--json").stdout
     assert invoke("lookup", typed).exit_code == 0
+
+
+def test_an_answer_says_since_when_nothing_new_came(
+    invoke: Invoke, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known(cluster, event("quiet", EventType.SENT))
+
+    assert "newest event" not in invoke("lookup", "INV-quiet").stderr
+    assert "; the newest event of all mail was received at 20" in invoke("lookup", "INV-never").stderr
+    monkeypatch.setattr(lookup, "_QUIET_S", -3600.0)
+    told = invoke("lookup", "INV-quiet", "--json")
+    assert "the newest event of all mail was received at 20" in told.stderr
+    assert "newest event" not in told.stdout
 
 
 def test_nobody_is_told_to_wait_for_a_word_that_does_not_come_any_more(invoke: Invoke, cluster: Cluster) -> None:
