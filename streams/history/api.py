@@ -106,6 +106,8 @@ async def history(request: web.Request) -> web.Response:
         asked.wrong("reference", "is missing")
     asked.done()
     name = await ask(request, lambda connection, viewer: queries.invoice_of(connection, viewer, reference or ""))
+    if name is None:
+        raise Refused(HTTPStatus.NOT_FOUND, "several invoices differ from it in the case of letters: search for it")
     return await _history(request, name, cursor)
 
 

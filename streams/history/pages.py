@@ -230,6 +230,9 @@ async def by_reference(request: web.Request) -> web.Response:
         asked.wrong("reference", "looks like an address, which must not be in a URL: search for it instead")
     asked.done()
     name = await ask(request, lambda connection, viewer: queries.invoice_of(connection, viewer, reference or ""))
+    if name is None:  # several differ from it in the case of letters: whoever asks knows which one is meant
+        sought = Search(text=reference or "", kinds=("reference",), cursor=None)
+        return _see(f"/search/{request.app[_SEARCHES].keep(request[VIEWER], sought)}")
     return _see(f"/invoices/{name}")
 
 

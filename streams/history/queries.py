@@ -267,11 +267,11 @@ def invoice(
     return page
 
 
-def invoice_of(connection: sa.Connection, viewer: Viewer, reference: str) -> str:
+def invoice_of(connection: sa.Connection, viewer: Viewer, reference: str) -> str | None:
     """Return the id of a reference's invoice: that of the reference as it is written, else that of its only spelling.
 
-    Spellings are those that a search finds for it: they differ in the case of letters. If there is none, or more than
-    one, it is the id of the reference as it is written, which no delivery has.
+    Spellings are those that a search finds for it: they differ in the case of letters. If there is none, it is the id of
+    the reference as it is written, which no delivery has; if there are several, None.
     """
     exact, sought = invoice_id(reference), normalised_reference(reference)
     accounts = _accounts_there(connection, viewer, Filter())
@@ -288,7 +288,9 @@ def invoice_of(connection: sa.Connection, viewer: Viewer, reference: str) -> str
                     return exact
                 if normalised_reference(row.reference) == sought:  # the key may be cut
                     spellings.add(row.invoice_id)
-    return spellings.pop() if len(spellings) == 1 else exact
+    if len(spellings) > 1:
+        return None
+    return spellings.pop() if spellings else exact
 
 
 def deferred(connection: sa.Connection, viewer: Viewer, chosen: Filter, cursor: str | None, size: int) -> Page:

@@ -619,6 +619,17 @@ async def test_a_link_by_reference_leads_to_the_invoice(world: World) -> None:
         assert (answer.status, answer.headers["Location"]) == (303, invoice_of("INV-1"))
 
 
+async def test_a_link_by_a_reference_that_several_invoices_may_mean_leads_to_a_search(world: World) -> None:
+    world.tell(Log().tell(event("sent"), event("sent", message_id="m2", reference="inv-1")))
+    text = await page(world, "/invoices?reference=Inv-1")
+    for reference in ("INV-1", "inv-1"):
+        assert f'href="{invoice_of(reference)}"' in text
+        answer = await world.client.get("/invoices", params={"reference": reference}, allow_redirects=False)
+        assert answer.headers["Location"] == invoice_of(reference)
+    answer = await world.client.post("/api/v1/history", json={"reference": "Inv-1"})
+    assert (answer.status, "several invoices" in await answer.text()) == (404, True)
+
+
 async def test_no_address_is_in_any_link(world: World) -> None:
     log = Log().tell(event("deferred"), event("sent", message_id="m2", reference="ann@example.net"))
     world.tell(log)
