@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import aiokafka
+from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.errors import IllegalStateError, KafkaError
 from aiokafka.protocol.group import JoinGroupRequest, LeaveGroupRequest
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
@@ -157,6 +158,26 @@ def _size_of(record: Record) -> int:
     return size
 
 
+class Subscription(SubscriptionState):
+    """aiokafka's, which takes no partition of a topic that this member does not read.
+
+    A static member that comes back gets the assignment that it had, though it may read fewer topics now. aiokafka's own
+    would fail at the first other one, which ends the worker: at every start, for as long as the name lives.
+    """
+
+    left_over: frozenset[str] = frozenset()
+    """The topics that were left out of the last assignment."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # aiokafka's
+
+    def assign_from_subscribed(self, assignment: Iterable[TopicPartition]) -> None:
+        """Take the partitions of what is read here."""
+        given = list(assignment)
+        self.left_over = frozenset(tp.topic for tp in given) - self.topics
+        super().assign_from_subscribed({tp for tp in given if tp.topic not in self.left_over})
+
+
 class BatchConsumerThread(driver.AIOKafkaConsumerThread):
     """aiokafka's consumer in a thread of its own, so that heartbeats go on while the main loop folds."""
 
@@ -165,7 +186,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
     _all_read_at = float("-inf")
     """When every position was read last, by the monotonic clock."""
     _asked_for: frozenset[str] = frozenset()
-    """Topics that this member has asked the group to divide."""
+    """Topics for which this member has asked the group to divide all partitions anew."""
 
     def _create_worker_consumer(
         self,
@@ -173,7 +194,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
     ) -> aiokafka.AIOKafkaConsumer:
         conf = self.app.conf
         batching = self.consumer.batching
-        return aiokafka.AIOKafkaConsumer(
+        consumer = aiokafka.AIOKafkaConsumer(
             **batching.client_options,
             client_id=conf.broker_client_id,
             group_id=conf.id,
@@ -192,6 +213,8 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
             rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
             heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
         )
+        consumer._subscription = Subscription()  # noqa: SLF001 - no public way to choose it; nothing has the other one yet
+        return consumer
 
     async def take(self, tps: set[TP], timeout_s: float) -> tuple[dict[TP, list[Record]], dict[TP, int]]:
         """Return what was fetched of ``tps``, and those partitions' positions, at times all: both of the same moment."""
@@ -282,7 +305,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def _watch_topics(self) -> None:
         divided = cast("BatchedApp", self.app).group_assignor.divided
-        self._asked_for |= watch_topics(self._ensure_consumer(), divided | self._asked_for)
+        self._asked_for |= watch_topics(self._ensure_consumer(), divided, self._asked_for)
 
     async def leave_group(self) -> None:
         """Tell the group that this member is gone, so that its partitions move at once."""
@@ -360,15 +383,22 @@ async def check_membership(consumer: aiokafka.AIOKafkaConsumer) -> None:
         client.force_metadata_update()  # done in the background; with other metadata the leader assigns again
 
 
-def watch_topics(consumer: aiokafka.AIOKafkaConsumer, divided: Collection[str]) -> frozenset[str]:
-    """Let a static member join anew when a topic is new to the group, or gets more partitions; return the new topics.
+def watch_topics(
+    consumer: aiokafka.AIOKafkaConsumer, divided: Collection[str], asked_for: frozenset[str] = frozenset()
+) -> frozenset[str]:
+    """Let a static member join anew when its topics are not those that were divided, or one gets more partitions.
 
     aiokafka watches the topics in that member only which divided them last. A static one that comes back divides nothing:
-    it gets the assignment that it had, though it may read more topics now. When all have come back, nobody watches.
+    it gets the assignment that it had, though it may read more topics now. When all have come back, nobody watches. Or it
+    reads fewer: other members, which may read them, get the partitions that it has left over.
 
     Args:
         consumer: The member; this is called in its thread.
-        divided: The topics that were divided for its assignment, or were asked for before.
+        divided: The topics that were divided for its assignment.
+        asked_for: The topics for which it has joined anew before.
+
+    Returns:
+        The topics for which it joins anew now.
     """
     group: Any = consumer._coordinator  # noqa: SLF001 - no public way to watch topics as the one that divides does
     if group is None or group._group_instance_id is None or group._group_subscription is not None:  # noqa: SLF001
@@ -377,13 +407,19 @@ def watch_topics(consumer: aiokafka.AIOKafkaConsumer, divided: Collection[str]) 
         return frozenset()
     cluster = consumer._client.cluster  # noqa: SLF001
     counts = {topic: len(cluster.partitions_for_topic(topic) or ()) for topic in consumer.subscription()}
-    new = frozenset(topic for topic, count in counts.items() if count and topic not in divided)
+    new = frozenset(topic for topic, count in counts.items() if count and topic not in divided) - asked_for
+    left_over = cast("Subscription", consumer._subscription).left_over - asked_for  # noqa: SLF001
     group._group_subscription = consumer.subscription()  # noqa: SLF001
     group._metadata_snapshot = counts  # noqa: SLF001 - with other counts aiokafka joins anew, from now on
     if new:
         logger.info("%s: nobody reads it yet; the group is asked to divide its partitions anew", ", ".join(sorted(new)))
+    if left_over:
+        logger.info(
+            "%s: not read here any more; the group is asked to divide its partitions anew", ", ".join(sorted(left_over))
+        )
+    if new or left_over:
         group.request_rejoin()
-    return new
+    return new | left_over
 
 
 class BatchConsumer(driver.Consumer):

@@ -132,6 +132,30 @@ async def test_static_members_read_the_topic_of_a_provider_that_is_new_to_them(m
     assert world.worker.stop() == 0
 
 
+async def test_a_static_member_comes_back_though_it_reads_a_provider_fewer(make_world: Make) -> None:
+    """The group gives it the assignment that it had before: aiokafka fails at the topic that it does not read any more."""
+    world = await make_world(
+        KAFKA__GROUP_INSTANCE_ID="one",
+        KAFKA__SESSION_TIMEOUT_S=19,
+        TOPICS__PARTITIONS=1,
+        TOPICS__PROVIDERS="sendgrid,mailgun",
+    )
+    world.worker.start()
+    world.worker.wait_ready()
+    owned = world.worker.metric("mailstreams_partitions_owned")
+    assert world.worker.stop() == 0
+    world.worker.start(MAILSTREAMS_TOPICS__PROVIDERS="sendgrid")
+    world.worker.wait_for("mail.raw.mailgun: not read here any more")
+    deadline = time.monotonic() + 30
+    while world.worker.metric("mailstreams_rebalances_total") < 2 or world.worker.get("/readyz")[0] != 200:
+        assert time.monotonic() < deadline, world.worker.output
+        time.sleep(0.2)
+    time.sleep(3)  # three more looks: it asks once
+    assert world.worker.metric("mailstreams_rebalances_total") == 2
+    assert world.worker.metric("mailstreams_partitions_owned") == owned - 1
+    assert world.worker.stop() == 0
+
+
 async def test_a_worker_told_to_stop_while_it_starts_stops_at_once(make_world: Make) -> None:
     world = await make_world()
     for pause in (0, 0.3, 0.6, 0.9):

@@ -412,6 +412,13 @@ def test_a_member_that_divided_no_topics_watches_none_unless_it_is_told_which() 
     watching = inspect.getsource(GroupCoordinator._handle_metadata_update)
     assert "self._metadata_snapshot != metadata_snapshot" in watching, "watch_topics sets what is compared"
     assert parameters(GroupCoordinator.request_rejoin) == ["self"]
+    made = inspect.getsource(aiokafka.AIOKafkaConsumer.__init__)
+    assert made.count("self._subscription") == 2, "ours takes its place before anything else has it"
+    assert "self._subscription.subscribe(topics=topics)" in made, "which we do not pass"
+    assigning = inspect.getsource(GroupCoordinator._on_join_complete)
+    assert "self._subscription.assign_from_subscribed(assignment.partitions())" in assigning, (
+        "Subscription overrides it"
+    )
     assert "_topic_groups" in inspect.getsource(PartitionAssignor.on_assignment), "Assignor.divided"
 
 

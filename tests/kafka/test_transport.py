@@ -7,13 +7,21 @@ from typing import Any, cast
 
 import pytest
 from aiokafka.errors import CommitFailedError, IllegalStateError
+from aiokafka.structs import TopicPartition
 from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.kafka import transport
 from streams.kafka.batches import Batch, Record
-from streams.kafka.transport import BACKLOG_BATCHES, BatchConsumer, _Backlog, _size_of, watch_topics
+from streams.kafka.transport import (
+    BACKLOG_BATCHES,
+    BatchConsumer,
+    Subscription,
+    _Backlog,
+    _size_of,
+    watch_topics,
+)
 from tests.kafka.fakes import SOURCE, Clock, consumer_of, faust_app, record, until
 
 # -- cutting a backlog ---------------------------------------------------------------------------------------------------
@@ -502,7 +510,9 @@ async def test_a_commit_for_a_partition_that_left_this_member_is_a_failed_commit
 # -- the topics of a static member -----------------------------------------------------------------------------------------
 
 
-def member(*, static: bool = True, watched: set[str] | None = None, rebalancing: bool = False) -> Any:
+def member(
+    *, static: bool = True, watched: set[str] | None = None, rebalancing: bool = False, left_over: str | None = None
+) -> Any:
     """Return what ``watch_topics`` reads of a consumer that knows ``old`` and ``new``, and not ``gone``."""
     partitions = {"old": {0, 1}, "new": {0}}
     asked: list[str] = []
@@ -513,7 +523,9 @@ def member(*, static: bool = True, watched: set[str] | None = None, rebalancing:
             _metadata_snapshot={},
             request_rejoin=lambda: asked.append("rejoin"),
         ),
-        _subscription=SimpleNamespace(reassignment_in_progress=rebalancing),
+        _subscription=SimpleNamespace(
+            reassignment_in_progress=rebalancing, left_over=frozenset() if left_over is None else {left_over}
+        ),
         _client=SimpleNamespace(cluster=SimpleNamespace(partitions_for_topic=partitions.get)),
         subscription=lambda: {"old", "new", "gone"},
         asked=asked,
@@ -533,6 +545,25 @@ def test_a_static_member_whose_topics_are_all_divided_only_watches_them() -> Non
     assert watch_topics(consumer, {"old", "new"}) == set()
     assert consumer.asked == []
     assert consumer._coordinator._group_subscription == {"old", "new", "gone"}
+
+
+def test_a_static_member_asks_once_who_reads_what_it_does_not_read_any_more() -> None:
+    consumer = member(left_over="former")
+    assert watch_topics(consumer, {"old", "new", "former"}) == {"former"}
+    assert consumer.asked == ["rejoin"]
+    again = member(left_over="former")
+    assert watch_topics(again, {"old", "new", "former"}, frozenset({"former"})) == set()
+    assert again.asked == []
+
+
+async def test_of_an_assignment_only_partitions_of_topics_that_are_read_are_taken() -> None:
+    subscription = Subscription()
+    subscription.subscribe({"old"})
+    subscription.assign_from_subscribed([TopicPartition("old", 1), TopicPartition("former", 0)])
+    assert subscription.assigned_partitions() == {TopicPartition("old", 1)}
+    assert subscription.left_over == {"former"}
+    subscription.assign_from_subscribed([TopicPartition("old", 0)])
+    assert subscription.left_over == set()
 
 
 @pytest.mark.parametrize("other", [{"static": False}, {"watched": {"old"}}, {"rebalancing": True}])
