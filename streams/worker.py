@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -38,6 +39,8 @@ from streams.settings import Settings
 logger = logging.getLogger(__name__)
 
 LEAVE_TIMEOUT_S = 3.0
+LOG_TIMEOUT_S = 10.0
+"""A worker that hangs ends without its last words if they cannot be written for this long."""
 GC_THRESHOLD = (100_000, 50, 100)
 _LIMITS: Final = {
     InvalidSessionTimeoutError: "set kafka.session_timeout_s within the brokers' group.min.session.timeout.ms (6 s by "
@@ -180,6 +183,10 @@ async def _leave(worker: Worker) -> None:
 
 
 def _end_hung(silent_s: float) -> None:
+    # The loop may hang because nobody reads the log, and it then holds the lock that the next line waits for.
+    ending = threading.Timer(LOG_TIMEOUT_S, os._exit, [EXIT_STALLED])
+    ending.daemon = True
+    ending.start()
     logger.critical("the event loop has not run for %.0f s: the worker ends", silent_s)
     faulthandler.dump_traceback(all_threads=True)
     _exit(EXIT_STALLED)

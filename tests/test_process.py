@@ -52,6 +52,26 @@ def test_a_worker_has_as_many_open_files_as_it_may() -> None:
     assert ended.stdout == "2 True\n", ended.stderr
 
 
+_HANGS = """
+import logging, threading
+from streams import worker
+worker.LOG_TIMEOUT_S = 0.5
+logging.basicConfig()
+threading.Timer(0.5, worker._end_hung, [60.0]).start()
+while True:
+    logging.error("x" * 1000)
+"""
+
+
+def test_a_worker_that_hangs_because_nobody_reads_its_log_ends_all_the_same() -> None:
+    hangs = subprocess.Popen([sys.executable, "-c", _HANGS], stderr=subprocess.PIPE)
+    try:
+        assert hangs.wait(30) == process.EXIT_STALLED
+    finally:
+        hangs.kill()
+        hangs.communicate()
+
+
 @pytest.mark.parametrize(
     ("place", "why"), [("file", "File exists"), ("file/store", "Not a directory"), ("/proc/store", "No such file")]
 )
