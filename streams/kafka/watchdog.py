@@ -40,7 +40,6 @@ class Watchdog:
         self._restore: tuple[int, float] | None = None
         self._looked_at = time.monotonic()
         self._loop_seen = time.monotonic()
-        self._ended = threading.Event()
         self.stalled: str | None = None
         self.restore_idle_s = 0.0
         """For how long the running restore has done nothing."""
@@ -108,16 +107,11 @@ class Watchdog:
         """Start the thread that calls ``on_hang`` (in that thread) when the event loop does not run for ``limit_s``."""
 
         def watch() -> None:
-            while not self._ended.wait(1.0):
-                silent = time.monotonic() - self._loop_seen
-                if silent > self._limit_s:
-                    on_hang(silent)
-                    return
+            while (silent := time.monotonic() - self._loop_seen) <= self._limit_s:
+                time.sleep(1.0)
+            on_hang(silent)
 
+        self.beat()  # it may have waited for the broker since it was made
         thread = threading.Thread(target=watch, name="watchdog", daemon=True)
         thread.start()
         return thread
-
-    def stop(self) -> None:
-        """End the thread."""
-        self._ended.set()

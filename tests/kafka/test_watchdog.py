@@ -213,7 +213,16 @@ def test_an_event_loop_that_beats_is_left_alone() -> None:
     while time.monotonic() < until:
         watchdog.beat()
         time.sleep(0.05)
-    watchdog.stop()
+    assert hung == []
     thread.join(5)
-    assert not thread.is_alive()
+    assert len(hung) == 1, "it beats no more"
+
+
+def test_the_time_before_the_event_loop_is_watched_does_not_count(clock: Clock) -> None:
+    """As while a worker that starts waits for its broker."""
+    hung: list[float] = []
+    watchdog = Watchdog(limit_s=30, on_stall=lambda _: None)
+    clock.seconds += 3_600
+    watchdog.watch_loop(hung.append)
+    time.sleep(0.2)
     assert hung == []
