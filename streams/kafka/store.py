@@ -15,6 +15,7 @@ Keys: ``r`` + key = a row; ``d`` + 8 bytes + key = an entry of the due index,
 kinds of deadlines; ``m`` + name = what is known about the store itself.
 """
 
+import contextlib
 import logging
 import struct
 import time
@@ -375,9 +376,11 @@ class Store:
         """Leave a mark on a corrupt database, so that the next start does not open it again."""
         if _is_corruption(error) and not self._condemned:
             self._condemned = True
-            if not self.suspect:  # else the others were marked together with it
-                _suspect_others(self.path)
-            (self.path / CONDEMNED).touch()
+            with contextlib.suppress(OSError):  # a disk that takes no mark: `error` is what matters
+                if not self.suspect:  # else the others were marked together with it
+                    _suspect_others(self.path)
+            with contextlib.suppress(OSError):
+                (self.path / CONDEMNED).touch()
         return StoreCorruptError(f"store {self.path.name}: {error}")
 
 
@@ -400,7 +403,8 @@ def open_store(path: Path, budget: Budget, *, on_rebuild: Callable[[str], None])
         database.get(CHANGELOG_OFFSET)
     except Exception as error:
         if database is not None:
-            database.close()  # else its lock, which goes by the path, would refuse the empty one, too
+            with contextlib.suppress(Exception):  # it flushes, and of a corrupt one that may fail
+                database.close()  # else its lock, which goes by the path, would refuse the empty one, too
         if not _is_corruption(error):
             message = f"store {path.name} cannot be opened: {error}"
             raise StoreCorruptError(message) from error

@@ -479,6 +479,24 @@ def test_a_flipped_bit_is_found_when_it_is_read_and_the_next_start_does_not_open
     again.close()
 
 
+def test_a_corrupt_store_that_cannot_be_marked_says_why_it_is_corrupt(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any other error, told of one record while it is folded, would send that record to the dead letters."""
+    filled(path)
+    filled(path.with_name("deliveries-1"))
+    flip_bits(path)
+    store = open_store(path, BUDGET, on_rebuild=refuse)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "touch", full)
+    with pytest.raises(StoreCorruptError, match="deliveries-0: Corruption"):
+        list(store.rows())
+    store.close()
+
+
 def test_a_flipped_bit_is_found_by_a_reader_of_all_rows_too(path: Path) -> None:
     filled(path)
     flip_bits(path)
