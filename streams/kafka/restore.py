@@ -317,8 +317,12 @@ class LaneTableManager(TableManager):
         gate = asyncio.Semaphore(FENCES_AT_ONCE)
 
         async def fence(tp: TP, writer: TransactionalWriter) -> None:
-            async with gate, asyncio.timeout(FENCE_TIMEOUT_S):
-                await writer.fence()
+            try:
+                async with gate, asyncio.timeout(FENCE_TIMEOUT_S):
+                    await writer.fence()
+            except Exception as error:
+                error.add_note(f"while {writer.transactional_id} was fenced")
+                raise
             self._steps += 1
             waited = self.app.restoring.hooks.reached("fenced", tp)
             if waited is not None:

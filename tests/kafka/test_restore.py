@@ -412,6 +412,17 @@ async def test_every_partition_is_fenced_before_anything_is_read(world: World) -
     assert order == ["fenced", "opened"]
 
 
+async def test_a_fence_that_takes_too_long_names_what_it_fences(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(_: TransactionalWriter) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(restore, "FENCE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(TransactionalWriter, "fence", never)
+    with pytest.raises(TimeoutError) as found:
+        await world.restore()
+    assert found.value.__notes__ == [f"while {world.writer_name} was fenced"]
+
+
 @pytest.mark.parametrize(("limit", "told"), [(387, True), (388, False), (resource.RLIM_INFINITY, False)])
 async def test_too_few_open_files_for_the_stores_of_an_assignment_are_told(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, limit: int, *, told: bool
