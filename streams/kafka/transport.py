@@ -101,6 +101,8 @@ class _Backlog:
     size: int = 0
     busy: bool = False
     """A batch is on its way or being processed."""
+    outside: Batch | None = None
+    """That batch, once it is cut."""
     tick: int | None = None
     """A tick to be delivered before the next records, with its time (µs)."""
     paused: bool = False
@@ -544,6 +546,7 @@ class BatchConsumer(driver.Consumer):
                 continue  # revoked, or offered for an assignment that is gone
             batch = backlog.cut(tp, self.batching.max_records, self.batching.max_bytes)
             assert batch is not None  # it was offered, and only this task takes
+            backlog.outside = batch
             if batch.records:
                 backlog.cut_at = self.loop.time()
             self._pause_when_full(tp, backlog)
@@ -573,10 +576,12 @@ class BatchConsumer(driver.Consumer):
         self._unacked_messages.discard(message)
         if self._waiting_for_ack is not None and not self._waiting_for_ack.done():
             self._waiting_for_ack.set_result(None)
-        backlog = self._backlogs.get(message.tp)
-        if backlog is not None and message.generation_id == self.app.consumer_generation_id:
-            backlog.busy = False
-            if cast("Batch", message.value).records:
+        backlog, batch = self._backlogs.get(message.tp), cast("Batch", message.value)
+        # Else it is of an earlier assignment. That may have the same generation: a member of a group that needs no other
+        # division joins it again.
+        if backlog is not None and backlog.outside is batch:
+            backlog.busy, backlog.outside = False, None
+            if batch.records:
                 now = self.loop.time()
                 backlog.rested_at = now + min(now - backlog.cut_at, REST_MAX_S)
             self._offer(message.tp, backlog)

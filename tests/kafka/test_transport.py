@@ -277,12 +277,15 @@ async def test_a_batch_that_waited_while_its_partition_was_revoked_is_not_delive
         await world.close()
 
 
-async def test_an_acknowledgement_from_an_earlier_generation_frees_nothing(world: World) -> None:
+@pytest.mark.parametrize("generations_later", [0, 1])
+async def test_an_acknowledgement_from_an_earlier_assignment_frees_nothing(
+    world: World, generations_later: int
+) -> None:
     await world.consumer.start_partitions({SOURCE: 10})
     world.fetch(10)
     await until(lambda: world.delivered)
     early = world.delivered[0]
-    world.app.consumer_generation_id += 1
+    world.app.consumer_generation_id += generations_later
     world.consumer.stop_partitions()
     await world.consumer.start_partitions({SOURCE: 10})
     world.fetch()  # the question of before
@@ -292,7 +295,7 @@ async def test_an_acknowledgement_from_an_earlier_generation_frees_nothing(world
     world.consumer.ack(early)
     await until(lambda: world.waiting == 1)
     await world.quiet()
-    assert world.offsets == [[10], [10]], "one batch of this generation is outside"
+    assert world.offsets == [[10], [10]], "one batch of this assignment is outside"
     world.consumer.ack(world.delivered[1])
     await until(lambda: len(world.delivered) == 3)
 
