@@ -182,7 +182,8 @@ class Health:
         """Return why the worker cannot work now; nothing when it can."""
         why = []
         if not self.progress.fresh:
-            why.append("the broker does not answer")
+            missing = self.progress.missing
+            why.append(f"the brokers do not show the topic {missing}" if missing else "the broker does not answer")
         if self.tables.restoring:
             why.append("stores are being restored")
         elif not self.tables.actives_ready:

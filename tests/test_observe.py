@@ -15,13 +15,13 @@ RUNS, OPENS, STANDS = (TP("mail.deferrals", number) for number in range(3))
 
 
 def test_a_stopped_partition_is_a_line_that_who_starts_a_worker_knows_from_all_others() -> None:
-    def health(stopped: dict[TP, str], *, fresh: bool = True) -> Health:
+    def health(stopped: dict[TP, str], *, fresh: bool = True, missing: str | None = None) -> Health:
         return Health(
             metrics=Metrics.create(CollectorRegistry(), version="1"),
             observer=cast("Any", SimpleNamespace(stopped_partitions=stopped)),
             tables=cast("Any", SimpleNamespace(restoring=False, actives_ready=fresh)),
             lanes=cast("Any", None),
-            progress=cast("Any", SimpleNamespace(fresh=fresh)),
+            progress=cast("Any", SimpleNamespace(fresh=fresh, missing=missing)),
             watchdog=cast("Any", None),
         )
 
@@ -31,6 +31,8 @@ def test_a_stopped_partition_is_a_line_that_who_starts_a_worker_knows_from_all_o
     assert bad == ["mail.deferrals/2 stopped: 21 of the last 30 records are bad: no JSON"]
     assert all(map(stack._STOPPED.fullmatch, bad))
     assert len(others) == 2
+    others += health({}, fresh=False, missing="mail.raw.mailgun").not_ready()
+    assert "the brokers do not show the topic mail.raw.mailgun" in others
     assert not any(map(stack._STOPPED.fullmatch, others))
 
 

@@ -38,6 +38,7 @@ from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.types import TP
 
+from streams.kafka.closing import stop_consumer
 from streams.kafka.offsets import committed_offsets
 from streams.kafka.positions import Position
 from streams.kafka.transport import METADATA_MAX_AGE_MS
@@ -86,6 +87,14 @@ def time_for_tick(wall_us: int, upstream: Iterable[Standing]) -> int | None:
                 return None
             now = min(now, standing.timestamp_ms * 1000)
     return now
+
+
+class TopicMissingError(UnknownTopicOrPartitionError):
+    """The brokers answer, and do not show us a topic."""
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(topic)
+        self.topic = topic
 
 
 class Progress:
@@ -137,6 +146,8 @@ class Progress:
         """The wall clock (µs) and the monotonic one (s) at the last look."""
         self._clock_was_set = False
         """Set since the last look: the next one gives no time."""
+        self.missing: str | None = None
+        """The topic that ended the last look: the brokers answer, and do not show it."""
         self.on_look: list[Callable[[Mapping[TP, Standing]], Awaitable[None] | None]] = []
 
     def now(self, tp: TP) -> int | None:
@@ -185,16 +196,14 @@ class Progress:
                     result = told(self._standings)
                     if result is not None:
                         await result
+                self.missing = None
+            except TopicMissingError as error:
+                logger.warning("the brokers do not show the topic %s: until they do, nothing falls due", error.topic)
+                self.missing = error.topic
             except (KafkaError, OSError, TimeoutError) as error:
                 logger.warning("the broker does not answer: %s", type(error).__name__)
+                self.missing = None
             await asyncio.sleep(self._interval_s)
-
-    async def close(self) -> None:
-        """Release the connections."""
-        if self._consumer is not None:
-            await self._consumer.stop()
-        if self._admin is not None:
-            await self._admin.close()
 
     async def _look(self) -> None:
         consumer, admin = await self._clients()
@@ -210,7 +219,7 @@ class Progress:
                 # The topic exists: the start checked. A broker that has just come back may not know it for a moment,
                 # and without it the path to a stage would look shorter than it is, and its clock would be ahead.
                 consumer._client.force_metadata_update()  # noqa: SLF001 - else aiokafka asks in five minutes
-                raise UnknownTopicOrPartitionError(topic)
+                raise TopicMissingError(topic)
             tps = [TopicPartition(topic, p) for p in sorted(partitions)]
             ends = await consumer.end_offsets(tps)
             committed = await self._committed(admin, tps)
@@ -307,7 +316,11 @@ class Progress:
             consumer = AIOKafkaConsumer(
                 **self._client_options, isolation_level="read_committed", metadata_max_age_ms=METADATA_MAX_AGE_MS
             )
-            await consumer.start()
+            try:
+                await consumer.start()
+            except BaseException:
+                await stop_consumer(consumer)
+                raise
             self._consumer = consumer
             for topic in self._topics():
                 await consumer._client.add_topic(topic)  # noqa: SLF001 - assigning would fetch; only metadata is needed

@@ -5,13 +5,22 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
-from aiokafka.errors import KafkaError, KafkaTimeoutError, LeaderNotAvailableError, UnknownTopicOrPartitionError
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    KafkaTimeoutError,
+    LeaderNotAvailableError,
+    UnknownTopicOrPartitionError,
+)
 from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deploy.local import ports
 from deploy.local.broker import Broker
+from streams.kafka.closing import end
 from streams.kafka.positions import Position
 from streams.kafka.progress import Progress, Standing, time_for_tick
 from tests.contracts.clients import commit_position, fenced_writer, new_topic, plain_transactional, rows, unique
@@ -549,8 +558,16 @@ async def test_a_topic_that_fails_ends_the_look_and_the_coordinator_was_heard_al
             await progress._look()
         assert progress.heard_within(30)
     finally:
-        await progress.close()
+        await close(progress)
     assert not progress.fresh
+
+
+async def close(progress: Progress) -> None:
+    """Release what a process keeps until its end."""
+    if progress._consumer is not None:
+        await progress._consumer.stop()
+    if progress._admin is not None:
+        await progress._admin.close()
 
 
 async def no_leader(tps: object) -> None:
@@ -624,7 +641,7 @@ async def test_a_look_at_the_broker_sees_ends_positions_and_the_last_timestamp(b
         await commit_position(broker, group, events, 0, "by another tool")
         await progress._look()
     finally:
-        await progress.close()
+        await close(progress)
     assert progress._standings == {
         TP(raw, 0): Standing(end=3, position=1, timestamp_ms=1_234),
         TP(raw, 1): Standing(end=0, position=0, timestamp_ms=-1),
@@ -652,7 +669,28 @@ async def test_partitions_that_a_topic_gets_are_looked_at_soon(broker: Broker, m
                 await asyncio.sleep(0.05)
     finally:
         await admin.close()
-        await progress.close()
+        await close(progress)
+
+
+async def test_a_client_that_cannot_start_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped = []
+    stop = AIOKafkaConsumer.stop
+
+    async def recording(consumer: AIOKafkaConsumer) -> None:
+        await stop(consumer)  # type: ignore[no-untyped-call] # aiokafka's
+        stopped.append(consumer)
+
+    monkeypatch.setattr(AIOKafkaConsumer, "stop", recording)
+    (port,) = ports.find(1)
+    progress = Progress(
+        client_options={"bootstrap_servers": f"127.0.0.1:{port}"},
+        group_id="group",
+        upstream_topics=UPSTREAM,
+        shared_topics=SHARED,
+    )
+    with pytest.raises(KafkaConnectionError):
+        await progress._look()
+    assert len(stopped) == 1
 
 
 async def test_an_open_transaction_is_no_lag(broker: Broker) -> None:
@@ -671,7 +709,7 @@ async def test_an_open_transaction_is_no_lag(broker: Broker) -> None:
             assert progress._standings[TP(events, 0)].lag == 0
             await producer.abort_transaction()
     finally:
-        await progress.close()
+        await close(progress)
 
 
 async def test_while_the_broker_does_not_know_a_topic_there_is_no_look_and_soon_after_there_is_one(
@@ -692,8 +730,17 @@ async def test_while_the_broker_does_not_know_a_topic_there_is_no_look_and_soon_
 
         await soon(refused)
         assert progress._standings == {}
+        running = asyncio.create_task(progress.run())
+        async with asyncio.timeout(20):
+            while progress.missing != raw:
+                await asyncio.sleep(0.05)
+        assert not progress.fresh
         await new_topic(broker, named=raw)
-        await soon(progress._look)
+        async with asyncio.timeout(20):
+            while not progress.fresh:
+                await asyncio.sleep(0.05)
+        assert progress.missing is None
+        await end([running])
     finally:
-        await progress.close()
+        await close(progress)
     assert progress._standings.keys() == {TP(raw, 0), TP(events, 0)}
