@@ -5,7 +5,10 @@ anything. Faust expects its own URL in it, made of the host's name. But a new co
 another host; every start would end with an AssertionError until the group is divided again.
 """
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
+from uuid import uuid4
 
 from faust.assignor import PartitionAssignor
 from faust.assignor.client_assignment import ClientMetadata
@@ -13,20 +16,27 @@ from yarl import URL
 
 
 class Assignor(PartitionAssignor):
-    """Faust's assignor; nothing is served at the URL of a member, so any is good."""
+    """Faust's assignor; nothing is served at the URL of a member, so any is good that no other member has."""
 
     _given_url: URL | None = None
+    """The URL in the assignment that is being taken."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # The assignment tells by URL what each member has; those of two workers on one host would be the same.
+        self._own_url = URL(f"http://{uuid4().hex}")
 
     def on_assignment(self, assignment: Any) -> None:  # type: ignore[override] # aiokafka's is a class method, Faust's is not
         """Take an assignment, whichever URL it names."""
         self._given_url = URL(ClientMetadata.loads(self._decompress(assignment.user_data)).url)
         super().on_assignment(assignment)
+        self._given_url = None
 
     @property
-    def divided(self) -> frozenset[str]:
-        """The topics whose partitions were divided among the members for this assignment; none before the first."""
-        return frozenset(self._topic_groups)
+    def divided(self) -> Mapping[str, int]:
+        """How many partitions of each topic were divided among the members for this assignment."""
+        return Counter(tp.topic for tps in (self._tps_url, self._external_tps_url) for tp in tps)
 
     @property
     def _url(self) -> URL:
-        return self._given_url or URL(super()._url)
+        return self._given_url or self._own_url

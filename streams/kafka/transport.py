@@ -19,7 +19,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Collection, Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -386,17 +386,17 @@ async def check_membership(consumer: aiokafka.AIOKafkaConsumer) -> None:
 
 
 def watch_topics(
-    consumer: aiokafka.AIOKafkaConsumer, divided: Collection[str], asked_for: frozenset[str] = frozenset()
+    consumer: aiokafka.AIOKafkaConsumer, divided: Mapping[str, int], asked_for: frozenset[str] = frozenset()
 ) -> frozenset[str]:
     """Let a static member join anew when its topics are not those that were divided, or one gets more partitions.
 
     aiokafka watches the topics in that member only which divided them last. A static one that comes back divides nothing:
-    it gets the assignment that it had, though it may read more topics now. When all have come back, nobody watches. Or it
-    reads fewer: other members, which may read them, get the partitions that it has left over.
+    it gets the assignment that it had, though it may read more topics now, or one has more partitions. When all have come
+    back, nobody watches. Or it reads fewer: other members, which may read them, get the partitions that it has left over.
 
     Args:
         consumer: The member; this is called in its thread.
-        divided: The topics that were divided for its assignment.
+        divided: How many partitions of each topic were divided for its assignment.
         asked_for: The topics for which it has joined anew before.
 
     Returns:
@@ -409,12 +409,14 @@ def watch_topics(
         return frozenset()
     cluster = consumer._client.cluster  # noqa: SLF001
     counts = {topic: len(cluster.partitions_for_topic(topic) or ()) for topic in consumer.subscription()}
-    new = frozenset(topic for topic, count in counts.items() if count and topic not in divided) - asked_for
+    new = frozenset(topic for topic, count in counts.items() if count > divided.get(topic, 0)) - asked_for
     left_over = cast("Subscription", consumer._subscription).left_over - asked_for  # noqa: SLF001
     group._group_subscription = consumer.subscription()  # noqa: SLF001
     group._metadata_snapshot = counts  # noqa: SLF001 - with other counts aiokafka joins anew, from now on
     if new:
-        logger.info("%s: nobody reads it yet; the group is asked to divide its partitions anew", ", ".join(sorted(new)))
+        logger.info(
+            "%s: not all of it is read yet; the group is asked to divide its partitions anew", ", ".join(sorted(new))
+        )
     if left_over:
         logger.info(
             "%s: not read here any more; the group is asked to divide its partitions anew", ", ".join(sorted(left_over))

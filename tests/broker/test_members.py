@@ -4,8 +4,10 @@ import random
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 
 from streams import topics
 from streams.settings import load
@@ -122,7 +124,7 @@ async def test_static_members_read_the_topic_of_a_provider_that_is_new_to_them(m
     more = {**world.worker.environment, "MAILSTREAMS_TOPICS__PROVIDERS": f"{names},mailgun"}
     await topics.create(load(environment=more))
     world.worker.start(**more)
-    world.worker.wait_for("mail.raw.mailgun: nobody reads it yet")
+    world.worker.wait_for("mail.raw.mailgun: not all of it is read yet")
     deadline = time.monotonic() + 30
     while world.worker.metric("mailstreams_partitions_owned") != owned + 1:
         assert time.monotonic() < deadline, world.worker.output
@@ -130,6 +132,50 @@ async def test_static_members_read_the_topic_of_a_provider_that_is_new_to_them(m
     time.sleep(3)  # three more looks: it asks once
     assert world.worker.metric("mailstreams_rebalances_total") == 2
     assert world.worker.stop() == 0
+
+
+async def test_static_members_read_partitions_that_a_topic_got_while_they_were_away(make_world: Make) -> None:
+    """Two on one host: each has to know what the other one has, and asks only where a partition has no reader."""
+    one, two = {"KAFKA__GROUP_INSTANCE_ID": "one"}, {"MAILSTREAMS_KAFKA__GROUP_INSTANCE_ID": "two"}
+    world = await make_world(**one, KAFKA__SESSION_TIMEOUT_S=19, TOPICS__PARTITIONS=2, TOPICS__PROVIDERS="sendgrid")
+    other = harness.WorkerProcess(
+        {**world.worker.environment, **two, "MAILSTREAMS_WORKER__DATADIR": str(world.datadir.with_name("other"))},
+        Path(f"{world.worker.log}.other"),
+    )
+    make_world.workers.append(other)
+    workers = (world.worker, other)
+
+    def owned() -> float:
+        return sum(worker.metric("mailstreams_partitions_owned") for worker in workers)
+
+    for worker in workers:
+        worker.start()
+        worker.wait_ready()
+    deadline = time.monotonic() + 30
+    while any(worker.get("/readyz")[0] != 200 for worker in workers):
+        assert time.monotonic() < deadline, (world.worker.output, other.output)
+        time.sleep(0.2)
+    before = owned()
+    assert other.stop() == 0
+    other.start()
+    other.wait_ready()
+    time.sleep(3)  # three looks
+    assert other.metric("mailstreams_rebalances_total") == 1, "nothing is new"
+    assert [worker.stop() for worker in workers] == [0, 0]
+
+    admin: Any = AIOKafkaAdminClient(bootstrap_servers=world.broker.bootstrap)
+    await admin.start()
+    await admin.create_partitions({"mail.raw.sendgrid": NewPartitions(3)})
+    await admin.close()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.wait_ready()
+    deadline = time.monotonic() + 45
+    while owned() != before + 1:
+        assert time.monotonic() < deadline, (world.worker.output, other.output)
+        time.sleep(0.2)
+    assert [worker.stop() for worker in workers] == [0, 0]
 
 
 async def test_a_static_member_comes_back_though_it_reads_a_provider_fewer(make_world: Make) -> None:

@@ -419,7 +419,12 @@ def test_a_member_that_divided_no_topics_watches_none_unless_it_is_told_which() 
     assert "self._subscription.assign_from_subscribed(assignment.partitions())" in assigning, (
         "Subscription overrides it"
     )
-    assert "_topic_groups" in inspect.getsource(PartitionAssignor.on_assignment), "Assignor.divided"
+    for distribution, kept in (
+        ("changelog_distribution", "_tps_url"),
+        ("external_topic_distribution", "_external_tps_url"),
+    ):
+        assert f"self.{distribution} = " in inspect.getsource(PartitionAssignor.on_assignment), "Assignor.divided"
+        assert f"self.{kept} = " in inspect.getsource(getattr(PartitionAssignor, distribution).fset), "Assignor.divided"
 
 
 def test_the_consumer_remembers_what_is_unacknowledged_and_who_waits_for_it() -> None:

@@ -537,7 +537,7 @@ def member(
 
 def test_a_static_member_watches_its_topics_and_asks_for_those_that_nobody_reads() -> None:
     consumer = member()
-    assert watch_topics(consumer, {"old"}) == {"new"}
+    assert watch_topics(consumer, {"old": 2}) == {"new"}
     assert consumer.asked == ["rejoin"]
     assert consumer._coordinator._group_subscription == {"old", "new", "gone"}
     assert consumer._coordinator._metadata_snapshot == {"old": 2, "new": 1, "gone": 0}
@@ -545,17 +545,23 @@ def test_a_static_member_watches_its_topics_and_asks_for_those_that_nobody_reads
 
 def test_a_static_member_whose_topics_are_all_divided_only_watches_them() -> None:
     consumer = member()
-    assert watch_topics(consumer, {"old", "new"}) == set()
+    assert watch_topics(consumer, {"old": 2, "new": 1}) == set()
     assert consumer.asked == []
     assert consumer._coordinator._group_subscription == {"old", "new", "gone"}
 
 
+def test_a_static_member_asks_for_the_partitions_that_a_topic_got_before_it_came_back() -> None:
+    consumer = member()
+    assert watch_topics(consumer, {"old": 1, "new": 1}) == {"old"}
+    assert consumer.asked == ["rejoin"]
+
+
 def test_a_static_member_asks_once_who_reads_what_it_does_not_read_any_more() -> None:
     consumer = member(left_over="former")
-    assert watch_topics(consumer, {"old", "new", "former"}) == {"former"}
+    assert watch_topics(consumer, {"old": 2, "new": 1, "former": 1}) == {"former"}
     assert consumer.asked == ["rejoin"]
     again = member(left_over="former")
-    assert watch_topics(again, {"old", "new", "former"}, frozenset({"former"})) == set()
+    assert watch_topics(again, {"old": 2, "new": 1, "former": 1}, frozenset({"former"})) == set()
     assert again.asked == []
 
 
@@ -572,6 +578,6 @@ async def test_of_an_assignment_only_partitions_of_topics_that_are_read_are_take
 @pytest.mark.parametrize("other", [{"static": False}, {"watched": {"old"}}, {"rebalancing": True}])
 def test_another_member_is_left_to_aiokafka(other: dict[str, Any]) -> None:
     consumer = member(**other)
-    assert watch_topics(consumer, set()) == set()
+    assert watch_topics(consumer, {}) == set()
     assert consumer.asked == []
     assert consumer._coordinator._group_subscription == other.get("watched")
