@@ -372,8 +372,10 @@ def _event(facts: _Facts, entry: Any, *, alone: bool, named: bool) -> DeliveryEv
 
     sent_at = fields.iso_moment(facts.mail.get("timestamp"))
     occurred_at = fields.iso_moment(about.get("timestamp")) or sent_at
-    # A bounce has the time of the server that sent it back. If that is before the message was sent, its clock is wrong.
-    unbelievable = word.type is EventType.BOUNCE and occurred_at and sent_at and occurred_at < sent_at
+    # A bounce has the time of the server that sent it back, mostly without its milliseconds. If that is before the second
+    # in which the message was sent, its clock is wrong.
+    sent_in = sent_at and sent_at.replace(microsecond=0)
+    unbelievable = word.type is EventType.BOUNCE and occurred_at and sent_in and occurred_at < sent_in
     feedback_id = fields.identifier(about.get("feedbackId"))
     return DeliveryEvent(
         event_id=fields.fingerprint(

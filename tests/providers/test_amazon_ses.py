@@ -75,6 +75,19 @@ def test_a_bounce_from_before_its_message_was_sent_has_no_time_so_no_delivery_is
     assert fold_all(found).status is Status.BOUNCED
 
 
+def test_a_bounce_within_the_second_in_which_its_message_was_sent_has_a_time() -> None:
+    """SES leaves the milliseconds out of a bounce's time, and not out of that of the message."""
+    record = payload("bounce_permanent_general.json")
+    record["mail"]["timestamp"] = "2026-11-03T10:00:00.422Z"
+    known = []
+    for second in ("10:00:00", "09:59:59"):
+        record["bounce"]["timestamp"] = f"2026-11-03T{second}.000Z"
+        (event,) = outcome("amazon_ses", json.dumps(record).encode()).events
+        known.append(event.occurred_at is not None)
+
+    assert known == [True, False]
+
+
 def test_a_time_of_a_bounce_that_is_not_believed_tells_two_bounces_apart_nevertheless() -> None:
     first, second = payload("bounce_permanent_general.json"), payload("bounce_permanent_general.json")
     first["bounce"]["timestamp"] = "2026-11-03T09:57:30.000Z"
