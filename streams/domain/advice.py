@@ -219,6 +219,12 @@ _TABLE = (
         "Give it time. If it is still deferred at {contact_from}, ask the recipient whether their mail works.",
     ),
     Advice(
+        "deferred_provider_trouble",
+        "Our e-mail provider has trouble of its own just now, so the message waits there. Nobody has refused it. It is "
+        "tried again.",
+        "Give it time. If it is still deferred at {contact_from}, tell {support}.",
+    ),
+    Advice(
         "deferred",
         "The recipient's mail server is not ready to take the message now. The message is tried again.",
         "Give it time. If it is still deferred at {contact_from}, ask the recipient whether they block us.",
@@ -262,8 +268,8 @@ _ALERT_TABLE = (
     # raised: it waits for longer than usual
     Advice(
         "contact_recipient_now",
-        "The recipient's mail server has put the message off for a long time and does not say clearly why. It is "
-        "still tried again.",
+        "The message has been put off for a long time, and neither the recipient's mail server nor our e-mail provider "
+        "says clearly why. It is still tried again.",
         "Contact the recipient now, by another way than e-mail: ask whether they block us or filter strictly, and "
         "agree how they get the message if it does not arrive.",
     ),
@@ -465,8 +471,11 @@ _DEFERRED_BY_REASON = {  # the monitor's alerts use the same class, so that the 
 }
 _SERVER_TROUBLE = frozenset({"3", "4", "7"})
 """If the class is unknown, these subjects mean server trouble: the system; network and policy if the text says so."""
-_SERVER_TROUBLE_BY_WORD = frozenset({"RecipientServerError"})
-"""So do these words of the provider, here SES: "A temporary issue with the recipient's email server"."""
+_TROUBLE_BY_WORD = {
+    "RecipientServerError": "deferred_server_trouble",  # "A temporary issue with the recipient's email server"
+    "InternalFailure": "deferred_provider_trouble",  # "An internal Amazon SES issue"
+}
+"""So do these words of the provider, here SES, of whose trouble it is."""
 _DROPPED_BY_LIST = {
     SuppressionList.BOUNCE: "dropped_bounced_before",
     SuppressionList.SPAM: "dropped_spam_report",
@@ -683,12 +692,12 @@ def _given_up(why: ReasonClass) -> str:
 def _deferred(delivery: Delivery) -> str:
     answer = delivery.facts[Kind.DEFERRED]
     why = classify(answer.reason, answer.smtp_code, answer.enhanced_code)
-    if why is ReasonClass.UNKNOWN and (
-        (answer.enhanced_code or "")[2:3] in _SERVER_TROUBLE
-        or (answer.reason or "").partition(": ")[0] in _SERVER_TROUBLE_BY_WORD
-    ):
-        return "deferred_server_trouble"
-    return _DEFERRED_BY_REASON[why]
+    if why is not ReasonClass.UNKNOWN:
+        return _DEFERRED_BY_REASON[why]
+    told = _TROUBLE_BY_WORD.get((answer.reason or "").partition(": ")[0])
+    if told is None and (answer.enhanced_code or "")[2:3] in _SERVER_TROUBLE:
+        told = "deferred_server_trouble"
+    return told or _DEFERRED_BY_REASON[why]
 
 
 def _minute(micros: int | None, after: int = 0) -> str:

@@ -213,6 +213,7 @@ CASES: list[tuple[str, list[DeliveryEvent]]] = [
     ("deferred_mailbox_full", deferral(None, "452 mailbox full")),
     ("deferred_held_by_provider", deferral(None, "SendingDeferral")),  # SES
     ("deferred_held_by_provider", deferral(None, 'deferred: ["IPs reached ISP-suggested hourly limits: ..."]')),
+    ("deferred_provider_trouble", deferral(None, "InternalFailure")),  # SES
     ("deferred_authentication", deferral(None, "BYOIPHostNameLookupUnavailable")),  # SES
     ("deferred_authentication", deferral("4.7.0", "421-4.7.0 rate limited because it is unauthenticated")),
     ("deferred_authentication", deferral("4.7.1", "450 4.7.1 <ours.example>: Helo command rejected: Host not found")),
@@ -287,7 +288,12 @@ def test_a_status_and_an_alert_about_one_deferral_do_not_contradict_each_other(r
         "contact_recipient_mailbox_full": {"deferred_mailbox_full"},
         "contact_recipient_unreachable": {"deferred_unreachable"},
         "contact_recipient_encryption": {"deferred_unencrypted"},
-        "contact_recipient_now": {"deferred", "deferred_server_trouble", "deferred_rate_or_reputation"},
+        "contact_recipient_now": {
+            "deferred",
+            "deferred_server_trouble",
+            "deferred_provider_trouble",
+            "deferred_rate_or_reputation",
+        },
         "mend_authentication_now": {"deferred_authentication"},
         "wait_for_provider": {"deferred_held_by_provider"},
     }

@@ -74,6 +74,7 @@ def resend_bounce(bounce_type: str, subtype: str, *answers: str) -> Any:
         ("TransientCommunicationFailure", "deferred_unreachable"),
         ("BYOIPHostNameLookupUnavailable", "deferred_authentication"),
         ("RecipientServerError", "deferred_server_trouble"),
+        ("InternalFailure", "deferred_provider_trouble"),
     ],
 )
 def test_why_ses_delays_a_message_is_told_where_the_answer_does_not_say_it(delay_type: str, code: str) -> None:
