@@ -128,6 +128,37 @@ def refuses_address(kind: BounceKind, reason: str | None, smtp_code: int | None,
     )
 
 
+def code_of(own: str | None, reported: str | None, smtp_code: int | None, reason: str | None) -> str | None:
+    """Return the status code of an answer: its own, else that of the report about it, unless the answer says otherwise.
+
+    Who reports a bounce may make its code of the reply code alone: Sendmail has 5.1.3 for any 553 and 5.2.2 for any 552.
+
+    Args:
+        own: The code in the text of the answer.
+        reported: The code beside it.
+        smtp_code: The RFC 5321 reply code.
+        reason: The text of the answer.
+    """
+    is_specific = own is not None and not own.endswith(".0.0")
+    if reported is None or is_specific or _contradicts(reason, smtp_code, own, reported):
+        return own
+    return smtp.more_specific(reported, own)
+
+
+def _contradicts(reason: str | None, smtp_code: int | None, own: str | None, reported: str) -> bool:
+    if reported.endswith(".0.0") or (smtp.is_transient(reported, None) and smtp.is_transient(own, smtp_code)):
+        return False
+    answered = smtp.bounce_kind_of(own, smtp_code, reason)
+    if refuses_us(answered, reason, smtp_code, own):
+        answered = BounceKind.BLOCK
+    if answered is BounceKind.UNDETERMINED:
+        return False
+    told = smtp.bounce_kind_of(reported, smtp_code, reason)
+    if answered is told is BounceKind.SOFT:
+        return classify(None, None, reported) not in {ReasonClass.UNKNOWN, classify(reason, smtp_code, own)}
+    return answered is not told
+
+
 _HOST_ANSWER = 521
 """RFC 7504: a host answers so, whoever the recipient is; AT&T: "521 < 192.0.2.1 > is blocked"."""
 _ABOUT_US = frozenset({ReasonClass.REPUTATION, ReasonClass.CONTENT, ReasonClass.AUTH})

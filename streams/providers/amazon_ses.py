@@ -358,7 +358,7 @@ def _event(facts: _Facts, entry: Any, *, alone: bool, named: bool) -> DeliveryEv
     if reason is None and word.reason:
         reason = fields.text(about.get(word.reason), fields.REASON_LIMIT)
     code, enhanced = smtp.parse_reply(reason)
-    enhanced = smtp.more_specific(smtp.enhanced_code(entry.get("status")), enhanced)
+    enhanced = reasons.code_of(enhanced, smtp.enhanced_code(entry.get("status")), code, reason)
     event_type, detail, suppression_list = _meaning(facts, fields.text(entry.get("action")), alone=alone)
     if not named and not alone:
         event_type, suppression_list = EventType.OTHER, None

@@ -248,24 +248,15 @@ def _meaning(report: _Report) -> _Meaning:
 
 
 def _enhanced_code(report: _Report, smtp_code: int | None, reply: smtp.Reply) -> str | None:
-    """Return the answer's own status code, else that of the report that came back, unless the answer says otherwise.
-
-    Who reports a bounce may make its code of the reply code alone: Sendmail has 5.1.3 for any 553 and 5.2.0 for any 550.
-    """
+    """Return the answer's own status code, else that of the report that came back, unless the answer says otherwise."""
     own = smtp.more_specific(smtp.enhanced_code(report.status.get("enhanced-code")), reply.enhanced_code)
     given = (smtp.enhanced_code(report.status.get(name)) for name in _REPORTED_CODES)
-    reported = next(filter(None, given), None)
-    if reported is None or (own is not None and not own.endswith(".0.0")):
-        return own
-    answered = smtp.bounce_kind_of(own, smtp_code, report.reason)
-    if reasons.refuses_us(answered, report.reason, smtp_code, own):
-        answered = BounceKind.BLOCK
-    reported_kind = smtp.bounce_kind_of(reported, smtp_code, report.reason)
-    if reported_kind is BounceKind.SOFT:  # softer than what nothing explains, so the code has to name a cause
-        agrees = answered is BounceKind.UNDETERMINED and not smtp.leaves_cause_to_words(reported, smtp_code)
-    else:
-        agrees = answered in {reported_kind, BounceKind.UNDETERMINED}
-    return reported if agrees else own
+    found = reasons.code_of(own, next(filter(None, given), None), smtp_code, report.reason)
+    if found == own or not smtp.leaves_cause_to_words(found, smtp_code):
+        return found
+    # Softer than what nothing explains, so the code has to name a cause.
+    reported_kind, own_kind = (smtp.bounce_kind_of(code, smtp_code, report.reason) for code in (found, own))
+    return own if reported_kind is BounceKind.SOFT and own_kind is BounceKind.UNDETERMINED else found
 
 
 _REPORTED_CODES = ("bounce-code", "code")

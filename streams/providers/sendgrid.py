@@ -34,7 +34,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from streams.domain import smtp
+from streams.domain import reasons, smtp
 from streams.domain.events import BounceKind, DeliveryEvent, EventType, SuppressionList
 from streams.providers import _fields as fields
 from streams.providers import _proof as proof
@@ -126,7 +126,7 @@ def _event(element: dict[str, Any], request: WebhookRequest) -> DeliveryEvent | 
     reason = fields.text(get("response"), fields.REASON_LIMIT) or fields.text(get("reason"), fields.REASON_LIMIT)
     code, enhanced = smtp.parse_reply(reason)
     if (status := get("status")) is not None:
-        enhanced = smtp.more_specific(smtp.enhanced_code(status), enhanced)
+        enhanced = reasons.code_of(enhanced, smtp.enhanced_code(status), code, reason)
     event_type, word, kind, suppression_list = _meaning(element, word, reason, enhanced, code)
     explanation = reason
     if kind is BounceKind.SOFT and word.endswith(f"/{_EXPIRED}"):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.domain import reasons
-from streams.domain.reasons import ReasonClass, classify, refuses_address, refuses_us
+from streams.domain.reasons import ReasonClass, classify, code_of, refuses_address, refuses_us
 from streams.domain.smtp import AUTHENTICATION, bounce_kind_of, parse_reply
 from streams.domain.wording import LOOKED_AT
 
@@ -187,3 +187,34 @@ def test_a_refusal_is_plainly_about_the_address_by_its_words_or_by_a_code_withou
     reply = parse_reply(answer)
     kind = bounce_kind_of(reply.enhanced_code, reply.smtp_code, answer)
     assert refuses_address(kind, answer, *reply) is plainly
+
+
+@pytest.mark.parametrize(
+    ("reported", "answer", "code"),
+    [
+        ("5.1.1", "550 5.7.1 rejected", "5.7.1"),
+        ("5.1.0", "5.1.0 - Unknown address error 550-'5.7.1 rejected'", "5.7.1"),
+        ("5.1.3", "553 192.0.2.1 is listed at zen.spamhaus.org", None),
+        ("5.1.6", "551 blocked as spam", None),
+        ("5.2.2", "552 message exceeds fixed maximum message size", None),
+        ("5.1.1", "550 mailbox full", None),
+        ("5.2.2", "552 mailbox full", "5.2.2"),
+        ("5.1.1", "550 user unknown", "5.1.1"),
+        ("5.7.1", "550 user unknown", "5.7.1"),  # Yandex has that code for it
+        ("5.3.0", "550 denied", "5.3.0"),
+        ("5.0.0", "554 192.0.2.1 is listed at zen.spamhaus.org", "5.0.0"),
+        ("5.1.1", "550 5.0.0 rejected", "5.1.1"),
+        ("4.0.0", "550 5.0.0 rejected", "5.0.0"),
+        ("4.4.1", "421 try later", "4.4.1"),
+        ("4.4.7", "550 192.0.2.1 is listed at zen.spamhaus.org", None),
+        ("5.2.2", None, "5.2.2"),
+        (None, "550 5.1.1 user unknown", "5.1.1"),
+        (None, "550 5.0.0 rejected", "5.0.0"),
+    ],
+)
+def test_an_answer_outweighs_the_status_code_that_somebody_reports_beside_it(
+    reported: str | None, answer: str | None, code: str | None
+) -> None:
+    """Sendmail makes its own code of the reply code alone: 5.1.3 of any 553, 5.1.6 of any 551, 5.2.2 of any 552."""
+    reply = parse_reply(answer)
+    assert code_of(reply.enhanced_code, reported, reply.smtp_code, answer) == code

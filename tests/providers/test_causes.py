@@ -135,6 +135,29 @@ def test_a_message_whose_time_was_over_at_ses_was_put_off_for_as_long_as_it_had(
     assert (event.type, event.bounce_kind, advice) == (BOUNCE, SOFT, code)
 
 
+@pytest.mark.parametrize(
+    ("status", "answer", "code", "kind", "advice"),
+    [
+        ("5.1.1", "550 5.7.1 rejected", "5.7.1", BLOCK, "blocked"),
+        ("5.1.3", "553 192.0.2.1 is listed at zen.spamhaus.org", None, BLOCK, "blocked"),
+        ("5.2.2", "552 message exceeds fixed maximum message size", None, SOFT, "message_too_large"),
+        ("5.2.2", "552 mailbox full", "5.2.2", SOFT, "mailbox_full"),
+    ],
+)
+def test_the_answer_outweighs_the_status_code_that_ses_and_sendgrid_have_beside_it(
+    status: str, answer: str, code: str | None, kind: BounceKind, advice: str
+) -> None:
+    """SES has the DSN's ``Status``, which the server that reports the bounce may make of the reply code alone."""
+    ses = ses_bounce("Transient", "General", f"smtp; {answer}")
+    ses["bounce"]["bouncedRecipients"][0]["status"] = status
+    (sendgrid,) = payload("sendgrid/bounce_blocked")
+    sendgrid |= {"bounce_classification": None, "status": status, "reason": answer}
+
+    for provider, record in (("amazon_ses", ses), ("sendgrid", [sendgrid])):
+        event, found = told(provider, record)
+        assert (event.enhanced_code, event.bounce_kind, found) == (code, kind, advice)
+
+
 def test_an_event_is_the_same_one_whether_or_not_a_word_leads_its_answer() -> None:
     ids = {
         told("amazon_ses", ses_delay(delay_type, "smtp; 450 try again later"))[0].event_id
