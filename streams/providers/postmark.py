@@ -101,7 +101,7 @@ def _event(record: dict[str, Any], request: WebhookRequest) -> DeliveryEvent | N
     get = record.get
     word = fields.text(get("RecordType")) or next((name for key, name in _IMPLIED if key in record), None)
     word = fields.required(word, "no RecordType")
-    if word in _NO_DELIVERY or (word == "SubscriptionChange" and get("MessageID") is None):
+    if word in _NO_DELIVERY or (word == "SubscriptionChange" and not get("MessageID")):
         return None
     message_id = fields.required(fields.identifier(get("MessageID")), "no MessageID")
     recipient = fields.required(

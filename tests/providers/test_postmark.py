@@ -43,3 +43,10 @@ def test_only_a_change_of_subscription_may_be_about_no_message(name: str) -> Non
     found = outcome("postmark", json.dumps({**payload(name), "MessageID": None}).encode())
 
     assert (found.events, found.poison) == ((), "no MessageID")
+
+
+@pytest.mark.parametrize("message_id", [None, ""])
+def test_a_change_of_subscription_about_no_message_is_no_dead_letter(message_id: str | None) -> None:
+    record = {**payload("subscription_change_unsubscribed"), "MessageID": message_id}
+
+    assert outcome("postmark", json.dumps(record).encode()) == ((), (), None)
