@@ -72,6 +72,16 @@ def test_without_a_usable_secret_nothing_is_taken(provider: str, secrets: dict[s
 
 
 @every_provider
+def test_the_headers_alone_prove_the_sender_exactly_where_it_sends_a_credential(provider: str) -> None:
+    signed = GENUINE[provider]()
+    sends_a_credential = provider in {"azure_communication", "brevo", "mailjet", "postmark"}
+    assert PROVIDERS[provider].read_headers(signed.request.headers, signed.secrets) is sends_a_credential
+    if sends_a_credential:  # then its body is not even read
+        with pytest.raises(VerificationError, match="no credential"):
+            PROVIDERS[provider].read_headers({}, signed.secrets)
+
+
+@every_provider
 def test_without_any_proof_it_is_missing(provider: str) -> None:
     body = b'[{"event":"delivered"}]' if provider == "sendgrid" else b'{"event-data":{},"RecordType":"Delivery"}'
     signed = replace(GENUINE[provider](), request=request(body))
