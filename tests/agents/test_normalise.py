@@ -132,6 +132,24 @@ def test_where_the_event_is_in_the_future_by_the_brokers_time_too_nothing_is_kno
     both = timedelta(minutes=-6)
     assert received_by(APPENDED + both, appended=both) == APPENDED + both
     assert received_by(APPENDED, happened=timedelta(minutes=6)) == APPENDED
+    assert received_by(APPENDED, appended=timedelta(hours=1), happened=timedelta(days=10)) == APPENDED
+
+
+def test_an_event_without_a_time_of_its_own_was_received_when_the_ingress_says() -> None:
+    [(_, row)] = events_of(normalised(raw(element(timestamp=None))))
+    event = records.decode_event(row.value)
+    assert (event.occurred_at, event.received_at) == (None, datetime(2026, 9, 21, 14, 14, tzinfo=UTC))
+
+
+def test_an_event_whose_time_has_no_zone_is_a_dead_letter_and_no_crash() -> None:
+    def careless(request: WebhookRequest) -> list[DeliveryEvent]:
+        first, second = PROVIDERS["sendgrid"].normalise(request)
+        return [first, replace(second, occurred_at=datetime(2026, 9, 21, 14, 13))]  # noqa: DTZ001 that is the mistake
+
+    fold = replace(FOLD, provider=replace(PROVIDERS["sendgrid"], normalise=careless))
+    effects = partly_bad(fold, raw(element(1), element(2)))
+    assert [records.decode_event(row.value).event_id for _, row in events_of(effects)] == ["e1"]
+    assert [letter.element for letter in letters_of(effects)] == [None]
 
 
 def test_equal_requests_give_equal_bytes() -> None:

@@ -125,3 +125,25 @@ def test_a_fingerprint_keeps_its_parts_apart_and_knows_the_mailbox() -> None:
     assert of("open", "") == of("open", "", "Ann@Customer.example ")
     assert of("ab", "c") != of("a", "bc")
     assert of("open", "") == "d29bf9aefc94301b29d89ccaf1e7e789daa7a197c3d9c0ffdaadf8d22a2f6f9f"
+
+
+def test_what_has_no_value_is_no_metadata() -> None:
+    assert _fields.metadata({"a": None, "b": "", "c": 0, "d": False, "e": 1.5}) == {
+        "b": "", "c": "0", "d": "false", "e": "1.5",
+    }  # fmt: skip
+
+
+def test_of_too_much_metadata_the_first_entries_are_kept_in_whatever_order_they_come() -> None:
+    names = [f"k{number:02}" for number in range(_fields.METADATA_LIMIT + 1)]
+    kept = dict.fromkeys(names[:-1], "v")
+
+    assert _fields.metadata(dict.fromkeys(names, "v")) == _fields.metadata(dict.fromkeys(names[::-1], "v")) == kept
+
+
+def test_two_long_identifiers_stay_different_and_as_long_as_an_identifier_may_be() -> None:
+    longest = "x" * _fields.ID_LIMIT
+    one, other = (_fields.identifier(f"{longest}{end}") for end in "ab")
+
+    assert _fields.identifier(longest) == longest
+    assert one is not None
+    assert (one != other, len(one)) == (True, _fields.ID_LIMIT)
