@@ -127,6 +127,36 @@ def test_a_fingerprint_keeps_its_parts_apart_and_knows_the_mailbox() -> None:
     assert of("open", "") == "d29bf9aefc94301b29d89ccaf1e7e789daa7a197c3d9c0ffdaadf8d22a2f6f9f"
 
 
+@pytest.mark.parametrize(
+    ("value", "count"),
+    [
+        (1, 1),
+        ("5", 5),
+        (999_999, 999_999),
+        (0, None),
+        ("0", None),
+        (-1, None),
+        (1_000_000, None),
+        (True, None),
+        (1.0, None),
+        ("x", None),
+        ("\u0663", None),  # a digit of another script
+        ("9" * 5_000, None),
+        (None, None),
+        ([1], None),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_a_count_is_read_or_unknown(value: Any, count: int | None) -> None:
+    assert _fields.count(value) == count
+
+
+@pytest.mark.parametrize("value", ["", " \n", None, 7, ["x"]], ids=repr)
+def test_what_is_blank_or_no_text_is_none(value: Any) -> None:
+    assert _fields.text(value) is None
+    assert _fields.metadata(value) == {}
+
+
 def test_what_has_no_value_is_no_metadata() -> None:
     assert _fields.metadata({"a": None, "b": "", "c": 0, "d": False, "e": 1.5}) == {
         "b": "", "c": "0", "d": "false", "e": "1.5",
