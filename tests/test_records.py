@@ -255,6 +255,19 @@ def test_an_event_that_breaks_the_vocabulary_is_not_written(wrong: dict[str, Any
     assert "anna" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"event_id": ""}, {"message_id": "m" * 1_001}, {"smtp_code": 600}, {"attempt": 0}, {"enhanced_code": "5.1"}],
+    ids=str,
+)
+@pytest.mark.parametrize("type_", ["bounce", "a word of a newer version"])
+def test_an_event_that_breaks_the_vocabulary_is_not_read_whatever_version_wrote_it(
+    type_: str, wrong: dict[str, Any]
+) -> None:
+    with pytest.raises(RecordError):
+        decode_event(with_fields(type=type_, **wrong))
+
+
 def test_times_of_other_zones_are_written_and_read_in_utc() -> None:
     moscow = timezone(timedelta(hours=3))
     one = replace(plain_event(), occurred_at=datetime(2026, 11, 20, 15, tzinfo=moscow))
