@@ -69,6 +69,8 @@ def test_seconds_are_read_or_unknown(value: Any, moment: datetime | None) -> Non
         (" Ann <ann@customer.example> ", "ann@customer.example"),
         (" rfc822; ann@customer.example", "ann@customer.example"),
         ("rfc822; ann@customer.example", "ann@customer.example"),
+        ("RFC822;ann@customer.example", "ann@customer.example"),
+        ("ann@customer.example>", "ann@customer.example>"),
         ("Ann <>", None),
         ("  ", None),
         ("", None),
@@ -114,6 +116,15 @@ def test_tags_hold_the_reference_where_no_metadata_does() -> None:
     assert _fields.reference(keys, {"invoice_id": 4711}, ["invoice:9"]) == "4711"
     assert _fields.reference(keys, {"invoice": None}, ["x", "invoice_id=4712"]) == "4712"
     assert _fields.reference(keys, "junk", ["invoice:", "invoices:1"]) is None
+    assert _fields.reference(keys, {}, ["invoice: 4713 "]) == _fields.reference(keys, {"invoice": " 4713"}) == "4713"
+
+
+def test_a_header_holds_the_reference_under_the_name_of_the_key_however_either_is_written() -> None:
+    headers = [7, {"name": 7}, {"name": "Invoice-Id", "value": "1"}, {"name": "x-INVOICE-id", "value": "4711"}]
+
+    for key in ("invoice_id", "Invoice-ID", "X-Invoice-Id"):
+        assert _fields.header_reference([key], headers) == "4711"
+    assert _fields.header_reference(["invoice"], headers) is None
 
 
 def test_a_fingerprint_keeps_its_parts_apart_and_knows_the_mailbox() -> None:
@@ -168,6 +179,13 @@ def test_of_too_much_metadata_the_first_entries_are_kept_in_whatever_order_they_
     kept = dict.fromkeys(names[:-1], "v")
 
     assert _fields.metadata(dict.fromkeys(names, "v")) == _fields.metadata(dict.fromkeys(names[::-1], "v")) == kept
+
+
+def test_labels_are_bounded_in_number_and_length() -> None:
+    assert _fields.tags(["t" * 1_000] * 100) == ("t" * _fields.WORD_LIMIT,) * _fields.TAGS_LIMIT
+    assert _fields.metadata({"k" * 1_000: "v" * 2_000}) == {
+        "k" * _fields.METADATA_KEY_LIMIT: "v" * _fields.METADATA_VALUE_LIMIT
+    }
 
 
 def test_two_long_identifiers_stay_different_and_as_long_as_an_identifier_may_be() -> None:
