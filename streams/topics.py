@@ -385,14 +385,15 @@ def _partitions_problem(spec: TopicSpec, found: int, servers: str) -> str:
             f"{start}; add them: kafka-topics.sh --bootstrap-server {servers} --alter --topic {spec.name} "
             f"--partitions {spec.partitions}"
         )
+    delete = (
+        f"kafka-topics.sh --bootstrap-server {servers} --delete --topic {spec.name}; then: mailstreams topics create"
+    )
     if spec.name == CONTROL:
-        return (
-            f"{start}; delete it: kafka-topics.sh --bootstrap-server {servers} --delete --topic {spec.name}; "
-            "then: mailstreams topics create"
-        )
+        return f"{start}; delete it: {delete}"
     return (
-        f"{start} and a keyed topic cannot be changed in place; if all of them have {found}, "
-        f"set it: MAILSTREAMS_TOPICS__PARTITIONS={found}"
+        f"{start} and a keyed topic cannot be changed in place; if all that are in use have {found}, "
+        f"set it: MAILSTREAMS_TOPICS__PARTITIONS={found}; if nothing was ever written to it, as where a reader made it by "
+        f"asking for it, delete it: {delete}"
     )
 
 

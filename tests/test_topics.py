@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from aiokafka.admin import NewPartitions
+from aiokafka.admin import NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaConnectionError, LeaderNotAvailableError
 
@@ -17,6 +17,7 @@ from streams.providers import PROVIDERS
 from streams.settings import Kafka, Settings, Topics, Worker
 
 _NewPartitions: Any = NewPartitions
+_NewTopic: Any = NewTopic
 _ConfigResource: Any = ConfigResource
 DAY_MS = 24 * 3600 * 1000
 NAMES = (
@@ -175,7 +176,7 @@ def test_another_partition_count_is_refused_where_a_key_would_move(chosen: Setti
 
     assert len(problems) == 8
     assert all("has 3 partitions, 2 are needed" in problem.text for problem in problems)
-    assert all(problem.text.endswith("set it: MAILSTREAMS_TOPICS__PARTITIONS=3") for problem in problems)
+    assert all("set it: MAILSTREAMS_TOPICS__PARTITIONS=3; if nothing" in problem.text for problem in problems)
     assert not any(topics.RAW_PREFIX in problem.text for problem in problems)
 
 
@@ -192,11 +193,31 @@ def test_no_topic_is_created_beside_keyed_ones_with_another_partition_count(chos
     asyncio.run(delete())
     other = chosen.model_copy(update={"topics": Topics(partitions=2)})
 
-    with pytest.raises(topics.TopicsError, match=r"nothing is created: .* set it: MAILSTREAMS_TOPICS__PARTITIONS=3$"):
+    with pytest.raises(topics.TopicsError, match=r"nothing is created: .* set it: MAILSTREAMS_TOPICS__PARTITIONS=3;"):
         asyncio.run(topics.create(other))
 
     assert topics.DEFERRAL_ALERTS not in asyncio.run(topics.partition_counts(chosen))
     assert [spec.name for spec in asyncio.run(topics.create(chosen))] == [topics.DEFERRAL_ALERTS]
+
+
+def test_a_topic_that_a_readers_question_made_can_be_deleted_and_created(chosen: Settings) -> None:
+    """By the default of brokers, with one partition: no other topic is there, so all of them seem to have one."""
+
+    async def ask() -> None:
+        async with topics.admin_client(chosen) as admin:
+            await admin.create_topics([_NewTopic(topics.STATUS, 1, 1)])
+        while topics.STATUS not in await topics.partition_counts(chosen):
+            await asyncio.sleep(0.1)
+
+    asyncio.run(ask())
+
+    with pytest.raises(topics.TopicsError) as told:
+        asyncio.run(topics.create(chosen))
+
+    text = str(told.value)
+    assert "if all that are in use have 1, set it: MAILSTREAMS_TOPICS__PARTITIONS=1" in text
+    assert "if nothing was ever written to it" in text
+    assert text.endswith(f"--delete --topic {topics.STATUS}; then: mailstreams topics create")
 
 
 def test_partitions_that_are_too_few_for_an_unkeyed_topic_can_be_added(chosen: Settings) -> None:
