@@ -303,7 +303,9 @@ def _say_what_is_served(settings: Settings) -> None:
         for provider, webhook in contents.webhooks.items()
     ]
     for provider, account, webhook in configured:
-        if webhook.insecure:
+        if provider not in settings.topics.providers:
+            logger.warning("/webhooks/%s/%s is not served: %s is not in topics.providers", provider, account, provider)
+        elif webhook.insecure:
             logger.warning(
                 "/webhooks/%s/%s is INSECURE: whoever finds it can mark any mail as delivered; "
                 "set accounts.%s.webhooks.%s.secrets",
@@ -314,7 +316,5 @@ def _say_what_is_served(settings: Settings) -> None:
             )
         elif not webhook.secrets:
             logger.warning("/webhooks/%s/%s has no secret: all its requests are refused", provider, account)
-        elif provider not in settings.topics.providers:
-            logger.warning("/webhooks/%s/%s is not served: %s is not in topics.providers", provider, account, provider)
     if not configured:
         logger.warning("no webhooks are set up: all requests are refused; see accounts.NAME.webhooks.PROVIDER")

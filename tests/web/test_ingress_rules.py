@@ -305,6 +305,29 @@ async def test_a_request_that_one_account_took_is_refused_at_another_with_the_sa
     assert len(here.writer.written) == 1
 
 
+def test_a_provider_that_is_left_out_is_not_said_to_be_open_to_anybody(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """Its webhooks are answered 404, whatever the account's settings say of them."""
+    file = tmp_path / "settings.toml"
+    file.write_text(
+        """
+        topics.providers = ["postmark"]
+        accounts.shop.webhooks.brevo.insecure = true
+        accounts.shop.webhooks.mailjet = {}
+        accounts.shop.webhooks.postmark.insecure = true
+        """
+    )
+
+    process._say_what_is_served(load(file, {}))
+
+    assert [message.partition(":")[0] for message in caplog.messages] == [
+        "/webhooks/brevo/shop is not served",
+        "/webhooks/mailjet/shop is not served",
+        "/webhooks/postmark/shop is INSECURE",
+    ]
+
+
 def test_all_accounts_at_a_provider_share_the_memory_of_its_tokens() -> None:
     account = "MAILSTREAMS_ACCOUNTS__{}__WEBHOOKS__MAILGUN__{}".format
     settings = load(
