@@ -15,6 +15,7 @@ from aiokafka.errors import (
     KafkaError,
     KafkaTimeoutError,
     LeaderNotAvailableError,
+    NodeNotReadyError,
     NotCoordinatorForGroupError,
 )
 from aiokafka.structs import OffsetAndMetadata
@@ -84,6 +85,12 @@ def unavailable(error: BaseException, settings: Settings) -> tuple[str, ...]:
     if isinstance(error, (TimeoutError, KafkaConnectionError, KafkaTimeoutError)):
         why = f" ({_last_words.text or error})" if _last_words.text or str(error) else ""
         return (f"no broker answers at {servers}{why}; start one (make run) or set kafka.bootstrap_servers",)
+    if isinstance(error, NodeNotReadyError):
+        text = (
+            f"{servers} answers, but a broker of that cluster cannot be reached from here ({_last_words.text or error}): "
+            "start it, or let its advertised.listeners name where it is reached"
+        )
+        return (text,)
     if isinstance(error, NOT_ALLOWED):
         what = str(error.args[0]) if error.args else type(error).__name__
         return (f"the broker at {servers} does not allow it ({what}); which rights it takes: mailstreams acls",)

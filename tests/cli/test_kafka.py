@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 
+from deploy.local import ports
 from deploy.local.broker import Broker
 from streams import topics
 from streams.cli import BROKER_UNAVAILABLE, Failure
 from streams.cli import _kafka as module
 from streams.settings import Settings, load
 from tests.brokers import Passing
-from tests.cli.conftest import environment
+from tests.cli.conftest import Invoke, environment
 
 
 @pytest.fixture
@@ -65,3 +66,18 @@ async def test_whoever_watches_is_told_when_the_brokers_are_gone(own_broker: Bro
     own_broker.kill()
     with pytest.raises(KafkaError):
         await watching
+
+
+def test_a_cluster_that_names_a_broker_out_of_reach_is_not_said_to_refuse(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As one in a container that names itself as only other containers find it: the port that was asked is another one."""
+    elsewhere = f"PLAINTEXT://127.0.0.1:{ports.find(1)[0]}"
+    with Passing(tmp_path, heap_mib=256, properties={"advertised.listeners": elsewhere}) as broker:
+        monkeypatch.setenv("MAILSTREAMS_KAFKA__BOOTSTRAP_SERVERS", broker.bootstrap)
+
+        result = invoke("topics", "create")
+
+    assert result.exit_code == BROKER_UNAVAILABLE
+    assert f"{broker.bootstrap} answers, but a broker of that cluster cannot be reached from here" in result.stderr
+    assert "advertised.listeners" in result.stderr
