@@ -60,6 +60,9 @@ HISTORY_ADMIN_PORT = 19104
 
 _POLL_S = 0.1
 _READY_S = 90.0
+_RESTORING_TOLD_S = 10.0
+_RESTORING = "stores are being restored"
+"""A line of ``/readyz`` of a worker that reads what its stores lack, for minutes after a loss; it ends when it does not get on."""
 _STOPPED = re.compile(r"\S+/\d+ stopped: .*")
 """A line of ``/readyz`` about a partition that waits for a person: the process does all else, and no wait makes it ready."""
 STDERR = 2
@@ -200,10 +203,9 @@ class Stack:
         if self.edge:
             self._serve("ingress", self.edge.admin, self.ingress_log, self._env | self._ingress_settings(self.edge))
         if self.pages:
-            self._serve("history", self.pages.admin, self.history_log, self._history_settings(self.pages) | self._env)
-        deadline = time.monotonic() + _READY_S
+            self._serve("history", self.pages.admin, self.history_log, self._history_settings(self.pages))
         for service in self._services:
-            self._wait_until_ready(service, deadline)
+            self._wait_until_ready(service)
         if self.watchers:
             self._watch(self.watchers)
 
@@ -356,13 +358,15 @@ class Stack:
         return {"accounts": {demo.ACCOUNT: {"deferrals": dict.fromkeys(demo.PROVIDERS, demo.DEFERRALS)}}}
 
     def _history_settings(self, pages: Pages) -> dict[str, str]:
-        """Return the settings that the environment may override, such as the database."""
+        """Return the environment of the history; ours may override all but the ports, of which we wait for one and print the other."""
+        database = self.folder / "history" / "history.db"
         return {
             "MAILSTREAMS_HISTORY__HOST": ports.HOST,
-            "MAILSTREAMS_HISTORY__PORT": str(pages.port),
             "MAILSTREAMS_HISTORY__ADMIN_HOST": ports.HOST,
+            "MAILSTREAMS_HISTORY__DATABASE_URL": f"sqlite:///{database.absolute()}",
+            **self._env,
+            "MAILSTREAMS_HISTORY__PORT": str(pages.port),
             "MAILSTREAMS_HISTORY__ADMIN_PORT": str(pages.admin_port),
-            "MAILSTREAMS_HISTORY__DATABASE_URL": f"sqlite:///{(self.folder / 'history' / 'history.db').absolute()}",
         }
 
     def _ingress_settings(self, edge: Edge) -> dict[str, str]:
@@ -422,8 +426,10 @@ class Stack:
             self._say(f"ending the broker, process {left.pid}, which an earlier run left behind")
             self.cluster.stop()
 
-    def _wait_until_ready(self, service: "_Service", deadline: float) -> None:
-        why = "no answer"
+    def _wait_until_ready(self, service: "_Service") -> None:
+        why, begun = "no answer", time.monotonic()
+        deadline = begun + _READY_S
+        told = False
         while time.monotonic() < deadline:
             self.check()
             try:
@@ -435,6 +441,11 @@ class Stack:
                     lines = [f"the {service.name} runs; let go on, once the cause is mended, by `mailstreams resume`:"]
                     self._say("\n  ".join(["", *lines, *why.splitlines(), ""]))
                     return
+                if _RESTORING in why.splitlines():
+                    deadline = time.monotonic() + _READY_S
+                    if not told and time.monotonic() > begun + _RESTORING_TOLD_S:
+                        self._say(f"the {service.name} restores its stores from the topics; see {service.log}")
+                        told = True
             except OSError as error:
                 why = str(error)
             time.sleep(_POLL_S)

@@ -25,7 +25,7 @@ from streams.providers import PROVIDERS
 # Stands for the package's command line; how it goes wrong is in FAKE.
 STAND_IN = """
 import http.server, json, os, pathlib, sys, time
-command, fake = sys.argv[1], os.environ["FAKE"]
+command, fake, begun = sys.argv[1], os.environ["FAKE"], time.monotonic()
 if command == "simulate" and "--show-settings" in sys.argv:
     print('accounts.demo.webhooks.postmark.secrets.simulated = "basic:a:b"')
     sys.exit()
@@ -53,7 +53,9 @@ if command in ("worker", "ingress", "history"):
     class Endpoints(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             ready = {"stopped": "mail.events/1 stopped: 21 of the last 30 records are bad: no JSON"}.get(fake, "ok")
-            ready = {"restoring": "mail.events/1 stopped: it is bad\\nstores are being restored"}.get(fake, ready)
+            ready = {"unassigned": "mail.events/1 stopped: it is bad\\nno partitions are assigned yet"}.get(fake, ready)
+            if fake == "restoring" and time.monotonic() < begun + 6:
+                ready = "the broker does not answer\\nstores are being restored"
             self.send_response(404 if self.path != "/readyz" else 200 if ready == "ok" else 503)
             self.end_headers()
             if ready != "ok":  # whoever is told that all is well reads no further
@@ -315,7 +317,9 @@ def test_the_history_has_a_database_in_the_folder_unless_another_one_is_wanted(
     assert given["MAILSTREAMS_HISTORY__DATABASE_URL"] == f"sqlite:///{place.folder / 'history' / 'history.db'}"
     place.stacks.pop().stop()
     monkeypatch.setenv("MAILSTREAMS_HISTORY__DATABASE_URL", "postgresql://db.example.net/history")
+    monkeypatch.setenv("MAILSTREAMS_HISTORY__ADMIN_PORT", "8443")  # where it is in production
     place.stack(pages=place.pages()).start()
+    assert place.settings_of("history")["MAILSTREAMS_HISTORY__ADMIN_PORT"] == str(place.history_admin_port)
     assert place.settings_of("history")["MAILSTREAMS_HISTORY__DATABASE_URL"].startswith("postgresql://db")
 
 
@@ -398,8 +402,20 @@ def test_a_worker_that_waits_for_something_else_too_has_not_started(
 ) -> None:
     monkeypatch.setattr("deploy.local.stack._READY_S", 2)
 
-    with pytest.raises(LocalError, match="stores are being restored"):
-        place.stack("restoring").start()
+    with pytest.raises(LocalError, match="no partitions are assigned yet"):
+        place.stack("unassigned").start()
+
+
+def test_a_worker_that_restores_its_stores_is_waited_for_as_long_as_that_takes(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploy.local.stack._READY_S", 4)
+    monkeypatch.setattr("deploy.local.stack._RESTORING_TOLD_S", 1)
+
+    place.stack("restoring", edge=place.edge()).start()
+
+    (said,) = (line for line in place.said if "restores its stores" in line)
+    assert "worker.log" in said
 
 
 def test_a_worker_that_crashes_again_and_again_is_told_with_its_last_lines(place: Place) -> None:
