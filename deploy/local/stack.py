@@ -65,6 +65,7 @@ _RESTORING = "stores are being restored"
 """A line of ``/readyz`` of a worker that reads what its stores lack, for minutes after a loss; it ends when it does not get on."""
 _STOPPED = re.compile(r"\S+/\d+ stopped: .*")
 """A line of ``/readyz`` about a partition that waits for a person: the process does all else, and no wait makes it ready."""
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STDERR = 2
 _LONG_LOG = 20 << 20
 """Bytes; a log that an earlier run left longer than that is put aside, in place of the one that was put aside before."""
@@ -282,10 +283,15 @@ class Stack:
         self._release()
 
     def end(self) -> None:
-        """Stop everything in order, or at once if a person is in a hurry (a second Ctrl-C)."""
+        """Stop everything in order, or at once if a person is in a hurry (a second Ctrl-C).
+
+        That takes about a second, and a third Ctrl-C would leave processes behind.
+        """
         try:
             self.stop()
         except KeyboardInterrupt:
+            for number in INTERRUPTS:
+                signal.signal(number, signal.SIG_IGN)
             self.kill()
 
     def _watch(self, watchers: Watchers) -> None:
@@ -549,12 +555,11 @@ def interrupts() -> Iterator[None]:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, interrupt) for number in numbers]
+    before = [signal.signal(number, interrupt) for number in INTERRUPTS]
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in zip(INTERRUPTS, before, strict=True):
             signal.signal(number, handler)
 
 

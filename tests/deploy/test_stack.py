@@ -500,6 +500,27 @@ def test_a_terminal_that_says_twice_that_it_was_closed_interrupts_once_and_a_per
             signal.raise_signal(signal.SIGINT)
 
 
+def test_a_third_interrupt_leaves_nothing_behind_that_the_second_began_to_kill(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = place.stack(edge=place.edge())
+    kill = stack.kill
+
+    def interrupted() -> None:
+        signal.raise_signal(signal.SIGINT)
+        kill()
+
+    with interrupts():
+        stack.start()
+        monkeypatch.setattr(stack, "stop", Mock(side_effect=KeyboardInterrupt))
+        monkeypatch.setattr(stack, "kill", interrupted)
+        assert place.running
+
+        stack.end()
+
+        assert not place.running
+
+
 def test_settings_of_the_shell_do_not_reach_a_run_without_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAILSTREAMS_KAFKA__SECURITY_PROTOCOL", "SSL")
 
