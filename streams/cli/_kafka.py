@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -296,7 +296,7 @@ async def read_on(settings: Settings, *names: str, from_beginning: bool) -> Asyn
 
 async def read_and_follow(
     settings: Settings, topic: str, progress: TellProgress | None = None
-) -> AsyncIterator[Sequence[Any] | None]:
+) -> AsyncGenerator[Sequence[Any] | None, None]:
     """Yield what a topic holds, then None, then what is committed from then on, and None again at each pause.
 
     It never ends; without new records there is a None about twice a second.

@@ -7,7 +7,8 @@ does so while no worker runs.
 
 import re
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -171,11 +172,14 @@ def _changelog(settings: Settings) -> str:
 
 # --- watching --------------------------------------------------------------------------------------------------------
 
-_Follower = AsyncIterator[Sequence[Any] | None]
+_Follower = AsyncGenerator[Sequence[Any] | None, None]
 
 
 async def _follow(settings: Settings) -> tuple[OpenDeferrals, _Follower]:
-    """Return what is open now, and what will be written to the changelog from here on."""
+    """Return what is open now, and what will be written to the changelog from here on; whoever gets that closes it.
+
+    Else it is closed together with what it uses, when an output that is gone has ended the command: with a traceback.
+    """
     topic = _changelog(settings)
     found = OpenDeferrals()
     with progress(f"reading {topic}") as tell:
@@ -191,14 +195,15 @@ async def _follow(settings: Settings) -> tuple[OpenDeferrals, _Follower]:
 async def _redraw(settings: Settings, view: View, chosen: Filter, limit: int, *, as_qshape: bool) -> None:
     """Redraw the table every ``REDRAW_S`` on a screen of its own, until Ctrl-C."""
     found, follower = await _follow(settings)
-    with Live(console=view.out, screen=True, auto_refresh=False) as live:
-        drawn = float("-inf")
-        async for batch in follower:
-            found.take(batch or ())
-            if time.monotonic() - drawn >= REDRAW_S:
-                found.settle()
-                live.update(_screen(found, view, chosen, limit, as_qshape=as_qshape), refresh=True)
-                drawn = time.monotonic()
+    async with aclosing(follower):
+        with Live(console=view.out, screen=True, auto_refresh=False) as live:
+            drawn = float("-inf")
+            async for batch in follower:
+                found.take(batch or ())
+                if time.monotonic() - drawn >= REDRAW_S:
+                    found.settle()
+                    live.update(_screen(found, view, chosen, limit, as_qshape=as_qshape), refresh=True)
+                    drawn = time.monotonic()
 
 
 def _screen(found: OpenDeferrals, view: View, chosen: Filter, limit: int, *, as_qshape: bool) -> Group:
@@ -230,17 +235,18 @@ async def _print_changes(settings: Settings, view: View, chosen: Filter, *, as_j
             view.out.file.flush()
 
     found, follower = await _follow(settings)
-    changes = _Changes(chosen)
-    episodes = found.fitting(chosen, now_us())
-    for episode in episodes:
-        changes.fitting.add(episode.delivery_id)
-        tell("open", episode)
-    for remark in found.remarks(len(episodes)):
-        note(remark)
-    async for batch in follower:
-        for before, after in _looked_at(found, batch, chosen):
-            if change := changes.between(before, after):
-                tell(*change)
+    async with aclosing(follower):
+        changes = _Changes(chosen)
+        episodes = found.fitting(chosen, now_us())
+        for episode in episodes:
+            changes.fitting.add(episode.delivery_id)
+            tell("open", episode)
+        for remark in found.remarks(len(episodes)):
+            note(remark)
+        async for batch in follower:
+            for before, after in _looked_at(found, batch, chosen):
+                if change := changes.between(before, after):
+                    tell(*change)
 
 
 def _looked_at(

@@ -484,6 +484,21 @@ def test_without_a_terminal_watch_prints_what_is_open_and_then_each_change(chang
     assert watched.end() == (130, "", "")
 
 
+def test_a_reader_who_has_seen_enough_ends_the_watch_without_a_traceback(changelog: Changelog) -> None:
+    """As by ``deferrals --watch | head -1``."""
+    changelog.opened(episode("there"))
+    with spawn("deferrals", "--watch") as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        assert "INV-there" in child.stdout.readline()
+        assert child.stderr.readline() == "1 open deferral\n"
+        child.stdout.close()
+
+        changelog.opened(episode("one too many"))
+
+        assert (child.wait(timeout=60), child.stderr.read()) == (1, "")
+
+
 def test_watch_tells_a_program_each_change_with_all_fields(changelog: Changelog) -> None:
     watched = Watched("--json", "--provider", "sendgrid", "--level", "raised")
     assert "nothing is deferred" in watched.ready()
