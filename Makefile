@@ -130,6 +130,15 @@ clean: ## Remove the data of `make run` and the caches of the tools.
 distclean: clean ## The same, and the virtual environment and Kafka's jars.
 	rm -rf $(VENV) var *.egg-info
 
+# After an upgrade of the system the same link leads to a newer Python, which finds no packages here; its file may be older
+# than the stamps.
+INSIDE := $(filter python3.%,$(notdir $(realpath $(BIN)/python)))
+ifneq ($(INSIDE),)
+ifeq ($(wildcard $(VENV)/lib/$(INSIDE)),)
+.PHONY: $(BIN)/python
+endif
+endif
+
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed; name it by PYTHON=..., e.g. make run PYTHON=python3.11" >&2; exit 1; }

@@ -123,6 +123,32 @@ def test_an_environment_that_is_made_anew_gets_its_packages_anew(tmp_path: Path)
     ]
 
 
+def test_an_environment_whose_python_was_upgraded_under_it_is_made_anew(tmp_path: Path) -> None:
+    """As from Debian 12 to 13: /usr/bin/python3 is another one, whose file is older than our stamps."""
+    for name in (
+        "requirements.lock",
+        "requirements-build.lock",
+        "requirements-dev.lock",
+        "pyproject.toml",
+        "python3.13",
+    ):
+        (tmp_path / name).touch()
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").symlink_to(tmp_path / "python3.13")
+    (tmp_path / ".venv" / "lib" / "python3.11").mkdir(parents=True)
+    for stamp in (".runtime", ".tools"):
+        (tmp_path / ".venv" / stamp).touch()
+
+    upgraded = make("--dry-run", "check", cwd=tmp_path)
+    (tmp_path / ".venv" / "lib" / "python3.13").mkdir()
+    fitting = make("--dry-run", "check", cwd=tmp_path)
+
+    assert "venv --clear .venv" in upgraded
+    assert "-r requirements.lock" in upgraded
+    assert "venv --clear .venv" not in fitting
+    assert "-r requirements.lock" not in fitting
+
+
 def test_a_folder_that_is_no_environment_is_not_emptied_for_one(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "one").touch()
