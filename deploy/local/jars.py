@@ -68,7 +68,8 @@ def _copy_dependencies(version: str, folder: Path) -> None:
         check=False,
     )
     if fetched.returncode:
-        said = [line for line in fetched.stdout.splitlines() if line.startswith("[ERROR]")]
+        # The first of them, which says what is wrong, begins with escape sequences; others are empty.
+        said = re.findall(r"^(?:\x1b\[\d*m)*(\[ERROR\] .+)", fetched.stdout, re.MULTILINE)
         said += fetched.stderr.strip().splitlines()[-1:]  # its script's, such as a JAVA_HOME without Java
         message = f"Maven could not fetch Kafka {version}: {said[0] if said else f'exit code {fetched.returncode}'}"
         raise LocalError(message)

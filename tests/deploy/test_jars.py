@@ -85,6 +85,8 @@ def test_what_maven_says_is_passed_on_in_one_line(tmp_path: Path, path: Path) ->
     program(path, "mvn", "echo '[ERROR] Could not resolve kafka_2.13:jar:0.0.0'; echo '[ERROR] more'; exit 1")
 
     assert "Could not resolve kafka_2.13:jar:0.0.0" in refused(tmp_path)
+    program(path, "mvn", r"printf '\033[0m\033[m[ERROR] No network\n[ERROR] \n[ERROR] More\n\033[0m\n'; exit 1")
+    assert refused(tmp_path).endswith(": [ERROR] No network")
     program(path, "mvn", "echo 'The JAVA_HOME environment variable is not defined correctly' >&2; exit 1")
     assert "JAVA_HOME environment variable" in refused(tmp_path)
 
