@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import tomllib
 from pathlib import Path
@@ -328,13 +327,17 @@ def test_a_rebuild_whose_disk_is_full_ends_with_a_line(
 
 
 def test_ctrl_c_ends_a_command_with_130_and_nothing_else(cluster: Cluster) -> None:
+    cluster.produce(
+        topics.STATUS_CHANGED, {"value": codecs.encode({"delivery_id": "d", "status": "sent", "revision": 1})}
+    )
     child = spawn("watch", "--from-beginning")
-    threading.Timer(2.5, child.send_signal, [signal.SIGINT]).start()
+    assert child.stdout is not None
+    assert child.stdout.readline(), "it has begun: before, Ctrl-C would interrupt Python's imports"
+    child.send_signal(signal.SIGINT)
 
     _, errors = child.communicate(timeout=30)
 
     assert (child.returncode, errors) == (130, "")
-    assert cluster.settings
 
 
 def test_a_reader_that_went_away_is_no_error(cluster: Cluster) -> None:
