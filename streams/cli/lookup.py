@@ -6,17 +6,20 @@ people (``_lookup_text``) or for programs.
 """
 
 import time
+from collections.abc import Sequence
 from typing import Final
 
 import click
 
 from streams.cli import NOTHING_FOUND, Failure, Invocation, json_option, pass_invocation
 from streams.cli._kafka import run
+from streams.cli._lookup_found import Found
 from streams.cli._lookup_question import Question
 from streams.cli._lookup_search import search
 from streams.cli._lookup_text import print_delivery
 from streams.cli._output import clean, console, json_line, note, time_text
 from streams.domain.status import SECOND, from_micros
+from streams.settings import Settings
 
 _QUIET_S: Final = 900.0
 """Without any event for so long it is said since when: whether no mail was sent or no worker runs, is not known here."""
@@ -75,22 +78,30 @@ def command(
             f"the status {settings.delivery.expire_after_days:g} days; {how_new}"
         )
         raise Failure(*lines, exit_code=NOTHING_FOUND)
+    if as_json:
+        _print_json(found)
+    else:
+        _print(found, limit, settings)
     if newest is None or time.time() - newest / SECOND > _QUIET_S:
         note(f"{how_new}: what was reported since is not here if no worker runs (mailstreams worker)")
-    if as_json:
-        for delivery in found:
-            json_line(
-                {
-                    "delivery_id": delivery.delivery_id,
-                    "status": delivery.status,
-                    "no_status": delivery.no_status,
-                    "status_is_behind": delivery.status_is_behind,
-                    "advice": delivery.advice(),
-                    "timeline": delivery.timeline(),
-                    "alerts": delivery.told(),
-                }
-            )
-        return
+
+
+def _print_json(found: Sequence[Found]) -> None:
+    for delivery in found:
+        json_line(
+            {
+                "delivery_id": delivery.delivery_id,
+                "status": delivery.status,
+                "no_status": delivery.no_status,
+                "status_is_behind": delivery.status_is_behind,
+                "advice": delivery.advice(),
+                "timeline": delivery.timeline(),
+                "alerts": delivery.told(),
+            }
+        )
+
+
+def _print(found: Sequence[Found], limit: int, settings: Settings) -> None:
     out = console()
     for number, delivery in enumerate(found[-limit:]):
         if number:

@@ -289,4 +289,4 @@ async def test_a_worker_says_that_the_brokers_want_a_shorter_transaction_timeout
     world = await make_world()
     world.worker.start()
     assert world.worker.wait() == 1
-    assert "InvalidTransactionTimeout; set kafka.transaction_timeout_s to the brokers'" in world.worker.output
+    assert "; set kafka.transaction_timeout_s to the brokers' transaction.max.timeout.ms" in world.worker.output
