@@ -148,17 +148,22 @@ def code_of(own: str | None, reported: str | None, smtp_code: int | None, reason
 def _contradicts(reason: str | None, smtp_code: int | None, own: str | None, reported: str) -> bool:
     if reported.endswith(".0.0") or (smtp.is_transient(reported, None) and smtp.is_transient(own, smtp_code)):
         return False
-    answered = smtp.bounce_kind_of(own, smtp_code, reason)
+    answered = smtp.bounce_kind_of(own, None if smtp_code in _ANY_REFUSAL else smtp_code, reason)
     if refuses_us(answered, reason, smtp_code, own):
         answered = BounceKind.BLOCK
     if answered is BounceKind.UNDETERMINED:
         return False
     told = smtp.bounce_kind_of(reported, smtp_code, reason)
     if answered is told is BounceKind.SOFT:
-        return classify(None, None, reported) not in {ReasonClass.UNKNOWN, classify(reason, smtp_code, own)}
+        meant, said = classify(None, None, reported), classify(reason, smtp_code, own)
+        if said is ReasonClass.UNKNOWN:  # no cause that we know contradicts none, but a message may be too large
+            return meant is not ReasonClass.UNKNOWN and wording.says_too_large(wording.words_of(reason))
+        return meant not in {ReasonClass.UNKNOWN, said}
     return answered is not told
 
 
+_ANY_REFUSAL = frozenset({521, 552})
+"""Servers use these reply codes for several causes, so alone they contradict no status code that names one."""
 _HOST_ANSWER = 521
 """RFC 7504: a host answers so, whoever the recipient is; AT&T: "521 < 192.0.2.1 > is blocked"."""
 _ABOUT_US = frozenset({ReasonClass.REPUTATION, ReasonClass.CONTENT, ReasonClass.AUTH})

@@ -211,6 +211,12 @@ def test_a_refusal_is_plainly_about_the_address_by_its_words_or_by_a_code_withou
         ("4.0.0", "550 5.0.0 rejected", "5.0.0"),
         ("4.4.1", "421 try later", "4.4.1"),
         ("4.4.7", "550 192.0.2.1 is listed at zen.spamhaus.org", None),
+        ("5.2.2", "552 Speicher erschoepft", "5.2.2"),  # an answer that we cannot read contradicts nothing
+        ("5.2.2", "552 insufficient storage", "5.2.2"),
+        ("5.2.2", "452 Buzon sin espacio", "5.2.2"),
+        ("5.4.6", "554 too many hops", "5.4.6"),
+        ("5.7.1", "552 Nachricht abgelehnt", "5.7.1"),
+        ("5.7.1", "521 Verbindung abgelehnt", "5.7.1"),
         ("5.2.2", None, "5.2.2"),
         (None, "550 5.1.1 user unknown", "5.1.1"),
         (None, "550 5.0.0 rejected", "5.0.0"),

@@ -142,6 +142,7 @@ def test_a_message_whose_time_was_over_at_ses_was_put_off_for_as_long_as_it_had(
         ("5.1.3", "553 192.0.2.1 is listed at zen.spamhaus.org", None, BLOCK, "blocked"),
         ("5.2.2", "552 message exceeds fixed maximum message size", None, SOFT, "message_too_large"),
         ("5.2.2", "552 mailbox full", "5.2.2", SOFT, "mailbox_full"),
+        ("5.2.2", "552 insufficient storage", "5.2.2", SOFT, "mailbox_full"),
     ],
 )
 def test_the_answer_outweighs_the_status_code_that_ses_and_sendgrid_have_beside_it(
