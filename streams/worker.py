@@ -7,6 +7,7 @@ the group, so that others take over without waiting.
 """
 
 import asyncio
+import contextlib
 import faulthandler
 import gc
 import logging
@@ -186,7 +187,8 @@ def _end_hung(silent_s: float) -> None:
     # The loop may hang because nobody reads the log, and it then holds the lock that the next line waits for.
     ending = threading.Timer(LOG_TIMEOUT_S, os._exit, [EXIT_STALLED])
     ending.daemon = True
-    ending.start()
+    with contextlib.suppress(RuntimeError):  # no more threads can be started: then without this limit
+        ending.start()
     logger.critical("the event loop has not run for %.0f s: the worker ends", silent_s)
     faulthandler.dump_traceback(all_threads=True)
     _exit(EXIT_STALLED)

@@ -72,6 +72,21 @@ def test_a_worker_that_hangs_because_nobody_reads_its_log_ends_all_the_same() ->
         hangs.communicate()
 
 
+_HANGS_WITHOUT_THREADS = """
+import threading
+from streams import worker
+threading.stack_size(1 << 46)  # more than there are addresses, so that no thread can be started
+worker._end_hung(60.0)
+"""
+
+
+def test_a_worker_that_hangs_where_no_more_threads_can_be_started_ends_all_the_same() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", _HANGS_WITHOUT_THREADS], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert ended.returncode == process.EXIT_STALLED, ended.stderr
+
+
 @pytest.mark.parametrize(
     ("place", "why"), [("file", "File exists"), ("file/store", "Not a directory"), ("/proc/store", "No such file")]
 )
