@@ -23,8 +23,9 @@ class Assignor(PartitionAssignor):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # The assignment tells by URL what each member has; those of two workers on one host would be the same.
-        self._own_url = URL(f"http://{uuid4().hex}")
+        # The assignment tells by URL what each member has; those of two workers on one host would be the same. Short, as
+        # it stands in the group's metadata once for each partition and member, and a broker takes 1 MiB of them.
+        self._own_url = URL(f"http://{uuid4().hex[:12]}")
 
     def on_assignment(self, assignment: Any) -> None:  # type: ignore[override] # aiokafka's is a class method, Faust's is not
         """Take an assignment, whichever URL it names."""
