@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final, Protocol, TypeVar
 
-_SHOWN: Final = re.compile(r".*<([^<>]+)>")
+_SHOWN: Final = re.compile(r".*<([^<>]*[^<>\s]@[^<>\s][^<>]*)>")
+"""With an address in it: by less, a search would find everybody."""
 
 
 class EventType(StrEnum):

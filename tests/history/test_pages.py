@@ -438,6 +438,14 @@ async def test_an_address_is_found_as_a_mail_program_shows_it(world: World, type
     assert "Nothing found" in await page(world, "/search", q="Ann Berg <bob@example.net>")
 
 
+@pytest.mark.parametrize("typed", ["x < >", "x <a>", "x < @ >"])
+async def test_a_search_for_no_address_in_angle_brackets_does_not_find_everybody(world: World, typed: str) -> None:
+    world.tell(Log().tell(event("delivered", recipient="ann@example.net")))
+    assert "Nothing found" in await page(world, "/search", q=typed)
+    answer = await world.client.post("/api/v1/search", json={"recipient": typed, "prefix": True})
+    assert (answer.status, "ann@example.net" in await answer.text()) == (200, False)
+
+
 async def test_a_search_is_found_again_under_a_name_that_says_nothing(world: World) -> None:
     world.tell(Log().tell(event("sent")))
     answer = await world.client.post("/search", data={"q": "ann@"}, allow_redirects=False)
