@@ -131,8 +131,8 @@ distclean: clean ## The same, and the virtual environment and Kafka's jars.
 	rm -rf $(VENV) var *.egg-info
 
 # After an upgrade of the system the same link leads to a newer Python, which finds no packages here; its file may be older
-# than the stamps.
-INSIDE := $(filter python3.%,$(notdir $(realpath $(BIN)/python)))
+# than the stamps. Of python3.11-dbg, too, the packages are in the folder of python3.11.
+INSIDE := $(firstword $(subst -, ,$(filter python3.%,$(notdir $(realpath $(BIN)/python)))))
 ifneq ($(INSIDE),)
 ifeq ($(wildcard $(VENV)/lib/$(INSIDE)),)
 .PHONY: $(BIN)/python

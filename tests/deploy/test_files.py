@@ -149,6 +149,23 @@ def test_an_environment_whose_python_was_upgraded_under_it_is_made_anew(tmp_path
     assert "-r requirements.lock" not in fitting
 
 
+def test_an_environment_of_a_python_that_was_built_to_debug_is_kept(tmp_path: Path) -> None:
+    """As Debian's python3.11-dbg, whose packages are in the folder of python3.11."""
+    for name in (
+        "requirements.lock",
+        "requirements-build.lock",
+        "requirements-dev.lock",
+        "pyproject.toml",
+        "python3.11-dbg",
+    ):
+        (tmp_path / name).touch()
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").symlink_to(tmp_path / "python3.11-dbg")
+    (tmp_path / ".venv" / "lib" / "python3.11").mkdir(parents=True)
+
+    assert "venv --clear .venv" not in make("--dry-run", "check", cwd=tmp_path)
+
+
 def test_a_folder_that_is_no_environment_is_not_emptied_for_one(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "one").touch()
