@@ -54,11 +54,11 @@ NO_WORD: Final = {
     "code": "no_word",
     "meaning": (
         "The message left, and nothing more is known here after a week. No provider tries for so long: its report was "
-        "lost, or it sends none."
+        "lost or is not read yet, or it sends none."
     ),
     "what_to_do": (
-        "Do not wait any longer. Ask the recipient whether they have it. If it is so of other messages, too, tell whoever "
-        "runs this."
+        "Do not wait any longer, unless the message was to be sent at a later time. Ask the recipient whether they have "
+        "it. If it is so of other messages, too, tell whoever runs this."
     ),
 }
 """The advice on a message that was sent, in place of the worker's to wait, which does not know how long one waits."""
