@@ -16,6 +16,7 @@ def test_our_own_contestant_does_the_products_job(broker: Broker, tmp_path: Path
     ground = Ground(broker, tmp_path, partitions=2, compression="auto")
     records = pure.events_of(traffic.bodies_of(1, BODIES, EVENTS_PER_BODY))
 
+    # It compares all outputs with those of the pure job, and raises if one differs.
     result = asyncio.run(Race(ground, jobs.named("product"), records).run(OURS, 0))
 
     assert result.outputs > BODIES

@@ -106,13 +106,20 @@ def test_clean_says_what_else_kept_it_from_looking(tmp_path: Path) -> None:
     assert "is running" not in error.value.stderr
 
 
-def test_an_environment_that_is_made_anew_gets_its_packages_anew(tmp_path: Path) -> None:
+def environment_in(folder: Path, python: str | Path, packages: str | None = None) -> None:
+    """Make what ``make`` sees of an environment that is complete: the link to its Python, packages, stamps."""
     for name in ("requirements.lock", "requirements-build.lock", "requirements-dev.lock", "pyproject.toml"):
-        (tmp_path / name).touch()
-    (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    (tmp_path / ".venv" / "bin" / "python").symlink_to("/usr/bin/a-python-that-was-replaced")
+        (folder / name).touch()
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    (folder / ".venv" / "bin" / "python").symlink_to(python)
+    if packages:
+        (folder / ".venv" / "lib" / packages).mkdir(parents=True)
     for stamp in (".runtime", ".tools"):
-        (tmp_path / ".venv" / stamp).touch()
+        (folder / ".venv" / stamp).touch()
+
+
+def test_an_environment_that_is_made_anew_gets_its_packages_anew(tmp_path: Path) -> None:
+    environment_in(tmp_path, "/usr/bin/a-python-that-was-replaced")
 
     commands = make("--dry-run", "check", cwd=tmp_path)
 
@@ -125,19 +132,8 @@ def test_an_environment_that_is_made_anew_gets_its_packages_anew(tmp_path: Path)
 
 def test_an_environment_whose_python_was_upgraded_under_it_is_made_anew(tmp_path: Path) -> None:
     """As from Debian 12 to 13: /usr/bin/python3 is another one, whose file is older than our stamps."""
-    for name in (
-        "requirements.lock",
-        "requirements-build.lock",
-        "requirements-dev.lock",
-        "pyproject.toml",
-        "python3.13",
-    ):
-        (tmp_path / name).touch()
-    (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    (tmp_path / ".venv" / "bin" / "python").symlink_to(tmp_path / "python3.13")
-    (tmp_path / ".venv" / "lib" / "python3.11").mkdir(parents=True)
-    for stamp in (".runtime", ".tools"):
-        (tmp_path / ".venv" / stamp).touch()
+    (tmp_path / "python3.13").touch()
+    environment_in(tmp_path, tmp_path / "python3.13", packages="python3.11")
 
     upgraded = make("--dry-run", "check", cwd=tmp_path)
     (tmp_path / ".venv" / "lib" / "python3.13").mkdir()
@@ -151,17 +147,8 @@ def test_an_environment_whose_python_was_upgraded_under_it_is_made_anew(tmp_path
 
 def test_an_environment_of_a_python_that_was_built_to_debug_is_kept(tmp_path: Path) -> None:
     """As Debian's python3.11-dbg, whose packages are in the folder of python3.11."""
-    for name in (
-        "requirements.lock",
-        "requirements-build.lock",
-        "requirements-dev.lock",
-        "pyproject.toml",
-        "python3.11-dbg",
-    ):
-        (tmp_path / name).touch()
-    (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    (tmp_path / ".venv" / "bin" / "python").symlink_to(tmp_path / "python3.11-dbg")
-    (tmp_path / ".venv" / "lib" / "python3.11").mkdir(parents=True)
+    (tmp_path / "python3.11-dbg").touch()
+    environment_in(tmp_path, tmp_path / "python3.11-dbg", packages="python3.11")
 
     assert "venv --clear .venv" not in make("--dry-run", "check", cwd=tmp_path)
 
