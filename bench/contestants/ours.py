@@ -28,13 +28,14 @@ from streams.kafka.control import ControlTopic
 from streams.kafka.dead_letters import DeadLetters
 from streams.kafka.lanes import Effects, FoldTurn, LaneContext, Lanes, StatefulFold
 from streams.kafka.poison import PoisonLimit
-from streams.kafka.producer import Producer
+from streams.kafka.producer import MAX_BATCH_BYTES, RETRY_BACKOFF_MS, Producer
 from streams.kafka.progress import Progress
 from streams.kafka.publishing import Publisher
 from streams.kafka.restore import LaneTableManager, Restoring, StatefulStage
+from streams.kafka.sending import Turns, send_rows
 from streams.kafka.store import Budget, Store
 from streams.kafka.stores import Table
-from streams.kafka.transactions import MAX_BATCH_BYTES, RETRY_BACKOFF_MS, TransactionalWriter, Turns, send_rows
+from streams.kafka.transactions import TransactionalWriter
 from streams.kafka.transport import CODEC, FETCH_BYTES, SCHEME, Batching, register
 from streams.metrics import Metrics
 from streams.observe import Observer

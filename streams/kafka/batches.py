@@ -53,5 +53,8 @@ class Row(NamedTuple):
     headers: Headers = _NO_HEADERS
 
 
-Rows = dict[tuple[str, int], list[Row]]
-"""Rows by (topic, partition), each list in the order in which they are to be read."""
+Destination = tuple[str, int]
+"""A topic and one of its partitions."""
+
+Rows = dict[Destination, list[Row]]
+"""Each list is in the order in which it is to be read."""

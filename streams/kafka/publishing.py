@@ -12,15 +12,15 @@ from typing import Any
 
 from streams.kafka.batches import Rows
 from streams.kafka.closing import release_producer
-from streams.kafka.producer import AUTO, Producer
-from streams.kafka.transactions import (
+from streams.kafka.producer import (
+    AUTO,
     MAX_BATCH_BYTES,
     REPLACE_AFTER_IDLE_S,
     REPLACE_AFTER_ROWS,
     RETRY_BACKOFF_MS,
-    Turns,
-    send_rows,
+    Producer,
 )
+from streams.kafka.sending import Turns, send_rows
 
 
 class Publisher:

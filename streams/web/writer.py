@@ -25,8 +25,7 @@ from aiokafka.errors import KafkaError, KafkaTimeoutError
 
 from streams.kafka.closing import release_producer
 from streams.kafka.partitioner import partition_of
-from streams.kafka.producer import AUTO, Producer
-from streams.kafka.transactions import MAX_BATCH_BYTES, REPLACE_AFTER_ROWS, RETRY_BACKOFF_MS
+from streams.kafka.producer import AUTO, MAX_BATCH_BYTES, REPLACE_AFTER_ROWS, RETRY_BACKOFF_MS, Producer
 from streams.records import Headers
 
 logger = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from streams.kafka import transport
 from streams.kafka.offsets import bounds, committed_offsets
 from streams.kafka.producer import Producer
 from streams.kafka.publishing import Publisher
-from streams.kafka.transactions import Turns, batches_of, send_rows
+from streams.kafka.sending import Turns, batches_of, send_rows
 from streams.kafka.transport import FETCH_BYTES, BatchConsumerThread, check_membership, commit_known_topics
 from tests.contracts.clients import (
     NOW_MS,

@@ -25,7 +25,10 @@ from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import Assignment, Subscription, SubscriptionState, TopicPartitionState
 from aiokafka.producer.message_accumulator import BatchBuilder, MessageAccumulator, MessageBatch
 from aiokafka.producer.sender import Sender
+from aiokafka.producer.transaction_manager import TransactionManager
 from aiokafka.protocol.commit import OffsetFetchRequest
+from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnRequest
 from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, RecordMetadata
 from faust.app.base import App
@@ -113,19 +116,37 @@ SIGNATURES: list[tuple[Callable[..., Any], list[str], str]] = [
     (Message.ack, ["self", "consumer", "n"], "Event.ack ends in it"),
     (ConsumerMessage.on_final_ack, ["self", "consumer"], "which ends in Consumer.ack"),
     (codecs.register, ["name", "codec"], "the batch codec"),
-    # aiokafka's producer: streams/kafka/producer.py, transactions.py, publishing.py
+    # aiokafka's producer: streams/kafka/producer.py, session.py, sending.py
     (aiokafka.AIOKafkaProducer.create_batch, ["self"], "batches of rows"),
     (aiokafka.AIOKafkaProducer.send_batch, ["self", "batch", "topic", "partition"], "batches of rows"),
-    (aiokafka.AIOKafkaProducer.begin_transaction, ["self"], "a transaction a batch"),
-    (aiokafka.AIOKafkaProducer.commit_transaction, ["self"], "a transaction a batch"),
     (BatchBuilder.append, ["self", "timestamp", "key", "value", "headers"], "batches of rows"),
+    (
+        BatchBuilder._set_producer_state,
+        ["self", "producer_id", "producer_epoch", "base_sequence"],
+        "ProducerSession counts its rows",
+    ),
+    (BatchBuilder._build, ["self"], "ProducerSession sends the batch itself"),
+    (Sender._find_coordinator, ["self", "coordinator_type", "coordinator_key"], "ProducerSession asks it"),
+    (Sender._coordinator_dead, ["self", "coordinator_type"], "ProducerSession looks for another one"),
+    (
+        AddPartitionsToTxnRequest.__init__,
+        ["self", "transactional_id", "producer_id", "producer_epoch", "topics"],
+        "ProducerSession.begin",
+    ),
+    (ProduceRequest.__init__, ["self", "transactional_id", "required_acks", "timeout", "topics"], "ProducerSession"),
+    (
+        EndTxnRequest.__init__,
+        ["self", "transactional_id", "producer_id", "producer_epoch", "transaction_result"],
+        "ProducerSession.commit",
+    ),
+    (ClusterMetadata.leader_for_partition, ["self", "partition"], "ProducerSession writes to leaders"),
     (BatchBuilder.record_count, ["self"], "batches of rows"),
     (aiokafka.AIOKafkaProducer.partitions_for, ["self", "topic"], "Producer.led_partitions"),
     (ClusterMetadata.available_partitions_for_topic, ["self", "topic"], "Producer.led_partitions"),
     (
         AIOKafkaClient.send,
         ["self", "node_id", "request", "group"],
-        "TransactionalWriter looks at each request of its producer here",
+        "ProducerSession sends its requests",
     ),
     (AIOKafkaClient.add_topic, ["self", "topic"], "Progress follows topics without reading them"),
     (AIOKafkaClient.force_metadata_update, ["self"], "commit_known_topics asks whether a topic is gone"),
@@ -185,6 +206,7 @@ def test_a_function_that_is_called_or_replaced_has_its_signature(
 ASYNC = [
     Consumer._drain_messages,
     Consumer.on_partitions_revoked,
+    Sender._find_coordinator,
     Consumer.perform_seek,
     Consumer.verify_all_partitions_active,
     driver.AIOKafkaConsumerThread._fetch_records,
@@ -216,6 +238,9 @@ SYNC = [
     aiokafka.AIOKafkaConsumer.resume,
     aiokafka.AIOKafkaProducer.create_batch,
     BatchBuilder.append,
+    BatchBuilder._set_producer_state,
+    BatchBuilder._build,
+    Sender._coordinator_dead,
     web.RequestHandler.data_received,
     web.RequestHandler.force_close,
     web.RequestHandler.handle_error,
@@ -344,6 +369,12 @@ def test_producer_options_that_we_give_are_known_to_aiokafka() -> None:
 )
 def test_what_is_closed_has_what_is_closed_in_it(owner: type, name: str) -> None:
     assert f"self.{name} = " in inspect.getsource(owner), f"{owner.__name__}.{name} is gone: streams/kafka/closing.py"
+
+
+def test_a_started_producer_has_its_id_and_its_epoch() -> None:
+    assert "self._txn_manager = " in inspect.getsource(aiokafka.AIOKafkaProducer.__init__)
+    for name in ("producer_id", "producer_epoch", "transactional_id"):
+        assert name in inspect.getsource(TransactionManager), f"TransactionManager.{name} is gone: ProducerSession"
 
 
 def test_a_batch_is_compressed_as_the_accumulator_says_when_it_is_made() -> None:

@@ -7,14 +7,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError
-from aiokafka.protocol.produce import ProduceRequest
-from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnRequest
+from aiokafka.errors import (
+    BrokerResponseError,
+    ConcurrentTransactions,
+    CoordinatorLoadInProgressError,
+    KafkaConnectionError,
+    MessageSizeTooLargeError,
+    NotCoordinatorError,
+    NotEnoughReplicasError,
+    NotLeaderForPartitionError,
+    TopicAuthorizationFailedError,
+)
+from aiokafka.protocol.coordination import FindCoordinatorRequest
+from aiokafka.protocol.produce import ProduceRequest, ProduceResponse_v3
+from aiokafka.protocol.transaction import (
+    AddPartitionsToTxnRequest,
+    AddPartitionsToTxnResponse_v0,
+    EndTxnRequest,
+    EndTxnResponse_v0,
+)
 from aiokafka.structs import TopicPartition
 
 from deploy.local.broker import Broker
 from streams.kafka.batches import Row
-from streams.kafka.producer import Producer
 from streams.kafka.transactions import TransactionalWriter, TransactionInDoubtError
 from tests.brokers import Passing
 from tests.contracts.clients import (
@@ -41,17 +56,62 @@ def producer_of(writer: TransactionalWriter) -> Any:
     return writer._producer
 
 
+def hold_back(writer: TransactionalWriter, request_type: type, go: asyncio.Event) -> asyncio.Event:
+    """Hold requests of a type back until ``go``; the event that is returned tells that one has come."""
+    client, come = producer_of(writer).client, asyncio.Event()
+    send = client.send
+
+    async def later(node_id: int, request: Any, **options: Any) -> Any:
+        if isinstance(request, request_type):
+            come.set()
+            await go.wait()
+        return await send(node_id, request, **options)
+
+    client.send = later
+    return come
+
+
+def record(writer: TransactionalWriter) -> list[Any]:
+    """Return the list to which every request of the writer is added from now on."""
+    client, requests = producer_of(writer).client, []
+    send = client.send
+
+    async def recorded(node_id: int, request: Any, **options: Any) -> Any:
+        requests.append(request)
+        return await send(node_id, request, **options)
+
+    client.send = recorded
+    return requests
+
+
+def refuse(
+    writer: TransactionalWriter, request_type: type[Any], refusal: type[BrokerResponseError], *, times: int = 1
+) -> list[Any]:
+    """Answer the next requests of a type with a refusal; the broker does not see them. Return the list of all requests."""
+    client, requests = producer_of(writer).client, []
+    send, left = client.send, [refusal.errno] * times
+
+    async def refused(node_id: int, request: Any, **options: Any) -> Any:
+        requests.append(request)
+        if not (left and isinstance(request, request_type)):
+            return await send(node_id, request, **options)
+        code = left.pop()
+        if isinstance(request, EndTxnRequest):
+            return EndTxnResponse_v0(0, code)
+        if isinstance(request, AddPartitionsToTxnRequest):
+            return AddPartitionsToTxnResponse_v0(0, [(topic, [(p, code) for p in ps]) for topic, ps in request._topics])
+        topics = [(topic, [(p, code, -1, -1) for p, _ in ps]) for topic, ps in request._topics]
+        return ProduceResponse_v3(topics, 0)
+
+    client.send = refused
+    return requests
+
+
 async def test_rows_of_a_transaction_become_visible_together(broker: Broker) -> None:
     first, second = await new_topic(broker), await new_topic(broker)
     async with fenced_writer(broker) as writer:
-        producer, go = producer_of(writer), asyncio.Event()
-        commit_transaction = producer.commit_transaction
-
-        async def later() -> None:
-            await go.wait()
-            await commit_transaction()
-
-        producer.commit_transaction = later
+        go = asyncio.Event()
+        hold_back(writer, EndTxnRequest, go)
         task = asyncio.create_task(writer.commit({(first, 0): rows(b"a", b"b"), (second, 0): rows(b"c")}))
         while await end_of(broker, second, isolation_level="read_uncommitted") == 0:
             await asyncio.sleep(0.01)
@@ -131,22 +191,80 @@ async def test_a_produce_that_fails_inside_a_transaction_is_not_committed(broker
         assert await values(broker, small) == []
 
 
-async def test_every_batch_is_awaited_even_when_another_failed(broker: Broker) -> None:
-    small, good = await new_topic(broker, config=SMALL_TOPIC), await new_topic(broker)
+async def test_a_batch_that_the_broker_does_not_take_yet_is_sent_again_with_the_same_sequence_number(
+    broker: Broker,
+) -> None:
+    topic = await new_topic(broker)
     async with fenced_writer(broker) as writer:
-        producer = producer_of(writer)
-        futures: list[asyncio.Future[Any]] = []
-        send_batch = producer.send_batch
+        await writer.commit({(topic, 0): rows(b"before")})
+        requests = refuse(writer, ProduceRequest, NotLeaderForPartitionError)
+        ends = await writer.commit({(topic, 0): rows(b"a", b"b")})
+        await writer.commit({(topic, 0): rows(b"after")})
+    produced = [request._topics for request in requests if isinstance(request, ProduceRequest)]
+    assert len(produced) == 3
+    assert produced[0] == produced[1]
+    assert ends == {(topic, 0): 4}  # one row and its marker before
+    assert await values(broker, topic) == [b"before", b"a", b"b", b"after"]
 
-        async def recorded(*arguments: Any, **options: Any) -> Any:
-            futures.append(await send_batch(*arguments, **options))
-            return futures[-1]
 
-        producer.send_batch = recorded
-        with pytest.raises(TransactionInDoubtError):
-            await writer.commit({(small, 0): [TOO_LARGE], (good, 0): rows(b"a")})
-        assert len(futures) == 2
-        assert all(future.done() for future in futures)
+async def test_a_transaction_waits_until_the_last_one_is_closed(broker: Broker) -> None:
+    topic = await new_topic(broker)
+    async with fenced_writer(broker) as writer:
+        requests = refuse(writer, AddPartitionsToTxnRequest, ConcurrentTransactions)
+        await writer.commit({(topic, 0): rows(b"a")})
+    assert [type(request) for request in requests].count(AddPartitionsToTxnRequest) >= 2
+    assert await values(broker, topic) == [b"a"]
+
+
+async def test_a_transaction_looks_for_a_coordinator_that_has_moved(broker: Broker) -> None:
+    topic = await new_topic(broker)
+    async with fenced_writer(broker) as writer:
+        requests = refuse(writer, AddPartitionsToTxnRequest, NotCoordinatorError)
+        await writer.commit({(topic, 0): rows(b"a")})
+    assert FindCoordinatorRequest in map(type, requests)
+    assert await values(broker, topic) == [b"a"]
+
+
+@pytest.mark.parametrize("refusal", [NotCoordinatorError, CoordinatorLoadInProgressError, ConcurrentTransactions])
+async def test_an_end_of_transaction_that_is_refused_is_not_sent_again(
+    broker: Broker, refusal: type[BrokerResponseError]
+) -> None:
+    topic, name = await new_topic(broker), unique("writer")
+    async with fenced_writer(broker, transactional_id=name) as writer:
+        requests = refuse(writer, EndTxnRequest, refusal)
+        with pytest.raises(TransactionInDoubtError, match=refusal.__name__):
+            await writer.commit({(topic, 0): rows(b"a")})
+        assert [type(request) for request in requests].count(EndTxnRequest) == 1
+    async with fenced_writer(broker, transactional_id=name):
+        assert await values(broker, topic) == []
+
+
+async def test_a_request_that_is_refused_until_the_deadline_is_told_with_the_refusal(
+    broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic = await new_topic(broker)
+    async with fenced_writer(broker, deadline_s=1.5) as writer:
+        refuse(writer, ProduceRequest, NotEnoughReplicasError, times=1000)
+        with pytest.raises(TransactionInDoubtError, match=f"TimeoutError.*{topic}: NotEnoughReplicasError"):
+            await writer.commit({(topic, 0): rows(b"a")})
+    told = [record.getMessage() for record in caplog.records if record.name == "streams.kafka.session"]
+    assert told == [f"{topic}: NotEnoughReplicasError for 1 s: the request is sent again until its deadline"]
+
+
+async def test_what_may_not_be_written_to_is_told_with_its_topic(broker: Broker) -> None:
+    topic = await new_topic(broker)
+    async with fenced_writer(broker) as writer:
+        refuse(writer, AddPartitionsToTxnRequest, TopicAuthorizationFailedError)
+        with pytest.raises(TransactionInDoubtError, match=f"TopicAuthorizationFailedError.*{topic}"):
+            await writer.commit({(topic, 0): rows(b"a")})
+
+
+async def test_rows_to_a_topic_that_was_not_written_to_before_and_to_none_at_all(broker: Broker) -> None:
+    topic = await new_topic(broker)
+    async with fenced_writer(broker) as writer:
+        assert await writer.commit({(topic, 0): []}) == {}
+        assert await writer.commit({}) == {}
+        assert await writer.commit({(topic, 0): rows(b"a")}) == {(topic, 0): 1}
 
 
 # -- a lost connection, a repeated EndTxn --------------------------------------------------------------------------------
@@ -156,33 +274,20 @@ REQUESTS = [AddPartitionsToTxnRequest, ProduceRequest, EndTxnRequest]
 
 def lose_once(producer: Any, request_type: type, *, before: bool) -> list[str]:
     """Let one request of a type fail as a lost connection does, before or after the broker has it."""
-    conn_send = producer.client.send
+    send = producer.client.send
     lost: list[str] = []
 
-    # wrapped below the writer's own watch: as if aiokafka's client had raised it
-    async def send(node_id: int, request: Any, **options: Any) -> Any:
+    async def lossy(node_id: int, request: Any, **options: Any) -> Any:
         if isinstance(request, request_type) and not lost:
             lost.append(type(request).__name__)
             if not before:
-                await conn_send(node_id, request, **options)
+                await send(node_id, request, **options)
             message = "the connection was lost"
             raise KafkaConnectionError(message)
-        return await conn_send(node_id, request, **options)
+        return await send(node_id, request, **options)
 
-    producer.client.send = send
+    producer.client.send = lossy
     return lost
-
-
-class LossyWriter(TransactionalWriter):
-    """A writer whose producer loses one request, below the writer's own watch."""
-
-    def lose(self, request_type: type, *, before: bool) -> None:
-        self._lose = (request_type, before)
-
-    def _watch_requests(self, producer: Producer) -> None:
-        request_type, before = self._lose
-        self.lost = lose_once(producer, request_type, before=before)
-        super()._watch_requests(producer)
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before-the-broker-has-it", "after-the-broker-has-it"])
@@ -191,21 +296,17 @@ async def test_a_connection_lost_inside_a_transaction_puts_it_in_doubt(
     broker: Broker, request_type: type, before: bool
 ) -> None:
     topic, name = await new_topic(broker), unique("writer")
-    writer = LossyWriter(
-        client_options={"bootstrap_servers": broker.bootstrap},
-        transactional_id=name,
-        transaction_timeout_s=60,
-        request_timeout_s=60,
-        deadline_s=60,
-    )
-    writer.lose(request_type, before=before)
+    writer = new_writer(broker, transactional_id=name, deadline_s=60, request_timeout_s=60)
     await writer.fence()
+    lost = lose_once(producer_of(writer), request_type, before=before)
+    requests = record(writer)
     began = time.monotonic()
 
-    with pytest.raises(TransactionInDoubtError):
+    with pytest.raises(TransactionInDoubtError, match=f"{request_type.__name__} was lost"):
         await writer.commit({(topic, 0): rows(b"a")})
 
-    assert writer.lost == [request_type.__name__]
+    assert lost == [request_type.__name__]
+    assert [type(request) for request in requests].count(request_type) == 1, "it is not sent again"
     assert time.monotonic() - began < 30, "it is told at once, not when the deadline is over"
     # And it is never used again.
     with pytest.raises(TransactionInDoubtError, match="failed before"):
@@ -233,23 +334,6 @@ async def test_plain_aiokafka_sends_a_second_end_of_transaction_after_a_lost_con
         await producer.commit_transaction()
     assert lost == ["EndTxnRequest"]
     assert len(ends) == 2, "aiokafka no longer repeats EndTxn: simplify transactions.py"
-
-
-async def test_a_second_end_of_transaction_is_refused(broker: Broker) -> None:
-    topic = await new_topic(broker)
-    async with fenced_writer(broker) as writer:
-        producer = producer_of(writer)
-        manager = producer._txn_manager
-        assert manager is not None
-        await writer.commit({(topic, 0): rows(b"a")})
-        again: Any = EndTxnRequest(
-            transactional_id=writer.transactional_id,
-            producer_id=manager.producer_id,
-            producer_epoch=manager.producer_epoch,
-            transaction_result=True,
-        )
-        with pytest.raises(TransactionInDoubtError, match="EndTxn would be sent twice"):
-            await producer.client.send(0, again)
 
 
 async def test_a_connection_lost_outside_a_transaction_is_survived(broker: Broker) -> None:
@@ -316,16 +400,8 @@ async def test_a_fenced_writers_commit_raises_and_nothing_of_it_is_seen(broker: 
 async def test_a_writer_fenced_in_the_middle_of_its_transaction_never_becomes_visible(broker: Broker) -> None:
     topic, name = await new_topic(broker), unique("owner")
     async with fenced_writer(broker, transactional_id=name) as stalled:
-        held, go = asyncio.Event(), asyncio.Event()
-        producer = producer_of(stalled)
-        commit_transaction = producer.commit_transaction
-
-        async def stall() -> None:
-            held.set()
-            await go.wait()
-            await commit_transaction()
-
-        producer.commit_transaction = stall
+        go = asyncio.Event()
+        held = hold_back(stalled, EndTxnRequest, go)
         task = asyncio.create_task(stalled.commit({(topic, 0): rows(b"zombie")}))
         await held.wait()
         async with fenced_writer(broker, transactional_id=name) as owner:
@@ -393,9 +469,8 @@ async def test_a_producer_is_replaced_before_its_sequence_numbers_wrap(broker: B
             producers.append(producer_of(writer))
         assert producers[0] is producers[1] is producers[2]
         assert producers[3] is not producers[2], "after 6 rows the next transaction has a new producer"
-        manager = producers[-1]._txn_manager
-        assert manager is not None
-        assert manager.sequence_number(TopicPartition(topic, 0)) <= 6
+        assert writer._session is not None
+        assert writer._session.most_rows_sent <= 6
     assert await values(broker, topic) == [b"%d-%s" % (n, half) for n in range(6) for half in (b"a", b"b")]
 
 
@@ -418,33 +493,17 @@ async def test_a_producer_that_is_to_be_replaced_takes_nothing_back_from_an_owne
 
 async def test_the_first_batch_of_every_output_goes_before_the_second_of_any(broker: Broker) -> None:
     first, second, third = [await new_topic(broker) for _ in range(3)]
-    order: list[str] = []
-    added: list[set[str]] = []
     async with fenced_writer(broker) as writer:
-        await writer.commit({(topic, 0): rows(b"known") for topic in (first, second, third)})
-        producer = producer_of(writer)
-        send_batch, send = producer.send_batch, producer.client.send
-
-        async def recorded(batch: Any, topic: str, *, partition: int) -> Any:
-            order.append(topic)
-            return await send_batch(batch, topic, partition=partition)
-
-        async def looked_at(node_id: int, request: Any, **options: Any) -> Any:
-            if isinstance(request, AddPartitionsToTxnRequest):
-                added.append({topic for topic, _ in request._topics})
-            return await send(node_id, request, **options)
-
-        producer.send_batch = recorded
-        producer.client.send = looked_at
+        requests = record(writer)
         await writer.commit(
             {(first, 0): many_rows(300, 8_000), (second, 0): many_rows(150, 8_000), (third, 0): rows(b"a")}
         )
-    assert order[:3] == [first, second, third]
-    assert order.count(first) == 3
-    assert order.count(second) == 2
+    produced = [{topic for topic, _ in request._topics} for request in requests if isinstance(request, ProduceRequest)]
+    assert produced == [{first, second, third}, {first, second}, {first}]
     # asked again while the last transaction is still closing, but always for all
+    added = [request for request in requests if isinstance(request, AddPartitionsToTxnRequest)]
     assert added
-    assert all(each == {first, second, third} for each in added), "one AddPartitionsToTxn names them all"
+    assert all({topic for topic, _ in request._topics} == {first, second, third} for request in added)
 
 
 async def test_rows_of_one_partition_keep_their_order_over_many_batches(broker: Broker) -> None:

@@ -13,15 +13,15 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
+from aiokafka.protocol.transaction import EndTxnRequest
 
 from streams import codecs, topics
 from streams.domain import deferrals
-from streams.kafka import transactions
-from streams.kafka.batches import Row
+from streams.kafka.batches import Destination, Row
 from streams.kafka.lanes import POSITION_KEY, Effects, Lane, StatefulLane, StatelessLane
-from streams.kafka.producer import Producer
+from streams.kafka.sending import batches_of
+from streams.kafka.session import ProducerSession
 from streams.kafka.transactions import TransactionalWriter
 from streams.settings import load
 from streams.worker import run_worker
@@ -29,28 +29,29 @@ from streams.worker import run_worker
 
 def dropped_commit() -> None:
     """A batch's transaction is aborted, and the worker goes on as if it was committed."""
-    telling: set[str] = set()
+    telling: set[ProducerSession] = set()
     calls = count()
-    send: Any = transactions.send_rows
-    commit: Any = AIOKafkaProducer.commit_transaction
+    begin, commit = ProducerSession.begin, ProducerSession.commit
 
-    async def send_rows(producer: AIOKafkaProducer, rows: Any, turns: Any) -> Any:
-        if _tells(rows):
-            telling.add(str(producer._txn_manager.transactional_id))
-        return await send(producer, rows, turns)
+    async def begun(session: ProducerSession, destinations: Any) -> None:
+        if any(topic == topics.STATUS_CHANGED for topic, _ in destinations):
+            telling.add(session)
+        await begin(session, destinations)
 
-    async def commit_transaction(producer: AIOKafkaProducer) -> None:
-        name = str(producer._txn_manager.transactional_id)
-        tells = name in telling
-        telling.discard(name)
+    async def committed(session: ProducerSession) -> None:
+        tells = session in telling
+        telling.discard(session)
         if tells and next(calls) == 5:
             _made()
-            await producer.abort_transaction()
+            name = session._transactional_id
+            await session._ask_coordinator(
+                EndTxnRequest(name, session.producer_id, session.epoch, transaction_result=False)
+            )
         else:
-            await commit(producer)
+            await commit(session)
 
-    _patch(transactions, "send_rows", send_rows)
-    _patch(AIOKafkaProducer, "commit_transaction", commit_transaction)
+    _patch(ProducerSession, "begin", begun)
+    _patch(ProducerSession, "commit", committed)
 
 
 def double_emission() -> None:
@@ -136,22 +137,21 @@ def stale_changelog() -> None:
 def committed_over() -> None:
     """The broker refuses a batch inside a transaction, nobody looks, and the rest is committed."""
     calls = count()
+    produce = ProducerSession.produce
 
-    async def careless(producer: Producer, rows: Any, turns: Any) -> dict[tuple[str, int], int]:  # noqa: ARG001
-        ends: dict[tuple[str, int], int] = {}
-        for destination, destined in rows.items():
+    async def careless(session: ProducerSession, batches: Any) -> dict[Destination, int]:
+        offsets: dict[Destination, int] = {}
+        for destination, batch in batches.items():
             told = destination[0] == topics.STATUS_CHANGED and next(calls) == 3
-            refused = [row._replace(value=os.urandom(9 << 20)) for row in destined[:1]] if told else destined
-            for batch in transactions.batches_of(producer, refused):
-                size = batch.record_count()
-                future = await producer.send_batch(batch, destination[0], partition=destination[1])
-                try:
-                    ends[destination] = (await future).offset + size
-                except KafkaError:
-                    _made()
-        return ends
+            large = [Row(b"large", os.urandom(9 << 20), 0)]
+            sent = next(batches_of(session.producer, large)) if told else batch
+            try:
+                offsets |= await produce(session, {destination: sent})
+            except KafkaError:
+                _made()
+        return offsets
 
-    _patch(transactions, "send_rows", careless)
+    _patch(ProducerSession, "produce", careless)
 
 
 def offset_before_outputs() -> None:
@@ -175,7 +175,7 @@ def position_before_outputs() -> None:
     """``track`` commits its position in a transaction of its own; then it is killed."""
     commit, calls = TransactionalWriter.commit, count()
 
-    async def in_two(writer: TransactionalWriter, rows: Any) -> dict[tuple[str, int], int]:
+    async def in_two(writer: TransactionalWriter, rows: Any) -> dict[Destination, int]:
         positions = {to: [row for row in sent if row.key == POSITION_KEY] for to, sent in rows.items()}
         others = {to: [row for row in sent if row.key != POSITION_KEY] for to, sent in rows.items()}
         ends = await commit(writer, {to: sent for to, sent in positions.items() if sent})
@@ -256,7 +256,7 @@ def _patch(where: Any, name: str, by: object) -> None:
 def _patch_changelog(change: Callable[[list[Row]], list[Row]]) -> None:
     commit = TransactionalWriter.commit
 
-    async def changed(writer: TransactionalWriter, rows: Any) -> dict[tuple[str, int], int]:
+    async def changed(writer: TransactionalWriter, rows: Any) -> dict[Destination, int]:
         return await commit(
             writer,
             {to: change(sent) if to[0].endswith("-deliveries-changelog") else sent for to, sent in rows.items()},

@@ -45,6 +45,7 @@ from aiokafka.protocol.transaction import EndTxnRequest
 from faust.types import TP
 
 from streams import topics
+from streams.kafka.session import ProducerSession
 
 POINTS = ("fenced", "folded", "published", "sent", "ending", "committed", "stored")
 """Where a fault can be put, in the order in which a worker comes by (``published`` is the stage without transactions)."""
@@ -77,16 +78,16 @@ class Fault:
         return None
 
     def inside_transactions(self) -> None:
-        """Put the points ``sent`` and ``ending`` into aiokafka's producer: the product has no business there."""
-        commit: Any = AIOKafkaProducer.commit_transaction
+        """Put the points ``sent`` and ``ending`` around the end of a transaction: the product has no business there."""
+        commit: Any = ProducerSession.commit
         start: Any = AIOKafkaProducer.start
 
-        async def commit_transaction(producer: Any) -> None:
-            self.reached("sent", _tp_of(producer))
-            await commit(producer)
+        async def committing(session: ProducerSession) -> None:
+            self.reached("sent", _tp_of(session.producer))
+            await commit(session)
 
         async def starting(producer: Any) -> None:
-            send = producer.client.send  # the product's own, already watched
+            send = producer.client.send
 
             async def observed(node_id: int, request: Any, **options: Any) -> Any:
                 if not isinstance(request, EndTxnRequest):
@@ -99,7 +100,7 @@ class Fault:
             producer.client.send = observed
             await start(producer)
 
-        AIOKafkaProducer.commit_transaction = commit_transaction  # type: ignore[method-assign] # a fault on purpose
+        ProducerSession.commit = committing  # type: ignore[assignment,method-assign] # a fault on purpose
         AIOKafkaProducer.start = starting  # type: ignore[method-assign]
 
 

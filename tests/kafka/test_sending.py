@@ -8,7 +8,7 @@ import pytest
 from aiokafka.errors import KafkaConnectionError
 
 from streams.kafka.batches import Row
-from streams.kafka.transactions import Turns, send_rows
+from streams.kafka.sending import Turns, send_rows
 
 ROWS = {("mail.status", 0): [Row(b"a", b"1", 1)], ("mail.status", 1): [Row(b"b", b"2", 1)]}
 

@@ -1,0 +1,229 @@
+"""A producer's id and epoch, and the three requests that make a transaction with them.
+
+They go one after the other: AddPartitionsToTxn for everything that is written,
+Produce for the rows, EndTxn. The rule: **a request whose answer is lost is not
+repeated**, because nobody knows what it did. Repeated is only what the brokers have
+refused, and never EndTxn.
+
+aiokafka's producer became the owner of the id, knows the brokers, and holds the
+connections. Its own sender is not used: after a lost connection it sends EndTxn again,
+it commits although a batch was refused, and a small transaction takes it a third more
+time (``docs/decisions/0014``).
+"""
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, cast
+
+from aiokafka.client import ConnectionGroup, CoordinationType
+from aiokafka.errors import (
+    ConcurrentTransactions,
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    KafkaError,
+    LeaderNotAvailableError,
+    NoError,
+    NotCoordinatorError,
+    OperationNotAttempted,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
+from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnRequest
+from aiokafka.structs import TopicPartition
+
+from streams.kafka.batches import Destination
+from streams.kafka.producer import RETRY_BACKOFF_MS, Producer
+
+logger = logging.getLogger(__name__)
+
+_BACKOFF_S: Final = RETRY_BACKOFF_MS / 1000
+_LONG_S: Final = 1.0
+"""A request that is refused for so long is told of. Most of them wait for the markers of the last transaction only."""
+_ALL_IN_SYNC: Final = -1
+_NOBODY: Final = -1
+_NO_REFUSALS: Final = frozenset({NoError, OperationNotAttempted})
+"""The second is said of partitions beside one that is refused."""
+_NOT_YET: Final = frozenset({ConcurrentTransactions, CoordinatorLoadInProgressError, UnknownTopicOrPartitionError})
+"""The last transaction's markers are still being written, or a broker has only just begun."""
+_MOVED: Final = frozenset({CoordinatorNotAvailableError, NotCoordinatorError})
+"""Another broker is the coordinator now."""
+
+
+Answer = type[KafkaError]
+"""An error code of the protocol; ``NoError`` is one of them."""
+
+
+class AnswerLostError(Exception):
+    """A broker may have got a request, and we do not know what it did."""
+
+
+class Refusals:
+    """Why a request has to be sent again: waits before each repetition, and says so once when it lasts long."""
+
+    def __init__(self) -> None:
+        self.last = ""
+        """The newest one, or the one that was the last."""
+        self._began = 0.0
+        self._told = False
+
+    def begin(self) -> None:
+        """Count from now on: the next request."""
+        self.last, self._began, self._told = "", time.monotonic(), False
+
+    async def wait(self, topic: str, refusal: Answer) -> None:
+        """Wait before the repetition."""
+        self.last = f"{topic}: {refusal.__name__}"
+        if not self._told and time.monotonic() - self._began >= _LONG_S:
+            self._told = True
+            logger.warning("%s for %.0f s: the request is sent again until its deadline", self.last, _LONG_S)
+        await asyncio.sleep(_BACKOFF_S)
+
+
+class ProducerSession:
+    """One epoch of a transactional producer. It ends with the first error: then only a new epoch may go on."""
+
+    def __init__(self, producer: Producer, request_timeout_s: float) -> None:
+        """Take a producer that was started, which gave it its epoch."""
+        manager = producer._txn_manager  # noqa: SLF001 - no public way to the epoch
+        assert manager is not None  # it is transactional
+        self.producer = producer
+        self.producer_id: int = manager.producer_id
+        self.epoch: int = manager.producer_epoch
+        self._client: Any = producer.client
+        self._transactional_id: str = manager.transactional_id
+        self._request_timeout_ms = int(request_timeout_s * 1000)
+        self._rows_sent: defaultdict[Destination, int] = defaultdict(int)
+        """By partition; the sequence number of its next batch."""
+        self.refusals = Refusals()
+
+    @property
+    def most_rows_sent(self) -> int:
+        """How many rows were sent to the partition that got the most."""
+        return max(self._rows_sent.values(), default=0)
+
+    async def begin(self, destinations: Iterable[Destination]) -> None:
+        """Begin a transaction that writes to these partitions.
+
+        Raises:
+            KafkaError: the brokers refuse it.
+            AnswerLostError: it is not known whether they did.
+        """
+        partitions: dict[str, list[int]] = defaultdict(list)
+        for topic, partition in destinations:
+            partitions[topic].append(partition)
+        request = AddPartitionsToTxnRequest(
+            self._transactional_id, self.producer_id, self.epoch, list(partitions.items())
+        )
+        self.refusals.begin()
+        while True:
+            answer = await self._ask_coordinator(request)
+            codes = {code: topic for topic, found in answer.errors for _, code in found}
+            refused = {for_code(code): topic for code, topic in codes.items() if for_code(code) not in _NO_REFUSALS}
+            if not refused:
+                return
+            for error, topic in refused.items():
+                if error not in _NOT_YET | _MOVED:
+                    raise error(topic)
+            if refused.keys() & _MOVED:
+                self.producer._sender._coordinator_dead(CoordinationType.TRANSACTION)  # noqa: SLF001 - it is looked up anew
+            await self.refusals.wait(topic, error)
+
+    async def produce(self, batches: Mapping[Destination, BatchBuilder]) -> dict[Destination, int]:
+        """Write one batch to each of these partitions, and return the offset of its first row.
+
+        Raises:
+            KafkaError: a broker refuses one for good. The answers for the others are awaited all the same.
+            AnswerLostError: it is not known whether one was written.
+        """
+        unwritten = {destination: self._built(destination, batch) for destination, batch in batches.items()}
+        offsets: dict[Destination, int] = {}
+        self.refusals.begin()
+        while True:
+            answers = await self._produce_once(unwritten)
+            offsets |= {to: offset for to, (error, offset) in answers.items() if error is NoError}
+            unwritten = {to: unwritten[to] for to, (error, _) in answers.items() if error is not NoError}
+            if not unwritten:
+                return offsets
+            for topic, partition in unwritten:
+                error, _ = answers[topic, partition]
+                if not error.retriable:
+                    raise error(topic)
+            await self._client.force_metadata_update()
+            await self.refusals.wait(topic, error)
+
+    async def commit(self) -> None:
+        """Commit: everything that was written becomes visible, together.
+
+        Raises:
+            KafkaError: the coordinator refuses it.
+            AnswerLostError: it is not known whether it did.
+        """
+        self.refusals.begin()
+        answer = await self._ask_coordinator(
+            EndTxnRequest(self._transactional_id, self.producer_id, self.epoch, transaction_result=True)
+        )
+        error = for_code(answer.error_code)
+        if error is not NoError:
+            raise error()
+
+    def _built(self, destination: Destination, batch: BatchBuilder) -> bytes:
+        batch._set_producer_state(self.producer_id, self.epoch, self._rows_sent[destination])  # noqa: SLF001
+        self._rows_sent[destination] += batch.record_count()
+        return cast("bytes", batch._build())  # noqa: SLF001 - as aiokafka's own sender does
+
+    async def _produce_once(self, batches: Mapping[Destination, bytes]) -> dict[Destination, tuple[Answer, int]]:
+        """Send each batch to the broker that leads its partition; return the answers, with the offset if it is written."""
+        answers: dict[Destination, tuple[Answer, int]] = {}
+        by_leader: dict[int, dict[Destination, bytes]] = defaultdict(dict)
+        for destination, records in batches.items():
+            leader = await self._leader_of(destination)
+            if leader is None:
+                answers[destination] = (LeaderNotAvailableError, -1)
+            else:
+                by_leader[leader][destination] = records
+        requests = (self._produce_to(leader, led) for leader, led in by_leader.items())
+        for answer in await asyncio.gather(*requests, return_exceptions=True):
+            if isinstance(answer, BaseException):
+                raise answer
+            answers |= answer
+        return answers
+
+    async def _leader_of(self, destination: Destination) -> int | None:
+        cluster, tp = self._client.cluster, TopicPartition(*destination)
+        leader = cluster.leader_for_partition(tp)
+        if leader is None:
+            await self.producer.partitions_for(tp.topic)  # the first row for this topic
+            leader = cluster.leader_for_partition(tp)
+        return None if leader == _NOBODY else leader
+
+    async def _produce_to(
+        self, leader: int, batches: Mapping[Destination, bytes]
+    ) -> dict[Destination, tuple[Answer, int]]:
+        topics: dict[str, list[tuple[int, bytes]]] = defaultdict(list)
+        for (topic, partition), records in batches.items():
+            topics[topic].append((partition, records))
+        request = ProduceRequest(self._transactional_id, _ALL_IN_SYNC, self._request_timeout_ms, list(topics.items()))
+        response = await self._ask(leader, request, ConnectionGroup.DEFAULT)
+        return {
+            (topic, partition): (for_code(code), offset)
+            for topic, answers in response.topics
+            for partition, code, offset, *_ in answers
+        }
+
+    async def _ask_coordinator(self, request: Any) -> Any:
+        coordinator = await self.producer._sender._find_coordinator(  # noqa: SLF001 - it knows it from the fence
+            CoordinationType.TRANSACTION, self._transactional_id
+        )
+        return await self._ask(coordinator, request, ConnectionGroup.COORDINATION)
+
+    async def _ask(self, node_id: int, request: Any, group: Any) -> Any:
+        try:
+            return await self._client.send(node_id, request, group=group)
+        except KafkaError as error:
+            message = f"{type(request).__name__} was lost: {error!r}"
+            raise AnswerLostError(message) from error
