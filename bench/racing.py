@@ -57,6 +57,7 @@ class Contestant:
 OURS = Contestant("ours", [sys.executable, "-m", "bench.contestants.ours"])
 UNTRANSACTED = Contestant("ours_untransacted", OURS.command, {"transactions": "no"})
 AIOKAFKA = Contestant("aiokafka", [sys.executable, "-m", "bench.contestants.aiokafka_loop"])
+AIOKAFKA_STORED = Contestant("aiokafka_stored", AIOKAFKA.command, {"store": "rocksdb"})
 QUIX = Contestant(
     "quix",
     [str(QUIX_PYTHON), "-m", "bench.contestants.quix"],

@@ -12,7 +12,7 @@ from typing import Final
 from bench import history, ingress, jobs, kafka_streams, monitor, pure, racing, traffic, workers
 from bench.figures import Figures, growth_percent, percentile, ratio
 from bench.ground import Ground
-from bench.racing import AIOKAFKA, OURS, QUIX, QUIX_EOS, UNTRANSACTED, Contestant, Race, Result
+from bench.racing import AIOKAFKA, AIOKAFKA_STORED, OURS, QUIX, QUIX_EOS, UNTRANSACTED, Contestant, Race, Result
 from streams import codecs
 from streams.settings import Settings
 
@@ -110,12 +110,15 @@ async def functions(run: Run) -> None:
 async def thin(run: Run) -> None:
     """``thin_...``: the thin job, ours compared with the others."""
     race = Race(run.ground, jobs.named("thin"), _thin_records(run.plan.events))
-    contestants = [OURS, AIOKAFKA, QUIX, QUIX_EOS, IDIOMATIC_FAUST]
+    contestants = [OURS, AIOKAFKA, AIOKAFKA_STORED, QUIX, QUIX_EOS, IDIOMATIC_FAUST]
     for number in range(run.plan.rounds):
         results = await racing.hold(race, contestants, number, run.tell)
         ours = results["ours"].events_per_s
         _add_results(run.figures, "thin_", results)
+        stored = results["aiokafka_stored"].events_per_s
         run.figures.add("thin_ratio_aiokafka", ratio(ours, results["aiokafka"].events_per_s))
+        run.figures.add("thin_ratio_aiokafka_stored", ratio(ours, stored))
+        run.figures.add("thin_stored_ratio_aiokafka", ratio(stored, results["aiokafka"].events_per_s))
         run.figures.add("thin_ratio_quix", ratio(ours, _faster_quix(results)))
         run.figures.add("thin_ratio_idiomatic_faust", ratio(ours, results["idiomatic_faust"].events_per_s))
 
@@ -124,7 +127,7 @@ async def product(run: Run) -> None:
     """``status_events_per_s``, ``ratio_...``, ``overhead_us_...``: the product's own logic in all contestants."""
     records = pure.events_of(_bodies(run.plan.events))
     race = Race(run.ground, jobs.named("product"), records)
-    contestants = [OURS, AIOKAFKA, QUIX, QUIX_EOS, UNTRANSACTED]
+    contestants = [OURS, AIOKAFKA, AIOKAFKA_STORED, QUIX, QUIX_EOS, UNTRANSACTED]
     for number in range(run.plan.rounds):
         fold_us = pure.job_us(race.job, records[: round(len(records) * PURE_SHARE)])
         results = await racing.hold(race, contestants, number, run.tell)
