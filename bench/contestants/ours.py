@@ -23,7 +23,7 @@ from streams.agents import track
 from streams.app import DAY_US, nothing_reached
 from streams.domain.deferrals import Policy
 from streams.kafka.application import BatchedApp
-from streams.kafka.batches import Record, Row, Rows
+from streams.kafka.batches import Destination, Record, Row, Rows
 from streams.kafka.control import ControlTopic
 from streams.kafka.dead_letters import DeadLetters
 from streams.kafka.lanes import Effects, FoldTurn, LaneContext, Lanes, StatefulFold
@@ -32,7 +32,7 @@ from streams.kafka.producer import MAX_BATCH_BYTES, RETRY_BACKOFF_MS, Producer
 from streams.kafka.progress import Progress
 from streams.kafka.publishing import Publisher
 from streams.kafka.restore import LaneTableManager, Restoring, StatefulStage
-from streams.kafka.sending import Turns, send_rows
+from streams.kafka.session import ProducerSession
 from streams.kafka.store import Budget, Store
 from streams.kafka.stores import Table
 from streams.kafka.transactions import TransactionalWriter
@@ -41,7 +41,7 @@ from streams.metrics import Metrics
 from streams.observe import Observer
 from streams.policies import Policies
 from streams.records import due_of_row, watch_of_row
-from streams.settings import Settings, load
+from streams.settings import Kafka, Settings, load
 from streams.worker import GC_THRESHOLD
 
 POLICIES = Policies(
@@ -80,25 +80,29 @@ class Thin:
 
 
 class Untransacted:
-    """A lane's writer without transactions: at least once, without fencing. It is for comparison only."""
+    """A lane's writer that sends the same batches in the same way, without a transaction around them.
 
-    def __init__(self, client_options: Mapping[str, Any], compression_type: str | None) -> None:
+    At least once, without fencing: it is for comparison only.
+    """
+
+    def __init__(self, client_options: Mapping[str, Any], kafka: Kafka) -> None:
         self._producer = Producer(
             **client_options,
             enable_idempotence=True,
             retry_backoff_ms=RETRY_BACKOFF_MS,
             max_batch_size=MAX_BATCH_BYTES,
-            compression_type=compression_type,
+            compression_type=kafka.producer_compression,
         )
-        self._turns = Turns()
+        self._request_timeout_s = kafka.request_timeout_s
 
     async def fence(self) -> None:
         """Start the producer."""
         await self._producer.start()
+        self._session = ProducerSession(self._producer, self._request_timeout_s)
 
-    async def commit(self, rows: Rows) -> dict[tuple[str, int], int]:
+    async def commit(self, rows: Rows) -> dict[Destination, int]:
         """Produce; the position is in the changelog's reserved row."""
-        return await send_rows(self._producer, rows, self._turns)
+        return await self._session.write(rows)
 
     async def close(self) -> None:
         """Release the connections."""
@@ -187,7 +191,7 @@ def _restoring(
 
     def new_writer(stage: str, partition: int) -> TransactionalWriter:
         if task.options.get("transactions") == "no":
-            return cast("TransactionalWriter", Untransacted(client_options, settings.kafka.producer_compression))
+            return cast("TransactionalWriter", Untransacted(client_options, settings.kafka))
         return TransactionalWriter(
             client_options=client_options,
             transactional_id=f"{task.group}-{stage}-{partition}",

@@ -1,7 +1,7 @@
-"""A producer's id and epoch, and the three requests that make a transaction with them.
+"""A producer's id and epoch, and the requests that write with them: a transaction is three, one after the other.
 
-They go one after the other: AddPartitionsToTxn for everything that is written,
-Produce for the rows, EndTxn. The rule: **a request whose answer is lost is not
+AddPartitionsToTxn for everything that is written, Produce for the rows (several if
+they do not fit into one record batch), EndTxn. The rule: **a request whose answer is lost is not
 repeated**, because nobody knows what it did. Repeated is only what the brokers have
 refused, and never EndTxn.
 
@@ -36,8 +36,9 @@ from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnRequest
 from aiokafka.structs import TopicPartition
 
-from streams.kafka.batches import Destination
+from streams.kafka.batches import Destination, Rows
 from streams.kafka.producer import RETRY_BACKOFF_MS, Producer
+from streams.kafka.sending import batches_of
 
 logger = logging.getLogger(__name__)
 
@@ -85,17 +86,20 @@ class Refusals:
 
 
 class ProducerSession:
-    """One epoch of a transactional producer. It ends with the first error: then only a new epoch may go on."""
+    """One epoch of an idempotent producer; one with a transactional id can make transactions.
+
+    It ends with the first error: then only a new epoch may go on.
+    """
 
     def __init__(self, producer: Producer, request_timeout_s: float) -> None:
         """Take a producer that was started, which gave it its epoch."""
         manager = producer._txn_manager  # noqa: SLF001 - no public way to the epoch
-        assert manager is not None  # it is transactional
+        assert manager is not None  # it is idempotent
         self.producer = producer
         self.producer_id: int = manager.producer_id
         self.epoch: int = manager.producer_epoch
         self._client: Any = producer.client
-        self._transactional_id: str = manager.transactional_id
+        self._transactional_id: Any = manager.transactional_id  # or None
         self._request_timeout_ms = int(request_timeout_s * 1000)
         self._rows_sent: defaultdict[Destination, int] = defaultdict(int)
         """By partition; the sequence number of its next batch."""
@@ -132,6 +136,24 @@ class ProducerSession:
             if refused.keys() & _MOVED:
                 self.producer._sender._coordinator_dead(CoordinationType.TRANSACTION)  # noqa: SLF001 - it is looked up anew
             await self.refusals.wait(topic, error)
+
+    async def write(self, rows: Rows) -> dict[Destination, int]:
+        """Write the first batch of every partition, then the second of every one, and so on.
+
+        Returns:
+            For each partition written to, the offset after its last row.
+
+        Raises:
+            KafkaError, AnswerLostError: as ``produce`` does.
+        """
+        unsent = {to: batches_of(self.producer, destined) for to, destined in rows.items()}
+        ends: dict[Destination, int] = {}
+        while True:
+            batches = {to: batch for to, left in unsent.items() if (batch := next(left, None)) is not None}
+            if not batches:
+                return ends
+            offsets = await self.produce(batches)
+            ends |= {to: offset + batches[to].record_count() for to, offset in offsets.items()}
 
     async def produce(self, batches: Mapping[Destination, BatchBuilder]) -> dict[Destination, int]:
         """Write one batch to each of these partitions, and return the offset of its first row.

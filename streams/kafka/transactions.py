@@ -26,7 +26,6 @@ from streams.kafka.producer import (
     RETRY_BACKOFF_MS,
     Producer,
 )
-from streams.kafka.sending import batches_of
 from streams.kafka.session import ProducerSession
 
 
@@ -111,18 +110,11 @@ class TransactionalWriter:
         return ends
 
     async def _commit(self, session: ProducerSession, rows: Rows) -> dict[Destination, int]:
-        """Write the first batch of every partition, then the second of every one, and so on; then commit."""
-        unsent = {to: batches_of(session.producer, destined) for to, destined in rows.items() if destined}
-        if not unsent:
+        destinations = [to for to, destined in rows.items() if destined]
+        if not destinations:
             return {}
-        await session.begin(unsent)
-        ends: dict[Destination, int] = {}
-        while True:
-            batches = {to: batch for to, left in unsent.items() if (batch := next(left, None)) is not None}
-            if not batches:
-                break
-            offsets = await session.produce(batches)
-            ends |= {to: offset + batches[to].record_count() for to, offset in offsets.items()}
+        await session.begin(destinations)
+        ends = await session.write(rows)
         await session.commit()
         return ends
 
