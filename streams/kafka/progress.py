@@ -92,9 +92,11 @@ def time_for_tick(wall_us: int, upstream: Iterable[Standing]) -> int | None:
 class TopicMissingError(UnknownTopicOrPartitionError):
     """The brokers answer, and do not show us a topic."""
 
-    def __init__(self, topic: str) -> None:
+    def __init__(self, topic: str, others: Mapping[TP, Standing]) -> None:
         super().__init__(topic)
         self.topic = topic
+        self.others = others
+        """The standings of the topics that they show."""
 
 
 class Progress:
@@ -147,8 +149,9 @@ class Progress:
         self._clock_was_set = False
         """Set since the last look: the next one gives no time."""
         self.missing: str | None = None
-        """The topic that ended the last look: the brokers answer, and do not show it."""
+        """The topic that spoiled the last look: the brokers answer, and do not show it."""
         self.on_look: list[Callable[[Mapping[TP, Standing]], Awaitable[None] | None]] = []
+        """Told the standings, also while a topic is missing: then those of the others."""
 
     def now(self, tp: TP) -> int | None:
         """Return the time for a tick of ``tp`` (µs), or None while that is not known."""
@@ -192,25 +195,35 @@ class Progress:
             try:
                 await self._look()
                 self._looked_at = time.monotonic()
-                for told in self.on_look:
-                    result = told(self._standings)
-                    if result is not None:
-                        await result
+                await self._tell(self._standings)
                 self.missing = None
             except TopicMissingError as error:
                 logger.warning("the brokers do not show the topic %s: until they do, nothing falls due", error.topic)
                 self.missing = error.topic
+                await self._tell(error.others)  # what hangs meanwhile has to end
             except (KafkaError, OSError, TimeoutError) as error:
                 logger.warning("the broker does not answer: %s", type(error).__name__)
                 self.missing = None
             await asyncio.sleep(self._interval_s)
 
+    async def _tell(self, standings: Mapping[TP, Standing]) -> None:
+        for told in self.on_look:
+            result = told(standings)
+            if result is not None:
+                await result
+
     async def _look(self) -> None:
+        """Look at every topic, and conclude how far each stage has come.
+
+        Raises:
+            TopicMissingError: a topic is not shown, so nothing is concluded.
+        """
         consumer, admin = await self._clients()
         wall_us = time.time_ns() // 1000
         self._read_clocks(wall_us, time.monotonic())
         await self._committed(admin, [])  # whichever topic fails below, the coordinator was heard
         standings: dict[TP, Standing] = {}
+        missing: str | None = None
         # In the order of the data flow, and each topic's end before its position: what was appended before
         # `wall_us` is then either behind a position or seen as lag.
         for topic in self._topics():
@@ -219,7 +232,8 @@ class Progress:
                 # The topic exists: the start checked. A broker that has just come back may not know it for a moment,
                 # and without it the path to a stage would look shorter than it is, and its clock would be ahead.
                 consumer._client.force_metadata_update()  # noqa: SLF001 - else aiokafka asks in five minutes
-                raise TopicMissingError(topic)
+                missing = missing or topic
+                continue
             tps = [TopicPartition(topic, p) for p in sorted(partitions)]
             ends = await consumer.end_offsets(tps)
             committed = await self._committed(admin, tps)
@@ -236,6 +250,8 @@ class Progress:
                     position.timestamp_ms,
                     stopped=position.poison is not None and position.poison.stopped is not None,
                 )
+        if missing is not None:
+            raise TopicMissingError(missing, standings)
         self._saw(wall_us, standings)
 
     async def _committed(

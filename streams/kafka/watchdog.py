@@ -56,7 +56,7 @@ class Watchdog:
         """Compare positions with those of the last look.
 
         Args:
-            standings: All partitions, as ``Progress`` saw them.
+            standings: All partitions, as ``Progress`` saw them; none of a topic that is missing.
             owned: Those that this worker is to work on now: assigned, restored, not stopped.
             excused: A restore or a rebalance runs.
             restore: How many steps the running restore has made; None: none runs.
@@ -71,8 +71,8 @@ class Watchdog:
         self._look_at_restore(restore, now)
         if excused:
             return
-        for tp in self._seen.keys() - owned:
-            del self._seen[tp]
+        for tp in self._seen.keys() - (owned & standings.keys()):
+            del self._seen[tp]  # the limit runs anew when it is worked on, or seen, again
         for tp in owned:
             standing = standings.get(tp)
             if standing is None:

@@ -184,6 +184,23 @@ def test_the_partitions_are_watched_one_by_one(watchdog: Watchdog, clock: Clock,
     assert len(stalls) == 1
 
 
+def test_while_a_topic_is_missing_its_partitions_are_excused_and_the_others_are_not(
+    watchdog: Watchdog, clock: Clock, stalls: list[BaseException]
+) -> None:
+    both = {FIRST: at(4), SECOND: at(4)}
+    watchdog.look(both, {FIRST, SECOND}, excused=False)
+    for position in range(5, 45):
+        clock.seconds += 1
+        watchdog.look({SECOND: at(position, end=100)}, {FIRST, SECOND}, excused=False)
+    clock.seconds += 1
+    watchdog.look(both, {FIRST, SECOND}, excused=False)
+    assert stalls == [], "the time in which nobody saw it does not count"
+    for _ in range(31):
+        clock.seconds += 1
+        watchdog.look({SECOND: at(4)}, {FIRST, SECOND}, excused=False)
+    assert [str(error).split(" ")[0] for error in stalls] == ["mail.events/1"]
+
+
 def test_a_partition_that_was_not_seen_says_nothing(watchdog: Watchdog, stalls: list[BaseException]) -> None:
     watchdog.look({}, {FIRST}, excused=False)
     assert stalls == []
