@@ -212,6 +212,20 @@ SEVERITIES = ("critical", "warning")
             ],
             [],
         ),
+        *(
+            (
+                [
+                    alert(name, instance=instance, severity=severity, **labels)
+                    for instance, severity in zip(("a", other), SEVERITIES, strict=True)
+                ],
+                held,
+            )
+            for name, labels in (
+                ("MailProcessRestarts", {"job": "mailstreams-worker"}),
+                ("MailCertificateExpires", {}),
+            )
+            for other, held in (("a", [name]), ("b", []))
+        ),
     ],
 )
 def test_what_follows_from_something_else_is_held_back(
