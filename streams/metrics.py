@@ -143,7 +143,7 @@ class Metrics:
             open_deferrals=OpenDeferrals("mailstreams", OPEN_LEVELS, registry, given_up=Level.OVERDUE),
             retry_window=Gauge(
                 "mailstreams_retry_window_seconds",
-                "How long the provider tries again, according to the settings",
+                "How long the provider tries again, according to the settings of accounts that have no window of their own",
                 ["provider"],
                 registry=registry,
             ),

@@ -105,7 +105,7 @@ def dashboard() -> Dashboard:
                     ),
                     lines(
                         "Oldest by destination, and the provider's retry window",
-                        "Whatever reaches the dashed line is given up by the provider: send it another way before.",
+                        "Whatever reaches the dashed line is given up by the provider, unless the account has another window: send it another way before.",
                         Query(OLDEST, "{{provider}} to {{destination}}"),
                         Query(f"max by (provider) ({WINDOW})", "{{provider}} gives up", limit=True),
                         unit="s",
@@ -118,7 +118,7 @@ def dashboard() -> Dashboard:
                     ),
                     bars(
                         "Share of the retry window that is used up",
-                        "By the oldest one of each provider and destination.",
+                        "By the oldest one of each provider and destination; the windows of single accounts do not count.",
                         Query(
                             USED,
                             "{{provider}} to {{destination}}",

@@ -989,7 +989,8 @@ class DeferralOverrides(_Section):
     retry_window_s: float | None = _setting(
         None,
         "seconds",
-        "Instead of `deferrals.retry_window_s`: what is set up at the provider for this account.",
+        "Instead of `deferrals.retry_window_s`: what is set up at the provider for this account. `MailDeferralNearExpiry` does "
+        "not know it.",
         gt=0,
         le=_TEN_YEARS_S,
     )
