@@ -34,6 +34,8 @@ from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.client import AIOKafkaClient
+from aiokafka.cluster import ClusterMetadata
 from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.types import TP
@@ -47,6 +49,8 @@ logger = logging.getLogger(__name__)
 
 CLOCK_STEP_S = 5.0
 """If wall and monotonic clock differ by more than this between two looks, the wall clock was set or the host slept."""
+STRANDED_S = 30.0
+"""After this long without an answer it is asked whether the brokers are where we look for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,10 @@ class TopicMissingError(UnknownTopicOrPartitionError):
         self.topic = topic
         self.others = others
         """The standings of the topics that they show."""
+
+
+class StrandedError(Exception):
+    """The brokers have other addresses than those that the clients of this process know."""
 
 
 class Progress:
@@ -190,7 +198,11 @@ class Progress:
         return since is None or time.monotonic() - since < max(seconds, self._request_timeout_s * 1.5)
 
     async def run(self) -> None:
-        """Look once a second, for ever. While the broker does not answer, the last look grows stale, nothing else."""
+        """Look once a second, for ever. While the broker does not answer, the last look grows stale, nothing else.
+
+        Raises:
+            StrandedError: only another process finds the brokers.
+        """
         while True:
             try:
                 await self._look()
@@ -204,6 +216,8 @@ class Progress:
             except (KafkaError, OSError, TimeoutError) as error:
                 logger.warning("the broker does not answer: %s", type(error).__name__)
                 self.missing = None
+                if self._heard_at is None or time.monotonic() - self._heard_at > STRANDED_S:
+                    await self._check_addresses()
             await asyncio.sleep(self._interval_s)
 
     async def _tell(self, standings: Mapping[TP, Standing]) -> None:
@@ -211,6 +225,31 @@ class Progress:
             result = told(standings)
             if result is not None:
                 await result
+
+    async def _check_addresses(self) -> None:
+        """Ask the bootstrap servers where the brokers are, as every client does once, at its start.
+
+        After that aiokafka asks none but the brokers that it knows. If all of them have gone, as where each got another
+        address while none answered, no client of this process finds the others, though the bootstrap servers name them.
+
+        Raises:
+            StrandedError: they are at none of the addresses that one of our clients knows.
+        """
+        client: Any = AIOKafkaClient(**self._client_options)
+        try:
+            await client.bootstrap()
+        except (KafkaError, OSError, TimeoutError):
+            return
+        finally:
+            await client.close()
+        named = _addresses(client.cluster)
+        for ours in (self._consumer, self._admin):
+            known = set() if ours is None else _addresses(ours._client.cluster)  # noqa: SLF001 - no public way
+            if known and named and known.isdisjoint(named):
+                message = (
+                    f"the brokers are at {', '.join(sorted(named))} now, and no longer at {', '.join(sorted(known))}"
+                )
+                raise StrandedError(message)
 
     async def _look(self) -> None:
         """Look at every topic, and conclude how far each stage has come.
@@ -353,3 +392,9 @@ class Progress:
             topics |= dict.fromkeys(upstream)
             topics[source] = None
         return list(topics)
+
+
+def _addresses(cluster: ClusterMetadata) -> set[str]:
+    """Return where the brokers are, as they say. One that no broker has told of yet knows only the bootstrap servers."""
+    brokers: set[Any] = cluster.brokers()
+    return {f"{each.host}:{each.port}" for each in brokers if not cluster.is_bootstrap(each.nodeId)}

@@ -2,6 +2,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,8 +23,10 @@ from deploy.local import ports
 from deploy.local.broker import Broker
 from streams.kafka.closing import end
 from streams.kafka.positions import Position
-from streams.kafka.progress import Progress, Standing, time_for_tick
+from streams.kafka.progress import Progress, Standing, StrandedError, time_for_tick
+from tests.brokers import Passing
 from tests.contracts.clients import commit_position, fenced_writer, new_topic, plain_transactional, rows, unique
+from tests.faults.proxy import Proxy
 
 WALL = 1_790_000_000_000_000
 HOUR = 3_600_000_000
@@ -691,6 +694,56 @@ async def test_a_client_that_cannot_start_is_closed(monkeypatch: pytest.MonkeyPa
     with pytest.raises(KafkaConnectionError):
         await progress._look()
     assert len(stopped) == 1
+
+
+@pytest.mark.parametrize("stays", [True, False])
+async def test_a_worker_ends_when_the_brokers_have_other_addresses_and_not_while_they_are_only_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, stays: bool
+) -> None:
+    monkeypatch.setattr("streams.kafka.progress.STRANDED_S", 1)
+    first, second = ports.find(2)
+
+    def advertise(port: int) -> Mapping[str, str]:
+        return {"advertised.listeners": f"PLAINTEXT://{ports.HOST}:{port}"}
+
+    broker = Passing(tmp_path, properties=advertise(first))
+    await asyncio.to_thread(broker.start)
+    assert broker.port is not None
+    progress = Progress(
+        client_options={"bootstrap_servers": broker.bootstrap},
+        group_id=unique("group"),
+        upstream_topics={},
+        shared_topics=frozenset(),
+    )
+    running = asyncio.create_task(progress.run())
+    try:
+        async with Proxy(first, broker.port):
+            async with asyncio.timeout(20):
+                while not progress.fresh:
+                    await asyncio.sleep(0.05)
+        if stays:  # the bootstrap server answers, and names the address at which nobody answers
+            await asyncio.sleep(4)
+            assert not running.done()
+            async with Proxy(first, broker.port), asyncio.timeout(20):
+                looked_at = progress._looked_at
+                while progress._looked_at == looked_at:
+                    await asyncio.sleep(0.05)
+            return
+        await asyncio.to_thread(broker.stop)
+        await asyncio.sleep(2)
+        assert not running.done(), "no broker answers: another process would not help"
+        broker.properties = dict(advertise(second))
+        await asyncio.to_thread(broker.start)
+        async with Proxy(second, broker.port), asyncio.timeout(20):
+            with pytest.raises(StrandedError) as stranded:
+                await running
+        assert str(stranded.value) == (
+            f"the brokers are at {ports.HOST}:{second} now, and no longer at {ports.HOST}:{first}"
+        )
+    finally:
+        await end([running])
+        await close(progress)
+        await asyncio.to_thread(broker.kill)
 
 
 async def test_an_open_transaction_is_no_lag(broker: Broker) -> None:
