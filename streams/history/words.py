@@ -71,14 +71,19 @@ MACHINE_OPENED: Final = "A machine, such as a privacy proxy or a mail gateway, l
 ONLY_MACHINE_OPENED: Final = "A machine, such as a privacy proxy or a mail gateway, loaded the tracking image. That proves delivery, not reading."
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 24 * 3600
+_FIRST, _LAST = to_micros(datetime.min.replace(tzinfo=UTC)), to_micros(datetime.max.replace(tzinfo=UTC))
 
 
 def micros(text: Any) -> int | None:
-    """Return the µs of a record's time, RFC 3339 text with its zone; None for anything else."""
+    """Return the µs of a record's time, RFC 3339 text with its zone; None for anything else.
+
+    Also for one that is beyond the calendar in UTC, which nobody could be shown: ``9999-12-31T23:59:59-01:00``.
+    """
     try:
-        return to_micros(datetime.fromisoformat(text))
+        at = to_micros(datetime.fromisoformat(text))
     except (TypeError, ValueError):
         return None
+    return at if _FIRST <= at <= _LAST else None
 
 
 def machine_time(at: int) -> str:

@@ -105,6 +105,29 @@ async def test_a_deferrals_age_and_deadline_are_the_records_where_the_alert_know
         assert "in 5 days" in await page(world, path)
 
 
+BEYOND = ("9999-12-31T23:59:59-01:00", "0001-01-01T00:00:00+01:00")
+
+
+@pytest.mark.parametrize("time", BEYOND)
+@pytest.mark.parametrize("topic", projection.TOPICS)
+async def test_a_time_that_is_beyond_the_calendar_in_utc_hides_no_page(world: World, topic: str, time: str) -> None:
+    log = Log().tell(event("sent"), event("deferred", at=60))
+    (name,) = log.known
+    log.alert(name, "raised")
+    batch = log.take()
+    times = ("first_received_at", "received_at", "occurred_at", "deferred_since", "retry_until", "due_at")
+    foreign = [
+        (offset + 1000 * number, codecs.encode({**record, field: time}))
+        for offset, value in batch.pop((topic, 0))
+        for record in [codecs.decode(value or b"")]
+        for number, field in enumerate(set(times) & set(record))
+    ]
+    applied = world.kept.apply({**batch, (topic, 0): sorted(foreign)})
+    assert applied.malformed
+    for path in ("/", "/deferred", invoice_of("INV-1"), f"/deliveries/{name}", f"/api/v1/deliveries/{name}"):
+        assert (await world.client.get(path)).status == 200
+
+
 @pytest.mark.parametrize(("ahead", "believed"), [(4, True), (6, False), (-39 * 1440, True), (-41 * 1440, False)])
 async def test_a_providers_time_that_cannot_be_is_not_shown_as_the_time(
     world: World, ahead: int, believed: bool
