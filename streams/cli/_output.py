@@ -66,7 +66,10 @@ def time_text(value: object) -> str:
         except ValueError:
             return clean(value)
     if isinstance(value, datetime) and value.tzinfo is not None:
-        return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+        try:
+            return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+        except OverflowError:  # beyond the calendar in UTC, as 9999-12-31T23:59:59-01:00 is
+            return clean(value)
     return "" if value is None else clean(value)
 
 

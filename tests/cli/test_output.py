@@ -35,6 +35,8 @@ def test_a_line_of_json_means_the_same_and_holds_nothing_that_a_terminal_obeys(v
         (None, ""),
         ("\x1b[31msoon", "[31msoon"),
         (5, "5"),
+        ("9999-12-31T23:59:59-01:00", "9999-12-31 23:59:59-01:00"),
+        ("0001-01-01T00:00:00+01:00", "0001-01-01 00:00:00+01:00"),
     ],
 )
 def test_times_are_shown_in_utc(value: Any, text: str) -> None:
