@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -72,6 +73,9 @@ def command(
 
 
 def _read(path: Path) -> bytes:
+    if str(path) == "-" and sys.stdin is None:
+        message = "-: standard input is closed"
+        raise Failure(message, exit_code=WRONG_USE)
     try:
         body = click.get_binary_stream("stdin").read() if str(path) == "-" else path.read_bytes()
     except OSError as error:

@@ -5,7 +5,7 @@ from typing import Final
 
 import click
 
-from streams.cli import Failure, Invocation, pass_invocation
+from streams.cli import WRONG_USE, Failure, Invocation, pass_invocation
 from streams.cli._kafka import run
 from streams.cli._output import note, progress
 
@@ -53,6 +53,9 @@ def rebuild(invocation: Invocation, *, keep: bool, yes: bool) -> None:
     from streams.history.subscriber import SourceError  # noqa: PLC0415 - takes a while to import: not for --help
 
     if not yes and not keep:
+        if sys.stdin is None:
+            message = "standard input is closed, so nobody can be asked; not to be asked: --yes"
+            raise Failure(message, exit_code=WRONG_USE)
         days = settings.topics
         note(_ASKED.format(events=days.events_retention_days, changes=days.status_changed_retention_days))
         click.confirm("Go on?", abort=True)

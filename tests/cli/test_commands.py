@@ -307,6 +307,21 @@ def test_an_output_that_is_closed_is_no_error(arguments: str) -> None:
     assert (child.returncode, child.stderr) == (0, b"")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("feed postmark -", "-: standard input is closed"),
+        ("history rebuild", "standard input is closed, so nobody can be asked; not to be asked: --yes"),
+    ],
+)
+def test_an_input_that_is_closed_is_said_where_it_is_needed(arguments: str, said: str) -> None:
+    child = subprocess.run(
+        f"{sys.executable} -m streams {arguments} <&-", shell=True, capture_output=True, check=False, timeout=60
+    )
+
+    assert (child.returncode, child.stdout, child.stderr.decode()) == (2, b"", f"mailstreams: {said}\n")
+
+
 def test_a_rebuild_whose_disk_is_full_ends_with_a_line(
     invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
