@@ -327,7 +327,7 @@ class Stack:
         thread.start()
 
     def _write_settings(self) -> None:
-        """Write the file: the user's own file overrides the demo's policy, and where broker and ingress are overrides both.
+        """Write the file: the user's own file overrides the demo's policy, and where broker, ingress and database are overrides both.
 
         Raises:
             LocalError: the user's own file cannot be read.
@@ -347,14 +347,20 @@ class Stack:
         settings = _merged(_merged(self._demo_settings(), own), self._addresses())
         lines = ["# Written at each start: what all processes of this run have in common.", *toml(settings)]
         self.settings.unlink(missing_ok=True)
-        self.settings.touch(mode=0o600)  # the user's own file may hold secrets
+        self.settings.touch(mode=0o600)  # the user's own file may hold secrets, and a database's URL its password
         self.settings.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def _addresses(self) -> dict[str, Any]:
-        """Return where broker and ingress are, for commands in another terminal: those that send webhooks look for it."""
+        """Return where broker, ingress and database are, for commands in another terminal.
+
+        Those that send webhooks look for the ingress, and `history rebuild` empties the database that it finds.
+        """
         addresses: dict[str, Any] = {"kafka": {"bootstrap_servers": self.bootstrap}}
         if self.edge:
             addresses["ingress"] = {"host": ports.HOST, "port": self.edge.port}
+        if self.pages:
+            own = f"sqlite:///{(self.folder / 'history' / 'history.db').absolute()}"
+            addresses["history"] = {"database_url": self._env.get("MAILSTREAMS_HISTORY__DATABASE_URL", own)}
         return addresses
 
     def _demo_settings(self) -> dict[str, Any]:
@@ -365,11 +371,9 @@ class Stack:
 
     def _history_settings(self, pages: Pages) -> dict[str, str]:
         """Return the environment of the history; ours may override all but the ports, of which we wait for one and print the other."""
-        database = self.folder / "history" / "history.db"
         return {
             "MAILSTREAMS_HISTORY__HOST": ports.HOST,
             "MAILSTREAMS_HISTORY__ADMIN_HOST": ports.HOST,
-            "MAILSTREAMS_HISTORY__DATABASE_URL": f"sqlite:///{database.absolute()}",
             **self._env,
             "MAILSTREAMS_HISTORY__PORT": str(pages.port),
             "MAILSTREAMS_HISTORY__ADMIN_PORT": str(pages.admin_port),

@@ -312,15 +312,35 @@ def test_the_history_has_a_database_in_the_folder_unless_another_one_is_wanted(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place.stack(pages=place.pages()).start()
-    given = place.settings_of("history")
-    assert given["MAILSTREAMS_HISTORY__PORT"] == str(place.history_port)
-    assert given["MAILSTREAMS_HISTORY__DATABASE_URL"] == f"sqlite:///{place.folder / 'history' / 'history.db'}"
+    assert place.settings_of("history")["MAILSTREAMS_HISTORY__PORT"] == str(place.history_port)
+    assert database_of(read(place, "history")) == f"sqlite:///{place.folder / 'history' / 'history.db'}"
     place.stacks.pop().stop()
     monkeypatch.setenv("MAILSTREAMS_HISTORY__DATABASE_URL", "postgresql://db.example.net/history")
     monkeypatch.setenv("MAILSTREAMS_HISTORY__ADMIN_PORT", "8443")  # where it is in production
     place.stack(pages=place.pages()).start()
     assert place.settings_of("history")["MAILSTREAMS_HISTORY__ADMIN_PORT"] == str(place.history_admin_port)
-    assert place.settings_of("history")["MAILSTREAMS_HISTORY__DATABASE_URL"].startswith("postgresql://db")
+    assert database_of(read(place, "history")).startswith("postgresql://db")
+
+
+def database_of(found: settings.Settings) -> str:
+    return found.history.database_url.get_secret_value()
+
+
+@pytest.mark.parametrize("variable", [None, "postgresql://us:secret@db.example.net/history"])
+def test_a_rebuild_in_another_terminal_finds_the_database_of_this_history_and_no_other(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str | None
+) -> None:
+    (tmp_path / "own.toml").write_text('[history]\ndatabase_url = "postgresql://production.example.net/history"\n')
+    monkeypatch.setenv("MAILSTREAMS_CONFIG", str(tmp_path / "own.toml"))
+    if variable is not None:
+        monkeypatch.setenv("MAILSTREAMS_HISTORY__DATABASE_URL", variable)
+    stack = place.stack(pages=place.pages())
+
+    stack.start()
+
+    wanted = variable or f"sqlite:///{place.folder / 'history' / 'history.db'}"
+    assert database_of(settings.load(stack.settings, {})) == database_of(read(place, "history")) == wanted
+    assert stack.settings.stat().st_mode & 0o077 == 0  # the URL may hold a password
 
 
 def test_only_the_ingress_of_a_simulation_gets_the_simulated_secrets(place: Place) -> None:
