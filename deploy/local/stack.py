@@ -19,7 +19,7 @@ import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
@@ -67,6 +67,8 @@ _STOPPED = re.compile(r"\S+/\d+ stopped: .*")
 """A line of ``/readyz`` about a partition that waits for a person: the process does all else, and no wait makes it ready."""
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STDERR = 2
+_TLS = ("tls_certfile", "tls_keyfile")
+"""Of the section ``ingress``."""
 _LONG_LOG = 20 << 20
 """Bytes; a log that an earlier run left longer than that is put aside, in place of the one that was put aside before."""
 _DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy of the environment is none for us
@@ -82,11 +84,13 @@ class Edge:
     """Of its endpoints for operators."""
     simulated: bool = False
     """Whether it accepts the webhooks of ``mailstreams simulate``, for the account ``demo``."""
+    tls: bool = False
+    """Whether it speaks TLS, as the user's own settings may say; known once the stack starts."""
 
     @property
     def url(self) -> str:
         """Where it takes webhooks."""
-        return f"http://{ports.HOST}:{self.port}"
+        return f"http{'s' if self.tls else ''}://{ports.HOST}:{self.port}"
 
     @property
     def admin(self) -> str:
@@ -345,10 +349,27 @@ class Stack:
                 message = f"{path}: not TOML: {error}"
                 raise LocalError(message) from None
         settings = _merged(_merged(self._demo_settings(), own), self._addresses())
+        if self.edge:
+            self.edge = replace(self.edge, tls=self._speaks_tls(self.edge, settings["ingress"]))
         lines = ["# Written at each start: what all processes of this run have in common.", *toml(settings)]
         self.settings.unlink(missing_ok=True)
         self.settings.touch(mode=0o600)  # the user's own file may hold secrets, and a database's URL its password
         self.settings.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def _speaks_tls(self, edge: Edge, settings: dict[str, Any]) -> bool:
+        """Return whether the ingress speaks TLS. Where providers are simulated it does not: these settings are taken out.
+
+        The certificate is for another name than this machine's, and mostly signed by nobody whom the simulation trusts.
+        """
+        variables = {name: f"MAILSTREAMS_INGRESS__{name.upper()}" for name in _TLS}
+        wanted = any(name in settings or variables[name] in self._env for name in _TLS)
+        if not (wanted and edge.simulated):
+            return wanted
+        for name in _TLS:
+            settings.pop(name, None)
+            self._env.pop(variables[name], None)
+        self._say("the ingress speaks no TLS: the simulated providers do not trust ingress.tls_certfile")
+        return False
 
     def _addresses(self) -> dict[str, Any]:
         """Return where broker, ingress and database are, for commands in another terminal.

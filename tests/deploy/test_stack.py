@@ -21,6 +21,7 @@ from deploy.local.watchers import Watchers
 from streams import settings
 from streams.cli._ingress import ingress_url
 from streams.providers import PROVIDERS
+from tests.web.edge import self_signed
 
 # Stands for the package's command line; how it goes wrong is in FAKE.
 STAND_IN = """
@@ -222,6 +223,31 @@ def test_a_command_in_another_terminal_finds_the_ingress(
     stack.start()
 
     assert ingress_url(settings.load(stack.settings, {})) == place.edge().url
+
+
+@pytest.mark.parametrize("simulated", [True, False])
+@pytest.mark.parametrize("by", ["file", "variable"])
+def test_the_simulated_providers_and_a_person_are_told_where_an_ingress_with_a_certificate_is(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, by: str, simulated: bool
+) -> None:
+    certificate = str(self_signed(tmp_path / "it.pem", "hooks.example.net"))
+    own = {"ingress": {"tls_certfile": certificate, "tls_keyfile": certificate}}
+    if by == "file":
+        (tmp_path / "own.toml").write_text("\n".join(toml(own)))
+        monkeypatch.setenv("MAILSTREAMS_CONFIG", str(tmp_path / "own.toml"))
+    else:
+        for name, value in variables(own).items():
+            monkeypatch.setenv(name, value)
+    stack = place.stack(edge=place.edge(simulated=simulated))
+
+    stack.start()
+
+    speaks_tls = read(place, "ingress").ingress.tls_context() is not None
+    assert speaks_tls is not simulated  # its certificate is one for hooks.example.net, of nobody's authority
+    assert stack.edge is not None
+    scheme = "https" if speaks_tls else "http"
+    assert stack.edge.url == ingress_url(read(place, "ingress")) == f"{scheme}://{ports.HOST}:{place.ingress_port}"
+    assert any("speaks no TLS" in line for line in place.said) is simulated
 
 
 @pytest.mark.parametrize("by", ["file", "variable"])
