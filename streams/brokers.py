@@ -16,6 +16,7 @@ from aiokafka.errors import (
     IllegalSaslStateError,
     KafkaConnectionError,
     KafkaError,
+    NodeNotReadyError,
     SaslAuthenticationFailed,
     TopicAuthorizationFailedError,
     TransactionalIdAuthorizationFailed,
@@ -37,11 +38,23 @@ _HOSTNAME_MISMATCH: Final = (62, 64)
 _connect: Any = create_conn  # untyped
 
 
+OUT_OF_REACH: Final = "start it, or let its advertised.listeners name where it is reached"
+"""What to do about a broker that another one names, and that cannot be reached: ``NodeNotReadyError``."""
+
+
 class RefusedError(KafkaConnectionError):
     """A broker answers but does not let us in, or we do not trust it; the text says what to change."""
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+def absence(error: BaseException) -> str:
+    """Return which error it is that keeps a process waiting for a broker, and what to do where waiting may not help."""
+    name = type(error).__name__
+    if isinstance(error, NodeNotReadyError):
+        return f"{name}: it answers, but a broker of that cluster cannot be reached from here: {OUT_OF_REACH}"
+    return name
 
 
 async def refusal(options: Mapping[str, Any]) -> RefusedError | None:

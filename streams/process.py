@@ -12,7 +12,7 @@ import uvloop
 from aiokafka.errors import KafkaError
 
 from streams import topics
-from streams.brokers import RefusedError
+from streams.brokers import RefusedError, absence
 from streams.logs import configure
 from streams.settings import Settings
 from streams.topics import TopicSpec
@@ -83,7 +83,7 @@ async def topic_problems(
             return [str(error)]
         except (KafkaError, OSError, TimeoutError) as error:
             servers = settings.kafka.bootstrap_servers
-            logger.warning("waiting for the broker at %s: %s", servers, type(error).__name__)
+            logger.warning("waiting for the broker at %s: %s", servers, absence(error))
             await asyncio.sleep(BROKER_RETRY_S)
             continue
         for problem in problems:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka.errors import NodeNotReadyError
 
 from deploy.local import ports
 from streams import process, topics
@@ -29,6 +30,28 @@ async def test_what_makes_less_safe_is_logged_and_only_what_forbids_keeps_a_proc
 
     assert problems == ["it is missing"]
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [("WARNING", "it is short")]
+
+
+async def test_where_a_broker_that_another_one_names_is_out_of_reach_the_log_says_what_to_set(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers: list[NodeNotReadyError | None] = [NodeNotReadyError("of node 2"), None]
+
+    async def ask(*_: Any, **__: Any) -> list[Problem]:
+        if error := answers.pop(0):
+            raise error
+        return []
+
+    monkeypatch.setattr(topics, "check", ask)
+    monkeypatch.setattr(process, "BROKER_RETRY_S", 0.0)
+
+    assert await process.topic_problems(Settings()) == []
+
+    (said,) = caplog.messages
+    assert said == (
+        "waiting for the broker at 127.0.0.1:19092: NodeNotReadyError: it answers, but a broker of that cluster cannot be "
+        "reached from here: start it, or let its advertised.listeners name where it is reached"
+    )
 
 
 _WORKER = """

@@ -21,7 +21,7 @@ from aiokafka.errors import (
 from aiokafka.structs import OffsetAndMetadata
 
 from streams import topics
-from streams.brokers import NOT_ALLOWED, RefusedError
+from streams.brokers import NOT_ALLOWED, OUT_OF_REACH, RefusedError
 from streams.cli import BROKER_UNAVAILABLE, WRONG_USE, Failure
 from streams.kafka.closing import stop_consumer, stop_producer
 from streams.kafka.offsets import committed_offsets
@@ -88,7 +88,7 @@ def unavailable(error: BaseException, settings: Settings) -> tuple[str, ...]:
     if isinstance(error, NodeNotReadyError):
         text = (
             f"{servers} answers, but a broker of that cluster cannot be reached from here ({_last_words.text or error}): "
-            "start it, or let its advertised.listeners name where it is reached"
+            f"{OUT_OF_REACH}"
         )
         return (text,)
     if isinstance(error, NOT_ALLOWED):

@@ -20,7 +20,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, KafkaTimeoutError, OffsetOutOfRangeError
 
 from streams import topics
-from streams.brokers import NOT_ALLOWED, RefusedError
+from streams.brokers import NOT_ALLOWED, RefusedError, absence
 from streams.history import projection
 from streams.history.database import Database
 from streams.history.projection import Applied, Partition
@@ -305,7 +305,7 @@ class Subscriber:
             return f"the broker at {servers} lets nothing be read: {name}; allow it: mailstreams acls history"
         if isinstance(error, KafkaError) and not error.retriable and not isinstance(error, KafkaTimeoutError):
             return f"the topics at {servers} cannot be read: {name}"
-        return f"waiting for the broker at {servers}: {name}"
+        return f"waiting for the broker at {servers}: {absence(error)}"
 
     def _read_offsets(self) -> dict[Partition, int]:
         with self._database.read() as connection:

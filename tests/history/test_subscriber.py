@@ -12,11 +12,17 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import RecordsToDelete
-from aiokafka.errors import CorruptRecordException, KafkaConnectionError, TopicAuthorizationFailedError
+from aiokafka.errors import (
+    CorruptRecordException,
+    KafkaConnectionError,
+    NodeNotReadyError,
+    TopicAuthorizationFailedError,
+)
 from prometheus_client import CollectorRegistry
 
 from deploy.local.broker import Broker
 from streams import topics
+from streams.brokers import absence
 from streams.history import projection, subscriber
 from streams.history.database import Database
 from streams.history.subscriber import Subscriber
@@ -175,7 +181,7 @@ async def test_markers_of_transactions_that_retention_deletes_are_no_loss_and_a_
 async def test_a_broker_that_answers_and_lets_nothing_be_read_is_not_heard(
     own_broker: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    errors = [TopicAuthorizationFailedError(), CorruptRecordException(), KafkaConnectionError()]
+    errors = [TopicAuthorizationFailedError(), CorruptRecordException(), KafkaConnectionError(), NodeNotReadyError()]
     heard: list[tuple[bool, float | None]] = []
 
     class Refusing(AIOKafkaConsumer):
@@ -194,12 +200,13 @@ async def test_a_broker_that_answers_and_lets_nothing_be_read_is_not_heard(
             await one.reads_to(1)
             await end([task])
             assert (one.subscriber.state.connected, one.value(HEARD)) == (True, 1.0)
-    assert heard == [(False, 0.0)] * 3
+    assert heard == [(False, 0.0)] * 4
     at = own_broker.bootstrap
     for said in (
         f"the broker at {at} lets nothing be read: TopicAuthorizationFailedError; allow it: mailstreams acls history",
         f"the topics at {at} cannot be read: CorruptRecordException",
         f"waiting for the broker at {at}: KafkaConnectionError",
+        f"waiting for the broker at {at}: {absence(NodeNotReadyError())}",
     ):
         assert said in caplog.messages
 
