@@ -5,8 +5,9 @@ back, so its clients wait. A refused password or certificate stays refused until
 person changes something, so one line says so, with what to change.
 """
 
+import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from aiokafka.conn import create_conn
@@ -49,6 +50,13 @@ class RefusedError(KafkaConnectionError):
         return str(self.args[0])
 
 
+class SilentError(NodeNotReadyError):
+    """Partitions are led by brokers that do not answer; the text says which, and what to do."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 def absence(error: BaseException) -> str:
     """Return which error it is that keeps a process waiting for a broker, and what to do where waiting may not help."""
     name = type(error).__name__
@@ -76,6 +84,28 @@ async def refusal(options: Mapping[str, Any]) -> RefusedError | None:
         else:
             connection.close()
     return None
+
+
+async def silent(options: Mapping[str, Any], places: Iterable[tuple[str, int]]) -> list[str]:
+    """Ask each of some brokers, by host and port; return the addresses of those that do not answer.
+
+    Args:
+        options: As for ``refusal``.
+        places: Where the brokers are, as they name each other.
+    """
+    more = {name: value for name, value in options.items() if name != "bootstrap_servers"}
+
+    async def answers(host: str, port: int) -> bool:
+        try:
+            connection = await _connect(host, port, request_timeout_ms=_TIMEOUT_MS, **more)
+        except (KafkaError, OSError, TimeoutError):
+            return False
+        connection.close()
+        return True
+
+    asked = sorted(places)
+    answered = await asyncio.gather(*(answers(*place) for place in asked))
+    return [f"{host}:{port}" for (host, port), answer in zip(asked, answered, strict=True) if not answer]
 
 
 def _why(error: Exception, host: str, options: Mapping[str, Any]) -> str | None:

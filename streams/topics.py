@@ -234,7 +234,11 @@ async def create(settings: Settings) -> list[TopicSpec]:
 
 
 async def check(
-    settings: Settings, wanted: Callable[[TopicSpec], bool] = lambda _: True, *, leaders: bool = True
+    settings: Settings,
+    wanted: Callable[[TopicSpec], bool] = lambda _: True,
+    *,
+    leaders: bool = True,
+    answering: bool = False,
 ) -> list[Problem]:
     """Return what does not fit; nothing when all is well.
 
@@ -242,13 +246,18 @@ async def check(
         settings: All of them.
         wanted: Says which topics to check: a part that writes two of them needs no right to describe the others.
         leaders: Whether all partitions must have a leader: a part that only writes can use those that have one.
+        answering: Whether the leaders are asked, too. Once too many brokers are gone to agree on anything new, those
+            that are left go on to name the leaders of before.
 
     Raises:
+        streams.brokers.SilentError: a leader does not answer.
         aiokafka.errors.KafkaError, TimeoutError: the brokers cannot be reached, or have only just come back.
     """
     specs = [spec for spec in all_topics(settings) if wanted(spec)]
     async with admin_client(settings) as admin:
         there = await _partitions(admin, {spec.name for spec in specs}, leaders=leaders)
+        if answering:
+            await _ask_leaders(admin, settings, [one for spec in specs for one in there.get(spec.name, [])])
         configs = await _configs(admin, [spec.name for spec in specs if spec.name in there])
     problems: list[Problem] = []
     for spec in specs:
@@ -448,6 +457,22 @@ async def _partitions(
         elif topic["topic"] in led:
             raise LeaderNotAvailableError(topic["topic"])
     return found
+
+
+async def _ask_leaders(admin: Any, settings: Settings, partitions: Iterable[Mapping[str, Any]]) -> None:
+    """Make sure that the brokers answer that lead these partitions, by the word of the one that was asked.
+
+    Raises:
+        streams.brokers.SilentError: one does not.
+    """
+    leaders = {partition["leader"] for partition in partitions}
+    known = {
+        broker["node_id"]: (broker["host"], broker["port"]) for broker in (await admin.describe_cluster())["brokers"]
+    }
+    gone = await brokers.silent(settings.kafka.client_options(), [known[node] for node in leaders & known.keys()])
+    if gone:
+        text = f"partitions of the topics are led by a broker that does not answer ({', '.join(gone)}): {brokers.OUT_OF_REACH}"
+        raise brokers.SilentError(text)
 
 
 def _check_partitions_of_keyed(specs: Sequence[TopicSpec], there: Mapping[str, int], settings: Settings) -> None:

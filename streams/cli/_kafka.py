@@ -21,7 +21,7 @@ from aiokafka.errors import (
 from aiokafka.structs import OffsetAndMetadata
 
 from streams import topics
-from streams.brokers import NOT_ALLOWED, OUT_OF_REACH, RefusedError
+from streams.brokers import NOT_ALLOWED, OUT_OF_REACH, RefusedError, SilentError
 from streams.cli import BROKER_UNAVAILABLE, WRONG_USE, Failure
 from streams.kafka.closing import stop_consumer, stop_producer
 from streams.kafka.offsets import committed_offsets
@@ -80,7 +80,7 @@ def run(work: Coroutine[Any, Any, _Result]) -> _Result:
 def unavailable(error: BaseException, settings: Settings) -> tuple[str, ...]:
     """Return what to say when the brokers cannot be reached or refuse; nothing for any other error."""
     servers = settings.kafka.bootstrap_servers
-    if isinstance(error, RefusedError):
+    if isinstance(error, (RefusedError, SilentError)):
         return (str(error),)
     if isinstance(error, (TimeoutError, KafkaConnectionError, KafkaTimeoutError)):
         why = f" ({_last_words.text or error})" if _last_words.text or str(error) else ""
@@ -95,7 +95,11 @@ def unavailable(error: BaseException, settings: Settings) -> tuple[str, ...]:
         what = str(error.args[0]) if error.args else type(error).__name__
         return (f"the broker at {servers} does not allow it ({what}); which rights it takes: mailstreams acls",)
     if isinstance(error, KafkaError):
-        return (f"the broker at {servers} refuses: {error}",)
+        refuses = f"the broker at {servers} refuses: {error}"
+        lacks = (
+            f"{servers} answers, but a partition has no leader now ({error}): start the brokers that have its copies"
+        )
+        return (lacks if isinstance(error, LeaderNotAvailableError) else refuses,)
     return ()
 
 

@@ -1,6 +1,6 @@
 """``mailstreams topics create|check``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import click
 
@@ -32,7 +32,8 @@ def create(ctx: click.Context, invocation: Invocation, *, as_json: bool) -> None
             json_line({"created": spec.name, "partitions": spec.partitions, "config": dict(spec.config)})
         else:
             click.echo(f"created {spec.name} ({plural(spec.partitions, 'partition')}): {spec.description}")
-    _check(ctx, settings, as_json=as_json, fails=lambda problem: problem.forbids)
+    problems = run(topics.check(settings))
+    _tell(ctx, settings, problems, as_json=as_json, fails=lambda problem: problem.forbids)
 
 
 @command.command()
@@ -40,12 +41,22 @@ def create(ctx: click.Context, invocation: Invocation, *, as_json: bool) -> None
 @pass_invocation
 @click.pass_context
 def check(ctx: click.Context, invocation: Invocation, *, as_json: bool) -> None:
-    """Check that every topic is there and fits; says which command mends it. Exit code 1 if not."""
-    _check(ctx, invocation.settings(), as_json=as_json, fails=lambda _: True)
+    """Check that every topic is there and fits; says which command mends it. Exit code 1 if not.
+
+    It asks each broker that leads a partition of theirs, too: exit code 3 if one does not answer.
+    """
+    settings = invocation.settings()
+    _tell(ctx, settings, run(topics.check(settings, answering=True)), as_json=as_json, fails=lambda _: True)
 
 
-def _check(ctx: click.Context, settings: Settings, *, as_json: bool, fails: Callable[[topics.Problem], bool]) -> None:
-    problems = run(topics.check(settings))
+def _tell(
+    ctx: click.Context,
+    settings: Settings,
+    problems: Sequence[topics.Problem],
+    *,
+    as_json: bool,
+    fails: Callable[[topics.Problem], bool],
+) -> None:
     for problem in problems:
         if as_json:
             json_line({"problem": problem.text, "forbids_start": problem.forbids})

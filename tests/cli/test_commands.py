@@ -9,8 +9,10 @@ import sys
 import time
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
 
 from deploy.local import ports
 from streams import __version__, codecs, topics
@@ -251,7 +253,7 @@ def test_a_topic_that_makes_less_safe_fails_the_check_and_not_the_start_that_cre
     async def created(*_: object) -> list[topics.TopicSpec]:
         return []
 
-    async def found(*_: object) -> list[topics.Problem]:
+    async def found(*_: object, **__: object) -> list[topics.Problem]:
         return [topics.Problem("it does not fit", forbids=forbids)]
 
     monkeypatch.setattr(topics, "create", created)
@@ -320,6 +322,58 @@ def test_an_input_that_is_closed_is_said_where_it_is_needed(arguments: str, said
     )
 
     assert (child.returncode, child.stdout, child.stderr.decode()) == (2, b"", f"mailstreams: {said}\n")
+
+
+def test_topics_check_asks_the_leaders_because_a_broker_alone_names_those_of_before(
+    invoke: Invoke, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (port,) = ports.find(1)
+
+    class Alone(AIOKafkaAdminClient):
+        """Asks the one of three that is left: it does not know that the others are gone."""
+
+        async def describe_cluster(self) -> dict[str, Any]:
+            found = await super().describe_cluster()
+            return found | {"brokers": [*found["brokers"], {"node_id": 2, "host": "127.0.0.1", "port": port}]}
+
+        async def describe_topics(self, topics: list[str] | None = None) -> list[Any]:
+            found = await super().describe_topics(topics)
+            found[0]["partitions"][0]["leader"] = 2
+            return found
+
+    assert invoke("topics", "check").exit_code == 0
+    monkeypatch.setattr(topics, "_Admin", Alone)
+
+    result = invoke("topics", "check")
+
+    assert result.exit_code == 3
+    assert result.stderr == (
+        "mailstreams: partitions of the topics are led by a broker that does not answer "
+        f"(127.0.0.1:{port}): start it, or let its advertised.listeners name where it is reached\n"
+    )
+    assert cluster.settings
+
+
+def test_topics_check_says_that_a_partition_has_no_leader(
+    invoke: Invoke, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Leaderless(AIOKafkaAdminClient):
+        async def describe_topics(self, topics: list[str] | None = None) -> list[Any]:
+            found = await super().describe_topics(topics)
+            (control,) = (topic for topic in found if topic["topic"] == "mail.control")
+            control["partitions"][0]["leader"] = -1
+            return found
+
+    monkeypatch.setattr(topics, "_Admin", Leaderless)
+
+    result = invoke("topics", "check")
+
+    assert result.exit_code == 3
+    assert result.stderr.endswith(
+        "answers, but a partition has no leader now ([Error 5] LeaderNotAvailableError: mail.control): "
+        "start the brokers that have its copies\n"
+    )
+    assert cluster.settings
 
 
 def test_a_rebuild_whose_disk_is_full_ends_with_a_line(
