@@ -1,6 +1,8 @@
 """``mailstreams topics create|check``."""
 
+import asyncio
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import click
 
@@ -9,6 +11,10 @@ from streams.cli import NOTHING_FOUND, Invocation, json_option, pass_invocation
 from streams.cli._kafka import run
 from streams.cli._output import json_line, note, plural
 from streams.settings import Settings
+
+_HEARD_S: Final = 5.0
+"""Until each broker has heard of a new topic: the one that is asked may be another than that which showed it before."""
+_RETRY_S: Final = 0.2
 
 
 @click.group("topics")
@@ -27,12 +33,13 @@ def create(ctx: click.Context, invocation: Invocation, *, as_json: bool) -> None
     worker would start; of one that only makes less safe than the settings say, it is said.
     """
     settings = invocation.settings()
-    for spec in run(topics.create(settings)):
+    created = run(topics.create(settings))
+    for spec in created:
         if as_json:
             json_line({"created": spec.name, "partitions": spec.partitions, "config": dict(spec.config)})
         else:
             click.echo(f"created {spec.name} ({plural(spec.partitions, 'partition')}): {spec.description}")
-    problems = run(topics.check(settings))
+    problems = run(_checked(settings, patience_s=_HEARD_S if created else 0.0))
     _tell(ctx, settings, problems, as_json=as_json, fails=lambda problem: problem.forbids)
 
 
@@ -47,6 +54,17 @@ def check(ctx: click.Context, invocation: Invocation, *, as_json: bool) -> None:
     """
     settings = invocation.settings()
     _tell(ctx, settings, run(topics.check(settings, answering=True)), as_json=as_json, fails=lambda _: True)
+
+
+async def _checked(settings: Settings, patience_s: float) -> list[topics.Problem]:
+    """Return what does not fit; look again for so long while that keeps a process from starting."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + patience_s
+    problems = await topics.check(settings)
+    while loop.time() < deadline and any(problem.forbids for problem in problems):
+        await asyncio.sleep(_RETRY_S)
+        problems = await topics.check(settings)
+    return problems
 
 
 def _tell(

@@ -18,6 +18,7 @@ from deploy.local import ports
 from streams import __version__, codecs, topics
 from streams.cli import main
 from streams.history.subscriber import Subscriber
+from streams.settings import Settings
 from tests.cli.conftest import Cluster, Invoke, spawn
 from tests.cli.test_feed_and_watch import event, status_record
 
@@ -244,6 +245,27 @@ def test_topics_create_creates_what_is_missing_and_says_that_all_fit(invoke: Inv
     assert (first.exit_code, second.exit_code) == (0, 0)
     assert f"{len(topics.all_topics(cluster.settings))} topics, all fit" in second.stderr
     assert cluster.settings.topics.partitions == 3
+
+
+@pytest.mark.parametrize(("created", "ends"), [(True, (0, "")), (False, (1, "it is missing\n"))])
+def test_a_topic_just_created_is_not_missing_because_another_broker_has_not_heard_of_it(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, *, created: bool, ends: tuple[int, str]
+) -> None:
+    answers = [[topics.Problem("it is missing")], []]
+
+    async def create(settings: Settings) -> list[topics.TopicSpec]:
+        return topics.all_topics(settings) if created else []
+
+    async def check(*_: object, **__: object) -> list[topics.Problem]:
+        return answers.pop(0)
+
+    monkeypatch.setattr(topics, "create", create)
+    monkeypatch.setattr(topics, "check", check)
+
+    result = invoke("topics", "create")
+
+    told = "".join(line for line in result.stdout.splitlines(keepends=True) if not line.startswith("created "))
+    assert (result.exit_code, told) == ends
 
 
 @pytest.mark.parametrize(("forbids", "of_create"), [(True, 1), (False, 0)])
