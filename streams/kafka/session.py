@@ -231,11 +231,15 @@ class ProducerSession:
             topics[topic].append((partition, records))
         request = ProduceRequest(self._transactional_id, _ALL_IN_SYNC, self._request_timeout_ms, list(topics.items()))
         response = await self._ask(leader, request, ConnectionGroup.DEFAULT)
-        return {
+        answers: dict[Destination, tuple[Answer, int]] = {
             (topic, partition): (for_code(code), offset)
-            for topic, answers in response.topics
-            for partition, code, offset, *_ in answers
+            for topic, partitions in response.topics
+            for partition, code, offset, *_ in partitions
         }
+        if missing := batches.keys() - answers.keys():
+            message = f"the answer to ProduceRequest lacks {missing}"
+            raise AnswerLostError(message)
+        return answers
 
     async def _ask_coordinator(self, request: Any) -> Any:
         coordinator = await self.producer._sender._find_coordinator(  # noqa: SLF001 - it knows it from the fence

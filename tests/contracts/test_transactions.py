@@ -207,6 +207,24 @@ async def test_a_batch_that_the_broker_does_not_take_yet_is_sent_again_with_the_
     assert await values(broker, topic) == [b"before", b"a", b"b", b"after"]
 
 
+async def test_a_batch_of_which_the_brokers_answer_says_nothing_is_not_committed_over(broker: Broker) -> None:
+    first, second, name = await new_topic(broker), await new_topic(broker), unique("writer")
+    async with fenced_writer(broker, transactional_id=name) as writer:
+        client = producer_of(writer).client
+        send = client.send
+
+        async def without_the_second(node_id: int, request: Any, **options: Any) -> Any:
+            if isinstance(request, ProduceRequest):
+                request._topics = [each for each in request._topics if each[0] == first]
+            return await send(node_id, request, **options)
+
+        client.send = without_the_second
+        with pytest.raises(TransactionInDoubtError, match=f"lacks.*{second}"):
+            await writer.commit({(first, 0): rows(b"a"), (second, 0): rows(b"b")})
+    async with fenced_writer(broker, transactional_id=name):
+        assert await values(broker, first) == []
+
+
 async def test_a_transaction_waits_until_the_last_one_is_closed(broker: Broker) -> None:
     topic = await new_topic(broker)
     async with fenced_writer(broker) as writer:
