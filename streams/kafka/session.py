@@ -68,7 +68,7 @@ class Refusals:
 
     def __init__(self) -> None:
         self.last = ""
-        """The newest one, or the one that was the last."""
+        """The newest one of this request; empty: none."""
         self._began = 0.0
         self._told = False
 
@@ -76,9 +76,9 @@ class Refusals:
         """Count from now on: the next request."""
         self.last, self._began, self._told = "", time.monotonic(), False
 
-    async def wait(self, topic: str, refusal: Answer) -> None:
-        """Wait before the repetition."""
-        self.last = f"{topic}: {refusal.__name__}"
+    async def wait(self, what: str, refusal: Answer) -> None:
+        """Wait before the repetition; ``what`` is refused."""
+        self.last = f"{what}: {refusal.__name__}"
         if not self._told and time.monotonic() - self._began >= _LONG_S:
             self._told = True
             logger.warning("%s for %.0f s: the request is sent again until its deadline", self.last, _LONG_S)
@@ -175,8 +175,9 @@ class ProducerSession:
                 error, _ = answers[topic, partition]
                 if not error.retriable:
                     raise error(topic)
-            await self._client.force_metadata_update()
-            await self.refusals.wait(topic, error)
+            await self.refusals.wait(f"{topic}/{partition}", error)
+            if any(answers[to][0].invalid_metadata for to in unwritten):
+                await self._client.force_metadata_update()  # it may hang, since it asks any of the brokers
 
     async def commit(self) -> None:
         """Commit: everything that was written becomes visible, together.

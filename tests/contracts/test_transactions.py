@@ -107,6 +107,11 @@ def refuse(
     return requests
 
 
+def never_told(writer: TransactionalWriter) -> None:
+    """Let the writer wait for ever for newer metadata, as for a broker that stands still."""
+    producer_of(writer).client.force_metadata_update = lambda: asyncio.get_running_loop().create_future()
+
+
 async def test_rows_of_a_transaction_become_visible_together(broker: Broker) -> None:
     first, second = await new_topic(broker), await new_topic(broker)
     async with fenced_writer(broker) as writer:
@@ -263,10 +268,30 @@ async def test_a_request_that_is_refused_until_the_deadline_is_told_with_the_ref
     topic = await new_topic(broker)
     async with fenced_writer(broker, deadline_s=1.5) as writer:
         refuse(writer, ProduceRequest, NotEnoughReplicasError, times=1000)
-        with pytest.raises(TransactionInDoubtError, match=f"TimeoutError.*{topic}: NotEnoughReplicasError"):
+        with pytest.raises(TransactionInDoubtError, match=f"TimeoutError.*{topic}/0: NotEnoughReplicasError"):
             await writer.commit({(topic, 0): rows(b"a")})
     told = [record.getMessage() for record in caplog.records if record.name == "streams.kafka.session"]
-    assert told == [f"{topic}: NotEnoughReplicasError for 1 s: the request is sent again until its deadline"]
+    assert told == [f"{topic}/0: NotEnoughReplicasError for 1 s: the request is sent again until its deadline"]
+
+
+async def test_a_refusal_is_told_although_no_broker_tells_who_leads_now(broker: Broker) -> None:
+    topic = await new_topic(broker)
+    async with fenced_writer(broker, deadline_s=2) as writer:
+        await writer.commit({(topic, 0): rows(b"a")})
+        refuse(writer, ProduceRequest, NotLeaderForPartitionError)
+        never_told(writer)
+        with pytest.raises(TransactionInDoubtError, match=f"TimeoutError.*{topic}/0: NotLeaderForPartitionError"):
+            await writer.commit({(topic, 0): rows(b"b")})
+
+
+async def test_a_refusal_that_has_nothing_to_do_with_the_leader_needs_no_other_broker(broker: Broker) -> None:
+    topic = await new_topic(broker)
+    async with fenced_writer(broker) as writer:
+        await writer.commit({(topic, 0): rows(b"a")})
+        refuse(writer, ProduceRequest, NotEnoughReplicasError)
+        never_told(writer)
+        await writer.commit({(topic, 0): rows(b"b")})
+    assert await values(broker, topic) == [b"a", b"b"]
 
 
 async def test_what_may_not_be_written_to_is_told_with_its_topic(broker: Broker) -> None:
