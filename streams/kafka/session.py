@@ -28,6 +28,7 @@ from aiokafka.errors import (
     NoError,
     NotCoordinatorError,
     OperationNotAttempted,
+    TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
     for_code,
 )
@@ -51,6 +52,8 @@ _NO_REFUSALS: Final = frozenset({NoError, OperationNotAttempted})
 """The second is said of partitions beside one that is refused."""
 _NOT_YET: Final = frozenset({ConcurrentTransactions, CoordinatorLoadInProgressError, UnknownTopicOrPartitionError})
 """The last transaction's markers are still being written, or a broker has only just begun."""
+_OF_TOPICS: Final = frozenset({TopicAuthorizationFailedError, UnknownTopicOrPartitionError})
+"""What the coordinator says of single topics; everything else it says of the whole transaction."""
 _MOVED: Final = frozenset({CoordinatorNotAvailableError, NotCoordinatorError})
 """Another broker is the coordinator now."""
 
@@ -126,16 +129,20 @@ class ProducerSession:
         self.refusals.begin()
         while True:
             answer = await self._ask_coordinator(request)
-            codes = {code: topic for topic, found in answer.errors for _, code in found}
-            refused = {for_code(code): topic for code, topic in codes.items() if for_code(code) not in _NO_REFUSALS}
+            said: defaultdict[Answer, set[str]] = defaultdict(set)
+            for topic, found in answer.errors:
+                for _, code in found:
+                    said[for_code(code)].add(topic)
+            refused = said.keys() - _NO_REFUSALS
             if not refused:
                 return
-            for error, topic in refused.items():
+            for error in refused:
+                what = ", ".join(sorted(said[error])) if error in _OF_TOPICS else self._transactional_id
                 if error not in _NOT_YET | _MOVED:
-                    raise error(topic)
-            if refused.keys() & _MOVED:
+                    raise error(what)
+            if refused & _MOVED:
                 self.producer._sender._coordinator_dead(CoordinationType.TRANSACTION)  # noqa: SLF001 - it is looked up anew
-            await self.refusals.wait(topic, error)
+            await self.refusals.wait(what, error)
 
     async def write(self, rows: Rows) -> dict[Destination, int]:
         """Write the first batch of every partition, then the second of every one, and so on.

@@ -11,12 +11,14 @@ from aiokafka.errors import (
     BrokerResponseError,
     ConcurrentTransactions,
     CoordinatorLoadInProgressError,
+    InvalidProducerEpoch,
     KafkaConnectionError,
     MessageSizeTooLargeError,
     NotCoordinatorError,
     NotEnoughReplicasError,
     NotLeaderForPartitionError,
     TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
 )
 from aiokafka.protocol.coordination import FindCoordinatorRequest
 from aiokafka.protocol.produce import ProduceRequest, ProduceResponse_v3
@@ -294,11 +296,22 @@ async def test_a_refusal_that_has_nothing_to_do_with_the_leader_needs_no_other_b
     assert await values(broker, topic) == [b"a", b"b"]
 
 
-async def test_what_may_not_be_written_to_is_told_with_its_topic(broker: Broker) -> None:
-    topic = await new_topic(broker)
+async def test_what_may_not_be_written_to_is_told_with_its_topics(broker: Broker) -> None:
+    topics = sorted([await new_topic(broker), await new_topic(broker)])
     async with fenced_writer(broker) as writer:
         refuse(writer, AddPartitionsToTxnRequest, TopicAuthorizationFailedError)
-        with pytest.raises(TransactionInDoubtError, match=f"TopicAuthorizationFailedError.*{topic}"):
+        with pytest.raises(TransactionInDoubtError, match=f"TopicAuthorizationFailedError.*{', '.join(topics)}"):
+            await writer.commit({(topic, 0): rows(b"a") for topic in topics})
+
+
+@pytest.mark.parametrize("refusal", [TransactionalIdAuthorizationFailed, InvalidProducerEpoch])
+async def test_what_is_refused_to_the_writer_itself_is_told_with_its_name_and_not_with_a_topic(
+    broker: Broker, refusal: type[BrokerResponseError]
+) -> None:
+    topic, name = await new_topic(broker), unique("writer")
+    async with fenced_writer(broker, transactional_id=name) as writer:
+        refuse(writer, AddPartitionsToTxnRequest, refusal)
+        with pytest.raises(TransactionInDoubtError, match=rf"{refusal.__name__}\('{name}'\)"):
             await writer.commit({(topic, 0): rows(b"a")})
 
 
