@@ -203,7 +203,8 @@ def _exit(status: int) -> NoReturn:
 
 
 def _described(error: BaseException) -> str:
-    rights = "; which rights it takes: mailstreams acls worker" if isinstance(error, NOT_ALLOWED) else ""
+    lacks = any(isinstance(one, NOT_ALLOWED) for one in (error, error.__cause__))  # a transaction's error has a cause
+    rights = "; which rights it takes: mailstreams acls worker" if lacks else ""
     limit = next((f"; {limit}" for kind, limit in _LIMITS.items() if isinstance(error, kind)), "")
     where = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
     return f"{type(error).__name__}: {error}{where}{rights}{limit}"
