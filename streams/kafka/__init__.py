@@ -8,7 +8,9 @@ Read in this order:
 - ``transport``     the consumer that yields batches, and ticks
 - ``lanes``         one task per owned partition: the steps of a batch, in order
 - ``producer``      aiokafka's, with a compression chosen for each batch by its size
-- ``transactions``  one Kafka transaction per batch, and what makes it safe with aiokafka
+- ``sending``       rows as record batches, and their way through aiokafka's own sender
+- ``session``       the three requests of a transaction, each sent at most once unless it is refused
+- ``transactions``  one Kafka transaction per batch; after any doubt the process ends
 - ``publishing``    batches without a transaction, for stages that may repeat a batch
 - ``closing``       stops aiokafka's clients, whatever the broker does
 - ``offsets``       what a group committed; a missing answer is an error

@@ -17,7 +17,8 @@ AUTO: Final = "auto"
 MAX_BATCH_BYTES: Final = 900 << 10  # below the broker's default max.message.bytes of 1 MiB
 RETRY_BACKOFF_MS: Final = 10  # aiokafka's is 100, which is waited whenever the last transaction is still closing
 REPLACE_AFTER_ROWS: Final = 1 << 30
-"""aiokafka wraps a sequence number to a negative value at 2^31, so a producer is replaced well before."""
+"""At 2^31 aiokafka wraps a sequence number to a negative value, and ours does not wrap: a producer is replaced well
+before."""
 REPLACE_AFTER_IDLE_S: Final = 12 * 3600.0
 """The broker forgets a producer that was idle for a day, and a transactional id after seven (its defaults)."""
 LARGE_BYTES: Final = 16 << 10
