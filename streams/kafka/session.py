@@ -60,6 +60,7 @@ _MOVED: Final = frozenset({CoordinatorNotAvailableError, NotCoordinatorError})
 
 Answer = type[KafkaError]
 """An error code of the protocol; ``NoError`` is one of them."""
+_NO_LEADER: Final[tuple[Answer, int]] = (LeaderNotAvailableError, -1)
 
 
 class AnswerLostError(Exception):
@@ -213,7 +214,7 @@ class ProducerSession:
         for destination, records in batches.items():
             leader = await self._leader_of(destination)
             if leader is None:
-                answers[destination] = (LeaderNotAvailableError, -1)
+                answers[destination] = _NO_LEADER
             else:
                 by_leader[leader][destination] = records
         requests = (self._produce_to(leader, led) for leader, led in by_leader.items())
@@ -234,6 +235,8 @@ class ProducerSession:
     async def _produce_to(
         self, leader: int, batches: Mapping[Destination, bytes]
     ) -> dict[Destination, tuple[Answer, int]]:
+        if not await self._client.ready(leader):  # nothing was sent, so nothing can be lost
+            return dict.fromkeys(batches, _NO_LEADER)
         topics: dict[str, list[tuple[int, bytes]]] = defaultdict(list)
         for (topic, partition), records in batches.items():
             topics[topic].append((partition, records))
@@ -250,10 +253,14 @@ class ProducerSession:
         return answers
 
     async def _ask_coordinator(self, request: Any) -> Any:
-        coordinator = await self.producer._sender._find_coordinator(  # noqa: SLF001 - it knows it from the fence
-            CoordinationType.TRANSACTION, self._transactional_id
-        )
-        return await self._ask(coordinator, request, ConnectionGroup.COORDINATION)
+        """Ask as soon as the coordinator can be reached: until then nothing was sent, so nothing can be lost."""
+        sender = self.producer._sender  # noqa: SLF001 - it knows the coordinator from the fence
+        while True:
+            coordinator = await sender._find_coordinator(CoordinationType.TRANSACTION, self._transactional_id)  # noqa: SLF001
+            if await self._client.ready(coordinator, group=ConnectionGroup.COORDINATION):
+                return await self._ask(coordinator, request, ConnectionGroup.COORDINATION)
+            sender._coordinator_dead(CoordinationType.TRANSACTION)  # noqa: SLF001 - it is looked up anew
+            await self.refusals.wait(self._transactional_id, CoordinatorNotAvailableError)
 
     async def _ask(self, node_id: int, request: Any, group: Any) -> Any:
         try:

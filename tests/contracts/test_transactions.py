@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka.client import ConnectionGroup
 from aiokafka.errors import (
     BrokerResponseError,
     ConcurrentTransactions,
@@ -107,6 +108,21 @@ def refuse(
 
     client.send = refused
     return requests
+
+
+def refuse_connections(writer: TransactionalWriter, group: ConnectionGroup, *, times: int) -> list[None]:
+    """Let the next connections of a group come about as little as to a broker that is away; return those left."""
+    client, left = producer_of(writer).client, [None] * times
+    ready = client.ready
+
+    async def refused(node_id: int, *, group: ConnectionGroup = ConnectionGroup.DEFAULT) -> bool:
+        if left and group is refused_group:
+            left.pop()
+            return False
+        return bool(await ready(node_id, group=group))
+
+    refused_group, client.ready = group, refused
+    return left
 
 
 def never_told(writer: TransactionalWriter) -> None:
@@ -400,6 +416,30 @@ async def test_a_connection_lost_outside_a_transaction_is_survived(broker: Broke
             connection.close()
         await writer.commit({(topic, 0): rows(b"b")})
     assert await values(broker, topic) == [b"a", b"b"]
+
+
+@pytest.mark.parametrize("group", ConnectionGroup, ids=lambda group: group.name)
+async def test_a_transaction_waits_for_a_broker_to_which_nothing_could_be_sent(
+    broker: Broker, group: ConnectionGroup
+) -> None:
+    topic = await new_topic(broker)
+    async with fenced_writer(broker) as writer:
+        await writer.commit({(topic, 0): rows(b"a")})
+        requests, refused = record(writer), refuse_connections(writer, group, times=3)
+        await writer.commit({(topic, 0): rows(b"b")})
+    assert not refused
+    sent = [type(request) for request in requests if isinstance(request, (ProduceRequest, EndTxnRequest))]
+    assert sent == [ProduceRequest, EndTxnRequest]
+    assert await values(broker, topic) == [b"a", b"b"]
+
+
+async def test_a_transaction_waits_for_a_broker_no_longer_than_its_deadline(broker: Broker) -> None:
+    topic = await new_topic(broker)
+    async with fenced_writer(broker, deadline_s=1) as writer:
+        await writer.commit({(topic, 0): rows(b"a")})
+        refuse_connections(writer, ConnectionGroup.DEFAULT, times=10_000)
+        with pytest.raises(TransactionInDoubtError, match=f"TimeoutError.*{topic}/0: LeaderNotAvailableError"):
+            await writer.commit({(topic, 0): rows(b"b")})
 
 
 async def test_a_cancelled_commit_is_never_followed_by_another(broker: Broker) -> None:
