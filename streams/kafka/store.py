@@ -122,6 +122,8 @@ class Budget:
         options.set_write_buffer_size(self.write_buffer_size)
         options.set_arena_block_size(self.arena_block_size)
         options.set_max_write_buffer_number(2)
+        # One thread writes to a store, so its buffer needs no inserts that several could do at once: those are slower.
+        options.set_allow_concurrent_memtable_write(False)
         # The files' bloom filters do not cover the write buffer, which every look-up of a new delivery searches.
         options.set_memtable_whole_key_filtering(True)
         options.set_memtable_prefix_bloom_ratio(0.1)
