@@ -140,6 +140,7 @@ async def product(run: Run) -> None:
         quix = min(overheads["quix"], overheads["quix_eos"])
         run.figures.add("overhead_ratio_quix", ratio(overheads["ours"], quix))
         run.figures.add("ratio_aiokafka", ratio(ours.events_per_s, results["aiokafka"].events_per_s))
+        run.figures.add("ratio_aiokafka_stored", ratio(ours.events_per_s, results["aiokafka_stored"].events_per_s))
         run.figures.add("ratio_quix", ratio(ours.events_per_s, _faster_quix(results)))
         without = results["ours_untransacted"]
         run.figures.add("transaction_cost_percent", (1 - ratio(ours.events_per_s, without.events_per_s)) * 100)
