@@ -23,6 +23,7 @@ from aiokafka.errors import (
     ConcurrentTransactions,
     CoordinatorLoadInProgressError,
     CoordinatorNotAvailableError,
+    KafkaConnectionError,
     KafkaError,
     LeaderNotAvailableError,
     NoError,
@@ -254,13 +255,22 @@ class ProducerSession:
 
     async def _ask_coordinator(self, request: Any) -> Any:
         """Ask as soon as the coordinator can be reached: until then nothing was sent, so nothing can be lost."""
-        sender = self.producer._sender  # noqa: SLF001 - it knows the coordinator from the fence
-        while True:
-            coordinator = await sender._find_coordinator(CoordinationType.TRANSACTION, self._transactional_id)  # noqa: SLF001
-            if await self._client.ready(coordinator, group=ConnectionGroup.COORDINATION):
-                return await self._ask(coordinator, request, ConnectionGroup.COORDINATION)
-            sender._coordinator_dead(CoordinationType.TRANSACTION)  # noqa: SLF001 - it is looked up anew
+        while (coordinator := await self._reachable_coordinator()) is None:
             await self.refusals.wait(self._transactional_id, CoordinatorNotAvailableError)
+        return await self._ask(coordinator, request, ConnectionGroup.COORDINATION)
+
+    async def _reachable_coordinator(self) -> int | None:
+        sender: Any = self.producer._sender  # noqa: SLF001 - it knows the coordinator from the fence
+        try:
+            coordinator: int = await sender._find_coordinator(CoordinationType.TRANSACTION, self._transactional_id)  # noqa: SLF001
+        except KafkaError as error:
+            if isinstance(error.__cause__, KafkaConnectionError):
+                return None  # the broker that was asked for it went away; this question may be asked again
+            raise
+        if await self._client.ready(coordinator, group=ConnectionGroup.COORDINATION):
+            return coordinator
+        sender._coordinator_dead(CoordinationType.TRANSACTION)  # noqa: SLF001 - it is looked up anew
+        return None
 
     async def _ask(self, node_id: int, request: Any, group: Any) -> Any:
         try:

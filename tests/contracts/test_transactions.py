@@ -433,6 +433,18 @@ async def test_a_transaction_waits_for_a_broker_to_which_nothing_could_be_sent(
     assert await values(broker, topic) == [b"a", b"b"]
 
 
+async def test_a_transaction_asks_again_for_its_coordinator_where_the_broker_that_was_asked_goes_away(
+    broker: Broker,
+) -> None:
+    topic = await new_topic(broker)
+    async with fenced_writer(broker) as writer:
+        refuse(writer, AddPartitionsToTxnRequest, NotCoordinatorError)
+        lost = lose_once(producer_of(writer), FindCoordinatorRequest, before=False)
+        await writer.commit({(topic, 0): rows(b"a")})
+    assert lost == ["FindCoordinatorRequest"]
+    assert await values(broker, topic) == [b"a"]
+
+
 async def test_a_transaction_waits_for_a_broker_no_longer_than_its_deadline(broker: Broker) -> None:
     topic = await new_topic(broker)
     async with fenced_writer(broker, deadline_s=1) as writer:
