@@ -6,9 +6,8 @@ transaction: it would cost two more requests in sequence, and a start does not u
 The rule: **after any doubt the process ends.** aiokafka uses the transaction
 protocol from before KIP-890, in which a delayed request can end a later
 transaction of the same epoch. So inside a transaction no request is sent twice
-whose answer is lost (``session``), no lost connection is survived, and a producer
-that failed once is never used again; the next owner fences with a new epoch, which
-ends what was left open.
+whose answer is lost (``session``), and a producer that failed once is never used
+again; the next owner fences with a new epoch, which ends what was left open.
 """
 
 import asyncio
@@ -89,7 +88,7 @@ class TransactionalWriter:
         """
         session = self._session
         if session is None or self._failed:
-            message = f"{self.transactional_id} failed before or was never fenced"
+            message = f"{self.transactional_id} failed before, is closed, or was never fenced"
             raise TransactionInDoubtError(message)
         idle_s = time.monotonic() - self._used_at
         try:
@@ -135,6 +134,6 @@ class TransactionalWriter:
 
     async def close(self) -> None:
         """Release the connections. What is open is not aborted here: the next owner's fence does that."""
-        producer, self._producer = self._producer, None
+        producer, self._producer, self._session = self._producer, None, None
         if producer is not None:
             await release_producer(producer)

@@ -466,6 +466,16 @@ async def test_a_cancelled_commit_is_never_followed_by_another(broker: Broker) -
             await writer.commit({(topic, 0): rows(b"b")})
 
 
+async def test_a_writer_that_is_closed_writes_nothing(broker: Broker) -> None:
+    topic = await new_topic(broker)
+    async with fenced_writer(broker) as writer:
+        await writer.commit({(topic, 0): rows(b"a")})
+        await writer.close()
+        with pytest.raises(TransactionInDoubtError, match="is closed"):
+            await writer.commit({(topic, 0): rows(b"b")})
+    assert await values(broker, topic, isolation_level="read_uncommitted") == [b"a"]
+
+
 async def test_a_writer_that_was_never_fenced_writes_nothing(broker: Broker) -> None:
     topic = await new_topic(broker)
     with pytest.raises(TransactionInDoubtError, match="never fenced"):
