@@ -92,13 +92,19 @@ async def silent(options: Mapping[str, Any], places: Iterable[tuple[str, int]]) 
     Args:
         options: As for ``refusal``.
         places: Where the brokers are, as they name each other.
+
+    Raises:
+        RefusedError: one of them answers, and does not let us in.
     """
     more = {name: value for name, value in options.items() if name != "bootstrap_servers"}
 
     async def answers(host: str, port: int) -> bool:
         try:
             connection = await _connect(host, port, request_timeout_ms=_TIMEOUT_MS, **more)
-        except (KafkaError, OSError, TimeoutError):
+        except (KafkaError, OSError, TimeoutError) as error:
+            if why := _why(error, host, more):
+                message = f"the broker at {host}:{port} cannot be used: {why}"
+                raise RefusedError(message) from None
             return False
         connection.close()
         return True

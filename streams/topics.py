@@ -250,7 +250,7 @@ async def check(
             that are left go on to name the leaders of before.
 
     Raises:
-        streams.brokers.SilentError: a leader does not answer.
+        streams.brokers.SilentError, streams.brokers.RefusedError: a leader does not answer, or does not let us in.
         aiokafka.errors.KafkaError, TimeoutError: the brokers cannot be reached, or have only just come back.
     """
     specs = [spec for spec in all_topics(settings) if wanted(spec)]
@@ -464,6 +464,7 @@ async def _ask_leaders(admin: Any, settings: Settings, partitions: Iterable[Mapp
 
     Raises:
         streams.brokers.SilentError: one does not.
+        streams.brokers.RefusedError: one does, and does not let us in.
     """
     leaders = {partition["leader"] for partition in partitions}
     known = {

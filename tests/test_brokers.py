@@ -83,3 +83,15 @@ async def test_a_broker_that_is_away_or_hangs_up_is_no_refusal(tmp_path: Path) -
     certificate = self_signed(tmp_path / "it.pem", "localhost")
     async with server(certificate) as port:
         assert await brokers.refusal(settings(f"localhost:{port}", certificate).kafka.client_options()) is None
+
+
+async def test_a_leader_that_refuses_us_is_not_called_silent(tmp_path: Path) -> None:
+    certificate = self_signed(tmp_path / "it.pem", "kafka-1.example.net")
+    (nobody,) = ports.find(1)
+    options = settings("kafka-1.example.net:9093", certificate).kafka.client_options()
+    assert await brokers.silent(options, [("127.0.0.1", nobody)]) == [f"127.0.0.1:{nobody}"]
+    async with server(certificate) as port:
+        with pytest.raises(RefusedError) as refused:
+            await brokers.silent(options, [("127.0.0.1", nobody), ("127.0.0.1", port)])
+
+    assert f"the broker at 127.0.0.1:{port} cannot be used: its certificate is not for" in str(refused.value)
