@@ -233,7 +233,8 @@ class Progress:
         address while none answered, no client of this process finds the others, though the bootstrap servers name them.
 
         Raises:
-            StrandedError: they are at none of the addresses that one of our clients knows.
+            StrandedError: they are at none of the addresses that one of our clients knows, and nobody answers there. A broker
+                may have several names, one for each of its listeners: while it answers, the client learns all from it.
         """
         client: Any = AIOKafkaClient(**self._client_options)
         try:
@@ -244,8 +245,11 @@ class Progress:
             await client.close()
         named = _addresses(client.cluster)
         for ours in (self._consumer, self._admin):
-            known = set() if ours is None else _addresses(ours._client.cluster)  # noqa: SLF001 - no public way
-            if known and named and known.isdisjoint(named):
+            if ours is None:
+                continue
+            theirs = ours._client  # noqa: SLF001 - no public way
+            known = _addresses(theirs.cluster)
+            if known and named and known.isdisjoint(named) and not await _answers(theirs):
                 message = (
                     f"the brokers are at {', '.join(sorted(named))} now, and no longer at {', '.join(sorted(known))}"
                 )
@@ -398,3 +402,11 @@ def _addresses(cluster: ClusterMetadata) -> set[str]:
     """Return where the brokers are, as they say. One that no broker has told of yet knows only the bootstrap servers."""
     brokers: set[Any] = cluster.brokers()
     return {f"{each.host}:{each.port}" for each in brokers if not cluster.is_bootstrap(each.nodeId)}
+
+
+async def _answers(client: Any) -> bool:
+    """Tell whether one of the brokers that a client knows lets it connect."""
+    for each in client.cluster.brokers():
+        if await client.ready(each.nodeId):
+            return True
+    return False

@@ -151,7 +151,11 @@ SIGNATURES: list[tuple[Callable[..., Any], list[str], str]] = [
     (AIOKafkaClient.bootstrap, ["self"], "Progress asks the bootstrap servers where the brokers are"),
     (ClusterMetadata.brokers, ["self"], "Progress knows where they were"),
     (ClusterMetadata.is_bootstrap, ["self", "node_id"], "Progress knows where they were"),
-    (AIOKafkaClient.ready, ["self", "node_id", "group"], "ProducerSession sends nothing before"),
+    (
+        AIOKafkaClient.ready,
+        ["self", "node_id", "group"],
+        "ProducerSession sends nothing before, and Progress asks whether a broker answers",
+    ),
     (AIOKafkaClient.add_topic, ["self", "topic"], "Progress follows topics without reading them"),
     (AIOKafkaClient.force_metadata_update, ["self"], "commit_known_topics asks whether a topic is gone"),
     (ClusterMetadata.partitions_for_topic, ["self", "topic"], "commit_known_topics asks whether a topic is gone"),

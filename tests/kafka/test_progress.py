@@ -9,6 +9,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from aiokafka.errors import (
+    GroupCoordinatorNotAvailableError,
     KafkaConnectionError,
     KafkaError,
     KafkaTimeoutError,
@@ -740,6 +741,51 @@ async def test_a_worker_ends_when_the_brokers_have_other_addresses_and_not_while
         assert str(stranded.value) == (
             f"the brokers are at {ports.HOST}:{second} now, and no longer at {ports.HOST}:{first}"
         )
+    finally:
+        await end([running])
+        await close(progress)
+        await asyncio.to_thread(broker.kill)
+
+
+async def test_a_worker_waits_for_the_coordinator_of_a_broker_that_has_another_name_at_each_listener(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.kafka.progress.STRANDED_S", 1)
+    first, second, controller = ports.find(3)
+    names = {"PLAINTEXT": first, "OTHER": second, "CONTROLLER": controller}
+    broker = Passing(
+        tmp_path,
+        port=first,
+        controller_port=controller,
+        properties={
+            "listeners": ",".join(f"{name}://{ports.HOST}:{port}" for name, port in names.items()),
+            "advertised.listeners": f"PLAINTEXT://{ports.HOST}:{second},OTHER://localhost:{second}",
+            "listener.security.protocol.map": ",".join(f"{name}:PLAINTEXT" for name in names),
+            "inter.broker.listener.name": "PLAINTEXT",
+        },
+    )
+    await asyncio.to_thread(broker.start)
+    progress = Progress(
+        client_options={"bootstrap_servers": f"{ports.HOST}:{first}"},
+        group_id=unique("group"),
+        upstream_topics={},
+        shared_topics=frozenset(),
+    )
+    running = asyncio.create_task(progress.run())
+    try:
+        async with asyncio.timeout(20):
+            while not progress.fresh:
+                await asyncio.sleep(0.05)
+        assert progress._admin is not None
+        await progress._admin._client.force_metadata_update()
+        assert [each.host for each in progress._admin._client.cluster.brokers()] == ["localhost"]
+
+        async def away(*_: object) -> None:
+            raise GroupCoordinatorNotAvailableError
+
+        monkeypatch.setattr("streams.kafka.progress.committed_offsets", away)
+        await asyncio.sleep(4)
+        assert not running.done(), "the broker answers: another process would wait as well"
     finally:
         await end([running])
         await close(progress)
