@@ -1,7 +1,7 @@
-"""Rows as record batches, and their way to the brokers through aiokafka's own sender.
+"""Rows as record batches, and the way of rows outside transactions to the brokers: aiokafka's own sender.
 
-The sender repeats what may be repeated, so this is for rows outside a transaction. A
-transaction has its own way (``session``).
+It repeats a batch whose answer is lost, which is what these rows need and what a
+transaction must not have: that one has its own way (``session``).
 """
 
 import asyncio
@@ -38,8 +38,8 @@ class Turns(defaultdict[Destination, asyncio.Lock]):
         super().__init__(asyncio.Lock)
 
 
-async def send_rows(producer: Producer, rows: Rows, turns: Turns) -> dict[Destination, int]:
-    """Send all rows, wait until every batch is acknowledged, and return each partition's next offset.
+async def send_rows(producer: Producer, rows: Rows, turns: Turns) -> None:
+    """Send all rows, and wait until every batch is acknowledged.
 
     The first batch of every partition goes before the second of any.
 
@@ -47,25 +47,19 @@ async def send_rows(producer: Producer, rows: Rows, turns: Turns) -> dict[Destin
         KafkaError: a batch was refused. The others are awaited all the same.
     """
     waiting = deque((destination, batches_of(producer, destined)) for destination, destined in rows.items() if destined)
-    sent: list[tuple[Destination, int, asyncio.Future[RecordMetadata]]] = []
+    sent: list[asyncio.Future[RecordMetadata]] = []
     try:
         while waiting:
             destination, batches = waiting.popleft()
             batch = next(batches, None)
             if batch is not None:
                 topic, partition = destination
-                count = batch.record_count()
                 async with turns[destination]:
-                    future = await producer.send_batch(batch, topic, partition=partition)
-                sent.append((destination, count, future))
+                    sent.append(await producer.send_batch(batch, topic, partition=partition))
                 waiting.append((destination, batches))
     except Exception:  # a cancellation is the caller's deadline: then nothing is awaited
-        await asyncio.gather(*(future for _, _, future in sent), return_exceptions=True)
+        await asyncio.gather(*sent, return_exceptions=True)
         raise
-    outcomes = await asyncio.gather(*(future for _, _, future in sent), return_exceptions=True)
-    ends: dict[Destination, int] = {}
-    for (destination, count, _), outcome in zip(sent, outcomes, strict=True):
+    for outcome in await asyncio.gather(*sent, return_exceptions=True):
         if isinstance(outcome, BaseException):
             raise outcome
-        ends[destination] = max(ends.get(destination, -1), outcome.offset + count)
-    return ends

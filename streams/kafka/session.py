@@ -1,14 +1,14 @@
 """A producer's id and epoch, and the requests that write with them: a transaction is three, one after the other.
 
 AddPartitionsToTxn for everything that is written, Produce for the rows (several if
-they do not fit into one record batch), EndTxn. The rule: **a request whose answer is lost is not
-repeated**, because nobody knows what it did. Repeated is only what the brokers have
-refused, and never EndTxn.
+they do not fit into one record batch), EndTxn. The rule: **a request whose answer is
+lost is not repeated**, because nobody knows what it did. Repeated is only what the
+brokers have refused, and never EndTxn.
 
 aiokafka's producer became the owner of the id, knows the brokers, and holds the
 connections. Its own sender is not used: after a lost connection it sends EndTxn again,
-it commits although a batch was refused, and a small transaction takes it a third more
-time (``docs/decisions/0014``).
+it commits although a batch was refused, and a small transaction takes it half as much
+processor time again (``docs/decisions/0014``).
 """
 
 import asyncio

@@ -76,19 +76,18 @@ async def test_rows_become_batches_in_order_and_none_is_lost_or_larger_than_it_m
 async def test_the_future_of_a_batch_gives_the_offset_of_its_first_record(broker: Broker) -> None:
     topic = await new_topic(broker)
     async with Producer(bootstrap_servers=broker.bootstrap, enable_idempotence=True) as producer:
-        first = await send_rows(producer, {(topic, 0): rows(b"a", b"b", b"c")}, Turns())
+        await send_rows(producer, {(topic, 0): rows(b"a", b"b", b"c")}, Turns())
         batch = producer.create_batch()
         batch.append(key=b"d", value=b"d", timestamp=NOW_MS)
         batch.append(key=b"e", value=b"e", timestamp=NOW_MS)
         metadata = await (await producer.send_batch(batch, topic, partition=0))
-    assert first == {(topic, 0): 3}
     assert metadata.offset == 3
 
 
 async def test_an_empty_list_of_rows_sends_nothing(broker: Broker) -> None:
     topic = await new_topic(broker)
     async with Producer(bootstrap_servers=broker.bootstrap, enable_idempotence=True) as producer:
-        assert await send_rows(producer, {(topic, 0): []}, Turns()) == {}
+        await send_rows(producer, {(topic, 0): []}, Turns())
     assert await end_of(broker, topic) == 0
 
 

@@ -195,7 +195,7 @@ async def test_plain_aiokafka_commits_a_transaction_of_which_a_batch_failed(brok
             await failing
 
     assert await values(broker, good) == [b"a"], (
-        "aiokafka no longer commits over a failed batch: simplify transactions.py"
+        "aiokafka no longer commits over a failed batch: one reason less for session.py"
     )
     assert await values(broker, small) == []
 
@@ -405,7 +405,7 @@ async def test_plain_aiokafka_sends_a_second_end_of_transaction_after_a_lost_con
         await producer.send(topic, key=b"a", value=b"a", partition=0)
         await producer.commit_transaction()
     assert lost == ["EndTxnRequest"]
-    assert len(ends) == 2, "aiokafka no longer repeats EndTxn: simplify transactions.py"
+    assert len(ends) == 2, "aiokafka no longer repeats EndTxn: one reason less for session.py"
 
 
 async def test_a_connection_lost_outside_a_transaction_is_survived(broker: Broker) -> None:

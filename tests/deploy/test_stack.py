@@ -10,6 +10,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -225,6 +226,16 @@ def test_a_command_in_another_terminal_finds_the_ingress(
     assert ingress_url(settings.load(stack.settings, {})) == place.edge().url
 
 
+def set_by(by: str, own: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set the user's own settings by a file or by variables."""
+    if by == "file":
+        (folder / "own.toml").write_text("\n".join(toml(own)), encoding="utf-8")
+        monkeypatch.setenv("MAILSTREAMS_CONFIG", str(folder / "own.toml"))
+    else:
+        for name, value in variables(own).items():
+            monkeypatch.setenv(name, value)
+
+
 @pytest.mark.parametrize("simulated", [True, False])
 @pytest.mark.parametrize("by", ["file", "variable"])
 def test_the_simulated_providers_and_a_person_are_told_where_an_ingress_with_a_certificate_is(
@@ -232,12 +243,7 @@ def test_the_simulated_providers_and_a_person_are_told_where_an_ingress_with_a_c
 ) -> None:
     certificate = str(self_signed(tmp_path / "it.pem", "hooks.example.net"))
     own = {"ingress": {"tls_certfile": certificate, "tls_keyfile": certificate}}
-    if by == "file":
-        (tmp_path / "own.toml").write_text("\n".join(toml(own)))
-        monkeypatch.setenv("MAILSTREAMS_CONFIG", str(tmp_path / "own.toml"))
-    else:
-        for name, value in variables(own).items():
-            monkeypatch.setenv(name, value)
+    set_by(by, own, tmp_path, monkeypatch)
     stack = place.stack(edge=place.edge(simulated=simulated))
 
     stack.start()
@@ -258,12 +264,7 @@ def test_the_users_own_settings_win_over_the_demos_policy_and_lose_against_the_b
         "kafka": {"bootstrap_servers": "elsewhere.example.net:9092"},
         "accounts": {"demo": {"deferrals": {"mailgun": {"warn_after_s": 7}}}, "billing": {"support_contact": "ä"}},
     }
-    if by == "file":
-        (tmp_path / "own.toml").write_text("\n".join(toml(own)), encoding="utf-8")
-        monkeypatch.setenv("MAILSTREAMS_CONFIG", str(tmp_path / "own.toml"))
-    else:
-        for name, value in variables(own).items():
-            monkeypatch.setenv(name, value)
+    set_by(by, own, tmp_path, monkeypatch)
     stack = place.stack(edge=place.edge(simulated=True))
 
     stack.start()
