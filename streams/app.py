@@ -41,6 +41,8 @@ leave the group and never come back. The watchdog detects real hangs."""
 DAY_US = 86_400 * SECOND
 MONITOR_LINGER_S = 0.5
 """Deferrals are counted in minutes: collecting half a second of them costs a tenth of the transactions."""
+TRACK_REST_SHARE = 0.5
+"""Of the time that a batch took: a status is waited for, and what a shorter rest costs the loop is little (decision 0015)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +96,7 @@ def build(settings: Settings, *, reached: Reached = nothing_reached) -> Worker:
         tick_interval_s=settings.worker.tick_interval_s,
         client_options=client_options,
         linger_s={topics.DEFERRALS: MONITOR_LINGER_S},
+        rest_share={topics.EVENTS: TRACK_REST_SHARE},
     )
     app.progress = Progress(
         client_options=client_options,

@@ -8,10 +8,9 @@ Read in this order:
 - ``transport``     the consumer that yields batches, and ticks
 - ``lanes``         one task per owned partition: the steps of a batch, in order
 - ``producer``      aiokafka's, with a compression chosen for each batch by its size
-- ``sending``       rows as record batches, and their way through aiokafka's own sender
-- ``session``       the three requests of a transaction, each sent at most once unless it is refused
+- ``session``       the requests that write, one after the other: a transaction is three, rows alone are one
 - ``transactions``  one Kafka transaction per batch; after any doubt the process ends
-- ``publishing``    batches without a transaction, for stages that may repeat a batch
+- ``publishing``    batches without a transaction, for stages that may repeat a batch; those of many lanes go together
 - ``closing``       stops aiokafka's clients, whatever the broker does
 - ``offsets``       what a group committed; a missing answer is an error
 - ``positions``     how far a partition is; those of all lanes are committed together: late, never early

@@ -1,17 +1,22 @@
 """Batches without a transaction, for a stage that may repeat a batch because the next stage absorbs repetitions.
 
 The rule: the source position is committed only after every row is acknowledged
-by all in-sync replicas. One idempotent producer serves the whole process.
+by all in-sync replicas. One idempotent producer serves the whole process, and what
+all its lanes want to publish while it waits for the brokers goes together next: one
+request for many lanes costs the brokers and this process little more than one for
+a single lane (``docs/decisions/0015``).
 """
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from collections import defaultdict, deque
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, NamedTuple
+
+from aiokafka.errors import ProducerClosed
 
 from streams.kafka.batches import Rows
-from streams.kafka.closing import release_producer
+from streams.kafka.closing import end, release_producer
 from streams.kafka.producer import (
     AUTO,
     MAX_BATCH_BYTES,
@@ -20,7 +25,15 @@ from streams.kafka.producer import (
     RETRY_BACKOFF_MS,
     Producer,
 )
-from streams.kafka.sending import Turns, send_rows
+from streams.kafka.session import ProducerSession
+
+TOGETHER_ROWS: Final = 2_000
+"""From so many rows on nothing more goes with the same requests: to make them is processor time in the event loop."""
+
+
+class _Publication(NamedTuple):
+    rows: Rows
+    acknowledged: asyncio.Future[None]
 
 
 class Publisher:
@@ -46,64 +59,95 @@ class Publisher:
             "max_batch_size": MAX_BATCH_BYTES,
             "compression_type": compression_type,
         }
+        self._request_timeout_s = request_timeout_s
         self._deadline_s = deadline_s
         self._replace_after_rows = replace_after_rows
         self._replace_after_idle_s = replace_after_idle_s
         self._used_at = 0.0
         self._producer: Producer | None = None
-        self._in_work: Counter[Producer] = Counter()
-        """How many publications wait for each producer's acknowledgements."""
-        self._retired: set[Producer] = set()
-        """Replaced producers whose acknowledgements may still be awaited."""
-        self._stopping: set[asyncio.Task[None]] = set()
-        self._starting = asyncio.Lock()
-        self._rows_sent = 0
-        self._turns = Turns()
+        self._session: ProducerSession | None = None
+        self._waiting: deque[_Publication] = deque()
+        """What goes with the next requests."""
+        self._sending: asyncio.Task[None] | None = None
+        self._error: Exception | None = None
 
     async def publish(self, rows: Rows) -> None:
         """Send all rows and wait until every one is acknowledged.
 
         Raises:
-            KafkaError: a row was refused. TimeoutError: not acknowledged in time. The process must end.
+            KafkaError: a row was refused, perhaps one of another lane. TimeoutError: not acknowledged in time.
+                The process must end.
         """
-        producer = await self._current()
-        self._in_work[producer] += 1
-        self._rows_sent += sum(map(len, rows.values()))
+        if self._error is not None:
+            raise self._error
+        publication = _Publication(rows, asyncio.get_running_loop().create_future())
+        self._waiting.append(publication)
+        if self._sending is None or self._sending.done():
+            self._sending = asyncio.create_task(self._send_waiting())
+        async with asyncio.timeout(self._deadline_s):
+            await publication.acknowledged
+
+    async def _send_waiting(self) -> None:
+        """Send until nothing waits any more, or something fails."""
+        together: list[_Publication] = []
         try:
-            async with asyncio.timeout(self._deadline_s):
-                await send_rows(producer, rows, self._turns)
-        finally:
-            self._in_work[producer] -= 1
-            self._stop_idle()
+            while self._waiting:
+                together = self._next()
+                session = await self._current()
+                await session.write(_merged(rows for rows, _ in together))
+                self._used_at = time.monotonic()
+                for _, acknowledged in together:
+                    if not acknowledged.done():  # its lane waits no more
+                        acknowledged.set_result(None)
+        except BaseException as error:
+            self._fail(error if isinstance(error, Exception) else ProducerClosed(), together)
+            if not isinstance(error, Exception):
+                raise
 
-    async def _current(self) -> Producer:
-        async with self._starting:
-            idle = time.monotonic() - self._used_at >= self._replace_after_idle_s
-            if self._producer is None or idle or self._rows_sent >= self._replace_after_rows:
-                producer = Producer(**self._options)
-                await producer.start()
-                if self._producer is not None:
-                    self._retired.add(self._producer)  # others may still wait for its acknowledgements
-                self._producer, self._rows_sent = producer, 0
-                self._stop_idle()
-            self._used_at = time.monotonic()
-            return self._producer
+    def _fail(self, error: Exception, sent: Iterable[_Publication] = ()) -> None:
+        """Let every publication fail: these, those that wait, and every later one."""
+        self._error = error
+        for _, acknowledged in (*sent, *self._waiting):
+            if not acknowledged.done():
+                acknowledged.set_exception(error)
+        self._waiting.clear()
 
-    def _stop_idle(self) -> None:
-        """Stop the replaced producers that nothing waits for any more: each holds connections and tasks."""
-        for producer in [each for each in self._retired if not self._in_work[each]]:
-            self._retired.discard(producer)
-            del self._in_work[producer]
-            task = asyncio.create_task(release_producer(producer))
-            self._stopping.add(task)
-            task.add_done_callback(self._stopping.discard)
+    def _next(self) -> list[_Publication]:
+        together, rows = [], 0
+        while self._waiting and rows < TOGETHER_ROWS:
+            together.append(self._waiting.popleft())
+            rows += sum(map(len, together[-1].rows.values()))
+        return together
+
+    async def _current(self) -> ProducerSession:
+        session = self._session
+        if session is not None:
+            idle_s = time.monotonic() - self._used_at
+            if session.most_rows_sent < self._replace_after_rows and idle_s < self._replace_after_idle_s:
+                return session
+        await self._release()
+        self._producer = Producer(**self._options)
+        await self._producer.start()
+        self._session = ProducerSession(self._producer, self._request_timeout_s)
+        return self._session
+
+    async def _release(self) -> None:
+        producer, self._producer, self._session = self._producer, None, None
+        if producer is not None:
+            await release_producer(producer)
 
     async def close(self) -> None:
-        """Release the connections."""
-        producers = [*self._retired, *([self._producer] if self._producer else [])]
-        self._producer = None
-        self._retired = set()
-        for producer in producers:
-            await release_producer(producer)
-        if self._stopping:
-            await asyncio.wait(self._stopping)
+        """Release the connections. Whoever still waits gets an error."""
+        if self._sending is not None:
+            await end([self._sending])
+        self._fail(ProducerClosed())
+        await self._release()
+
+
+def _merged(several: Iterable[Rows]) -> Rows:
+    """Return all rows by destination; those of one publication stay in their order."""
+    merged: Rows = defaultdict(list)
+    for rows in several:
+        for destination, destined in rows.items():
+            merged[destination] += destined
+    return merged

@@ -1,9 +1,12 @@
 """A producer's id and epoch, and the requests that write with them: a transaction is three, one after the other.
 
 AddPartitionsToTxn for everything that is written, Produce for the rows (several if
-they do not fit into one record batch), EndTxn. The rule: **a request whose answer is
-lost is not repeated**, because nobody knows what it did. Repeated is only what the
-brokers have refused, and never EndTxn.
+they do not fit into one record batch), EndTxn. The rule: **inside a transaction a
+request whose answer is lost is not repeated**, because nobody knows what it did.
+Repeated is only what the brokers have refused, and never EndTxn.
+
+Rows outside a transaction need Produce only. There a lost one is repeated, too: a
+broker that has them already knows them by their sequence numbers.
 
 aiokafka's producer became the owner of the id, knows the brokers, and holds the
 connections. Its own sender is not used: after a lost connection it sends EndTxn again,
@@ -15,7 +18,8 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, Final, cast
 
 from aiokafka.client import ConnectionGroup, CoordinationType
@@ -38,9 +42,8 @@ from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnRequest
 from aiokafka.structs import TopicPartition
 
-from streams.kafka.batches import Destination, Rows
+from streams.kafka.batches import Destination, Row, Rows
 from streams.kafka.producer import RETRY_BACKOFF_MS, Producer
-from streams.kafka.sending import batches_of
 
 logger = logging.getLogger(__name__)
 
@@ -62,10 +65,23 @@ _MOVED: Final = frozenset({CoordinatorNotAvailableError, NotCoordinatorError})
 Answer = type[KafkaError]
 """An error code of the protocol; ``NoError`` is one of them."""
 _NO_LEADER: Final[tuple[Answer, int]] = (LeaderNotAvailableError, -1)
+_NO_ANSWER: Final[tuple[Answer, int]] = (KafkaConnectionError, -1)
 
 
 class AnswerLostError(Exception):
     """A broker may have got a request, and we do not know what it did."""
+
+
+def batches_of(producer: Producer, rows: list[Row]) -> Iterator[BatchBuilder]:
+    """Yield the rows as record batches, in order. A row larger than a batch gets a batch of its own."""
+    batch = producer.batch_for(rows)
+    for number, (key, value, timestamp_ms, headers) in enumerate(rows):
+        if batch.append(key=key, value=value, timestamp=timestamp_ms, headers=headers) is None:
+            yield batch
+            batch = producer.batch_for(islice(rows, number, None))
+            batch.append(key=key, value=value, timestamp=timestamp_ms, headers=headers)
+    if batch.record_count():
+        yield batch
 
 
 class Refusals:
@@ -169,7 +185,7 @@ class ProducerSession:
 
         Raises:
             KafkaError: a broker refuses one for good. The answers for the others are awaited all the same.
-            AnswerLostError: it is not known whether one was written.
+            AnswerLostError: it is not known whether one was written. Outside a transaction it is sent again instead.
         """
         unwritten = {destination: self._built(destination, batch) for destination, batch in batches.items()}
         offsets: dict[Destination, int] = {}
@@ -242,7 +258,12 @@ class ProducerSession:
         for (topic, partition), records in batches.items():
             topics[topic].append((partition, records))
         request = ProduceRequest(self._transactional_id, _ALL_IN_SYNC, self._request_timeout_ms, list(topics.items()))
-        response = await self._ask(leader, request, ConnectionGroup.DEFAULT)
+        try:
+            response = await self._ask(leader, request, ConnectionGroup.DEFAULT)
+        except AnswerLostError:
+            if self._transactional_id is not None:
+                raise
+            return dict.fromkeys(batches, _NO_ANSWER)
         answers: dict[Destination, tuple[Answer, int]] = {
             (topic, partition): (for_code(code), offset)
             for topic, partitions in response.topics

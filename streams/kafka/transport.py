@@ -6,7 +6,7 @@ fetcher delays its broker's next fetch by 100 ms); when the batch before it is
 acknowledged, the next takes all that has gathered. So batches grow under load
 and stay small when idle, and a partition is processed in order.
 
-After a batch its partition rests as long as the batch took, unless a full one waits.
+After a batch its partition rests as long as the batch took, or a share of that, unless a full one waits.
 A small batch costs the loop, the broker and the network nearly as much as a larger
 one, and a batch begun at once finds the last transaction still closing. So
 partitions that rest in turn do more in fewer batches, and each is done sooner.
@@ -85,6 +85,8 @@ class Batching:
     client_options: Mapping[str, Any]
     linger_s: Mapping[str, float] = field(default_factory=dict)
     """By topic: how long after a batch its partition waits for the next, so that a trickle makes few transactions."""
+    rest_share: Mapping[str, float] = field(default_factory=dict)
+    """By topic: how long a partition rests after a batch, as a share of the time that the batch took; else 1."""
 
 
 @dataclass(slots=True)
@@ -585,7 +587,8 @@ class BatchConsumer(driver.Consumer):
             backlog.busy, backlog.outside = False, None
             if batch.records:
                 now = self.loop.time()
-                backlog.rested_at = now + min(now - backlog.cut_at, REST_MAX_S)
+                share = self.batching.rest_share.get(message.tp.topic, 1.0)
+                backlog.rested_at = now + share * min(now - backlog.cut_at, REST_MAX_S)
             self._offer(message.tp, backlog)
         return True
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, NoOffsetForPartitionError
+from aiokafka.errors import CommitFailedError, IllegalStateError, NoOffsetForPartitionError
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.types import TP
@@ -20,8 +20,7 @@ from streams import topics
 from streams.kafka import transport
 from streams.kafka.offsets import bounds, committed_offsets
 from streams.kafka.producer import Producer
-from streams.kafka.publishing import Publisher
-from streams.kafka.sending import Turns, batches_of, send_rows
+from streams.kafka.session import batches_of
 from streams.kafka.transport import FETCH_BYTES, BatchConsumerThread, check_membership, commit_known_topics
 from tests.contracts.clients import (
     NOW_MS,
@@ -71,77 +70,6 @@ async def test_rows_become_batches_in_order_and_none_is_lost_or_larger_than_it_m
         assert len(batches) > 30
         assert all(batch.size() <= 100_000 for batch in batches)
         assert list(batches_of(producer, [])) == []
-
-
-async def test_the_future_of_a_batch_gives_the_offset_of_its_first_record(broker: Broker) -> None:
-    topic = await new_topic(broker)
-    async with Producer(bootstrap_servers=broker.bootstrap, enable_idempotence=True) as producer:
-        await send_rows(producer, {(topic, 0): rows(b"a", b"b", b"c")}, Turns())
-        batch = producer.create_batch()
-        batch.append(key=b"d", value=b"d", timestamp=NOW_MS)
-        batch.append(key=b"e", value=b"e", timestamp=NOW_MS)
-        metadata = await (await producer.send_batch(batch, topic, partition=0))
-    assert metadata.offset == 3
-
-
-async def test_an_empty_list_of_rows_sends_nothing(broker: Broker) -> None:
-    topic = await new_topic(broker)
-    async with Producer(bootstrap_servers=broker.bootstrap, enable_idempotence=True) as producer:
-        await send_rows(producer, {(topic, 0): []}, Turns())
-    assert await end_of(broker, topic) == 0
-
-
-async def test_many_senders_to_one_partition_take_turns_and_lose_nothing(broker: Broker) -> None:
-    topic = await new_topic(broker)
-    publisher = Publisher(
-        client_options={"bootstrap_servers": broker.bootstrap},
-        client_id="publisher",
-        request_timeout_s=10,
-        deadline_s=20,
-    )
-    try:
-        sent = [many_rows(100, 3_000) for _ in range(12)]
-        await asyncio.gather(*(publisher.publish({(topic, 0): each}) for each in sent))
-    finally:
-        await publisher.close()
-    found = await values(broker, topic)
-    assert sorted(found) == sorted(row.value or b"" for each in sent for row in each)
-
-
-async def test_a_publisher_takes_a_new_producer_before_its_sequence_numbers_wrap(broker: Broker) -> None:
-    topic = await new_topic(broker)
-    publisher = Publisher(
-        client_options={"bootstrap_servers": broker.bootstrap},
-        client_id="publisher",
-        request_timeout_s=10,
-        deadline_s=20,
-        replace_after_rows=3,
-    )
-    producers = []
-    try:
-        for number in range(4):
-            await publisher.publish({(topic, 0): rows(b"%d-a" % number, b"%d-b" % number)})
-            producers.append(publisher._producer)
-    finally:
-        await publisher.close()
-    assert producers[0] is producers[1]
-    assert producers[2] is not producers[1]
-    assert await values(broker, topic) == [b"%d-%s" % (n, half) for n in range(4) for half in (b"a", b"b")]
-
-
-async def test_a_row_that_the_broker_refuses_fails_its_publication(broker: Broker) -> None:
-    small = await new_topic(broker, config={"max.message.bytes": "2000"})
-    publisher = Publisher(
-        client_options={"bootstrap_servers": broker.bootstrap},
-        client_id="publisher",
-        request_timeout_s=10,
-        deadline_s=20,
-    )
-    try:
-        with pytest.raises(KafkaError):
-            await publisher.publish({(small, 0): many_rows(1, 5_000)})
-    finally:
-        await publisher.close()
 
 
 # -- positions --------------------------------------------------------------------------------------------------------------

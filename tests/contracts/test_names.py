@@ -116,9 +116,9 @@ SIGNATURES: list[tuple[Callable[..., Any], list[str], str]] = [
     (Message.ack, ["self", "consumer", "n"], "Event.ack ends in it"),
     (ConsumerMessage.on_final_ack, ["self", "consumer"], "which ends in Consumer.ack"),
     (codecs.register, ["name", "codec"], "the batch codec"),
-    # aiokafka's producer: streams/kafka/producer.py, session.py, sending.py
+    # aiokafka's producer: streams/kafka/producer.py, session.py, streams/web/writer.py
     (aiokafka.AIOKafkaProducer.create_batch, ["self"], "batches of rows"),
-    (aiokafka.AIOKafkaProducer.send_batch, ["self", "batch", "topic", "partition"], "batches of rows"),
+    (aiokafka.AIOKafkaProducer.send_batch, ["self", "batch", "topic", "partition"], "batches of the ingress"),
     (BatchBuilder.append, ["self", "timestamp", "key", "value", "headers"], "batches of rows"),
     (
         BatchBuilder._set_producer_state,

@@ -2,8 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +11,6 @@ from aiokafka.errors import (
     ConcurrentTransactions,
     CoordinatorLoadInProgressError,
     InvalidProducerEpoch,
-    KafkaConnectionError,
     MessageSizeTooLargeError,
     NotCoordinatorError,
     NotEnoughReplicasError,
@@ -22,19 +19,14 @@ from aiokafka.errors import (
     TransactionalIdAuthorizationFailed,
 )
 from aiokafka.protocol.coordination import FindCoordinatorRequest
-from aiokafka.protocol.produce import ProduceRequest, ProduceResponse_v3
-from aiokafka.protocol.transaction import (
-    AddPartitionsToTxnRequest,
-    AddPartitionsToTxnResponse_v0,
-    EndTxnRequest,
-    EndTxnResponse_v0,
-)
+from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.protocol.transaction import AddPartitionsToTxnRequest, EndTxnRequest
 from aiokafka.structs import TopicPartition
 
 from deploy.local.broker import Broker
 from streams.kafka.batches import Row
-from streams.kafka.transactions import TransactionalWriter, TransactionInDoubtError
-from tests.brokers import Passing
+from streams.kafka.transactions import TransactionInDoubtError
+from tests.contracts.between import hold_back, lose_once, never_told, producer_of, record, refuse, refuse_connections
 from tests.contracts.clients import (
     NOW_MS,
     end_of,
@@ -52,82 +44,6 @@ from tests.contracts.clients import (
 
 TOO_LARGE = many_rows(1, 5_000)[0]
 SMALL_TOPIC = {"max.message.bytes": "2000"}
-
-
-def producer_of(writer: TransactionalWriter) -> Any:
-    assert writer._producer is not None
-    return writer._producer
-
-
-def hold_back(writer: TransactionalWriter, request_type: type, go: asyncio.Event) -> asyncio.Event:
-    """Hold requests of a type back until ``go``; the event that is returned tells that one has come."""
-    client, come = producer_of(writer).client, asyncio.Event()
-    send = client.send
-
-    async def later(node_id: int, request: Any, **options: Any) -> Any:
-        if isinstance(request, request_type):
-            come.set()
-            await go.wait()
-        return await send(node_id, request, **options)
-
-    client.send = later
-    return come
-
-
-def record(writer: TransactionalWriter) -> list[Any]:
-    """Return the list to which every request of the writer is added from now on."""
-    client, requests = producer_of(writer).client, []
-    send = client.send
-
-    async def recorded(node_id: int, request: Any, **options: Any) -> Any:
-        requests.append(request)
-        return await send(node_id, request, **options)
-
-    client.send = recorded
-    return requests
-
-
-def refuse(
-    writer: TransactionalWriter, request_type: type[Any], refusal: type[BrokerResponseError], *, times: int = 1
-) -> list[Any]:
-    """Answer the next requests of a type with a refusal; the broker does not see them. Return the list of all requests."""
-    client, requests = producer_of(writer).client, []
-    send, left = client.send, [refusal.errno] * times
-
-    async def refused(node_id: int, request: Any, **options: Any) -> Any:
-        requests.append(request)
-        if not (left and isinstance(request, request_type)):
-            return await send(node_id, request, **options)
-        code = left.pop()
-        if isinstance(request, EndTxnRequest):
-            return EndTxnResponse_v0(0, code)
-        if isinstance(request, AddPartitionsToTxnRequest):
-            return AddPartitionsToTxnResponse_v0(0, [(topic, [(p, code) for p in ps]) for topic, ps in request._topics])
-        topics = [(topic, [(p, code, -1, -1) for p, _ in ps]) for topic, ps in request._topics]
-        return ProduceResponse_v3(topics, 0)
-
-    client.send = refused
-    return requests
-
-
-def refuse_connections(writer: TransactionalWriter, group: ConnectionGroup, *, times: int) -> list[None]:
-    """Let the next connections of a group come about as little as to a broker that is away; return those left."""
-    client, left = producer_of(writer).client, [None] * times
-    ready = client.ready
-
-    async def refused(node_id: int, *, group: ConnectionGroup = ConnectionGroup.DEFAULT) -> bool:
-        if left and group is refused_group:
-            left.pop()
-            return False
-        return bool(await ready(node_id, group=group))
-
-    refused_group, client.ready = group, refused
-    return left
-
-
-def never_told(writer: TransactionalWriter) -> None:
-    """Let the writer wait for ever for newer metadata, as for a broker that stands still."""
-    producer_of(writer).client.force_metadata_update = lambda: asyncio.get_running_loop().create_future()
 
 
 async def test_rows_of_a_transaction_become_visible_together(broker: Broker) -> None:
@@ -344,24 +260,6 @@ async def test_rows_to_a_topic_that_was_not_written_to_before_and_to_none_at_all
 REQUESTS = [AddPartitionsToTxnRequest, ProduceRequest, EndTxnRequest]
 
 
-def lose_once(producer: Any, request_type: type, *, before: bool) -> list[str]:
-    """Let one request of a type fail as a lost connection does, before or after the broker has it."""
-    send = producer.client.send
-    lost: list[str] = []
-
-    async def lossy(node_id: int, request: Any, **options: Any) -> Any:
-        if isinstance(request, request_type) and not lost:
-            lost.append(type(request).__name__)
-            if not before:
-                await send(node_id, request, **options)
-            message = "the connection was lost"
-            raise KafkaConnectionError(message)
-        return await send(node_id, request, **options)
-
-    producer.client.send = lossy
-    return lost
-
-
 @pytest.mark.parametrize("before", [True, False], ids=["before-the-broker-has-it", "after-the-broker-has-it"])
 @pytest.mark.parametrize("request_type", REQUESTS, ids=lambda request_type: request_type.__name__)
 async def test_a_connection_lost_inside_a_transaction_puts_it_in_doubt(
@@ -531,14 +429,6 @@ async def test_a_writer_fenced_in_the_middle_of_its_transaction_never_becomes_vi
 
 
 # -- the deadline -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def own_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """A broker that may be stopped for a while without harm to other tests."""
-    path: Path = tmp_path_factory.mktemp("paused")
-    with Passing(path) as broker:
-        yield broker
 
 
 @pytest.mark.broker

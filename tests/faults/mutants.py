@@ -20,8 +20,7 @@ from streams import codecs, topics
 from streams.domain import deferrals
 from streams.kafka.batches import Destination, Row
 from streams.kafka.lanes import POSITION_KEY, Effects, Lane, StatefulLane, StatelessLane
-from streams.kafka.sending import batches_of
-from streams.kafka.session import ProducerSession
+from streams.kafka.session import ProducerSession, batches_of
 from streams.kafka.transactions import TransactionalWriter
 from streams.settings import load
 from streams.worker import run_worker

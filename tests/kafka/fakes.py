@@ -193,6 +193,7 @@ def faust_app(
     max_bytes: int = 100_000,
     tick_interval_s: float = 60,
     linger_s: Mapping[str, float] | None = None,
+    rest_share: Mapping[str, float] | None = None,
 ) -> BatchedApp:
     """Return an app with our transport that is never started."""
     register()
@@ -212,6 +213,7 @@ def faust_app(
         tick_interval_s=tick_interval_s,
         client_options={"bootstrap_servers": "127.0.0.1:1"},
         linger_s=linger_s or {},
+        rest_share=rest_share or {},
     )
     app.progress = cast("Any", Clock())
     app.topic(SOURCE.topic, key_serializer="raw", value_serializer=CODEC)

@@ -11,7 +11,7 @@ from deploy.local.broker import Broker
 from streams.kafka.batches import Row
 from streams.kafka.producer import LARGE_BYTES, MAX_BATCH_BYTES, Producer
 from streams.kafka.publishing import Publisher
-from streams.kafka.sending import batches_of
+from streams.kafka.session import batches_of
 from streams.settings import Kafka
 from streams.settings._sections import Compression
 from streams.web.writer import Hooks, RecordWriter

@@ -346,8 +346,11 @@ async def test_a_partition_that_lingers_gathers_what_comes_after_a_batch_and_let
         await world.close()
 
 
-async def test_a_partition_rests_after_a_batch_as_long_as_that_took(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World()
+@pytest.mark.parametrize("share", [1.0, 0.5])
+async def test_a_partition_rests_after_a_batch_as_long_as_that_took_or_a_share_of_it(
+    monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    world = World(rest_share={SOURCE.topic: share} if share != 1 else {})
     clock = world.consumer.loop.time
     later = 0.0
     monkeypatch.setattr(world.consumer.loop, "time", lambda: clock() + later, raising=False)
@@ -360,12 +363,12 @@ async def test_a_partition_rests_after_a_batch_as_long_as_that_took(monkeypatch:
         world.consumer.ack(world.delivered[0])
         world.fetch(11)
         await until(lambda: world.waiting == 1)
-        later = 119.0
+        later = 60.0 + 60.0 * share - 1
         world.fetch(12)
         await until(lambda: world.waiting == 2)
         await world.quiet()
         assert world.offsets == [[10]]
-        later = 121.0
+        later = 60.0 + 60.0 * share + 1
         world.fetch(13)
         await until(lambda: len(world.delivered) == 2)
         assert world.offsets == [[10], [11, 12, 13]]
