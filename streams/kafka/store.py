@@ -28,7 +28,9 @@ from rocksdict import (
     BlockBasedIndexType,
     BlockBasedOptions,
     Cache,
+    DbClosedError,
     DBCompressionType,
+    MemtableFactory,
     Options,
     Rdict,
     ReadOptions,
@@ -44,6 +46,7 @@ CHANGELOG_OFFSET = META + b"changelog-offset"
 POSITION = META + b"position"
 POLICY = META + b"policy"
 CHANGELOG = META + b"changelog"
+_NOTES = (CHANGELOG_OFFSET, POSITION, POLICY, CHANGELOG)
 UNKNOWN_POLICY = b""  # the indexes' times were computed with several policies, or some are missing
 CONDEMNED = "CONDEMNED"  # a file beside the database's own: this copy was found corrupt while it was read
 SUSPECT = "SUSPECT"  # another such file: a store beside this one was corrupt, and this one was not checked since
@@ -113,8 +116,8 @@ class Budget:
         """The memory that a write buffer allocates at a time."""
         return self.write_buffer_size // 8
 
-    def options(self) -> Options:
-        """Return the options of one partition's database."""
+    def options(self, *, loading: bool = False) -> Options:
+        """Return the options of one partition's database, which is to be used or only to take in many rows."""
         options = Options(raw_mode=True)
         options.create_if_missing(True)
         options.set_max_open_files(MAX_OPEN_FILES)
@@ -124,9 +127,13 @@ class Budget:
         options.set_max_write_buffer_number(2)
         # One thread writes to a store, so its buffer needs no inserts that several could do at once: those are slower.
         options.set_allow_concurrent_memtable_write(False)
-        # The files' bloom filters do not cover the write buffer, which every look-up of a new delivery searches.
-        options.set_memtable_whole_key_filtering(True)
-        options.set_memtable_prefix_bloom_ratio(0.1)
+        if loading:
+            # A list, sorted when it is written to a file: that is another thread's work, and costs half of a sorted buffer's.
+            options.set_memtable_factory(MemtableFactory.vector())
+        else:
+            # The files' bloom filters do not cover the write buffer, which every look-up of a new delivery searches.
+            options.set_memtable_whole_key_filtering(True)
+            options.set_memtable_prefix_bloom_ratio(0.1)
         options.set_compression_type(DBCompressionType.lz4())
         options.set_keep_log_file_num(2)
         options.set_max_log_file_size(TEXT_LOG_BYTES)
@@ -156,12 +163,21 @@ class Store:
     Not safe for two processes: RocksDB's lock refuses the second.
     """
 
-    def __init__(self, path: Path, database: Rdict, *, write_buffer_size: int) -> None:
+    def __init__(self, path: Path, budget: Budget) -> None:
+        """Open or create it. Any exception is RocksDB's."""
         self.path = path
-        self._database = database
-        self._write_buffer_size = write_buffer_size
+        self._budget = budget
+        self._database = _open_database(path, budget)
+        try:
+            self._notes = {name: cast("bytes | None", self._database.get(name)) for name in _NOTES}
+        except Exception:
+            with contextlib.suppress(Exception):  # it flushes, and of a corrupt one that may fail
+                self._database.close()  # else its lock, which goes by the path, would refuse the empty one, too
+            raise
+        self.is_loading = False
+        """Only many rows are taken in: without RocksDB's log, so a kill loses some, and the changelog offset with them."""
+        self._write_buffer_size = budget.write_buffer_size
         self._condemned = False
-        self._has_unlogged = False
         self._begins = {DUE: b"", WATCH: b""}
         """No entry of the index is before this. What was removed there stays in RocksDB's files for a while: a look that had
         to pass all of it would take the longer, the more was removed."""
@@ -169,23 +185,23 @@ class Store:
     @property
     def changelog_offset(self) -> int | None:
         """The offset up to which (exclusive) the changelog is contained, or None for an empty store."""
-        value = self._read(CHANGELOG_OFFSET)
+        value = self._notes[CHANGELOG_OFFSET]
         return None if value is None else int(_unpack_u64(value)[0])
 
     @property
     def position(self) -> bytes | None:
         """The reserved row that holds the source position, or None before the first batch."""
-        return self._read(POSITION)
+        return self._notes[POSITION]
 
     @property
     def policy(self) -> bytes | None:
         """The policy that the times in the indexes were computed with, or None if none was noted."""
-        return self._read(POLICY)
+        return self._notes[POLICY]
 
     @property
     def changelog(self) -> bytes | None:
         """The name of the changelog that this is a copy of, or None if none was noted."""
-        return self._read(CHANGELOG)
+        return self._notes[CHANGELOG]
 
     def get(self, key: bytes) -> bytes | None:
         """Return the row of ``key``."""
@@ -260,13 +276,27 @@ class Store:
         except Exception as error:
             raise self._condemn(error) from error
 
-    def write(self, changes: Changes, *, logged: bool = True) -> None:
-        """Write a batch, all or nothing.
+    def set_loading(self, *, loading: bool) -> None:
+        """Open the database anew to take in many rows, or to be used again. Then everything is on disk that was written.
 
-        Args:
-            changes: The batch.
-            logged: Write to RocksDB's log too, so that the batch survives a kill. Without it a write costs a quarter
-                less, but a kill loses the last such writes, and the changelog offset with them.
+        While it is loading, a row costs half as much to write, and one to read as much as sorting all the last ones.
+
+        Raises:
+            StoreCorruptError: RocksDB refused.
+        """
+        if loading == self.is_loading:
+            return
+        try:
+            self._database.flush()
+            self._database.close()
+            self._database = _open_database(self.path, self._budget, loading=loading)
+            self._write_buffer_size = self._budget.write_buffer_size
+        except Exception as error:
+            raise self._condemn(error) from error
+        self.is_loading = loading
+
+    def write(self, changes: Changes) -> None:
+        """Write a batch, all or nothing.
 
         Raises:
             ValueError: ``changelog_offset`` is older than the store's: the batch is not the newest.
@@ -288,31 +318,29 @@ class Store:
                 entry = _pack_u64(at) + key
                 batch.put(index + entry, b"")
                 self._begins[index] = min(self._begins[index], entry)
-        self._put_meta(batch, changes)
+        notes = self._notes_of(changes)
+        for name, note in notes.items():
+            batch.put(name, note)
         options = WriteOptions()
-        options.disable_wal = not logged  # type: ignore[method-assign,assignment] # a property; rocksdict's stub is wrong
+        options.disable_wal = self.is_loading  # type: ignore[method-assign,assignment] # a property; rocksdict's stub is wrong
         try:
-            if logged and self._has_unlogged:
-                # First flush what is in no log: else a kill would keep this batch and its offset, but lose older ones.
-                self._database.flush()
-            self._has_unlogged = not logged
             self._database.write(batch, options)
         except Exception as error:
             raise self._condemn(error) from error
+        self._notes |= notes
 
-    def _put_meta(self, batch: WriteBatch, changes: Changes) -> None:
-        if changes.policy is not None:
-            batch.put(POLICY, changes.policy)
-        if changes.changelog is not None:
-            batch.put(CHANGELOG, changes.changelog)
-        if changes.position is not None:
-            batch.put(POSITION, changes.position)
-        if changes.changelog_offset is not None:
-            stored = self.changelog_offset
-            if stored is not None and changes.changelog_offset < stored:
-                message = f"the store is at changelog offset {stored}, the batch only at {changes.changelog_offset}"
-                raise ValueError(message)
-            batch.put(CHANGELOG_OFFSET, _pack_u64(changes.changelog_offset))
+    def _notes_of(self, changes: Changes) -> dict[bytes, bytes]:
+        offset, stored = changes.changelog_offset, self.changelog_offset
+        if offset is not None and stored is not None and offset < stored:
+            message = f"the store is at changelog offset {stored}, the batch only at {offset}"
+            raise ValueError(message)
+        notes = {
+            POLICY: changes.policy,
+            CHANGELOG: changes.changelog,
+            POSITION: changes.position,
+            CHANGELOG_OFFSET: None if offset is None else _pack_u64(offset),
+        }
+        return {name: note for name, note in notes.items() if note is not None}
 
     @property
     def suspect(self) -> bool:
@@ -352,8 +380,9 @@ class Store:
             del iterator  # while it lives, if only in a traceback, the database stays open and locked
         (self.path / SUSPECT).unlink(missing_ok=True)
 
-    def resize(self, budget: Budget) -> None:
+    def resize(self) -> None:
         """Use the budget's current size per store, from the next write buffer on."""
+        budget = self._budget
         if budget.write_buffer_size == self._write_buffer_size:
             return
         self._write_buffer_size = budget.write_buffer_size
@@ -365,7 +394,8 @@ class Store:
 
     def close(self) -> None:
         """Flush and close. The object is of no use afterwards."""
-        self._database.close()
+        with contextlib.suppress(DbClosedError):  # it was closed to be opened anew, which failed
+            self._database.close()
 
     def _read(self, key: bytes) -> bytes | None:
         try:
@@ -399,30 +429,24 @@ def open_store(path: Path, budget: Budget, *, on_rebuild: Callable[[str], None])
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # it will hold addresses
     if (path / CONDEMNED).exists():
         _move_aside(path, "was found corrupt in the last run", on_rebuild)
-    database = None
     try:
-        database = _open_database(path, budget)
-        database.get(CHANGELOG_OFFSET)
+        return Store(path, budget)
     except Exception as error:
-        if database is not None:
-            with contextlib.suppress(Exception):  # it flushes, and of a corrupt one that may fail
-                database.close()  # else its lock, which goes by the path, would refuse the empty one, too
         if not _is_corruption(error):
             message = f"store {path.name} cannot be opened: {error}"
             raise StoreCorruptError(message) from error
         _suspect_others(path)
         _move_aside(path, str(error), on_rebuild)
-        database = _open_database(path, budget)
-    return Store(path, database, write_buffer_size=budget.write_buffer_size)
+        return Store(path, budget)
 
 
-def _open_database(path: Path, budget: Budget) -> Rdict:
+def _open_database(path: Path, budget: Budget, *, loading: bool = False) -> Rdict:
     """Open or create a database.
 
     The options are given twice: without those of the column family, rocksdict reads an existing database's from its
     directory, where they lack the shared cache and the bloom filter.
     """
-    options = budget.options()
+    options = budget.options(loading=loading)
     return Rdict(str(path), options, column_families={"default": options})
 
 

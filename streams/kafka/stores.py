@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 PROGRESS_EVERY_S = 5.0
 ROWS_AT_ONCE = 2_000
 """Rows unpacked before they are written, of all changelogs. A fetch may hold 20,000: too many for the CPU's cache."""
-UNLOGGED_OFFSETS = 10_000
-"""A store that lacks this many changelog offsets or more is written without RocksDB's log."""
+LOADED_OFFSETS = 10_000
+"""A store that lacks this many changelog offsets or more is loaded: with another write buffer and without RocksDB's log."""
 MARKER = 1  # offset, of a transaction; a store that lacks a row lacks the marker behind it too: two offsets
 STALE_AFTER_S = 3.5 * 86_400
 """A store lacking rows older than this is rebuilt: the broker keeps tombstones for 7 days (``delete.retention.ms``)."""
@@ -79,8 +79,6 @@ class _Behind:
     """Where the changelog ended when the restore began."""
     left: int
     """Offsets still to be read."""
-    logged: bool
-    """Written through RocksDB's log. Without it writes are faster, and a kill loses some, which are restored again."""
 
 
 class Stores:
@@ -134,12 +132,15 @@ class Stores:
             for tp, changelog in changelogs.items()
         }
         behind = {
-            TopicPartition(*changelog): _Behind(
-                tables[tp], self.by_source[tp], end, left, logged=left < UNLOGGED_OFFSETS
-            )
+            TopicPartition(*changelog): _Behind(tables[tp], self.by_source[tp], end, left)
             for tp, changelog in changelogs.items()
             if (left := (end := ends[changelog]) - starts[tp]) > 0
         }
+        loaded = {each.store for each in behind.values() if each.left >= LOADED_OFFSETS}
+        for tp in tables:
+            store = self.by_source[tp]
+            store.set_loading(loading=store in loaded)  # a restore that was cut off may have left it so
+            await asyncio.sleep(0)
         if behind:
             await self._catch_up(consumer, behind)
 
@@ -156,7 +157,7 @@ class Stores:
             fetched = await consumer.getmany(timeout_ms=200, max_records=ROWS_AT_ONCE)
             for changelog, records in fetched.items():
                 each = behind[changelog]
-                self._apply(each.table, each.store, records, logged=each.logged)
+                self._apply(each.table, each.store, records)
                 self._hooks.restored(len(records))
                 await asyncio.sleep(0)
             for changelog, each in behind.items():
@@ -166,7 +167,8 @@ class Stores:
                 reached = await consumer.position(changelog)
                 each.left = max(each.end - reached, 0)
                 if not each.left:
-                    each.store.write(Changes(changelog_offset=reached))  # after unlogged writes it forces a flush first
+                    each.store.set_loading(loading=False)
+                    each.store.write(Changes(changelog_offset=reached))
                     await asyncio.sleep(0)  # many may end at the same time
                     consumer.pause(changelog)
             left_before, left = left, sum(each.left for each in behind.values())
@@ -181,7 +183,7 @@ class Stores:
         self._budget.shared_by(len(tables))
         _warn_of_few_files(len(tables))
         for store in self.by_source.values():
-            store.resize(self._budget)
+            store.resize()
         for tp, table in tables.items():
             if tp not in self.by_source:
                 self.by_source[tp] = self._open_one(table, tp)
@@ -254,7 +256,7 @@ class Stores:
                 self.by_source[tp] = _emptied(store, partial(self._open_one, tables[tp], tp))
 
     @staticmethod
-    def _apply(table: Table, store: Store, records: Sequence[Record], *, logged: bool) -> None:
+    def _apply(table: Table, store: Store, records: Sequence[Record]) -> None:
         """Write a piece of the changelog to the store."""
         rows: dict[bytes, bytes | None] = {}
         position = None
@@ -273,8 +275,7 @@ class Stores:
                 position=position,
                 changelog_offset=records[-1].offset + 1,
                 policy=_policy_after(table, store),
-            ),
-            logged=logged,
+            )
         )
 
 

@@ -108,7 +108,6 @@ class Partition:
                 table,
                 self.store,
                 [record(n, self.changelog[n][1], key=self.changelog[n][0]) for n in piece],
-                logged=True,
             )
 
     def restart(self, policies: Policies | None = None) -> None:
@@ -125,12 +124,12 @@ class Partition:
         self.policies, self.opens = own, opens
         write, left = self.store.write, iter([None] * writes)
 
-        def dies(changes: Changes, *, logged: bool = True) -> None:
+        def dies(changes: Changes) -> None:
             try:
                 next(left)
             except StopIteration:
                 raise KeyboardInterrupt from None
-            write(changes, logged=logged)
+            write(changes)
 
         self.store.write = dies  # type: ignore[method-assign] # where it dies
         try:

@@ -24,7 +24,7 @@ event of a fact always spoke), ``MEMBERSHIP=dies`` ends aiokafka's task that tak
 care of the membership in the group, as it ends by itself when the first broker it
 asks names no brokers (one that stood still, and that the controller has given up);
 ``MEMBERSHIP=idle`` makes it look to aiokafka as if it had fetched nothing for a day.
-``RESTORED=20`` makes it restore past the logs of its stores, 50 rows at a time, and
+``RESTORED=20`` makes it restore by loading its stores, 50 rows at a time, and
 kills it after 20 of these pieces (0: never). Its write buffers are small, so that
 some of what was restored is in files by then.
 """
@@ -157,16 +157,16 @@ def version_1(row: bytes) -> bytes:
     return b"\x01" + row[1:9] + msgspec.json.encode(fields)
 
 
-def restore_unlogged(killed_after: int) -> None:
-    """Restore without the log, in small pieces, and die after so many of them."""
+def restore_by_loading(killed_after: int) -> None:
+    """Restore by loading, in small pieces, and die after so many of them."""
     from streams.kafka import store, stores  # noqa: PLC0415 - the clock is set before
 
     store.MAX_WRITE_BUFFER = 64 << 10
-    stores.ROWS_AT_ONCE, stores.UNLOGGED_OFFSETS = 50, 0
+    stores.ROWS_AT_ONCE, stores.LOADED_OFFSETS = 50, 0
     apply, applied = stores.Stores._apply, Counter[str]()
 
-    def apply_or_die(*piece: Any, logged: bool) -> None:
-        apply(*piece, logged=logged)
+    def apply_or_die(*piece: Any) -> None:
+        apply(*piece)
         applied["pieces"] += 1
         if applied["pieces"] == killed_after:
             print(f"fault: kill after {killed_after} pieces of the restore", file=sys.stderr, flush=True)
@@ -194,7 +194,7 @@ def main() -> int:
     if os.environ.get("ROWS") == "1":
         write_version_1()
     if "RESTORED" in os.environ:
-        restore_unlogged(int(os.environ["RESTORED"]))
+        restore_by_loading(int(os.environ["RESTORED"]))
     settings = load()
     if "EXPIRE_AFTER_S" in os.environ:  # unchecked: a day is the least that can be set
         days = float(os.environ["EXPIRE_AFTER_S"]) / 86_400

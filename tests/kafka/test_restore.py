@@ -6,7 +6,7 @@ import resource
 import shutil
 import struct
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,6 +17,7 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.errors import (
     GroupAuthorizationFailedError,
     GroupLoadInProgressError,
+    KafkaConnectionError,
     KafkaError,
     NotCoordinatorForGroupError,
 )
@@ -26,7 +27,7 @@ from faust.types import TP
 from deploy.local.broker import Broker
 from streams.kafka import restore, stores
 from streams.kafka.application import BatchedApp
-from streams.kafka.batches import Row
+from streams.kafka.batches import Record, Row
 from streams.kafka.dead_letters import DeadLetters
 from streams.kafka.lanes import POSITION_KEY, FoldTurn, Lane, LaneContext, StatefulLane, StatelessLane
 from streams.kafka.offsets import committed_offsets
@@ -34,7 +35,7 @@ from streams.kafka.poison import Poison, PoisonLimit
 from streams.kafka.positions import Position
 from streams.kafka.restore import LaneTableManager, Restoring, StatefulStage, StatelessStage
 from streams.kafka.store import CHANGELOG, CHANGELOG_OFFSET, CONDEMNED, SUSPECT, Budget, Changes, Store, open_store
-from streams.kafka.stores import STALE_AFTER_S, RestoreError, Table
+from streams.kafka.stores import STALE_AFTER_S, RestoreError, Stores, Table
 from streams.kafka.transactions import TransactionalWriter
 from tests.contracts.clients import (
     NOW_MS,
@@ -475,11 +476,11 @@ async def test_a_restart_reads_only_what_its_store_lacks(world: World) -> None:
     assert len(dict(store.rows())) == 51
 
 
-@pytest.mark.parametrize("unlogged_offsets", [1, 10_000])
+@pytest.mark.parametrize("loaded_offsets", [1, 10_000])
 async def test_a_kill_after_a_restore_takes_nothing_back_though_a_long_one_wrote_without_the_stores_log(
-    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, unlogged_offsets: int
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, loaded_offsets: int
 ) -> None:
-    monkeypatch.setattr(stores, "UNLOGGED_OFFSETS", unlogged_offsets)
+    monkeypatch.setattr(stores, "LOADED_OFFSETS", loaded_offsets)
     await world.fill_sources()
     rows = {b"%d" % n: row(n, b"x" * 1_000) for n in range(50)}
     await world.work(3, *rows.items())
@@ -488,10 +489,37 @@ async def test_a_kill_after_a_restore_takes_nothing_back_though_a_long_one_wrote
     killed = tmp_path / "killed"
     shutil.copytree(store.path, killed)  # what is on disk while it is open
     logged_bytes = sum(path.stat().st_size for path in killed.glob("*.log"))
-    assert (logged_bytes < 5_000) == (unlogged_offsets == 1)
+    assert (logged_bytes < 5_000) == (loaded_offsets == 1)
     left = open_store(killed, Budget(cache_bytes=1 << 20, write_buffer_bytes=1 << 20), on_rebuild=pytest.fail)
     assert (dict(left.rows()), left.changelog_offset) == (rows, end)
     left.close()
+
+
+@pytest.mark.parametrize("loaded_offsets", [1, 40], ids=["and loads on", "and writes what is left"])
+async def test_a_restore_that_is_cut_off_while_it_loads_goes_on_and_leaves_no_store_loading(
+    world: World, monkeypatch: pytest.MonkeyPatch, loaded_offsets: int
+) -> None:
+    monkeypatch.setattr(stores, "LOADED_OFFSETS", loaded_offsets)
+    monkeypatch.setattr(stores, "ROWS_AT_ONCE", 20)
+    await world.fill_sources()
+    rows = {b"%d" % n: row(n) for n in range(50)}
+    await world.work(3, *rows.items())
+    apply, manager = Stores._apply, world.manager()
+    cut_off: list[bool] = []
+
+    def fails_once(table: Table, store: Store, records: Sequence[Record]) -> None:
+        apply(table, store, records)
+        if not cut_off:
+            cut_off.append(store.is_loading)
+            raise KafkaConnectionError
+
+    monkeypatch.setattr(Stores, "_apply", staticmethod(fails_once))
+    with pytest.raises(KafkaConnectionError):
+        await world.restore(manager)
+    assert cut_off == [True]
+    _, _, store = await world.restore(manager)
+    assert not store.is_loading
+    assert dict(store.rows()) == rows
 
 
 async def test_a_store_that_is_up_to_date_reads_nothing(world: World) -> None:

@@ -97,10 +97,11 @@ budget.shared_by(4)  # else an empty buffer is over the budget, and RocksDB flus
 store = open_store(pathlib.Path(sys.argv[1]), budget, on_rebuild=print)
 for offset, logged in enumerate(map(int, sys.argv[2]), 1):
     rows = {b"%d-%d" % (offset, number): bytes(1000) for number in range(int(sys.argv[3]))}
-    store.write(Changes(rows=rows, changelog_offset=offset), logged=bool(logged))
+    store.set_loading(loading=not logged)
+    store.write(Changes(rows=rows, changelog_offset=offset))
 os.kill(os.getpid(), signal.SIGKILL)
 """
-"""Writes batches, logged (1) or not (0), of so many rows of a kB, and is killed."""
+"""Writes batches, logged (1) or while it is loading (0), of so many rows of a kB, and is killed."""
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ os.kill(os.getpid(), signal.SIGKILL)
         ("1" + "0" * 50 + "1", 1_000, {52}),
     ],
 )
-def test_a_kill_takes_back_the_last_writes_without_log_and_leaves_no_hole(
+def test_a_kill_takes_back_the_last_writes_while_loading_and_leaves_no_hole(
     path: Path, logged: str, rows: int, kept: set[int]
 ) -> None:
     killed = subprocess.run([sys.executable, "-c", KILLED, str(path), logged, str(rows)], check=False, timeout=60)
@@ -127,12 +128,49 @@ def test_a_kill_takes_back_the_last_writes_without_log_and_leaves_no_hole(
     store.close()
 
 
-def test_writes_without_log_outlive_an_orderly_close(store: Store, path: Path) -> None:
-    store.write(Changes(rows={b"a": b"1"}, changelog_offset=1), logged=False)
+def test_writes_while_loading_outlive_an_orderly_close(store: Store, path: Path) -> None:
+    store.set_loading(loading=True)
+    store.write(Changes(rows={b"a": b"1"}, changelog_offset=1))
     store.close()
     store = open_store(path, BUDGET, on_rebuild=refuse)
     assert (store.get(b"a"), store.changelog_offset) == (b"1", 1)
     store.close()
+
+
+def test_a_store_that_was_loaded_is_one_that_was_written(store: Store, path: Path) -> None:
+    store.write(Changes(rows={b"a": b"old", b"b": b"gone", b"c": b"1"}, changelog_offset=3, policy=b"p"))
+    store.set_loading(loading=True)
+    store.write(Changes(rows={b"a": b"newer", b"b": None, b"d": b"2"}, changelog_offset=6))
+    store.write(Changes(rows={b"a": b"newest", b"d": None, b"e": b"3"}, changelog_offset=9, position=b"x"))
+    expected = {b"a": b"newest", b"c": b"1", b"e": b"3"}
+    assert (dict(store.rows()), store.get(b"d"), store.changelog_offset) == (expected, None, 9)
+    store.set_loading(loading=False)
+    assert (dict(store.rows()), store.get(b"d"), store.changelog_offset) == (expected, None, 9)
+    store.write(Changes(rows={b"c": None}, changelog_offset=10))
+    store.close()
+    again = open_store(path, BUDGET, on_rebuild=refuse)
+    assert dict(again.rows()) == {b"a": b"newest", b"e": b"3"}
+    assert (again.changelog_offset, again.position, again.policy) == (10, b"x", b"p")
+    again.close()
+
+
+def test_a_store_that_cannot_be_opened_anew_is_no_corrupt_one_and_can_be_closed(
+    store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write(Changes(rows={b"a": b"1"}, changelog_offset=1))
+    with monkeypatch.context() as patch:
+
+        def full(*_: object, **__: object) -> None:
+            message = "IO error: No space left on device"
+            raise OSError(message)
+
+        patch.setattr(store_module, "_open_database", full)
+        with pytest.raises(StoreCorruptError, match="No space left"):
+            store.set_loading(loading=True)
+    store.close()
+    again = open_store(path, BUDGET, on_rebuild=refuse)
+    assert again.get(b"a") == b"1"
+    again.close()
 
 
 def test_a_deleted_row_is_gone(store: Store) -> None:
@@ -190,6 +228,7 @@ ENTRIES = st.tuples(
 )
 INDEX_STEPS = st.lists(
     st.tuples(st.sampled_from(["add", "remove"]), st.lists(ENTRIES, max_size=4))
+    | st.tuples(st.just("load"), st.booleans())
     | st.tuples(
         st.just("look"), st.tuples(st.sampled_from([0, 2, 300, 2**63]), st.integers(1, 5), st.none() | ENTRIES)
     ),
@@ -199,7 +238,7 @@ INDEX_STEPS = st.lists(
 
 @settings(max_examples=60)
 @given(st.booleans(), INDEX_STEPS)
-def test_a_look_at_an_index_sees_what_is_there_whatever_was_removed_and_added_before(
+def test_a_look_at_an_index_sees_what_is_there_whatever_was_removed_and_added_and_loaded_before(
     tmp_path_factory: pytest.TempPathFactory,
     watch: bool,
     steps: list[tuple[str, Any]],
@@ -213,6 +252,8 @@ def test_a_look_at_an_index_sees_what_is_there_whatever_was_removed_and_added_be
         elif step == "remove":
             there -= set(what)
             store.write(Changes(watch_removed=what) if watch else Changes(due_removed=what))
+        elif step == "load":
+            store.set_loading(loading=what)
         else:
             until, limit, after = what
             look = store.watched if watch else store.due
@@ -300,7 +341,7 @@ def test_an_open_store_takes_the_write_buffer_of_another_number_of_stores(tmp_pa
     store = open_store(tmp_path / "s", budget, on_rebuild=refuse)
     for each in (8, 8, 1):
         budget.shared_by(each)
-        store.resize(budget)
+        store.resize()
     store.close()
     log = (tmp_path / "s" / "LOG").read_text()
     assert re.findall(r"\] write_buffer_size: (\d+)", log) == ["1048576", "8388608"], "only where the size is another"
