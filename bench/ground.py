@@ -146,10 +146,11 @@ class Ground:
 def size_of(folder: Path, topic: str) -> int:
     """Return the bytes of a topic's segments in a broker's log directory.
 
-    A deleted topic stays there for a minute (``file.delete.delay.ms``), as ``<topic>-<partition>.<id>-delete``.
+    A deleted topic stays there for a minute (``file.delete.delay.ms``), as ``<topic>-<partition>.<id>-delete``; it may
+    vanish at any moment.
     """
     partition = re.compile(re.escape(topic) + r"-\d+")
-    logs = (log for log in folder.glob("*/*.log") if partition.fullmatch(log.parent.name))
+    logs = (log for each in folder.iterdir() if partition.fullmatch(each.name) for log in each.glob("*.log"))
     return sum(log.stat().st_size for log in logs)
 
 
