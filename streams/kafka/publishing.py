@@ -69,7 +69,7 @@ class Publisher:
         self._waiting: deque[_Publication] = deque()
         """What goes with the next requests."""
         self._sending: asyncio.Task[None] | None = None
-        self._error: Exception | None = None
+        self._failed = False
 
     async def publish(self, rows: Rows) -> None:
         """Send all rows and wait until every one is acknowledged.
@@ -78,14 +78,23 @@ class Publisher:
             KafkaError: a row was refused, perhaps one of another lane. TimeoutError: not acknowledged in time.
                 The process must end.
         """
-        if self._error is not None:
-            raise self._error
+        if self._failed:
+            raise ProducerClosed
+        if not any(rows.values()):
+            return
         publication = _Publication(rows, asyncio.get_running_loop().create_future())
         self._waiting.append(publication)
         if self._sending is None or self._sending.done():
             self._sending = asyncio.create_task(self._send_waiting())
-        async with asyncio.timeout(self._deadline_s):
-            await publication.acknowledged
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                await publication.acknowledged
+        except TimeoutError:
+            refusal = self._session and self._session.refusals.last
+            message = (
+                f"not acknowledged within {self._deadline_s:g} s{f' (the last refusal: {refusal})' if refusal else ''}"
+            )
+            raise TimeoutError(message) from None
 
     async def _send_waiting(self) -> None:
         """Send until nothing waits any more, or something fails."""
@@ -100,16 +109,20 @@ class Publisher:
                     if not acknowledged.done():  # its lane waits no more
                         acknowledged.set_result(None)
         except BaseException as error:
-            self._fail(error if isinstance(error, Exception) else ProducerClosed(), together)
-            if not isinstance(error, Exception):
+            told = error if isinstance(error, Exception) else ProducerClosed()
+            for _, acknowledged in together:  # of one request, and nobody knows whose row it was
+                if not acknowledged.done():
+                    acknowledged.set_exception(told)
+            self._fail()
+            if told is not error:
                 raise
 
-    def _fail(self, error: Exception, sent: Iterable[_Publication] = ()) -> None:
-        """Let every publication fail: these, those that wait, and every later one."""
-        self._error = error
-        for _, acknowledged in (*sent, *self._waiting):
+    def _fail(self) -> None:
+        """Let what waits fail, and everything that comes."""
+        self._failed = True
+        for _, acknowledged in self._waiting:
             if not acknowledged.done():
-                acknowledged.set_exception(error)
+                acknowledged.set_exception(ProducerClosed())
         self._waiting.clear()
 
     def _next(self) -> list[_Publication]:
@@ -140,7 +153,7 @@ class Publisher:
         """Release the connections. Whoever still waits gets an error."""
         if self._sending is not None:
             await end([self._sending])
-        self._fail(ProducerClosed())
+        self._fail()
         await self._release()
 
 
