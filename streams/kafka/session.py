@@ -2,8 +2,8 @@
 
 AddPartitionsToTxn for everything that is written, Produce for the rows (several if
 they do not fit into one record batch), EndTxn. The rule: **inside a transaction a
-request whose answer is lost is not repeated**, because nobody knows what it did.
-Repeated is only what the brokers have refused, and never EndTxn.
+request whose answer is lost is not repeated**, because nobody knows what it did, and
+it may still be on its way. Repeated is only what the brokers have refused.
 
 Rows outside a transaction need Produce only. There a lost one is repeated, too: a
 broker that has them already knows them by their sequence numbers.
@@ -156,10 +156,7 @@ class ProducerSession:
                 return
             for error in refused:
                 what = ", ".join(sorted(said[error])) if error in _OF_TOPICS else self._transactional_id
-                if error not in _NOT_YET | _MOVED:
-                    raise error(what)
-            if refused & _MOVED:
-                self.producer._sender._coordinator_dead(CoordinationType.TRANSACTION)  # noqa: SLF001 - it is looked up anew
+                self._take_refusal(what, error)
             await self.refusals.wait(what, error)
 
     async def write(self, rows: Rows) -> dict[Destination, int]:
@@ -207,17 +204,33 @@ class ProducerSession:
     async def commit(self) -> None:
         """Commit: everything that was written becomes visible, together.
 
+        What was refused is repeated, though the coordinator that refused it may have begun to commit before another took
+        its place: until this epoch begins something else, a second EndTxn says the same.
+
         Raises:
             KafkaError: the coordinator refuses it.
             AnswerLostError: it is not known whether it did.
         """
+        request = EndTxnRequest(self._transactional_id, self.producer_id, self.epoch, transaction_result=True)
         self.refusals.begin()
-        answer = await self._ask_coordinator(
-            EndTxnRequest(self._transactional_id, self.producer_id, self.epoch, transaction_result=True)
-        )
-        error = for_code(answer.error_code)
-        if error is not NoError:
-            raise error()
+        while True:
+            answer = await self._ask_coordinator(request)
+            error = for_code(answer.error_code)
+            if error is NoError:
+                return
+            self._take_refusal(self._transactional_id, error)
+            await self.refusals.wait(self._transactional_id, error)
+
+    def _take_refusal(self, what: str, error: Answer) -> None:
+        """Prepare to repeat what the coordinator refused.
+
+        Raises:
+            KafkaError: it refuses it for good.
+        """
+        if error not in _NOT_YET | _MOVED:
+            raise error(what)
+        if error in _MOVED:
+            self.producer._sender._coordinator_dead(CoordinationType.TRANSACTION)  # noqa: SLF001 - it is looked up anew
 
     def _built(self, destination: Destination, batch: BatchBuilder) -> bytes:
         batch._set_producer_state(self.producer_id, self.epoch, self._rows_sent[destination])  # noqa: SLF001

@@ -52,8 +52,15 @@ def record(writer: Writer) -> list[Any]:
     return requests
 
 
-def refuse(writer: Writer, request_type: type[Any], refusal: type[BrokerResponseError], *, times: int = 1) -> list[Any]:
-    """Answer the next requests of a type with a refusal; the broker does not see them. Return the list of all requests."""
+def refuse(
+    writer: Writer,
+    request_type: type[Any],
+    refusal: type[BrokerResponseError],
+    *,
+    times: int = 1,
+    seen: bool = False,
+) -> list[Any]:
+    """Answer the next requests of a type with a refusal, whether the broker has seen them or not; return all requests."""
     client, requests = producer_of(writer).client, []
     send, left = client.send, [refusal.errno] * times
 
@@ -62,6 +69,8 @@ def refuse(writer: Writer, request_type: type[Any], refusal: type[BrokerResponse
         if not (left and isinstance(request, request_type)):
             return await send(node_id, request, **options)
         code = left.pop()
+        if seen:
+            await send(node_id, request, **options)
         if isinstance(request, EndTxnRequest):
             return EndTxnResponse_v0(0, code)
         if isinstance(request, AddPartitionsToTxnRequest):

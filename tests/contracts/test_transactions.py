@@ -10,6 +10,7 @@ from aiokafka.errors import (
     BrokerResponseError,
     ConcurrentTransactions,
     CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
     InvalidProducerEpoch,
     MessageSizeTooLargeError,
     NotCoordinatorError,
@@ -182,14 +183,34 @@ async def test_a_transaction_looks_for_a_coordinator_that_has_moved(broker: Brok
     assert await values(broker, topic) == [b"a"]
 
 
-@pytest.mark.parametrize("refusal", [NotCoordinatorError, CoordinatorLoadInProgressError, ConcurrentTransactions])
-async def test_an_end_of_transaction_that_is_refused_is_not_sent_again(
-    broker: Broker, refusal: type[BrokerResponseError]
+NOT_FOR_GOOD = [
+    NotCoordinatorError,
+    CoordinatorNotAvailableError,
+    CoordinatorLoadInProgressError,
+    ConcurrentTransactions,
+]
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["and did nothing", "and had begun to commit"])
+@pytest.mark.parametrize("refusal", NOT_FOR_GOOD)
+async def test_an_end_of_transaction_that_a_coordinator_refuses_is_sent_again(
+    broker: Broker, refusal: type[BrokerResponseError], begun: bool
 ) -> None:
+    topic = await new_topic(broker)
+    async with fenced_writer(broker) as writer:
+        requests = refuse(writer, EndTxnRequest, refusal, times=2, seen=begun)
+        assert await writer.commit({(topic, 0): rows(b"a")}) == {(topic, 0): 1}
+        assert [type(request) for request in requests].count(EndTxnRequest) == 3
+        await writer.commit({(topic, 0): rows(b"b")})
+        assert await values(broker, topic) == [b"a", b"b"]
+    assert await end_of(broker, topic) == 4, "two rows, each with one marker"
+
+
+async def test_an_end_of_transaction_that_is_refused_for_good_is_not_sent_again(broker: Broker) -> None:
     topic, name = await new_topic(broker), unique("writer")
     async with fenced_writer(broker, transactional_id=name) as writer:
-        requests = refuse(writer, EndTxnRequest, refusal)
-        with pytest.raises(TransactionInDoubtError, match=refusal.__name__):
+        requests = refuse(writer, EndTxnRequest, InvalidProducerEpoch)
+        with pytest.raises(TransactionInDoubtError, match="InvalidProducerEpoch"):
             await writer.commit({(topic, 0): rows(b"a")})
         assert [type(request) for request in requests].count(EndTxnRequest) == 1
     async with fenced_writer(broker, transactional_id=name):
