@@ -50,7 +50,8 @@ def create(ctx: click.Context, invocation: Invocation, *, as_json: bool) -> None
 def check(ctx: click.Context, invocation: Invocation, *, as_json: bool) -> None:
     """Check that every topic is there and fits; says which command mends it. Exit code 1 if not.
 
-    It asks each broker that leads a partition of theirs, too: exit code 3 if one does not answer, or refuses us.
+    It asks each broker that leads a partition of theirs, too: exit code 3 if one does not answer, or refuses us, and if a
+    partition has no leader.
     """
     settings = invocation.settings()
     _tell(ctx, settings, run(topics.check(settings, answering=True)), as_json=as_json, fails=lambda _: True)
