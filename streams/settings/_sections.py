@@ -268,8 +268,9 @@ class Kafka(_Section):
     commit_deadline_s: float = _setting(
         20,
         "seconds",
-        "A transaction not committed within this time crashes the worker, which is then restarted; below "
-        "`request_timeout_s` and `transaction_timeout_s`, so that the worker never works on after the broker gave up.",
+        "What is not committed within this time, or in the stages without transactions not acknowledged, crashes the "
+        "worker, which is then restarted; below `request_timeout_s` and `transaction_timeout_s`, so that the worker never "
+        "works on after the broker gave up.",
         gt=0,
     )
     compression_type: Compression = _setting(
