@@ -75,8 +75,8 @@ class Publisher:
         """Send all rows and wait until every one is acknowledged.
 
         Raises:
-            KafkaError: a row was refused, perhaps one of another lane. TimeoutError: not acknowledged in time.
-                The process must end.
+            KafkaError: a row was refused, perhaps one of another lane; ``ProducerClosed``: these were not sent, as something
+                had failed before. TimeoutError: not acknowledged in time. The process must end.
         """
         if self._failed:
             raise ProducerClosed
