@@ -14,8 +14,8 @@ block  the event loop stands still for ever
 The points are those that ``streams.kafka`` names (``fenced``, ``folded``,
 ``published``, ``committed``, ``stored``; ``folded`` of the stages with transactions
 only: ``published`` is the next thing in the other) and two more inside the transaction:
-``sent``, when every row and the offsets are acknowledged and its end is not yet
-asked for, and ``ending``, when its end is asked for and not yet answered.
+``sent``, when every row is acknowledged and its end is not yet asked for, and
+``ending``, when its end is asked for and not yet answered.
 
 ``EXPIRE_AFTER_S=120`` makes it forget a delivery two minutes after its last event,
 ``CLOCK_AHEAD_S=3600`` sets its clock forward, ``ROWS=1`` makes it write rows of
