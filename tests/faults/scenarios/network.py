@@ -24,6 +24,8 @@ from tests.faults.scenarios.registry import Play, Scene, scenario
 
 TRACK, MONITOR = "mailstreams-track-", "mailstreams-monitor-"
 """The client ids of the producers of the two stages with transactions begin so."""
+NORMALISE = "mailstreams-normalise"
+"""That of the producer for rows outside transactions."""
 
 
 ANSWERS: dict[int, Any] = {
@@ -32,7 +34,7 @@ ANSWERS: dict[int, Any] = {
     END_TXN: EndTxnResponse_v0,
 }
 """To the requests of a transaction, in the versions that our client speaks."""
-ACCEPTED, INVALID_PRODUCER_EPOCH, CONCURRENT_TRANSACTIONS, PRODUCER_FENCED = 0, 47, 51, 90
+ACCEPTED, OUT_OF_ORDER_SEQUENCE, INVALID_PRODUCER_EPOCH, CONCURRENT_TRANSACTIONS, PRODUCER_FENCED = 0, 45, 47, 51, 90
 """Error codes."""
 
 
@@ -171,6 +173,21 @@ for _harm_done, _name in (
     scenario(f"inside a transaction, at each of its requests: {_harm_done.value}", named=_name, proxied=True)(
         _cut_at(_harm_done)
     )
+
+
+@scenario("outside a transaction, a request is lost before or behind the broker, late, or never answered", proxied=True)
+async def harmed_publication(world: Scene) -> None:
+    [worker] = await world.at_work()
+    for harm in (Harm.CUT_BEFORE, Harm.CUT_AFTER):
+        await _harm(world, Rule(PRODUCE, harm, client=NORMALISE, skip=world.chance.randrange(3)))
+    late = Rule(PRODUCE, Harm.LATE, 2, client=NORMALISE)
+    await _harm(world, late)
+    found = await _answered(late)
+    world.outcome.notes.append(f"late: error {found}")
+    world.expect(found <= {ACCEPTED, OUT_OF_ORDER_SEQUENCE}, f"the broker answered {found} to rows that it had already")
+    world.expect(worker.restarts == 0, "the worker ended, though the request could be sent again")
+    await _harm(world, Rule(PRODUCE, Harm.HALF_CLOSE, client=NORMALISE))
+    world.expect(worker.restarts == 1, "silence beyond the deadline did not end the worker")
 
 
 @scenario("the commit of the group's offset: late, cut before and behind the broker, half closed", proxied=True)
