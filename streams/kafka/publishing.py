@@ -86,10 +86,13 @@ class Publisher:
         self._waiting.append(publication)
         if self._sending is None or self._sending.done():
             self._sending = asyncio.create_task(self._send_waiting())
+        deadline = asyncio.timeout(self._deadline_s)
         try:
-            async with asyncio.timeout(self._deadline_s):
+            async with deadline:
                 await publication.acknowledged
         except TimeoutError:
+            if not deadline.expired():
+                raise
             refusal = self._session and self._session.refusals.last
             message = (
                 f"not acknowledged within {self._deadline_s:g} s{f' (the last refusal: {refusal})' if refusal else ''}"

@@ -169,7 +169,7 @@ class Store:
         self._budget = budget
         self._database = _open_database(path, budget)
         try:
-            self._notes = {name: cast("bytes | None", self._database.get(name)) for name in _NOTES}
+            self._notes = self._read_notes()
         except Exception:
             with contextlib.suppress(Exception):  # it flushes, and of a corrupt one that may fail
                 self._database.close()  # else its lock, which goes by the path, would refuse the empty one, too
@@ -280,9 +280,11 @@ class Store:
         """Open the database anew to take in many rows, or to be used again. Then everything is on disk that was written.
 
         While it is loading, a row costs half as much to write, and one to read as much as sorting all the last ones.
+        This may take seconds: RocksDB ends its compactions first, behind those of other stores. Any thread may call it,
+        while nothing else uses the store.
 
         Raises:
-            StoreCorruptError: RocksDB refused.
+            StoreCorruptError: RocksDB refused, or what was written is not there any more.
         """
         if loading == self.is_loading:
             return
@@ -291,9 +293,15 @@ class Store:
             self._database.close()
             self._database = _open_database(self.path, self._budget, loading=loading)
             self._write_buffer_size = self._budget.write_buffer_size
+            notes = self._read_notes()
         except Exception as error:
             raise self._condemn(error) from error
+        if notes != self._notes:  # RocksDB opens a database that was lost or shortened as an empty or older one
+            raise self._condemn(OSError("Corruption: what was written is gone"))
         self.is_loading = loading
+
+    def _read_notes(self) -> dict[bytes, bytes | None]:
+        return {name: cast("bytes | None", self._database.get(name)) for name in _NOTES}
 
     def write(self, changes: Changes) -> None:
         """Write a batch, all or nothing.

@@ -139,8 +139,7 @@ class Stores:
         loaded = {each.store for each in behind.values() if each.left >= LOADED_OFFSETS}
         for tp in tables:
             store = self.by_source[tp]
-            store.set_loading(loading=store in loaded)  # a restore that was cut off may have left it so
-            await asyncio.sleep(0)
+            await self._set_loading(store, loading=store in loaded)  # a restore that was cut off may have left it so
         if behind:
             await self._catch_up(consumer, behind)
 
@@ -167,7 +166,7 @@ class Stores:
                 reached = await consumer.position(changelog)
                 each.left = max(each.end - reached, 0)
                 if not each.left:
-                    each.store.set_loading(loading=False)
+                    await self._set_loading(each.store, loading=False)
                     each.store.write(Changes(changelog_offset=reached))
                     await asyncio.sleep(0)  # many may end at the same time
                     consumer.pause(changelog)
@@ -177,6 +176,20 @@ class Stores:
             if time.monotonic() - told > PROGRESS_EVERY_S:
                 told = time.monotonic()
                 logger.info("restored %d %%, %d offsets left", 100 - 100 * left // total, left)
+
+    async def _set_loading(self, store: Store, *, loading: bool) -> None:
+        """Open a store anew, in a thread. A restore that is cut off waits for it: the next one uses the store."""
+        if store.is_loading == loading:
+            return
+        opening = asyncio.create_task(asyncio.to_thread(store.set_loading, loading=loading))
+        try:
+            await asyncio.shield(opening)
+        finally:
+            while not opening.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait({opening})
+            opening.exception()  # whoever is cut off does not raise it
+        self.steps += 1
 
     async def _open(self, tables: Mapping[TP, Table]) -> None:
         """Open all stores; if one of this worker's was found corrupt, read the others through before they are used."""

@@ -155,6 +155,14 @@ async def test_a_deadline_is_kept_by_what_waits_for_the_brokers_and_by_what_wait
     await busy.close()
 
 
+async def test_a_time_out_of_the_brokers_is_told_as_it_is_and_not_as_a_deadline() -> None:
+    busy = publisher()
+    Session.refuses = TimeoutError("of a connection")
+    with pytest.raises(TimeoutError, match=r"^of a connection$"):
+        await busy.publish({EVENTS: rows("a")})
+    await busy.close()
+
+
 async def test_a_lane_that_is_cancelled_takes_nothing_from_the_others() -> None:
     busy = publisher()
     tasks = await publishing_while_one_waits(busy, {EVENTS: rows("a")}, {EVENTS: rows("b")})

@@ -5,6 +5,7 @@ import re
 import resource
 import shutil
 import struct
+import threading
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
@@ -48,7 +49,7 @@ from tests.contracts.clients import (
     rows,
     unique,
 )
-from tests.kafka.fakes import Commands, Fakes
+from tests.kafka.fakes import Commands, Fakes, until
 
 
 def due_of(row: bytes) -> int:
@@ -520,6 +521,36 @@ async def test_a_restore_that_is_cut_off_while_it_loads_goes_on_and_leaves_no_st
     _, _, store = await world.restore(manager)
     assert not store.is_loading
     assert dict(store.rows()) == rows
+
+
+async def test_the_loop_goes_on_while_a_store_is_opened_anew_and_a_restore_that_is_cut_off_waits_for_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RocksDB may take seconds for it, and the next restore uses the store."""
+    monkeypatch.setattr(stores, "LOADED_OFFSETS", 1)
+    await world.fill_sources()
+    await world.work(3, (b"a", row(1)))
+    begun, go, set_loading = threading.Event(), threading.Event(), Store.set_loading
+
+    def slow(store: Store, *, loading: bool) -> None:
+        begun.set()
+        assert go.wait(20)
+        set_loading(store, loading=loading)
+
+    monkeypatch.setattr(Store, "set_loading", slow)
+    manager = world.manager()
+    restoring = asyncio.create_task(world.restore(manager))
+    await until(begun.is_set)
+    for _ in range(2):
+        restoring.cancel()
+        await asyncio.sleep(0.05)
+    assert not restoring.done()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await restoring
+    assert manager.stores.by_source[world.source].is_loading
+    _, _, store = await world.restore(manager)
+    assert (store.is_loading, dict(store.rows())) == (False, {b"a": row(1)})
 
 
 async def test_a_store_that_is_up_to_date_reads_nothing(world: World) -> None:

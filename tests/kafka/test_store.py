@@ -1,6 +1,8 @@
 """The store on a real disk: what it keeps, what a kill leaves of it, and what becomes of a damaged one."""
 
+import contextlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -170,6 +172,23 @@ def test_a_store_that_cannot_be_opened_anew_is_no_corrupt_one_and_can_be_closed(
     store.close()
     again = open_store(path, BUDGET, on_rebuild=refuse)
     assert again.get(b"a") == b"1"
+    again.close()
+
+
+@pytest.mark.parametrize("loading", [True, False])
+def test_a_store_whose_files_are_lost_while_it_is_open_is_rebuilt_and_does_not_go_on_as_an_empty_one(
+    store: Store, path: Path, loading: bool
+) -> None:
+    store.write(Changes(rows={b"a": b"1"}, changelog_offset=5))
+    store.set_loading(loading=not loading)
+    shutil.rmtree(path)
+    with pytest.raises(StoreCorruptError):
+        store.set_loading(loading=loading)
+    with contextlib.suppress(Exception):
+        store.close()  # it cannot write what it still has
+    rebuilds: list[str] = []
+    again = open_store(path, BUDGET, on_rebuild=rebuilds.append)
+    assert again.changelog_offset is None
     again.close()
 
 
