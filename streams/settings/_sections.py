@@ -496,7 +496,7 @@ class Worker(_Section):
     batch_records: int = _setting(
         5000,
         "records",
-        "Most records in one transaction. At 5,000 transactions cost some 5 %, at 2,000 some 25 %.",
+        "Most records in one transaction; more is faster while catching up, and takes more memory.",
         ge=1,
         le=50_000,
     )
